@@ -25,7 +25,7 @@ import (
 )
 
 const (
-	taintsAnnotation = "scheduler.alpha.kubernetes.io/taints"
+	taintsAnnotation = corev1.TaintsAnnotationKey
 	podCIDRIsSet     = "node updates may not change podCIDR except from \"\" to valid"
 )
 
