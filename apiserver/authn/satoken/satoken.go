@@ -18,6 +18,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"fmt"
+	"time"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
@@ -97,4 +98,20 @@ func keyID(key crypto.PublicKey) (string, error) {
 	}
 	sum := sha256.Sum256(der)
 	return base64.RawURLEncoding.EncodeToString(sum[:]), nil
+}
+
+// Expiry reads when a token ends, without checking it.
+func Expiry(token string) (time.Time, error) {
+	parsed, err := jwt.ParseSigned(token, algorithms)
+	if err != nil {
+		return time.Time{}, err
+	}
+	var claims publicClaims
+	if err := parsed.UnsafeClaimsWithoutVerification(&claims); err != nil {
+		return time.Time{}, err
+	}
+	if claims.Expiry == nil {
+		return time.Time{}, nil
+	}
+	return claims.Expiry.Time(), nil
 }

@@ -240,3 +240,13 @@ func allowsPath(allowed []string, path string) bool {
 		return v == path || strings.HasSuffix(v, "*") && strings.HasPrefix(path, strings.TrimRight(v, "*"))
 	})
 }
+
+// Allows tells whether one of the rules covers the request.
+func Allows(rules []rbacv1.PolicyRule, attrs authorizer.Attributes) bool {
+	for i := range rules {
+		if allows(&rules[i], attrs) {
+			return true
+		}
+	}
+	return false
+}
