@@ -13,18 +13,25 @@ import (
 	"context"
 	"fmt"
 
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/record"
 
 	"github.com/skiff-k8s/skiff/controllers/deployment"
 	"github.com/skiff-k8s/skiff/controllers/endpoints"
 	"github.com/skiff-k8s/skiff/controllers/endpointslice"
+	"github.com/skiff-k8s/skiff/controllers/namespace"
+	"github.com/skiff-k8s/skiff/controllers/nodeipam"
+	"github.com/skiff-k8s/skiff/controllers/nodelifecycle"
+	"github.com/skiff-k8s/skiff/controllers/podgc"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 	"github.com/skiff-k8s/skiff/controllers/replicaset"
 	"github.com/skiff-k8s/skiff/controllers/replicationcontroller"
 	"github.com/skiff-k8s/skiff/controllers/rootcacertpublisher"
 	"github.com/skiff-k8s/skiff/controllers/serviceaccount"
+	"github.com/skiff-k8s/skiff/controllers/tainteviction"
 )
 
 // Deps is what the controllers work with.
@@ -34,6 +41,14 @@ type Deps struct {
 	ClientFor func(name string) kubernetes.Interface
 	Informers informers.SharedInformerFactory
 
+	// MetadataFor is ClientFor for clients that see only the metadata of objects.
+	MetadataFor func(name string) metadata.Interface
+	Discovery   discovery.DiscoveryInterface
+
+	// PodRanges are the pod addresses that nodes get their share of: one range, or one per IP family.
+	PodRanges []nodeipam.Range
+	// KeepEndedPods is how many ended pods are kept; 0 means podgc.DefaultThreshold, less than 0 means all.
+	KeepEndedPods int
 	// RootCA is what kube-root-ca.crt says: PEM certificates by which pods verify the API server.
 	RootCA []byte
 }
@@ -72,6 +87,22 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	withEvents(replicationcontroller.Name, replicationcontroller.Component, replicationcontroller.New),
 	withEvents(endpointslice.Name, endpointslice.Component, endpointslice.New),
 	withEvents(endpoints.Name, endpoints.Component, endpoints.New),
+	withEvents(nodelifecycle.Name, nodelifecycle.Component, nodelifecycle.New),
+	withEvents(tainteviction.Name, tainteviction.Component, tainteviction.New),
+	func(m *Manager) (reconcile.Controller, error) {
+		client := m.deps.ClientFor(nodeipam.Name)
+		return nodeipam.New(client, m.deps.Informers, m.events.source(nodeipam.Component, client), m.deps.PodRanges)
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		keep := m.deps.KeepEndedPods
+		if keep == 0 {
+			keep = podgc.DefaultThreshold
+		}
+		return podgc.New(m.deps.ClientFor(podgc.Name), m.deps.Informers, keep)
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		return namespace.New(m.deps.ClientFor(namespace.Name), m.deps.MetadataFor(namespace.Name), m.deps.Discovery, m.deps.Informers), nil
+	},
 	func(m *Manager) (reconcile.Controller, error) {
 		return serviceaccount.New(m.deps.ClientFor(serviceaccount.Name), m.deps.Informers), nil
 	},
