@@ -65,6 +65,8 @@ func ensureBridge(name string, mtu int, cidrs []netip.Prefix) error {
 			return fmt.Errorf("set MTU: %w", err)
 		}
 	}
+	// The node asks for its neighbours' addresses from its link-local one; that must not first be in doubt for seconds.
+	_ = setSysctl("net/ipv6/conf/"+name+"/accept_dad", "0") // absent without IPv6
 	if err := netlink.LinkSetUp(bridge); err != nil {
 		return fmt.Errorf("set up: %w", err)
 	}
@@ -115,10 +117,10 @@ func removeBridge(name string) error {
 	var errs []error
 	for _, link := range links {
 		if link.Attrs().MasterIndex == bridge.Attrs().Index && link.Type() == "veth" {
-			errs = append(errs, netlink.LinkDel(link))
+			errs = append(errs, deleteLink(link))
 		}
 	}
-	return errors.Join(append(errs, netlink.LinkDel(bridge))...)
+	return errors.Join(append(errs, deleteLink(bridge))...)
 }
 
 // plugVeth makes the pod's interface and connects it to the bridge.
@@ -191,7 +193,8 @@ func configure(pod netlink.Link, addrs []netip.Addr, cidrs []netip.Prefix) error
 	return nil
 }
 
-// joinBridge connects the node's end. It talks to the bridge only, not to other ports.
+// joinBridge connects the node's end. With the br_netfilter module a packet that is addressed to the node and
+// translated to a pod is sent to that pod's port straight away, also if it came from there: hence hairpin mode.
 func joinBridge(bridge netlink.Link, name string) (mac string, err error) {
 	veth, err := netlink.LinkByName(name)
 	if err != nil {
@@ -201,8 +204,8 @@ func joinBridge(bridge netlink.Link, name string) (mac string, err error) {
 	if err := netlink.LinkSetMaster(veth, bridge); err != nil {
 		return "", fmt.Errorf("connect %s to %s: %w", name, bridge.Attrs().Name, err)
 	}
-	if err := netlink.LinkSetIsolated(veth, true); err != nil {
-		return "", fmt.Errorf("isolate %s: %w", name, err)
+	if err := netlink.LinkSetHairpin(veth, true); err != nil {
+		return "", fmt.Errorf("set hairpin mode of %s: %w", name, err)
 	}
 	if err := netlink.LinkSetUp(veth); err != nil {
 		return "", fmt.Errorf("set up %s: %w", name, err)
@@ -219,6 +222,11 @@ func deleteVeth(name string) error {
 	if err != nil {
 		return err
 	}
+	return deleteLink(link)
+}
+
+// deleteLink removes an interface; the kernel may have done so meanwhile, with the pod's namespace.
+func deleteLink(link netlink.Link) error {
 	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
 		return err
 	}
@@ -322,7 +330,7 @@ func uplinkMTU(bridge string) int {
 }
 
 // setForwarding makes the node a router. It returns what could not be set; many set-ups forbid some.
-func setForwarding(bridge string, cidrs []netip.Prefix) []error {
+func setForwarding(cidrs []netip.Prefix) []error {
 	var errs []error
 	for _, cidr := range cidrs {
 		if cidr.Addr().Is4() {

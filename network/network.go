@@ -6,10 +6,9 @@
 // which address), link.go (interfaces, addresses, routes), rules.go (packet rules).
 //
 // Every pod gets a veth pair into a bridge, a /32 (and /128) address from the node's pod CIDRs and a
-// default route to the bridge's address. Nothing is on-link for a pod but its gateway and the ports of
-// the bridge are isolated from each other, so all traffic of a pod, also to a pod on the same node, is
-// routed by the node and seen by its rules. That makes Services work without the br_netfilter module, and
-// a pod cannot pose as another to its neighbours.
+// default route to the bridge's address. Nothing is on-link for a pod but its gateway, so all it sends, also to
+// a pod on the same node, is routed by the node and seen by its rules. That makes Services work
+// without the br_netfilter module; with it they work too.
 //
 // What pods send out of the cluster is masqueraded; hostPorts are DNAT rules with the semantics (and the
 // chain names) of the portmap plugin. Specification: https://www.cni.dev/docs/spec/ (1.1.0).
@@ -167,7 +166,7 @@ func (n *Network) follow(ctx context.Context) {
 
 // setUp makes the node ready for pods of the given CIDRs, and only then says so to the container runtime.
 func (n *Network) setUp(ctx context.Context, cidrs []netip.Prefix) error {
-	for _, warning := range setForwarding(n.cfg.Bridge, cidrs) {
+	for _, warning := range setForwarding(cidrs) {
 		klog.FromContext(ctx).Info("A sysctl cannot be set", "err", warning)
 	}
 	mtu := n.cfg.MTU

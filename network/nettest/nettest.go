@@ -89,8 +89,14 @@ func NewNetns(t testing.TB, name string) string {
 	}
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		done <- func() error {
+		runtime.LockOSThread()
+		home, err := netns.Get()
+		if err != nil {
+			done <- err
+			return
+		}
+		defer home.Close()
+		err = func() error {
 			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 				return err
 			}
@@ -103,6 +109,10 @@ func NewNetns(t testing.TB, name string) string {
 			}
 			return unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
 		}()
+		if netns.Set(home) == nil {
+			runtime.UnlockOSThread() // else the thread ends with this goroutine
+		}
+		done <- err
 	}()
 	if err := <-done; err != nil {
 		t.Fatalf("make network namespace: %v", err)
@@ -130,12 +140,22 @@ func In(t testing.TB, path string, f func() error) error {
 	defer target.Close()
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		runtime.LockOSThread()
+		home, err := netns.Get()
+		if err != nil {
+			done <- err
+			return
+		}
+		defer home.Close()
 		if err := netns.Set(target); err != nil {
 			done <- err
 			return
 		}
-		done <- f()
+		err = f()
+		if netns.Set(home) == nil {
+			runtime.UnlockOSThread() // else the thread ends with this goroutine
+		}
+		done <- err
 	}()
 	return <-done
 }
