@@ -37,7 +37,7 @@ func (s *Scheduler) watch() error {
 		if err != nil {
 			return err
 		}
-		s.synced = append(s.synced, registration.HasSynced)
+		s.synced = append(s.synced, registration.HasSyncedChecker())
 	}
 	return nil
 }

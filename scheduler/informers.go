@@ -23,7 +23,7 @@ type lazyInformers struct {
 	notify  func(*framework.Event)
 
 	mu     sync.Mutex
-	synced map[framework.Kind]func() bool
+	synced map[framework.Kind]cache.DoneChecker
 }
 
 // need implements framework.Handle.Need. The informers run until ctx ends, which has to be the context of Run.
@@ -34,17 +34,17 @@ func (l *lazyInformers) need(ctx context.Context, kinds ...framework.Kind) error
 	}
 	ctx, cancel := context.WithTimeout(ctx, needTimeout)
 	defer cancel()
-	if !cache.WaitForCacheSync(ctx.Done(), waitFor...) {
+	if !cache.WaitFor(ctx, "", waitFor...) {
 		return fmt.Errorf("waiting for the informers of %v: %w", kinds, context.Cause(ctx))
 	}
 	return nil
 }
 
 // start starts the informers and returns those that have not synced yet.
-func (l *lazyInformers) start(ctx context.Context, kinds []framework.Kind) ([]cache.InformerSynced, error) {
+func (l *lazyInformers) start(ctx context.Context, kinds []framework.Kind) ([]cache.DoneChecker, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var waitFor []cache.InformerSynced
+	var waitFor []cache.DoneChecker
 	added := false
 	for _, kind := range kinds {
 		if l.synced[kind] == nil {
@@ -55,7 +55,7 @@ func (l *lazyInformers) start(ctx context.Context, kinds []framework.Kind) ([]ca
 			l.synced[kind] = synced
 			added = true
 		}
-		if !l.synced[kind]() {
+		if !cache.IsDone(l.synced[kind]) {
 			waitFor = append(waitFor, l.synced[kind])
 		}
 	}
@@ -65,7 +65,7 @@ func (l *lazyInformers) start(ctx context.Context, kinds []framework.Kind) ([]ca
 	return waitFor, nil
 }
 
-func (l *lazyInformers) register(kind framework.Kind) (cache.InformerSynced, error) {
+func (l *lazyInformers) register(kind framework.Kind) (cache.DoneChecker, error) {
 	registration, err := l.informer(kind).AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(obj any) { l.notify(&framework.Event{Kind: kind, Action: framework.Add, New: obj}) },
 		UpdateFunc: func(old, obj any) {
@@ -81,7 +81,7 @@ func (l *lazyInformers) register(kind framework.Kind) (cache.InformerSynced, err
 	if err != nil {
 		return nil, fmt.Errorf("watching %s: %w", kind, err)
 	}
-	return registration.HasSynced, nil
+	return registration.HasSyncedChecker(), nil
 }
 
 func (l *lazyInformers) informer(kind framework.Kind) cache.SharedIndexInformer {

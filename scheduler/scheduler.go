@@ -62,7 +62,7 @@ type Scheduler struct {
 	recorder   events.EventRecorder
 	broadcast  events.EventBroadcaster // nil if the recorder is somebody else's
 	pods       corelisters.PodLister
-	synced     []toolscache.InformerSynced
+	synced     []toolscache.DoneChecker
 	profiles   map[string]*framework.Profile
 	percentage int32
 
@@ -99,7 +99,7 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		InitialBackoff: config.InitialBackoff, MaxBackoff: config.MaxBackoff, MaxUnschedulable: config.MaxUnschedulable,
 	}, less, s.profileOf)
 
-	lazy := &lazyInformers{factory: factory, notify: s.queue.Notify, synced: make(map[framework.Kind]func() bool)}
+	lazy := &lazyInformers{factory: factory, notify: s.queue.Notify, synced: make(map[framework.Kind]toolscache.DoneChecker)}
 	handle := &framework.Handle{
 		Client: client, Recorder: s.recorder, Informers: factory,
 		Need: lazy.need, Recheck: s.queue.Recheck, Nominator: s.queue.Nominated, Go: s.background.Go,
@@ -170,7 +170,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	defer s.background.Wait()
 	stop := context.AfterFunc(ctx, s.queue.Close)
 	defer stop()
-	if !toolscache.WaitForCacheSync(ctx.Done(), s.synced...) {
+	if !toolscache.WaitFor(ctx, "", s.synced...) {
 		return nil // ended before it began
 	}
 	klog.FromContext(ctx).V(2).Info("Scheduling")

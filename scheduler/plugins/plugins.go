@@ -6,12 +6,15 @@ package plugins
 import (
 	"github.com/skiff-k8s/skiff/scheduler/framework"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/defaultbinder"
+	"github.com/skiff-k8s/skiff/scheduler/plugins/defaultpreemption"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/imagelocality"
+	"github.com/skiff-k8s/skiff/scheduler/plugins/interpodaffinity"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/nodeaffinity"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/nodename"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/nodeports"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/noderesources"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/nodeunschedulable"
+	"github.com/skiff-k8s/skiff/scheduler/plugins/podtopologyspread"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/prioritysort"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/schedulinggates"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/tainttoleration"
@@ -35,6 +38,9 @@ func Default() []Entry {
 		{New: nodeaffinity.New, Weight: 2},
 		{New: nodeports.New},
 		{New: noderesources.NewFit(noderesources.FitArgs{}), Weight: 1},
+		{New: podtopologyspread.New(podtopologyspread.Args{}), Weight: 2},
+		{New: interpodaffinity.New(interpodaffinity.Args{}), Weight: 2},
+		{New: defaultpreemption.New(defaultpreemption.Args{})},
 		{New: noderesources.NewBalanced(nil), Weight: 1},
 		{New: imagelocality.New, Weight: 1},
 		{New: defaultbinder.New},
