@@ -18,6 +18,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,9 +41,9 @@ type Config struct {
 	// Address is the socket for crictl and ctr; by default containerd.sock in State.
 	Address string
 
-	// BinDir is where the bundled programs are unpacked to. If it is empty, RuncPath and ShimPath say which to use.
-	BinDir             string
-	RuncPath, ShimPath string
+	// BinDir is where the bundled programs are unpacked to. A server without the bundle uses those that it
+	// finds there. It is required.
+	BinDir string
 
 	// PauseImage names the image of the pods' first process; by default the bundled one.
 	PauseImage string
@@ -63,6 +64,8 @@ type Config struct {
 	// StatsPeriod is how often the usage of containers is read; by default, and at least, 10 s.
 	StatsPeriod time.Duration
 }
+
+const shimName = "containerd-shim-runc-v2"
 
 const (
 	minStatsPeriod           = 10 * time.Second // each reading asks every shim
@@ -85,11 +88,8 @@ type Containerd struct {
 
 // New prepares a containerd. It does nothing to the machine before Run.
 func New(config Config) (*Containerd, error) {
-	if config.Root == "" || config.State == "" {
-		return nil, errors.New("containerd's root and state directories must be set")
-	}
-	if config.BinDir == "" && (config.RuncPath == "" || config.ShimPath == "") {
-		return nil, errors.New("either a directory for the bundled programs or the paths of runc and shim must be set")
+	if config.Root == "" || config.State == "" || config.BinDir == "" {
+		return nil, errors.New("containerd's root, state and program directories must be set")
 	}
 	c := &Containerd{config: config.withDefaults(), listener: bufconn.Listen(bufconnSize), ready: make(chan struct{})}
 	var err error
@@ -103,10 +103,6 @@ func New(config Config) (*Containerd, error) {
 func (c Config) withDefaults() Config {
 	if c.Address == "" {
 		c.Address = filepath.Join(c.State, "containerd.sock")
-	}
-	if c.BinDir != "" {
-		c.RuncPath = filepath.Join(c.BinDir, "runc")
-		c.ShimPath = filepath.Join(c.BinDir, "containerd-shim-runc-v2")
 	}
 	if c.RegistryConfigDir == "" {
 		c.RegistryConfigDir = defaultRegistryConfigDir
@@ -146,19 +142,22 @@ var (
 	running      atomic.Bool // and so is its log
 )
 
+// errFatal says that a part of containerd wanted to end the process.
+var errFatal = errors.New("containerd met a fatal error, which its last log line tells")
+
 // Run runs containerd until ctx ends. Shims and containers go on after that.
-func (c *Containerd) Run(ctx context.Context) (err error) {
+func (c *Containerd) Run(ctx context.Context) error {
 	if running.Swap(true) {
 		return errors.New("a containerd runs in this process already")
 	}
 	defer running.Store(false)
-	defer func() { err = errors.Join(err, c.conn.Close()) }()
+	defer c.conn.Close()
 	registerOnce.Do(registerHandoff)
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	logger := klog.FromContext(ctx)
-	redirectLogs(logger, func(int) { cancel(errors.New("containerd ended with a fatal error, which its last log lines tell")) })
+	redirectLogs(logger, func(int) { cancel(errFatal) })
 
 	serverConfig, err := c.prepare(ctx)
 	if err != nil {
@@ -190,12 +189,13 @@ func (c *Containerd) Run(ctx context.Context) (err error) {
 	case <-ctx.Done():
 		stop()
 		<-served
-	case err = <-served:
+	case err := <-served:
+		return fmt.Errorf("serve CRI: %w", err)
 	}
-	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
-		err = errors.Join(err, cause)
+	if cause := context.Cause(ctx); errors.Is(cause, errFatal) {
+		return cause
 	}
-	return err
+	return nil
 }
 
 // serve serves CRI on the connection in memory.
@@ -218,10 +218,8 @@ func (c *Containerd) serve(services service) (stop func(), served <-chan error, 
 
 // prepare makes what containerd needs and returns its configuration.
 func (c *Containerd) prepare(ctx context.Context) (*srvconfig.Config, error) {
-	if c.config.BinDir != "" {
-		if err := bundle.Unpack(c.config.BinDir); err != nil {
-			return nil, err
-		}
+	if err := c.providePrograms(); err != nil {
+		return nil, err
 	}
 	if c.config.PauseImage == "" {
 		index, err := bundle.Read()
@@ -237,6 +235,26 @@ func (c *Containerd) prepare(ctx context.Context) (*srvconfig.Config, error) {
 	cfg := c.serverConfig(restrictOOMScore)
 	return cfg, server.CreateTopLevelDirectories(cfg)
 }
+
+// providePrograms unpacks runc and the shim, and makes them be found. The search path is the only way to tell
+// containerd where the shim is that works for the shims of an earlier run too; and only by its name does
+// it know the shim well enough not to start it once more per pod, to ask what it can do.
+func (c *Containerd) providePrograms() error {
+	err := bundle.Unpack(c.config.BinDir)
+	if errors.Is(err, bundle.ErrMissing) && exists(c.runc()) && exists(filepath.Join(c.config.BinDir, shimName)) {
+		err = nil // the user has brought them
+	}
+	if err != nil {
+		return err
+	}
+	path := os.Getenv("PATH")
+	if first, _, _ := strings.Cut(path, ":"); first == c.config.BinDir {
+		return nil
+	}
+	return os.Setenv("PATH", c.config.BinDir+":"+path)
+}
+
+func (c *Containerd) runc() string { return filepath.Join(c.config.BinDir, "runc") }
 
 func (c *Containerd) probe(ctx context.Context) (restrictOOMScore bool, err error) {
 	if c.config.Snapshotter == "" {
@@ -288,9 +306,8 @@ func (c *Containerd) serverConfig(restrictOOMScore bool) *srvconfig.Config {
 			"default_runtime_name": "runc",
 			"runtimes": table{"runc": table{
 				"runtime_type": "io.containerd.runc.v2",
-				"runtime_path": c.config.ShimPath,
 				"sandboxer":    "podsandbox",
-				"options":      table{"BinaryName": c.config.RuncPath, "SystemdCgroup": c.config.CgroupDriver == Systemd},
+				"options":      table{"BinaryName": c.runc(), "SystemdCgroup": c.config.CgroupDriver == Systemd},
 			}},
 		},
 	}

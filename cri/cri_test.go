@@ -295,8 +295,6 @@ func TestTakeOver(t *testing.T) {
 	stays := n.container(pod, podID, "stays", "while :; do sleep 1; done")
 	ends := n.container(pod, podID, "ends", "while [ ! -e /tmp/end ]; do sleep 0.01; done; exit 4")
 	before := n.status(stays)
-	containerPID := strings.TrimSpace(n.exec(ends, "/bin/busybox", "sh", "-c", "echo $PPID")) // only to warm up
-	_ = containerPID
 
 	n.exec(ends, "/bin/busybox", "sh", "-c", "mkdir -p /tmp && (sleep 1; touch /tmp/end) >/dev/null 2>&1 &")
 	n.kill()
@@ -364,9 +362,9 @@ func TestImages(t *testing.T) {
 	}
 }
 
-func TestRunNeedsTheBundleOrPaths(t *testing.T) {
+func TestNewNeedsDirectories(t *testing.T) {
 	if _, err := New(Config{Root: "/a", State: "/b"}); err == nil {
-		t.Error("New without programs succeeded")
+		t.Error("New without a directory for the programs succeeded")
 	}
 }
 
