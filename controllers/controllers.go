@@ -22,6 +22,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/deployment"
 	"github.com/skiff-k8s/skiff/controllers/endpoints"
 	"github.com/skiff-k8s/skiff/controllers/endpointslice"
+	"github.com/skiff-k8s/skiff/controllers/garbagecollector"
 	"github.com/skiff-k8s/skiff/controllers/namespace"
 	"github.com/skiff-k8s/skiff/controllers/nodeipam"
 	"github.com/skiff-k8s/skiff/controllers/nodelifecycle"
@@ -99,6 +100,11 @@ var all = []func(*Manager) (reconcile.Controller, error){
 			keep = podgc.DefaultThreshold
 		}
 		return podgc.New(m.deps.ClientFor(podgc.Name), m.deps.Informers, keep)
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		client := m.deps.ClientFor(garbagecollector.Name)
+		events := m.events.source(garbagecollector.Component, client)
+		return garbagecollector.New(m.deps.MetadataFor(garbagecollector.Name), m.deps.Discovery, m.deps.Informers, events), nil
 	},
 	func(m *Manager) (reconcile.Controller, error) {
 		return namespace.New(m.deps.ClientFor(namespace.Name), m.deps.MetadataFor(namespace.Name), m.deps.Discovery, m.deps.Informers), nil
