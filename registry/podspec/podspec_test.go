@@ -269,10 +269,6 @@ func TestValidatePod(t *testing.T) {
 			"spec.containers[0].volumeMounts[4].name: Invalid value: must not already exist in volumeDevices",
 			"spec.containers[0].volumeMounts[5].name: Invalid value: must not already exist in volumeDevices",
 			"spec.containers[0].volumeDevices[0].name: Invalid value: must not already exist in volumeMounts",
-			"spec.containers[0].volumeDevices[0].name: Invalid value: must not already exist in volumeMounts",
-			"spec.containers[0].volumeDevices[0].name: Invalid value: must not already exist in volumeMounts",
-			"spec.containers[0].volumeDevices[0].name: Invalid value: must not already exist in volumeMounts",
-			"spec.containers[0].volumeDevices[0].name: Invalid value: must not already exist in volumeMounts",
 		}},
 		{"two sources", volume(corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}, Secret: &corev1.SecretVolumeSource{SecretName: "s"}}),
 			[]string{"spec.volumes[0].secret: Forbidden: may not specify more than 1 volume type"}},
@@ -342,8 +338,13 @@ func TestValidatePod(t *testing.T) {
 		}), []string{
 			"spec.initContainers[0].readinessProbe: Forbidden: may not be set for init containers without restartPolicy=Always",
 			"spec.initContainers[2].restartPolicy: Required value: must specify restartPolicy when restart rules are used",
-			`spec.initContainers[2].restartPolicyRules[0].action: Unsupported value: supported values: "Restart", "RestartAllContainers"`,
-			"spec.initContainers[2].restartPolicyRules[0].exitCodes: Required value: must be specified",
+		}},
+		{"restart rules", container(func(c *corev1.Container) {
+			c.RestartPolicy = ptr.To(corev1.ContainerRestartPolicyNever)
+			c.RestartPolicyRules = []corev1.ContainerRestartRule{{Action: "Dance"}}
+		}), []string{
+			`spec.containers[0].restartPolicyRules[0].action: Unsupported value: supported values: "Restart", "RestartAllContainers"`,
+			"spec.containers[0].restartPolicyRules[0].exitCodes: Required value: must be specified",
 		}},
 		{"ephemeral containers", spec(func(s *corev1.PodSpec) {
 			s.EphemeralContainers = []corev1.EphemeralContainer{{TargetContainerName: "who", EphemeralContainerCommon: corev1.EphemeralContainerCommon{
