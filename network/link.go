@@ -101,6 +101,26 @@ func setAddresses(bridge netlink.Link, cidrs []netip.Prefix) error {
 	return nil
 }
 
+// routeServices leads what the node sends to Services to the bridge. It never gets there: the proxy's rules translate or
+// refuse it. But without any route, as on a machine that is offline, it would fail before it meets a rule; and with
+// only a default route, what is for no Service would leave the machine.
+func routeServices(bridgeName string, services, pods []netip.Prefix) error {
+	bridge, err := netlink.LinkByName(bridgeName)
+	if err != nil {
+		return err
+	}
+	for _, service := range services {
+		if len(ofFamily(pods, familyOf(service.Addr()))) == 0 {
+			continue
+		}
+		route := &netlink.Route{LinkIndex: bridge.Attrs().Index, Dst: ipNet(service.Addr(), service.Bits()), Scope: netlink.SCOPE_LINK}
+		if err := netlink.RouteReplace(route); err != nil {
+			return fmt.Errorf("add route to %s: %w", service, err)
+		}
+	}
+	return nil
+}
+
 // removeBridge removes the bridge and the node's end of every pod's interface on it.
 func removeBridge(name string) error {
 	bridge, err := netlink.LinkByName(name)

@@ -43,6 +43,7 @@ type Config struct {
 	PluginType   string         // file name of the thin CNI binary in the runtime's CNI bin directory
 	Bridge       string         // e.g. skiff0
 	ClusterCIDRs []netip.Prefix // pod addresses of the whole cluster: not masqueraded
+	ServiceCIDRs []netip.Prefix // optional: get a route, so that Services can be used without a default route
 	MTU          int            // optional; 0 is the MTU of the uplink
 }
 
@@ -175,6 +176,9 @@ func (n *Network) setUp(ctx context.Context, cidrs []netip.Prefix) error {
 	}
 	if err := ensureBridge(n.cfg.Bridge, mtu, cidrs); err != nil {
 		return fmt.Errorf("set up bridge %s: %w", n.cfg.Bridge, err)
+	}
+	if err := routeServices(n.cfg.Bridge, n.cfg.ServiceCIDRs, cidrs); err != nil {
+		return fmt.Errorf("route Services: %w", err)
 	}
 	for _, warning := range setBridgeSysctls(n.cfg.Bridge) {
 		klog.FromContext(ctx).Info("A sysctl cannot be set", "err", warning)

@@ -28,17 +28,22 @@ import (
 // Definition is one entry of the list.
 type Definition = rest.Definition
 
+// Deps is what resources need besides their own storage, by group.
+type Deps struct {
+	Core core.Deps
+}
+
 // All is every resource that is stored.
-func All() []Definition {
+func All(deps Deps) []Definition {
 	return []Definition{
-		core.Pods(),
+		core.Pods(deps.Core),
 		core.PodTemplates(),
 		core.ReplicationControllers(),
-		core.Services(),
+		core.Services(deps.Core),
 		core.Endpoints(),
-		core.Nodes(),
+		core.Nodes(deps.Core),
 		core.Namespaces(),
-		core.ServiceAccounts(),
+		core.ServiceAccounts(deps.Core),
 		core.Secrets(),
 		core.ConfigMaps(),
 		core.Events(),

@@ -52,7 +52,6 @@ func (s *Scheduler) bind(ctx context.Context, b *placement, wait func(context.Co
 		s.giveUp(ctx, b, plugin, status)
 		return
 	}
-	s.queue.Done(b.assumed.UID)
 	s.recorder.Eventf(b.assumed, nil, v1.EventTypeNormal, "Scheduled", "Binding",
 		"Successfully assigned %v/%v to %v", b.assumed.Namespace, b.assumed.Name, b.nodeName)
 	b.cycle.PostBind(ctx, b.assumed, b.nodeName)
@@ -64,6 +63,8 @@ func (s *Scheduler) tryBind(ctx context.Context, b *placement, wait func(context
 			return "", status
 		}
 	}
+	// From here on only an error can keep the pod from being bound: events need not be remembered for it.
+	s.queue.Done(b.assumed.UID)
 	if plugin, status := b.cycle.PreBind(ctx, b.assumed, b.nodeName); status != nil {
 		return plugin, status
 	}

@@ -16,7 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 )
@@ -45,7 +44,7 @@ func inConfigured(t *testing.T, config Config, story func(c *cluster), objects .
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		factory.StartWithContext(ctx)
-		done := make(chan error)
+		done := make(chan error, 1)
 		go func() { done <- s.Run(ctx) }()
 		synctest.Wait()
 		story(c)
@@ -90,6 +89,7 @@ func (c *cluster) create(pods ...*v1.Pod) {
 		}
 	}
 	synctest.Wait()
+	time.Sleep(time.Millisecond) // the next event of a pod gets a name of its own
 }
 
 func (c *cluster) addNode(node *v1.Node) {
@@ -152,7 +152,6 @@ func (c *cluster) event(name, reason string) *eventsv1.Event {
 	return nil
 }
 
-// attempts counts how often the scheduler has reported that the pod fits nowhere.
 func newNode(name string, change ...func(*v1.Node)) *v1.Node {
 	node := &v1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{v1.LabelHostname: name}},
@@ -190,8 +189,6 @@ func cpu(quantity string) func(*v1.Pod) {
 }
 
 func priority(value int32) func(*v1.Pod) { return func(p *v1.Pod) { p.Spec.Priority = &value } }
-
-var _ kubernetes.Interface = (*fake.Clientset)(nil)
 
 func TestScheduled(t *testing.T) {
 	inCluster(t, func(c *cluster) {

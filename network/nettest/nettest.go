@@ -10,6 +10,7 @@ package nettest
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -18,6 +19,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -288,5 +290,58 @@ func Eventually(t testing.TB, what string, f func() error) {
 			t.Fatalf("%s: %v", what, err)
 		}
 		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// Attach connects a namespace to the pod network that listens on the socket, as the plugin does, and returns its
+// addresses.
+func Attach(t testing.TB, socket, id, path string) []string {
+	t.Helper()
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "CNI_COMMAND=ADD\x00CNI_CONTAINERID=%s\x00CNI_NETNS=%s\x00CNI_IFNAME=eth0\x00\x00", id, path)
+	fmt.Fprint(conn, `{"cniVersion":"1.0.0","name":"skiff"}`)
+	conn.(*net.UnixConn).CloseWrite()
+	answer, err := io.ReadAll(conn)
+	if err != nil || len(answer) == 0 || answer[0] != 0 {
+		t.Fatalf("attach %s: %q, %v", id, answer, err)
+	}
+	var result struct{ IPs []struct{ Address string } }
+	if err := json.Unmarshal(answer[1:], &result); err != nil {
+		t.Fatal(err)
+	}
+	var addrs []string
+	for _, ip := range result.IPs {
+		addr, _, _ := strings.Cut(ip.Address, "/")
+		addrs = append(addrs, addr)
+	}
+	return addrs
+}
+
+// Dial opens one UDP flow to a server of Serve; each call of the function it returns sends a packet and returns the name
+// in the answer.
+func Dial(t testing.TB, path, addr string) func() (string, error) {
+	t.Helper()
+	var conn net.Conn
+	err := In(t, path, func() (err error) {
+		conn, err = net.Dial("udp", addr)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return func() (string, error) {
+		conn.SetDeadline(time.Now().Add(300 * time.Millisecond))
+		if _, err := io.WriteString(conn, "?"); err != nil {
+			return "", err
+		}
+		buf := make([]byte, 1500)
+		n, err := conn.Read(buf)
+		name, _, _ := strings.Cut(string(buf[:n]), " ")
+		return name, err
 	}
 }

@@ -11,10 +11,13 @@ import (
 // ConfigMaps says what is particular to configmaps.
 func ConfigMaps() rest.Resource[*corev1.ConfigMap] {
 	return rest.Resource[*corev1.ConfigMap]{
-		Kind:       corev1.SchemeGroupVersion.WithKind("ConfigMap"),
-		Plural:     "configmaps",
-		Singular:   "configmap",
-		ShortNames: []string{"cm"},
-		Namespaced: true,
+		Kind:           corev1.SchemeGroupVersion.WithKind("ConfigMap"),
+		Plural:         "configmaps",
+		Singular:       "configmap",
+		ShortNames:     []string{"cm"},
+		Namespaced:     true,
+		Default:        defaultConfigMap,
+		Validate:       validateConfigMap,
+		ValidateUpdate: validateConfigMapUpdate,
 	}
 }

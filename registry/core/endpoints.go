@@ -11,11 +11,15 @@ import (
 // Endpoints says what is particular to endpoints.
 func Endpoints() rest.Resource[*corev1.Endpoints] {
 	return rest.Resource[*corev1.Endpoints]{
-		Kind:       corev1.SchemeGroupVersion.WithKind("Endpoints"),
-		Plural:     "endpoints",
-		Singular:   "endpoints",
-		ShortNames: []string{"ep"},
-		Namespaced: true,
-		KeyPrefix:  "services/endpoints",
+		Kind:           corev1.SchemeGroupVersion.WithKind("Endpoints"),
+		Plural:         "endpoints",
+		Singular:       "endpoints",
+		ShortNames:     []string{"ep"},
+		Namespaced:     true,
+		KeyPrefix:      "services/endpoints",
+		Default:        defaultEndpoints,
+		Validate:       validateEndpoints,
+		ValidateUpdate: validateEndpointsUpdate,
+		Warnings:       func(o, _ *corev1.Endpoints) []string { return endpointsWarnings(o) },
 	}
 }

@@ -3,29 +3,9 @@
 package core
 
 import (
-	"strconv"
-
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 )
-
-// podFields are what pods are selected by.
-func podFields(o *corev1.Pod) fields.Set {
-	podIP := ""
-	if len(o.Status.PodIPs) > 0 {
-		podIP = o.Status.PodIPs[0].IP
-	}
-	set := make(fields.Set, 10)
-	set["spec.nodeName"] = o.Spec.NodeName
-	set["spec.restartPolicy"] = string(o.Spec.RestartPolicy)
-	set["spec.schedulerName"] = o.Spec.SchedulerName
-	set["spec.serviceAccountName"] = o.Spec.ServiceAccountName
-	set["spec.hostNetwork"] = strconv.FormatBool(o.Spec.HostNetwork)
-	set["status.phase"] = string(o.Status.Phase)
-	set["status.podIP"] = podIP
-	set["status.nominatedNodeName"] = o.Status.NominatedNodeName
-	return set
-}
 
 // eventTTL is how long events are kept, in seconds: upstream's --event-ttl.
 const eventTTL = 60 * 60

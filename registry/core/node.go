@@ -3,25 +3,37 @@
 package core
 
 import (
-	"strconv"
+	"context"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/fields"
+	genericrest "k8s.io/apiserver/pkg/registry/rest"
 
 	"github.com/skiff-k8s/skiff/registry/rest"
 )
 
 // Nodes says what is particular to nodes.
-func Nodes() rest.Resource[*corev1.Node] {
+func Nodes(deps Deps) rest.Resource[*corev1.Node] {
 	return rest.Resource[*corev1.Node]{
-		Kind:         corev1.SchemeGroupVersion.WithKind("Node"),
-		Plural:       "nodes",
-		Singular:     "node",
-		ShortNames:   []string{"no"},
-		KeyPrefix:    "minions",
-		NoGeneration: true,
-		Fields: func(o *corev1.Node) fields.Set {
-			return fields.Set{"spec.unschedulable": strconv.FormatBool(o.Spec.Unschedulable)}
+		Kind:                corev1.SchemeGroupVersion.WithKind("Node"),
+		Plural:              "nodes",
+		Singular:            "node",
+		ShortNames:          []string{"no"},
+		KeyPrefix:           "minions",
+		NoGeneration:        true,
+		Default:             defaultNode,
+		PrepareCreate:       func(_ context.Context, o *corev1.Node) { prepareNodeCreate(o) },
+		PrepareUpdate:       prepareNodeUpdate,
+		Validate:            validateNode,
+		ValidateUpdate:      validateNodeUpdate,
+		PrepareStatusUpdate: prepareNodeStatusUpdate,
+		ValidateStatus:      validateNodeUpdate,
+		Warnings:            func(o, _ *corev1.Node) []string { return nodeWarnings(o) },
+		Fields:              nodeFields,
+		Subresources: func(*rest.Store, *rest.Store) map[string]genericrest.Storage {
+			if deps.NodeProxy == nil {
+				return nil
+			}
+			return map[string]genericrest.Storage{"proxy": deps.NodeProxy}
 		},
 	}
 }

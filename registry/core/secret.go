@@ -4,7 +4,6 @@ package core
 
 import (
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/fields"
 
 	"github.com/skiff-k8s/skiff/registry/rest"
 )
@@ -12,10 +11,14 @@ import (
 // Secrets says what is particular to secrets.
 func Secrets() rest.Resource[*corev1.Secret] {
 	return rest.Resource[*corev1.Secret]{
-		Kind:       corev1.SchemeGroupVersion.WithKind("Secret"),
-		Plural:     "secrets",
-		Singular:   "secret",
-		Namespaced: true,
-		Fields:     func(o *corev1.Secret) fields.Set { return fields.Set{"type": string(o.Type)} },
+		Kind:           corev1.SchemeGroupVersion.WithKind("Secret"),
+		Plural:         "secrets",
+		Singular:       "secret",
+		Namespaced:     true,
+		Default:        defaultSecret,
+		Validate:       validateSecret,
+		ValidateUpdate: validateSecretUpdate,
+		Warnings:       func(o, _ *corev1.Secret) []string { return secretWarnings(o) },
+		Fields:         secretFields,
 	}
 }

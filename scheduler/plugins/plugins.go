@@ -14,10 +14,14 @@ import (
 	"github.com/skiff-k8s/skiff/scheduler/plugins/nodeports"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/noderesources"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/nodeunschedulable"
+	"github.com/skiff-k8s/skiff/scheduler/plugins/nodevolumelimits"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/podtopologyspread"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/prioritysort"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/schedulinggates"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/tainttoleration"
+	"github.com/skiff-k8s/skiff/scheduler/plugins/volumebinding"
+	"github.com/skiff-k8s/skiff/scheduler/plugins/volumerestrictions"
+	"github.com/skiff-k8s/skiff/scheduler/plugins/volumezone"
 )
 
 // Entry is a plugin of a profile.
@@ -38,6 +42,10 @@ func Default() []Entry {
 		{New: nodeaffinity.New, Weight: 2},
 		{New: nodeports.New},
 		{New: noderesources.NewFit(noderesources.FitArgs{}), Weight: 1},
+		{New: volumerestrictions.New},
+		{New: nodevolumelimits.New},
+		{New: volumebinding.New},
+		{New: volumezone.New},
 		{New: podtopologyspread.New(podtopologyspread.Args{}), Weight: 2},
 		{New: interpodaffinity.New(interpodaffinity.Args{}), Weight: 2},
 		{New: defaultpreemption.New(defaultpreemption.Args{})},
