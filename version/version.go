@@ -8,7 +8,6 @@ import (
 
 	apimachineryversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/component-base/compatibility"
-	basecompatibility "k8s.io/component-base/compatibility"
 )
 
 // Kubernetes is the version of Kubernetes whose behaviour is served.
@@ -34,6 +33,13 @@ func Info() apimachineryversion.Info {
 }
 
 // Effective is the version for the API machinery's feature gates.
-func Effective() basecompatibility.EffectiveVersion {
-	return compatibility.NewEffectiveVersionFromString(Kubernetes, "1.37", "1.37")
+func Effective() compatibility.EffectiveVersion {
+	return effective{compatibility.NewEffectiveVersionFromString(Kubernetes, "1.37", "1.37")}
+}
+
+type effective struct{ compatibility.EffectiveVersion }
+
+func (effective) Info() *apimachineryversion.Info {
+	info := Info()
+	return &info
 }
