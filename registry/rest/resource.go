@@ -50,23 +50,22 @@ type Resource[T Object] struct {
 	ValidateName validation.ValidateNameFunc
 	// PrepareCreate normalizes an object before it is validated and created. Status is cleared already.
 	PrepareCreate func(ctx context.Context, obj T)
-	// Validate judges everything but metadata, on create and on update.
-	Validate func(ctx context.Context, obj T) field.ErrorList
+	// Validate judges the whole object, metadata included (nil: metadata only, by ValidateName).
+	Validate func(obj T) field.ErrorList
 	// PrepareUpdate normalizes obj before validation. Status is old's already, generation is kept here.
-	PrepareUpdate func(ctx context.Context, obj, old T)
-	// ValidateUpdate judges what may change. It runs besides Validate.
-	ValidateUpdate func(ctx context.Context, obj, old T) field.ErrorList
-	// UpdateOnly says that ValidateUpdate judges an update alone, for kinds whose old objects may break newer rules.
-	UpdateOnly bool
+	PrepareUpdate func(obj, old T)
+	// ValidateUpdate judges the whole of an update (nil: Validate judges the new object). What nobody may
+	// change in metadata is refused before.
+	ValidateUpdate func(obj, old T) field.ErrorList
 	// Warnings returns texts for Warning headers; old is nil on create.
-	Warnings func(ctx context.Context, obj, old T) []string
+	Warnings func(obj, old T) []string
 
 	// NoStatus leaves out the status subresource that a type with a Status field has.
 	NoStatus bool
 	// PrepareStatusUpdate normalizes an update of status. The spec is old's already.
-	PrepareStatusUpdate func(ctx context.Context, obj, old T)
+	PrepareStatusUpdate func(obj, old T)
 	// ValidateStatus judges an update of status.
-	ValidateStatus func(ctx context.Context, obj, old T) field.ErrorList
+	ValidateStatus func(obj, old T) field.ErrorList
 	// GenerationOf returns what has to change for the generation to go up (nil: the Spec field; types without one have none).
 	GenerationOf func(obj T) any
 	// NoGeneration leaves metadata.generation alone though there is a Spec.
@@ -81,7 +80,7 @@ type Resource[T Object] struct {
 
 	// GracefulDelete decides on a delete request whether the object stays for a while
 	// (options.GracePeriodSeconds is set then). nil: never.
-	GracefulDelete func(ctx context.Context, obj T, options *metav1.DeleteOptions) bool
+	GracefulDelete func(obj T, options *metav1.DeleteOptions) bool
 	// OrphanByDefault makes a delete without propagation policy leave dependents (ReplicationController and
 	// old versions of others); see DefaultGarbageCollectionPolicy.
 	OrphanByDefault bool

@@ -173,3 +173,12 @@ func validateScale(scale *autoscalingv1.Scale, obj metav1.Object) field.ErrorLis
 	}
 	return errs
 }
+
+// SelectorString is a label selector as scale shows it.
+func SelectorString(selector *metav1.LabelSelector) (string, error) {
+	s, err := metav1.LabelSelectorAsSelector(selector)
+	if err != nil {
+		return "", err
+	}
+	return s.String(), nil
+}

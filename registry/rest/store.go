@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/registry/generic/registry"
 	genericrest "k8s.io/apiserver/pkg/registry/rest"
@@ -242,3 +243,32 @@ func (s *statusREST) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 func (s *statusREST) ConvertToTable(ctx context.Context, object, options runtime.Object) (*metav1.Table, error) {
 	return s.store.ConvertToTable(ctx, object, options)
 }
+
+// Part serves get and update of a subresource that writes a part of the object by rules of its own: prepare
+// sets everything else back to old, validate judges the result.
+func Part[T Object](s *Store, prepare func(obj, old T), validate func(obj, old T) field.ErrorList) genericrest.Storage {
+	p := partStrategy[T]{RESTUpdateStrategy: s.UpdateStrategy, prepare: prepare, validate: validate}
+	clone := *s.Store
+	clone.UpdateStrategy, clone.ResetFieldsStrategy = p, p
+	return &statusREST{&Store{Store: &clone}}
+}
+
+type partStrategy[T Object] struct {
+	genericrest.RESTUpdateStrategy
+	prepare  func(obj, old T)
+	validate func(obj, old T) field.ErrorList
+}
+
+func (p partStrategy[T]) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
+	p.prepare(obj.(T), old.(T))
+}
+
+func (p partStrategy[T]) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
+	return p.validate(obj.(T), old.(T))
+}
+
+func (p partStrategy[T]) WarningsOnUpdate(context.Context, runtime.Object, runtime.Object) []string {
+	return nil
+}
+
+func (p partStrategy[T]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set { return nil }

@@ -76,13 +76,13 @@ func (s strategy[T]) PrepareForCreate(ctx context.Context, o runtime.Object) {
 	}
 }
 
-func (s strategy[T]) PrepareForUpdate(ctx context.Context, o, oldObject runtime.Object) {
+func (s strategy[T]) PrepareForUpdate(_ context.Context, o, oldObject runtime.Object) {
 	obj, old := o.(T), oldObject.(T)
 	if s.hasStatus() {
 		copyField(obj, old, s.layout.status)
 	}
 	if s.r.PrepareUpdate != nil {
-		s.r.PrepareUpdate(ctx, obj, old)
+		s.r.PrepareUpdate(obj, old)
 	}
 	if s.hasGeneration() {
 		obj.SetGeneration(old.GetGeneration())
@@ -92,25 +92,23 @@ func (s strategy[T]) PrepareForUpdate(ctx context.Context, o, oldObject runtime.
 	}
 }
 
-func (s strategy[T]) Validate(ctx context.Context, o runtime.Object) field.ErrorList {
+func (s strategy[T]) Validate(_ context.Context, o runtime.Object) field.ErrorList {
 	obj := o.(T)
-	errs := validation.ValidateObjectMetaAccessor(obj, s.r.Namespaced, s.validateName(), field.NewPath("metadata"))
 	if s.r.Validate != nil {
-		errs = append(errs, s.r.Validate(ctx, obj)...)
+		return s.r.Validate(obj)
 	}
-	return errs
+	return validation.ValidateObjectMetaAccessor(obj, s.r.Namespaced, s.validateName(), field.NewPath("metadata"))
 }
 
-func (s strategy[T]) ValidateUpdate(ctx context.Context, o, oldObject runtime.Object) field.ErrorList {
+func (s strategy[T]) ValidateUpdate(_ context.Context, o, oldObject runtime.Object) field.ErrorList {
 	obj, old := o.(T), oldObject.(T)
-	errs := validation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))
-	if s.r.Validate != nil && !s.r.UpdateOnly {
-		errs = append(errs, s.r.Validate(ctx, obj)...)
+	switch {
+	case s.r.ValidateUpdate != nil:
+		return s.r.ValidateUpdate(obj, old)
+	case s.r.Validate != nil:
+		return s.r.Validate(obj)
 	}
-	if s.r.ValidateUpdate != nil {
-		errs = append(errs, s.r.ValidateUpdate(ctx, obj, old)...)
-	}
-	return errs
+	return nil
 }
 
 func (s strategy[T]) validateName() validation.ValidateNameFunc {
@@ -120,19 +118,19 @@ func (s strategy[T]) validateName() validation.ValidateNameFunc {
 	return validation.NameIsDNSSubdomain
 }
 
-func (s strategy[T]) WarningsOnCreate(ctx context.Context, obj runtime.Object) []string {
+func (s strategy[T]) WarningsOnCreate(_ context.Context, obj runtime.Object) []string {
 	if s.r.Warnings == nil {
 		return nil
 	}
 	var none T
-	return s.r.Warnings(ctx, obj.(T), none)
+	return s.r.Warnings(obj.(T), none)
 }
 
-func (s strategy[T]) WarningsOnUpdate(ctx context.Context, obj, old runtime.Object) []string {
+func (s strategy[T]) WarningsOnUpdate(_ context.Context, obj, old runtime.Object) []string {
 	if s.r.Warnings == nil {
 		return nil
 	}
-	return s.r.Warnings(ctx, obj.(T), old.(T))
+	return s.r.Warnings(obj.(T), old.(T))
 }
 
 func (s strategy[T]) DefaultGarbageCollectionPolicy(context.Context) genericrest.GarbageCollectionPolicy {
@@ -159,28 +157,26 @@ func (s strategy[T]) resetFields(name string) map[fieldpath.APIVersion]*fieldpat
 	return out
 }
 
-func (s gracefulStrategy[T]) CheckGracefulDelete(ctx context.Context, obj runtime.Object, options *metav1.DeleteOptions) bool {
-	return s.r.GracefulDelete(ctx, obj.(T), options)
+func (s gracefulStrategy[T]) CheckGracefulDelete(_ context.Context, obj runtime.Object, options *metav1.DeleteOptions) bool {
+	return s.r.GracefulDelete(obj.(T), options)
 }
 
-func (s statusStrategy[T]) PrepareForUpdate(ctx context.Context, o, oldObject runtime.Object) {
+func (s statusStrategy[T]) PrepareForUpdate(_ context.Context, o, oldObject runtime.Object) {
 	obj, old := o.(T), oldObject.(T)
 	if s.layout.spec >= 0 {
 		copyField(obj, old, s.layout.spec)
 	}
 	obj.SetGeneration(old.GetGeneration())
 	if s.r.PrepareStatusUpdate != nil {
-		s.r.PrepareStatusUpdate(ctx, obj, old)
+		s.r.PrepareStatusUpdate(obj, old)
 	}
 }
 
-func (s statusStrategy[T]) ValidateUpdate(ctx context.Context, o, oldObject runtime.Object) field.ErrorList {
-	obj, old := o.(T), oldObject.(T)
-	errs := validation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))
-	if s.r.ValidateStatus != nil {
-		errs = append(errs, s.r.ValidateStatus(ctx, obj, old)...)
+func (s statusStrategy[T]) ValidateUpdate(_ context.Context, o, oldObject runtime.Object) field.ErrorList {
+	if s.r.ValidateStatus == nil {
+		return nil
 	}
-	return errs
+	return s.r.ValidateStatus(o.(T), oldObject.(T))
 }
 
 func (s statusStrategy[T]) WarningsOnUpdate(context.Context, runtime.Object, runtime.Object) []string {
