@@ -74,7 +74,7 @@ func New(cfg Config, factory informers.SharedInformerFactory, client clientset.I
 
 // Run serves until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
-	if !cache.WaitForCacheSync(ctx.Done(), s.records.synced...) {
+	if !cache.WaitFor(ctx, "", s.records.synced...) {
 		return nil // asked to stop
 	}
 	corefile := s.cfg.Corefile

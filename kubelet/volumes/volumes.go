@@ -56,6 +56,9 @@ type Config struct {
 	Node func() (*corev1.Node, error)
 	// Changed asks for another SetUp of a pod. It must not block.
 	Changed func(podUID types.UID)
+	// Stale hears that a volume that the pod has could not be brought up to date: worth a FailedMount
+	// event, but the pod goes on with what it has.
+	Stale func(pod *corev1.Pod, err error)
 	// EnsureImage pulls the image of an image volume. Without it the reference is mounted as it is.
 	EnsureImage func(ctx context.Context, pod *corev1.Pod, image *corev1.ImageVolumeSource) (*runtimeapi.ImageSpec, error)
 	// RecursiveReadOnly says whether a runtime handler can make mounts recursively read-only.
@@ -93,8 +96,8 @@ func (m *Manager) Run(ctx context.Context) error {
 }
 
 // SetUp brings all volumes that pod's containers use up to date. It may be called again at any time
-// and then rewrites what has changed. The error is an Aggregate with one entry per volume that is
-// not ready, each worth a FailedMount event.
+// and then rewrites what has changed. The error is an Aggregate with one entry per volume that the
+// pod cannot have yet, each worth a FailedMount event.
 func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
 	m.cfg.Objects.Register(pod)
 	if err := os.MkdirAll(filepath.Join(m.PodDir(pod.UID), "volumes"), 0o750); err != nil {
@@ -109,9 +112,15 @@ func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
 			continue
 		}
 		mnt, err := m.setUpVolume(ctx, pod, &pod.Spec.Volumes[i])
-		if err != nil {
+		if mnt == (mounted{}) {
+			mnt, _ = m.mountedVolume(pod, name)
+		}
+		if mnt == (mounted{}) {
 			errs = append(errs, err)
 			continue
+		}
+		if err != nil {
+			m.cfg.Stale(pod, err)
 		}
 		ready[name] = mnt
 	}
@@ -121,7 +130,8 @@ func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
 	return utilerrors.NewAggregate(errs)
 }
 
-// setUpVolume finds the plugin for one volume and lets it work.
+// setUpVolume finds the plugin for one volume and lets it work. With an error it may still return a
+// volume, which then is as it was before.
 func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, source *corev1.Volume) (mounted, error) {
 	v, err := m.resolve(ctx, pod, source)
 	if err != nil {
@@ -133,10 +143,13 @@ func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, source *core
 		}
 		v.dir = filepath.Join(m.PodDir(pod.UID), "volumes", escape(p.name()), v.specName())
 		mnt, err := p.setUp(ctx, v)
-		if err != nil {
-			return mounted{}, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.specName(), err)
+		if err == nil {
+			return mnt, nil
 		}
-		return mnt, nil
+		if exists(filepath.Join(v.dir, dataLink)) { // written by an earlier SetUp, maybe before a restart
+			mnt = mounted{path: v.dir, readOnly: true}
+		}
+		return mnt, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.specName(), err)
 	}
 	return mounted{}, fmt.Errorf("MountVolume.FindPluginBySpec failed for volume %q : no volume plugin matched", v.specName())
 }
