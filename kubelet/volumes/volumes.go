@@ -95,8 +95,8 @@ func (m *Manager) Run(ctx context.Context) error {
 	return nil
 }
 
-// SetUp brings all volumes that pod's containers use up to date. It may be called again at any time
-// and then rewrites what has changed. The error is an Aggregate with one entry per volume that the
+// SetUp makes all volumes that pod's containers use, or brings them up to date. It may be called again
+// at any time, and then rewrites what has changed in the API. The error is an Aggregate with one entry per volume that the
 // pod cannot have yet, each worth a FailedMount event.
 func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
 	m.cfg.Objects.Register(pod)
@@ -111,18 +111,24 @@ func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
 		if !used[name] {
 			continue
 		}
-		mnt, err := m.setUpVolume(ctx, pod, &pod.Spec.Volumes[i])
-		if mnt == (mounted{}) {
-			mnt, _ = m.mountedVolume(pod, name)
-		}
-		if mnt == (mounted{}) {
-			errs = append(errs, err)
+		last, there := m.mountedVolume(pod, name)
+		if there && !last.follows {
+			ready[name] = last
 			continue
 		}
-		if err != nil {
+		mnt, err := m.setUpVolume(ctx, pod, &pod.Spec.Volumes[i])
+		switch {
+		case err == nil:
+			ready[name] = mnt
+		case there:
+			ready[name] = last
 			m.cfg.Stale(pod, err)
+		case mnt.follows:
+			ready[name] = mnt
+			m.cfg.Stale(pod, err)
+		default:
+			errs = append(errs, err)
 		}
-		ready[name] = mnt
 	}
 	m.mu.Lock()
 	m.pods[pod.UID] = ready
@@ -131,7 +137,7 @@ func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
 }
 
 // setUpVolume finds the plugin for one volume and lets it work. With an error it may still return a
-// volume, which then is as it was before.
+// volume that follows the API, as it was before a restart.
 func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, source *corev1.Volume) (mounted, error) {
 	v, err := m.resolve(ctx, pod, source)
 	if err != nil {
@@ -146,8 +152,8 @@ func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, source *core
 		if err == nil {
 			return mnt, nil
 		}
-		if exists(filepath.Join(v.dir, dataLink)) { // written by an earlier SetUp, maybe before a restart
-			mnt = mounted{path: v.dir, readOnly: true}
+		if exists(filepath.Join(v.dir, dataLink)) {
+			mnt = mounted{path: v.dir, readOnly: true, follows: true}
 		}
 		return mnt, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.specName(), err)
 	}
