@@ -46,6 +46,9 @@ func (p *publisher) run(ctx context.Context) error {
 				}
 			}
 		}})
+		if ctx.Err() != nil {
+			return nil // the informer ends with us, and takes no handler any more
+		}
 		if err != nil {
 			return err
 		}

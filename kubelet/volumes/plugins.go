@@ -64,6 +64,7 @@ func (v *volume) fsGroup() *int64 {
 
 // mounted is a volume that containers can have.
 type mounted struct {
+	name     string                // specName, for its subPath mounts
 	path     string                // on this node
 	device   bool                  // path is a block device
 	image    *runtimeapi.ImageSpec // or else an image that the runtime mounts

@@ -96,8 +96,8 @@ func (m *Manager) Run(ctx context.Context) error {
 }
 
 // SetUp makes all volumes that pod's containers use, or brings them up to date. It may be called again
-// at any time, and then rewrites what has changed in the API. The error is an Aggregate with one entry per volume that the
-// pod cannot have yet, each worth a FailedMount event.
+// at any time, and then rewrites what has changed in the API. The error is an Aggregate with one entry
+// per volume that the pod cannot have yet, each worth a FailedMount event.
 func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
 	m.cfg.Objects.Register(pod)
 	if err := os.MkdirAll(filepath.Join(m.PodDir(pod.UID), "volumes"), 0o750); err != nil {
@@ -150,10 +150,11 @@ func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, source *core
 		v.dir = filepath.Join(m.PodDir(pod.UID), "volumes", escape(p.name()), v.specName())
 		mnt, err := p.setUp(ctx, v)
 		if err == nil {
+			mnt.name = v.specName()
 			return mnt, nil
 		}
 		if exists(filepath.Join(v.dir, dataLink)) {
-			mnt = mounted{path: v.dir, readOnly: true, follows: true}
+			mnt = mounted{name: v.specName(), path: v.dir, readOnly: true, follows: true}
 		}
 		return mnt, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.specName(), err)
 	}
