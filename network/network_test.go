@@ -24,14 +24,14 @@ func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }
 
 // node is a running Network with the real plugin binary.
 type node struct {
-	t      *testing.T
+	t      testing.TB
 	cfg    Config
 	net    *Network
 	plugin string
 	stop   func()
 }
 
-func newNode(t *testing.T, cidrs ...string) *node {
+func newNode(t testing.TB, cidrs ...string) *node {
 	t.Helper()
 	dir := t.TempDir()
 	n := &node{t: t, plugin: filepath.Join(dir, "skiff-cni"), cfg: Config{
@@ -362,5 +362,18 @@ func TestPluginErrors(t *testing.T) {
 	}
 	if out, err := n.call("STATUS", "", "", ""); err != nil {
 		t.Errorf("STATUS = %q, %v", out, err)
+	}
+}
+
+// BenchmarkPlugin measures what a pod waits for: ADD, and DEL, each through an execution of the plugin.
+func BenchmarkPlugin(b *testing.B) {
+	n := newNode(b, "10.42.3.0/24")
+	netns := nettest.NewNetns(b, "pod")
+	for b.Loop() {
+		for _, command := range []string{"ADD", "DEL"} {
+			if out, err := n.call(command, "pod", netns, ""); err != nil {
+				b.Fatalf("%s: %v: %s", command, err, out)
+			}
+		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
@@ -434,5 +435,40 @@ func TestRulesAreReconciled(t *testing.T) {
 	m.answers("", "tcp", "10.43.0.100:80", "a")
 	if after := saved(t, iptables.NAT); strings.Count(after, "\n-A KUBE-") != strings.Count(before, "\n-A KUBE-") {
 		t.Errorf("rules after a flush:\n%s\nwant:\n%s", after, before)
+	}
+}
+
+// BenchmarkKernel measures writing all of 1,000 Services with 5 endpoints each, and then one endpoint of them.
+func BenchmarkKernel(b *testing.B) {
+	backend := newIPTablesBackend(iptables.New(iptables.IPv4), settings{})
+	b.Run("all", func(b *testing.B) {
+		for b.Loop() {
+			if err := backend.replace(b.Context(), named(1000, nil), testSettings); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("endpoint", func(b *testing.B) {
+		for i := 0; b.Loop(); i++ {
+			name := types.NamespacedName{Namespace: "ns", Name: "svc-00500"}
+			if err := backend.update(b.Context(), map[types.NamespacedName][]servicePort{name: numbered(500, 4+i%2, nil)}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("service", func(b *testing.B) {
+		for i := 0; b.Loop(); i++ {
+			name := types.NamespacedName{Namespace: "ns", Name: "svc-00500"}
+			ports := numbered(500, 5, nil)
+			if i%2 == 0 {
+				ports = nil
+			}
+			if err := backend.update(b.Context(), map[types.NamespacedName][]servicePort{name: ports}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	if err := backend.cleanup(b.Context()); err != nil {
+		b.Fatal(err)
 	}
 }

@@ -41,39 +41,31 @@ func (r *Runner) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 
 	queues := make([]*queue, len(r.Controllers))
-	handlers := map[cache.SharedIndexInformer]fanOut{}
+	sources := sources{}
 	for i := range r.Controllers {
-		c := &r.Controllers[i]
-		q := &queue{ctx: ctx, group: group, controller: c, slots: slots}
+		q := &queue{ctx: ctx, group: group, controller: &r.Controllers[i], slots: slots}
 		queues[i] = q
-		for _, w := range c.Watches {
-			handlers[w.informer] = append(handlers[w.informer], func(old, new any) { w.handle(q, old, new) })
+		for _, w := range q.controller.Watches {
+			s := sources.of(w.informer)
+			s.handlers = append(s.handlers, func(old, new any) { w.handle(q, old, new) })
 		}
 	}
-
-	synced := make(map[cache.SharedIndexInformer]cache.DoneChecker, len(handlers))
-	registrations := make(map[cache.SharedIndexInformer]cache.ResourceEventHandlerRegistration, len(handlers))
 	defer func() {
 		for _, q := range queues {
 			q.stop()
 		}
-		for informer, registration := range registrations {
-			if err := informer.RemoveEventHandler(registration); err != nil {
-				klog.FromContext(ctx).Error(err, "Removing an event handler")
-			}
+		for _, s := range sources {
+			s.unregister(ctx)
 		}
 	}()
-	for informer, handler := range handlers {
-		registration, err := informer.AddEventHandler(handler)
-		if err != nil {
-			return fmt.Errorf("register a handler: %w", err)
+	for _, s := range sources {
+		if err := s.register(); err != nil {
+			return err
 		}
-		registrations[informer] = registration
-		synced[informer] = registration.HasSyncedChecker()
 	}
 
 	for _, q := range queues {
-		checkers := q.controller.checkers(synced)
+		checkers := q.controller.checkers(sources)
 		group.Go(func() error { return q.startWhenSynced(checkers) })
 	}
 	<-ctx.Done()
@@ -86,11 +78,48 @@ func (r *Runner) Run(ctx context.Context) error {
 	return nil
 }
 
+// source is an informer with all handlers for it.
+type source struct {
+	informer     cache.SharedIndexInformer
+	handlers     fanOut
+	registration cache.ResourceEventHandlerRegistration
+}
+
+func (s *source) register() error {
+	registration, err := s.informer.AddEventHandler(s.handlers)
+	if err != nil {
+		return fmt.Errorf("register a handler: %w", err)
+	}
+	s.registration = registration
+	return nil
+}
+
+func (s *source) unregister(ctx context.Context) {
+	if s.registration == nil {
+		return
+	}
+	if err := s.informer.RemoveEventHandler(s.registration); err != nil {
+		klog.FromContext(ctx).Error(err, "Removing an event handler")
+	}
+}
+
+// sources are told apart by their indexers: factories wrap an informer anew each time they are asked for it.
+type sources map[cache.Indexer]*source
+
+func (s sources) of(informer cache.SharedIndexInformer) *source {
+	found := s[informer.GetIndexer()]
+	if found == nil {
+		found = &source{informer: informer}
+		s[informer.GetIndexer()] = found
+	}
+	return found
+}
+
 // checkers returns what tells that all informers the controller uses have synced.
-func (c *Controller) checkers(synced map[cache.SharedIndexInformer]cache.DoneChecker) []cache.DoneChecker {
+func (c *Controller) checkers(sources sources) []cache.DoneChecker {
 	var checkers []cache.DoneChecker
 	for _, w := range c.Watches {
-		checkers = append(checkers, synced[w.informer])
+		checkers = append(checkers, sources.of(w.informer).registration.HasSyncedChecker())
 	}
 	for _, informer := range c.Reads {
 		checkers = append(checkers, informer.HasSyncedChecker())
