@@ -30,6 +30,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -46,7 +47,8 @@ import (
 type chain struct {
 	t *testing.T
 	admission.Interface
-	client *fake.Clientset
+	client  *fake.Clientset
+	factory informers.SharedInformerFactory
 }
 
 // noSigner allows everything but to act for signers, and tokens for an audience.
@@ -75,7 +77,7 @@ func newChain(t *testing.T, objects ...runtime.Object) *chain {
 	}
 	factory.Start(ctx.Done())
 	factory.WaitForCacheSync(ctx.Done())
-	return &chain{t, c, client}
+	return &chain{t, c, client, factory}
 }
 
 // request is one write.
@@ -466,6 +468,12 @@ func TestResourceQuota(t *testing.T) {
 	want(t, "no request", c.do(request{resource: "pods", obj: pod()}), "failed quota: q: must specify requests.cpu for: c")
 	want(t, "too large", c.do(request{resource: "pods", obj: sized("a", "2")}), "exceeded quota: q, requested: requests.cpu=2, used: requests.cpu=0, limited: requests.cpu=1")
 	want(t, "fits", c.do(request{resource: "pods", obj: sized("a", "500m")}), "")
+	// The fake API server takes a stale update, a real one would not; so wait until the count is known.
+	err := wait.PollUntilContextTimeout(t.Context(), time.Millisecond, 10*time.Second, true, func(context.Context) (bool, error) {
+		q, err := c.factory.Core().V1().ResourceQuotas().Lister().ResourceQuotas("ns").Get("q")
+		return err == nil && q.Status.Used.Pods().Value() == 1, err
+	})
+	want(t, "count", err, "")
 	want(t, "one too many", c.do(request{resource: "pods", obj: sized("b", "100m")}), "exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1")
 }
 
@@ -497,9 +505,26 @@ func TestOrder(t *testing.T) {
 	// The order in which plugins act is part of the API: what one fills in, the next one checks.
 	const upstream = "NamespaceLifecycle LimitRanger ServiceAccount NodeRestriction TaintNodesByCondition PodSecurity Priority " +
 		"DefaultTolerationSeconds DefaultStorageClass StorageObjectInUseProtection PersistentVolumeClaimResize RuntimeClass CertificateApproval " +
-		"CertificateSigning ClusterTrustBundleAttest CertificateSubjectRestriction DefaultIngressClass PodTopologyLabels PodResizeValidator " +
+		"CertificateSigning ClusterTrustBundleAttest CertificateSubjectRestriction DefaultIngressClass PodTopologyLabels NodeDeclaredFeatureValidator PodResizeValidator " +
 		"MutatingAdmissionPolicy MutatingAdmissionWebhook ValidatingAdmissionPolicy ValidatingAdmissionWebhook ResourceQuota"
 	if got := strings.Join(names, " "); got != upstream {
 		t.Errorf("order: %s", got)
 	}
+}
+
+// A resize is checked against all that the node has, and against what it can do.
+func TestResize(t *testing.T) {
+	sized := func(cpu string, generation int64) *corev1.Pod {
+		return pod(func(p *corev1.Pod) {
+			p.Spec.NodeName, p.Generation = "n1", generation
+			p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}
+		})
+	}
+	c := newChain(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"},
+		Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2"), corev1.ResourceMemory: resource.MustParse("1Gi")}}})
+	resize := func(cpu string) error {
+		return c.do(request{op: admission.Update, resource: "pods/resize", obj: sized(cpu, 2), old: sized("1", 1)})
+	}
+	want(t, "within", resize("2"), "")
+	want(t, "beyond", resize("3"), "node didn't have enough allocatable resources: cpu, requested: 3000, allocatable: 2000")
 }
