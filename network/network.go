@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package network is the pod network of one node: the server's side of the thin CNI plugin.
+//
+// Read in this order: this file (life cycle), server.go (the plugin's calls), attachments.go (who has
+// which address), link.go (interfaces, addresses, routes), rules.go (packet rules).
+//
+// Every pod gets a veth pair into a bridge, a /32 (and /128) address from the node's pod CIDRs and a
+// default route to the bridge's address. Nothing is on-link for a pod but its gateway, so all it sends, also to
+// a pod on the same node, is routed by the node and seen by its rules. That makes Services work
+// without the br_netfilter module; with it they work too.
+//
+// What pods send out of the cluster is masqueraded; hostPorts are DNAT rules with the semantics (and the
+// chain names) of the portmap plugin. Specification: https://www.cni.dev/docs/spec/ (1.1.0).
+//
+// The package never talks to the API server: it is told the node's pod CIDRs, and it is asked by the
+// container runtime. An address belongs to the attachment whose record lies in the data directory, from
+// before it is used until after the interface is gone; so a crash at any point neither hands out an
+// address twice nor loses one.
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/skiff-k8s/skiff/network/iptables"
+)
+
+// Config says where things are. All fields without "optional" are required.
+type Config struct {
+	DataDir      string         // records of attachments lie in DataDir/network
+	Socket       string         // unix socket of the plugin, e.g. /run/skiff/cni.sock; at most 107 bytes
+	ConfDir      string         // CNI configuration, e.g. /etc/cni/net.d
+	PluginType   string         // file name of the thin CNI binary in the runtime's CNI bin directory
+	Bridge       string         // e.g. skiff0
+	ClusterCIDRs []netip.Prefix // pod addresses of the whole cluster: not masqueraded
+	ServiceCIDRs []netip.Prefix // optional: get a route, so that Services can be used without a default route
+	MTU          int            // optional; 0 is the MTU of the uplink
+}
+
+// conflistName sorts before what other networks install.
+const conflistName = "10-skiff.conflist"
+
+const (
+	rulesCheckPeriod = time.Minute // how soon rules that somebody flushed come back
+	maxRetryDelay    = 30 * time.Second
+)
+
+// Network serves the pod network of the node.
+type Network struct {
+	cfg         Config
+	attachments *attachments
+	rules       *rules
+	podCIDRs    chan []netip.Prefix // capacity 1: the latest value that Run has not taken
+
+	mu    sync.Mutex
+	ready []netip.Prefix // pod CIDRs that the bridge and the rules stand for; nil until then
+}
+
+// New returns a network for the network namespace of the calling thread's process. It changes nothing yet.
+func New(cfg Config) (*Network, error) {
+	if len(cfg.Socket) > 107 {
+		return nil, fmt.Errorf("CNI socket path %q is longer than the 107 bytes that Linux allows (choose a shorter state directory)", cfg.Socket)
+	}
+	if cfg.Bridge == "" || len(cfg.Bridge) > 15 {
+		return nil, fmt.Errorf("bridge name %q must have 1 to 15 bytes", cfg.Bridge)
+	}
+	return &Network{
+		cfg:         cfg,
+		attachments: newAttachments(filepath.Join(cfg.DataDir, "network")),
+		rules:       newRules(cfg.ClusterCIDRs),
+		podCIDRs:    make(chan []netip.Prefix, 1),
+	}, nil
+}
+
+// SetPodCIDRs tells the node's pod CIDRs: spec.podCIDRs of its Node. It may be called at any time, from one
+// goroutine, also again with the same value.
+func (n *Network) SetPodCIDRs(cidrs []string) error {
+	var prefixes []netip.Prefix
+	for _, cidr := range cidrs {
+		prefix, err := netip.ParsePrefix(cidr)
+		if err != nil {
+			return fmt.Errorf("parse pod CIDR: %w", err)
+		}
+		prefixes = append(prefixes, prefix.Masked())
+	}
+	if len(prefixes) == 0 {
+		return nil
+	}
+	select {
+	case <-n.podCIDRs: // replaced before Run took it
+	default:
+	}
+	n.podCIDRs <- prefixes
+	return nil
+}
+
+// Run answers the CNI plugin until ctx ends. Interfaces, addresses and rules stay: pods go on without us.
+func (n *Network) Run(ctx context.Context) error {
+	logger := klog.FromContext(ctx).WithName("network")
+	ctx = klog.NewContext(ctx, logger)
+	released, err := n.attachments.load(netnsExists)
+	if err != nil {
+		return fmt.Errorf("load network attachments: %w", err)
+	}
+	for _, a := range released {
+		logger.Info("Released the addresses of a pod that is gone", "containerID", a.ContainerID, "addresses", a.Addresses)
+		if err := deleteVeth(a.HostVeth); err != nil {
+			logger.Error(err, "Remove stale interface", "interface", a.HostVeth)
+		}
+	}
+	listener, err := listen(ctx, n.cfg.Socket)
+	if err != nil {
+		return fmt.Errorf("listen for the CNI plugin: %w", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	wg.Go(func() { n.serve(ctx, listener) })
+	n.follow(ctx)
+	listener.Close()
+	wg.Wait()
+	return nil
+}
+
+// follow keeps the node's part of the network as the pod CIDRs want it.
+func (n *Network) follow(ctx context.Context) {
+	logger := klog.FromContext(ctx)
+	var cidrs []netip.Prefix
+	delay := time.Duration(0)
+	timer := time.NewTimer(0)
+	<-timer.C
+	for {
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case cidrs = <-n.podCIDRs:
+			delay = 0
+		case <-timer.C:
+		}
+		var err error
+		if slices.Equal(n.current(), cidrs) {
+			err = n.rules.restoreIfGone(ctx)
+		} else {
+			err = n.setUp(ctx, cidrs)
+		}
+		if err != nil && ctx.Err() == nil {
+			delay = min(max(2*delay, time.Second/4), maxRetryDelay)
+			logger.Error(err, "Set up the pod network", "retryIn", delay)
+			timer.Reset(delay)
+			continue
+		}
+		delay = 0
+		timer.Reset(rulesCheckPeriod)
+	}
+}
+
+// setUp makes the node ready for pods of the given CIDRs, and only then says so to the container runtime.
+func (n *Network) setUp(ctx context.Context, cidrs []netip.Prefix) error {
+	for _, warning := range setForwarding(cidrs) {
+		klog.FromContext(ctx).Info("A sysctl cannot be set", "err", warning)
+	}
+	mtu := n.cfg.MTU
+	if mtu == 0 {
+		mtu = uplinkMTU(n.cfg.Bridge)
+	}
+	if err := ensureBridge(n.cfg.Bridge, mtu, cidrs); err != nil {
+		return fmt.Errorf("set up bridge %s: %w", n.cfg.Bridge, err)
+	}
+	if err := routeServices(n.cfg.Bridge, n.cfg.ServiceCIDRs, cidrs); err != nil {
+		return fmt.Errorf("route Services: %w", err)
+	}
+	for _, warning := range setBridgeSysctls(n.cfg.Bridge) {
+		klog.FromContext(ctx).Info("A sysctl cannot be set", "err", warning)
+	}
+	if err := n.rules.set(ctx, cidrs, n.attachments.withPorts()); err != nil {
+		return err
+	}
+	n.attachments.setCIDRs(cidrs)
+	n.mu.Lock()
+	n.ready = cidrs
+	n.mu.Unlock()
+	if err := writeConflist(n.cfg); err != nil {
+		return fmt.Errorf("write CNI configuration: %w", err)
+	}
+	klog.FromContext(ctx).Info("Pod network is ready", "podCIDRs", cidrs, "bridge", n.cfg.Bridge, "mtu", mtu)
+	return nil
+}
+
+func (n *Network) current() []netip.Prefix {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.ready
+}
+
+// Cleanup removes all that a Network leaves on the node: for uninstall, with no pod running. It may be called
+// without Run, and again.
+func (n *Network) Cleanup(ctx context.Context) error {
+	var errs []error
+	for _, path := range []string{filepath.Join(n.cfg.ConfDir, conflistName), n.cfg.Socket} {
+		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+			errs = append(errs, err)
+		}
+	}
+	errs = append(errs,
+		removeBridge(n.cfg.Bridge),
+		n.rules.cleanup(ctx),
+		os.RemoveAll(filepath.Join(n.cfg.DataDir, "network")))
+	return errors.Join(errs...)
+}
+
+// writeConflist makes the runtime's NetworkReady true. It declares CNI 1.0.0 although the plugin speaks
+// 1.1.0: with 1.1.0 a runtime executes STATUS each time it is asked for its own.
+func writeConflist(cfg Config) error {
+	text := fmt.Sprintf(`{
+  "cniVersion": "1.0.0",
+  "name": "skiff",
+  "plugins": [
+    {
+      "type": %q,
+      "socket": %q,
+      "capabilities": {"portMappings": true, "bandwidth": true}
+    }
+  ]
+}
+`, cfg.PluginType, cfg.Socket)
+	path := filepath.Join(cfg.ConfDir, conflistName)
+	if old, err := os.ReadFile(path); err == nil && string(old) == text {
+		return nil
+	}
+	if err := os.MkdirAll(cfg.ConfDir, 0o755); err != nil {
+		return err
+	}
+	return writeFile(path, []byte(text), 0o644)
+}
+
+// writeFile replaces a file at once. It does not sync: after a crash of the machine nothing of what our
+// files describe exists any more.
+func writeFile(path string, data []byte, mode os.FileMode) error {
+	temporary := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".tmp")
+	if err := os.WriteFile(temporary, data, mode); err != nil {
+		return err
+	}
+	return os.Rename(temporary, path)
+}
+
+var families = []iptables.Family{iptables.IPv4, iptables.IPv6}
+
+// familyOf returns the IP family of an address.
+func familyOf(addr netip.Addr) iptables.Family {
+	if addr.Is4() {
+		return iptables.IPv4
+	}
+	return iptables.IPv6
+}

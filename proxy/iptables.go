@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"hash/maphash"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-k8s/skiff/network/iptables"
+)
+
+// tables is the part of iptables.Runner that the backend needs.
+type tables interface {
+	Save(ctx context.Context, table iptables.Table) ([]byte, error)
+	Restore(ctx context.Context, rules []byte) error
+	RemoveChains(ctx context.Context, table iptables.Table, ours func(chain string) bool) error
+}
+
+// iptablesBackend keeps the rules of one family in iptables. It remembers what it wrote, so that each time it
+// writes only chains whose rules differ: text of shared chains, a hash for each of the others.
+type iptablesBackend struct {
+	tables   tables
+	settings settings
+
+	seed     maphash.Seed
+	services map[types.NamespacedName]*written
+	order    []types.NamespacedName // keys of services, sorted: the order of rules in shared chains
+	total    int                    // endpoints of all services
+}
+
+// written is what is in the kernel for one service.
+type written struct {
+	shared    [numShared]string
+	chains    map[string]uint64 // hash of the rules, by name
+	endpoints int
+}
+
+func newIPTablesBackend(t tables, s settings) *iptablesBackend {
+	return &iptablesBackend{tables: t, settings: s, seed: maphash.MakeSeed(), services: map[types.NamespacedName]*written{}}
+}
+
+// update brings the rules of the changed services in; a service without ports is gone.
+func (b *iptablesBackend) update(ctx context.Context, changed map[types.NamespacedName][]servicePort) error {
+	plan := b.plan(changed, b.total > largeCluster)
+	if plan.empty() {
+		return nil
+	}
+	return b.tables.Restore(ctx, plan.input(b, nil, nil))
+}
+
+// replace makes the rules those of the given services, whatever is there now.
+func (b *iptablesBackend) replace(ctx context.Context, all map[types.NamespacedName][]servicePort, s settings) error {
+	filter, err := b.tables.Save(ctx, iptables.Filter)
+	if err != nil {
+		return err
+	}
+	nat, err := b.tables.Save(ctx, iptables.NAT)
+	if err != nil {
+		return err
+	}
+	b.settings, b.services, b.order, b.total = s, map[types.NamespacedName]*written{}, nil, 0
+	total := 0
+	for _, ports := range all {
+		total += countEndpoints(ports)
+	}
+	plan := b.plan(all, total > largeCluster)
+	for i := range plan.dirty {
+		plan.dirty[i] = true
+	}
+	kept := map[string]bool{}
+	for _, w := range b.services {
+		for name := range w.chains {
+			kept[name] = true
+		}
+	}
+	for name := range iptables.Chains(nat) {
+		if isServiceChain(name) && !kept[name] {
+			plan.remove = append(plan.remove, name)
+		}
+	}
+	plan.fixedNAT, plan.fixedFilter = fixedNAT(), fixedFilter(b.settings)
+	return b.tables.Restore(ctx, plan.input(b, filter, nat))
+}
+
+// plan is a transaction being made.
+type plan struct {
+	dirty                 [numShared]bool
+	write                 []chain
+	remove                []string
+	fixedNAT, fixedFilter []chain
+}
+
+func (p *plan) empty() bool {
+	return len(p.write) == 0 && len(p.remove) == 0 && !slices.Contains(p.dirty[:], true)
+}
+
+// plan renders the changed services and remembers them as written. If the transaction then fails, the caller
+// must replace everything.
+func (b *iptablesBackend) plan(changed map[types.NamespacedName][]servicePort, terse bool) *plan {
+	p := &plan{}
+	s := b.settings
+	s.terse = terse
+	for _, name := range slices.SortedFunc(maps.Keys(changed), compareNames) {
+		old := b.services[name]
+		ports := changed[name]
+		if len(ports) == 0 {
+			if old != nil {
+				p.diff(old, &written{})
+				b.total -= old.endpoints
+				b.forget(name)
+			}
+			continue
+		}
+		set := rulesFor(ports, s)
+		now := &written{shared: set.shared, chains: make(map[string]uint64, len(set.chains)), endpoints: countEndpoints(ports)}
+		for _, c := range set.chains {
+			hash := maphash.String(b.seed, c.rules)
+			now.chains[c.name] = hash
+			if old == nil || old.chains[c.name] != hash {
+				p.write = append(p.write, c)
+			}
+		}
+		if old == nil {
+			old = &written{}
+			b.remember(name)
+		}
+		p.diff(old, now)
+		b.services[name] = now
+		b.total += now.endpoints - old.endpoints
+	}
+	return p
+}
+
+func countEndpoints(ports []servicePort) int {
+	n := 0
+	for i := range ports {
+		n += len(ports[i].reachable)
+	}
+	return n
+}
+
+// diff notes the shared chains that change and the own chains that go.
+func (p *plan) diff(old, now *written) {
+	for i := range old.shared {
+		p.dirty[i] = p.dirty[i] || old.shared[i] != now.shared[i]
+	}
+	for name := range old.chains {
+		if _, kept := now.chains[name]; !kept {
+			p.remove = append(p.remove, name)
+		}
+	}
+}
+
+func (b *iptablesBackend) remember(name types.NamespacedName) {
+	i, _ := slices.BinarySearchFunc(b.order, name, compareNames)
+	b.order = slices.Insert(b.order, i, name)
+}
+
+func (b *iptablesBackend) forget(name types.NamespacedName) {
+	delete(b.services, name)
+	if i, found := slices.BinarySearchFunc(b.order, name, compareNames); found {
+		b.order = slices.Delete(b.order, i, i+1)
+	}
+}
+
+func compareNames(a, b types.NamespacedName) int {
+	if c := strings.Compare(a.Namespace, b.Namespace); c != 0 {
+		return c
+	}
+	return strings.Compare(a.Name, b.Name)
+}
+
+// input returns the transaction for iptables-restore. With saved tables it also adds the jumps that they lack.
+func (p *plan) input(b *iptablesBackend, savedFilter, savedNAT []byte) []byte {
+	var out bytes.Buffer
+	p.table(&out, b, iptables.Filter, p.fixedFilter, savedFilter)
+	p.table(&out, b, iptables.NAT, append(slices.Clone(p.fixedNAT), p.write...), savedNAT)
+	if len(p.fixedNAT) > 0 {
+		out.WriteString("*mangle\n:" + canaryChain + " - [0:0]\nCOMMIT\n")
+	}
+	return out.Bytes()
+}
+
+// table writes one table's part: first the names of all chains, which empties them, then their rules; what is removed
+// goes last, when nothing leads to it any more.
+func (p *plan) table(out *bytes.Buffer, b *iptablesBackend, table iptables.Table, chains []chain, saved []byte) {
+	start := out.Len()
+	out.WriteString("*" + string(table) + "\n")
+	body := out.Len()
+	var dirty []shared
+	for which, s := range sharedChains {
+		if s.table == table && p.dirty[which] {
+			dirty = append(dirty, shared(which))
+			out.WriteString(":" + s.chain + " - [0:0]\n")
+		}
+	}
+	for _, c := range chains {
+		out.WriteString(":" + c.name + " - [0:0]\n")
+	}
+	if table == iptables.NAT {
+		for _, name := range p.remove {
+			out.WriteString(":" + name + " - [0:0]\n")
+		}
+	}
+	for _, which := range dirty {
+		for _, name := range b.order {
+			out.WriteString(b.services[name].shared[which])
+		}
+		out.WriteString(lastRules(which, b.settings))
+	}
+	for _, c := range chains {
+		out.WriteString(c.rules)
+	}
+	if saved != nil {
+		for _, j := range jumps {
+			if j.table == table && len(iptables.Jumps(saved, j.from, j.to)) == 0 {
+				fmt.Fprintf(out, "-I %s %s -j %s\n", j.from, j.match, j.to)
+			}
+		}
+	}
+	if table == iptables.NAT {
+		for _, name := range p.remove {
+			out.WriteString("-X " + name + "\n")
+		}
+	}
+	if out.Len() == body {
+		out.Truncate(start)
+		return
+	}
+	out.WriteString("COMMIT\n")
+}
+
+// intact tells whether the rules are still there: a reload of a firewall takes the canary chain with it.
+func (b *iptablesBackend) intact(ctx context.Context) (bool, error) {
+	saved, err := b.tables.Save(ctx, iptables.Mangle)
+	if err != nil {
+		return false, err
+	}
+	return iptables.Chains(saved)[canaryChain], nil
+}
+
+// cleanup removes all chains of a Kubernetes proxy.
+func (b *iptablesBackend) cleanup(ctx context.Context) error {
+	own := map[iptables.Table][]string{
+		iptables.NAT:    {servicesChain, nodePortsChain, postroutingChain, markMasqChain, canaryChain},
+		iptables.Filter: {servicesChain, externalServicesChain, nodePortsChain, forwardChain, proxyFirewallChain, firewallChain, canaryChain},
+		iptables.Mangle: {canaryChain},
+	}
+	for table, chains := range own {
+		ours := func(chain string) bool {
+			return slices.Contains(chains, chain) || table == iptables.NAT && isServiceChain(chain)
+		}
+		if err := b.tables.RemoveChains(ctx, table, ours); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setRouteLocalnet lets connections to 127.0.0.1:nodePort leave for a pod.
+func setRouteLocalnet() error {
+	const path = "/proc/sys/net/ipv4/conf/all/route_localnet"
+	if old, err := os.ReadFile(path); err == nil && string(old) == "1\n" {
+		return nil
+	}
+	return os.WriteFile(path, []byte("1"), 0)
+}
+
+// conntrackIsLiberal tells whether conntrack accepts packets out of a connection's window.
+func conntrackIsLiberal() bool {
+	value, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal")
+	return err == nil && string(value) != "0\n"
+}

@@ -1,0 +1,508 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package proxy makes Services work on one node: it writes the packet rules that lead traffic for a Service's
+// addresses to its endpoints.
+//
+// Read in this order: this file (what changes, and when rules are written), service.go (what a Service means
+// on this node, without I/O), chains.go (the rules for that, without I/O), iptables.go (writing them),
+// conntrack.go and health.go (what else belongs to a Service).
+//
+// Rules have the names and the meaning of upstream kube-proxy's mode iptables. Each time only chains that
+// differ are written, and the work to find them is in proportion to the Services that changed. The first
+// sync writes everything and removes what an earlier run left behind.
+// Reference: https://kubernetes.io/docs/reference/networking/virtual-ips/
+package proxy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	discoverylisters "k8s.io/client-go/listers/discovery/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+
+	"github.com/skiff-k8s/skiff/network/iptables"
+)
+
+// Config of a Proxy. All fields but NodeName have the default that is named.
+type Config struct {
+	NodeName      string
+	ClusterCIDRs  []netip.Prefix // at most one per family; none: traffic from outside is not told from pods'
+	HealthAddress string         // of /healthz and /livez; default 0.0.0.0:10256; "none" turns it off
+	MinSyncPeriod time.Duration  // changes wait at most this long for the next sync; default 1s
+	CheckPeriod   time.Duration  // how often to see whether somebody removed the rules; default 30s
+}
+
+const fullSyncPeriod = time.Hour // rules are written anew, as upstream does
+
+// backend programs one IP family. After an error only replace may be called.
+type backend interface {
+	// update brings the changed Services in; one without ports is gone.
+	update(ctx context.Context, changed map[types.NamespacedName][]servicePort) error
+	// replace makes the rules those of the given Services, whatever is there.
+	replace(ctx context.Context, all map[types.NamespacedName][]servicePort, s settings) error
+	// intact tells whether the rules have survived what others do.
+	intact(ctx context.Context) (bool, error)
+	// cleanup removes all rules.
+	cleanup(ctx context.Context) error
+}
+
+var families = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
+
+// Proxy programs Services on one node.
+type Proxy struct {
+	cfg      Config
+	services corelisters.ServiceLister
+	slices   discoverylisters.EndpointSliceLister
+	nodes    corelisters.NodeLister
+	synced   []cache.InformerSynced
+	families map[corev1.IPFamily]*family
+	health   *health
+
+	wake chan struct{} // capacity 1: something is dirty
+
+	mu        sync.Mutex
+	dirty     map[types.NamespacedName]bool
+	sliceKeys map[types.NamespacedName]map[string]bool // names of the EndpointSlices of a Service
+
+	here node // of the last sync; only Run's goroutine uses it
+}
+
+// family is the state of one IP family; only Run's goroutine uses it.
+type family struct {
+	name    corev1.IPFamily
+	backend backend
+	active  bool // has or had a Service: until then there are no rules
+	cleaned bool // not active, and no rules of an earlier run are left
+	full    bool // the next sync must write everything
+	// ports is what the backend has, by Service; for flows and health checks.
+	ports map[types.NamespacedName][]servicePort
+}
+
+// New returns a proxy and registers its handlers on the factory, which must be started afterwards.
+func New(cfg Config, client kubernetes.Interface, factory informers.SharedInformerFactory) (*Proxy, error) {
+	if cfg.NodeName == "" {
+		return nil, errors.New("proxy: NodeName is missing")
+	}
+	cfg.HealthAddress = cmp.Or(cfg.HealthAddress, "0.0.0.0:10256")
+	cfg.MinSyncPeriod = cmp.Or(cfg.MinSyncPeriod, time.Second)
+	cfg.CheckPeriod = cmp.Or(cfg.CheckPeriod, 30*time.Second)
+	p := &Proxy{
+		cfg:       cfg,
+		services:  factory.Core().V1().Services().Lister(),
+		slices:    factory.Discovery().V1().EndpointSlices().Lister(),
+		nodes:     factory.Core().V1().Nodes().Lister(),
+		families:  map[corev1.IPFamily]*family{},
+		wake:      make(chan struct{}, 1),
+		dirty:     map[types.NamespacedName]bool{},
+		sliceKeys: map[types.NamespacedName]map[string]bool{},
+	}
+	for _, name := range families {
+		p.families[name] = &family{
+			name:    name,
+			backend: newIPTablesBackend(iptables.New(iptables.Family(name)), settings{family: name}),
+			full:    true,
+			ports:   map[types.NamespacedName][]servicePort{},
+		}
+	}
+	p.health = newHealth(cfg, client, p.node)
+	return p, p.watch(factory)
+}
+
+// watch notes the keys of Services whose rules may change.
+func (p *Proxy) watch(factory informers.SharedInformerFactory) error {
+	add := func(informer cache.SharedIndexInformer, handler cache.ResourceEventHandler) error {
+		registration, err := informer.AddEventHandler(handler)
+		if err == nil {
+			p.synced = append(p.synced, registration.HasSynced)
+		}
+		return err
+	}
+	service := func(obj any) {
+		if svc, ok := withoutTombstone(obj).(*corev1.Service); ok {
+			p.mark(types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name})
+		}
+	}
+	slice := func(obj any, there bool) {
+		if s, ok := withoutTombstone(obj).(*discoveryv1.EndpointSlice); ok {
+			p.noteSlice(s, there)
+		}
+	}
+	node := func(obj any) {
+		if n, ok := withoutTombstone(obj).(*corev1.Node); ok && n.Name == p.cfg.NodeName {
+			p.signal() // sync sees whether anything that matters is different
+		}
+	}
+	return errors.Join(
+		add(factory.Core().V1().Services().Informer(), cache.ResourceEventHandlerFuncs{
+			AddFunc: service, UpdateFunc: func(_, obj any) { service(obj) }, DeleteFunc: service,
+		}),
+		add(factory.Discovery().V1().EndpointSlices().Informer(), cache.ResourceEventHandlerFuncs{
+			AddFunc: func(obj any) { slice(obj, true) },
+			UpdateFunc: func(old, obj any) {
+				if serviceOf(old.(*discoveryv1.EndpointSlice)) != serviceOf(obj.(*discoveryv1.EndpointSlice)) {
+					slice(old, false)
+				}
+				slice(obj, true)
+			},
+			DeleteFunc: func(obj any) { slice(obj, false) },
+		}),
+		add(factory.Core().V1().Nodes().Informer(), cache.ResourceEventHandlerFuncs{
+			AddFunc: node, DeleteFunc: node,
+			UpdateFunc: func(old, obj any) {
+				if !p.describe(old.(*corev1.Node)).equal(p.describe(obj.(*corev1.Node))) {
+					node(obj) // not at each of its heartbeats
+				}
+			},
+		}),
+	)
+}
+
+func withoutTombstone(obj any) any {
+	if tombstone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		return tombstone.Obj
+	}
+	return obj
+}
+
+func serviceOf(slice *discoveryv1.EndpointSlice) types.NamespacedName {
+	return types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
+}
+
+func (p *Proxy) noteSlice(slice *discoveryv1.EndpointSlice, there bool) {
+	name := serviceOf(slice)
+	_, headless := slice.Labels[corev1.IsHeadlessService]
+	_, foreign := slice.Labels[labelServiceProxyName]
+	if name.Name == "" || headless || foreign {
+		return
+	}
+	p.mu.Lock()
+	keys := p.sliceKeys[name]
+	switch {
+	case there && keys == nil:
+		p.sliceKeys[name] = map[string]bool{slice.Name: true}
+	case there:
+		keys[slice.Name] = true
+	default:
+		if delete(keys, slice.Name); len(keys) == 0 {
+			delete(p.sliceKeys, name)
+		}
+	}
+	p.mu.Unlock()
+	p.mark(name)
+}
+
+func (p *Proxy) mark(name types.NamespacedName) {
+	p.mu.Lock()
+	p.dirty[name] = true
+	p.mu.Unlock()
+	p.signal()
+}
+
+func (p *Proxy) signal() {
+	p.health.queued()
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run keeps the rules as the cluster wants them until ctx ends. Rules stay: connections go on without us.
+func (p *Proxy) Run(ctx context.Context) error {
+	logger := klog.FromContext(ctx).WithName("proxy")
+	ctx, cancel := context.WithCancel(klog.NewContext(ctx, logger))
+	defer cancel()
+	if err := setRouteLocalnet(); err != nil {
+		logger.Info("Node ports will not work at 127.0.0.1: a sysctl cannot be set", "err", err)
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { p.health.serve(ctx) })
+	defer p.health.close()
+	if !cache.WaitForCacheSync(ctx.Done(), p.synced...) {
+		return nil
+	}
+	p.loop(ctx)
+	return nil
+}
+
+// loop syncs when something changed. The first change after a quiet time is written at once. Then syncs are spaced so
+// that they take at most a tenth of the time, but changes never wait longer than MinSyncPeriod.
+func (p *Proxy) loop(ctx context.Context) {
+	logger := klog.FromContext(ctx)
+	check := time.NewTicker(p.cfg.CheckPeriod)
+	defer check.Stop()
+	fullSync := time.NewTicker(fullSyncPeriod)
+	defer fullSync.Stop()
+	retry := time.NewTimer(0) // the first sync
+	defer retry.Stop()
+	failures := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.wake:
+		case <-retry.C:
+		case <-fullSync.C:
+			p.writeAllNext()
+		case <-check.C:
+			if p.allIntact(ctx) {
+				continue
+			}
+			logger.Info("Rules were removed by somebody: writing them again")
+		}
+		start := time.Now()
+		err := p.sync(ctx)
+		took := time.Since(start)
+		if ctx.Err() != nil {
+			return
+		}
+		pause := min(10*took, p.cfg.MinSyncPeriod)
+		if err != nil {
+			failures++
+			pause = min(p.cfg.MinSyncPeriod<<min(failures-1, 5), 30*time.Second)
+			logger.Error(err, "Sync failed", "retryIn", pause)
+			retry.Reset(pause)
+		} else {
+			failures = 0
+			logger.V(4).Info("Synced", "elapsed", took)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+func (p *Proxy) writeAllNext() {
+	for _, f := range p.families {
+		f.full = true
+	}
+}
+
+func (p *Proxy) allIntact(ctx context.Context) bool {
+	intact := true
+	for _, f := range p.families {
+		if !f.active || f.full {
+			continue
+		}
+		ok, err := f.backend.intact(ctx)
+		if err != nil {
+			klog.FromContext(ctx).Error(err, "Check whether rules are there", "family", f.name)
+			continue // as likely a busy lock as anything else
+		}
+		f.full = !ok
+		intact = intact && ok
+	}
+	return intact
+}
+
+// sync brings all changes so far into the kernel.
+func (p *Proxy) sync(ctx context.Context) error {
+	if here := p.describe(p.node()); !here.equal(p.here) {
+		p.here = here
+		p.writeAllNext()
+	}
+	p.mu.Lock()
+	dirty := p.dirty
+	p.dirty = map[types.NamespacedName]bool{}
+	p.mu.Unlock()
+
+	var errs []error
+	for _, name := range families {
+		f := p.families[name]
+		if err := p.syncFamily(ctx, f, dirty); err != nil {
+			f.full = true
+			errs = append(errs, fmt.Errorf("write %s rules: %w", name, err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	p.cleanUnused(ctx)
+	p.health.updated()
+	p.health.syncServices(ctx, p.localEndpoints())
+	return nil
+}
+
+func (p *Proxy) syncFamily(ctx context.Context, f *family, dirty map[types.NamespacedName]bool) error {
+	if !f.active && !p.needed(f, dirty) {
+		return nil // a cluster without this family costs nothing
+	}
+	f.active = true
+	changed := map[types.NamespacedName][]servicePort{}
+	if f.full {
+		all, err := p.services.List(labels.Everything())
+		if err != nil {
+			return err
+		}
+		for _, svc := range all {
+			p.put(changed, f.name, svc)
+		}
+	} else {
+		for name := range dirty {
+			changed[name] = nil
+			if svc, err := p.services.Services(name.Namespace).Get(name.Name); err == nil {
+				p.put(changed, f.name, svc)
+			}
+		}
+	}
+	stale := staleFlows(f.ports, changed, f.full)
+	var err error
+	if f.full {
+		err = f.backend.replace(ctx, changed, p.settings(f.name))
+	} else {
+		err = f.backend.update(ctx, changed)
+	}
+	if err != nil {
+		return err
+	}
+	if f.full {
+		f.full, f.ports = false, map[types.NamespacedName][]servicePort{}
+	}
+	for name, ports := range changed {
+		if len(ports) == 0 {
+			delete(f.ports, name)
+		} else {
+			f.ports[name] = ports
+		}
+	}
+	if err := clearFlows(f.name, stale); err != nil {
+		klog.FromContext(ctx).Error(err, "Clear stale UDP flows") // they time out
+	}
+	return nil
+}
+
+// cleanUnused removes, once, what an earlier run left in a family that has no Service now.
+func (p *Proxy) cleanUnused(ctx context.Context) {
+	for _, f := range p.families {
+		if f.active || f.cleaned {
+			continue
+		}
+		f.cleaned = true
+		if err := f.backend.cleanup(ctx); err != nil {
+			klog.FromContext(ctx).V(2).Info("Left rules of a family that is not in use", "family", f.name, "err", err) // e.g. no IPv6 in the kernel
+		}
+	}
+}
+
+// needed tells whether any of the Services has the family.
+func (p *Proxy) needed(f *family, dirty map[types.NamespacedName]bool) bool {
+	for name := range dirty {
+		svc, err := p.services.Services(name.Namespace).Get(name.Name)
+		if err == nil && clusterIPOf(svc, f.name).IsValid() {
+			return true
+		}
+	}
+	return false
+}
+
+// put works out a Service and adds it if there is anything to do.
+func (p *Proxy) put(to map[types.NamespacedName][]servicePort, family corev1.IPFamily, svc *corev1.Service) {
+	name := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
+	if ports := servicePorts(svc, p.slicesOf(name), p.here, family); len(ports) > 0 {
+		to[name] = ports
+	}
+}
+
+func (p *Proxy) slicesOf(name types.NamespacedName) []*discoveryv1.EndpointSlice {
+	p.mu.Lock()
+	keys := make([]string, 0, len(p.sliceKeys[name]))
+	for key := range p.sliceKeys[name] {
+		keys = append(keys, key)
+	}
+	p.mu.Unlock()
+	slices.Sort(keys)
+	list := make([]*discoveryv1.EndpointSlice, 0, len(keys))
+	for _, key := range keys {
+		if slice, err := p.slices.EndpointSlices(name.Namespace).Get(key); err == nil {
+			list = append(list, slice)
+		}
+	}
+	return list
+}
+
+func (p *Proxy) settings(family corev1.IPFamily) settings {
+	s := settings{family: family, dropInvalid: !conntrackIsLiberal(), localhostNodePorts: family == corev1.IPv4Protocol}
+	for _, cidr := range p.cfg.ClusterCIDRs {
+		if isFamily(cidr.Addr(), family) {
+			s.clusterCIDR = cidr
+		}
+	}
+	for _, ip := range p.here.ips {
+		if isFamily(ip, family) {
+			s.nodeIPs = append(s.nodeIPs, ip)
+		}
+	}
+	return s
+}
+
+// node returns this node's object, or nil.
+func (p *Proxy) node() *corev1.Node {
+	n, err := p.nodes.Get(p.cfg.NodeName)
+	if err != nil {
+		return nil
+	}
+	return n
+}
+
+// describe returns what matters of this node's object, which may be nil.
+func (p *Proxy) describe(n *corev1.Node) node {
+	here := node{name: p.cfg.NodeName}
+	if n == nil {
+		return here
+	}
+	here.zone = n.Labels[corev1.LabelTopologyZone]
+	for _, address := range n.Status.Addresses {
+		if ip, err := netip.ParseAddr(address.Address); err == nil && address.Type == corev1.NodeInternalIP {
+			here.ips = append(here.ips, ip.Unmap())
+		}
+	}
+	return here
+}
+
+// localEndpoints returns the health checks that Services ask for.
+func (p *Proxy) localEndpoints() map[types.NamespacedName]healthCheck {
+	checks := map[types.NamespacedName]healthCheck{}
+	for _, f := range p.families {
+		for name, ports := range f.ports {
+			if ports[0].healthCheckNodePort == 0 {
+				continue
+			}
+			check := healthCheck{port: ports[0].healthCheckNodePort}
+			for i := range ports {
+				check.endpoints = max(check.endpoints, ports[i].localReady)
+			}
+			if old, ok := checks[name]; ok {
+				check.endpoints = max(check.endpoints, old.endpoints)
+			}
+			checks[name] = check
+		}
+	}
+	return checks
+}
+
+// Cleanup removes all rules. It may be called without Run.
+func (p *Proxy) Cleanup(ctx context.Context) error {
+	var errs []error
+	for _, name := range families {
+		if err := p.families[name].backend.cleanup(ctx); err != nil && name == corev1.IPv4Protocol {
+			errs = append(errs, fmt.Errorf("remove %s rules: %w", name, err)) // machines without IPv6 have none
+		}
+	}
+	return errors.Join(errs...)
+}
