@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apiserver_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
+	applycorev1 "k8s.io/client-go/applyconfigurations/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/component-base/compatibility"
+
+	"github.com/skiff-k8s/skiff/apiserver"
+	"github.com/skiff-k8s/skiff/apiserver/inprocess"
+	"github.com/skiff-k8s/skiff/datastore"
+	"github.com/skiff-k8s/skiff/registry"
+)
+
+// newClient serves all resources from an empty store, to a client that may do everything.
+func newClient(t *testing.T) kubernetes.Interface {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	store, err := datastore.Open(ctx, datastore.Config{Dir: t.TempDir(), TickMs: 5, UnsafeNoFsync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	door := inprocess.NewDoor()
+	admin := door.ClientConfig(&user.DefaultInfo{Name: "admin", Groups: []string{user.SystemPrivilegedGroup}})
+	server, err := apiserver.New(apiserver.Config{
+		Store: store, Resources: registry.All(registry.Deps{}), Door: door, Loopback: admin,
+		Authenticator: inprocess.Authenticator(), Authorizer: authorizerfactory.NewAlwaysAllowAuthorizer(),
+		ExternalAddress: "127.0.0.1:6443", Version: compatibility.NewEffectiveVersionFromString("1.37.2", "1.37", "1.37"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- server.Run(ctx, door) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		_ = store.Close()
+	})
+	return kubernetes.NewForConfigOrDie(admin)
+}
+
+func TestObjectsLiveThroughTheAPI(t *testing.T) {
+	ctx, c := t.Context(), newClient(t)
+	if _, err := c.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	watch, err := c.CoreV1().ConfigMaps("ns").Watch(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watch.Stop()
+	if _, err := c.CoreV1().ConfigMaps("ns").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Data: map[string]string{"k": "1"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.CoreV1().ConfigMaps("ns").Patch(ctx, "a", types.StrategicMergePatchType, []byte(`{"data":{"k":"2"}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	applied, err := c.CoreV1().ConfigMaps("ns").Apply(ctx, applycorev1.ConfigMap("a", "ns").WithData(map[string]string{"other": "3"}), metav1.ApplyOptions{FieldManager: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if applied.Data["k"] != "2" || applied.Data["other"] != "3" || len(applied.ManagedFields) != 2 {
+		t.Errorf("applied = %v, %d managers; want k=2, other=3 and two managers", applied.Data, len(applied.ManagedFields))
+	}
+	for _, want := range []string{"ADDED", "MODIFIED", "MODIFIED"} {
+		select {
+		case e := <-watch.ResultChan():
+			if string(e.Type) != want {
+				t.Errorf("watch event = %s, want %s", e.Type, want)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("no %s event in 10 s", want)
+		}
+	}
+	list, err := c.CoreV1().ConfigMaps("").List(ctx, metav1.ListOptions{})
+	if err != nil || len(list.Items) != 1 {
+		t.Fatalf("list = %v, %v; want one", list, err)
+	}
+	if kind := list.Items[0].Kind; kind != "" {
+		t.Errorf("a list's item says kind %q, want none, as upstream", kind)
+	}
+	if err := c.CoreV1().ConfigMaps("ns").Delete(ctx, "a", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.CoreV1().ConfigMaps("ns").Get(ctx, "a", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("get after delete = %v, want NotFound", err)
+	}
+}
+
+// The generation of a Deployment goes up with its spec, and not with its status.
+func TestGenerationFollowsSpec(t *testing.T) {
+	ctx, c := t.Context(), newClient(t)
+	labels := map[string]string{"app": "x"}
+	d := &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: "d", Namespace: "ns"},
+		Spec: appsv1.DeploymentSpec{
+			Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}},
+		},
+		Status: appsv1.DeploymentStatus{Replicas: 7},
+	}
+	d, err := c.AppsV1().Deployments("ns").Create(ctx, d, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.Generation != 1 || d.Status.Replicas != 0 {
+		t.Errorf("created: generation %d, status.replicas %d; want 1 and 0", d.Generation, d.Status.Replicas)
+	}
+	d.Status.Replicas = 3
+	d, err = c.AppsV1().Deployments("ns").UpdateStatus(ctx, d, metav1.UpdateOptions{})
+	if err != nil || d.Generation != 1 || d.Status.Replicas != 3 {
+		t.Fatalf("UpdateStatus = generation %d, replicas %d, %v; want 1, 3", d.Generation, d.Status.Replicas, err)
+	}
+	scale, err := c.AppsV1().Deployments("ns").GetScale(ctx, "d", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	scale.Spec.Replicas = 5
+	if _, err := c.AppsV1().Deployments("ns").UpdateScale(ctx, "d", scale, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	d, err = c.AppsV1().Deployments("ns").Get(ctx, "d", metav1.GetOptions{})
+	if err != nil || d.Generation != 2 || *d.Spec.Replicas != 5 || d.Status.Replicas != 3 {
+		t.Errorf("after scale: generation %d, replicas %d, status %d, %v; want 2, 5, 3", d.Generation, *d.Spec.Replicas, d.Status.Replicas, err)
+	}
+}
+
+// An event is one object with two faces.
+func TestEventInBothGroups(t *testing.T) {
+	ctx, c := t.Context(), newClient(t)
+	_, err := c.EventsV1().Events("default").Create(ctx, &eventsv1.Event{
+		ObjectMeta: metav1.ObjectMeta{Name: "e"}, EventTime: metav1.NowMicro(), ReportingController: "test/c", ReportingInstance: "i",
+		Action: "Do", Reason: "Done", Type: "Normal", Note: "hello", Regarding: corev1.ObjectReference{Namespace: "default", Kind: "Pod", Name: "p"},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := c.CoreV1().Events("default").Get(ctx, "e", metav1.GetOptions{})
+	if err != nil || e.Message != "hello" || e.InvolvedObject.Name != "p" {
+		t.Errorf("core event = %+v, %v; want the note as message", e, err)
+	}
+	selected, err := c.EventsV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "reason=Done"})
+	if err != nil || len(selected.Items) != 1 || selected.Items[0].Note != "hello" {
+		t.Errorf("list by reason = %v, %v; want the event", selected, err)
+	}
+}
+
+func TestDiscoveryListsEveryResource(t *testing.T) {
+	c := newClient(t)
+	_, lists, err := c.Discovery().ServerGroupsAndResources()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, l := range lists {
+		n += len(l.APIResources)
+	}
+	if n < len(registry.All(registry.Deps{})) {
+		t.Errorf("discovery lists %d resources, want at least %d", n, len(registry.All(registry.Deps{})))
+	}
+}

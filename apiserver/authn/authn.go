@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package authn finds out who sent a request: by client certificate, by bearer token of a service
+// account or of a joining node, or by the headers of a trusted front proxy. Only a few paths answer
+// people who do not say who they are.
+//
+// The order is upstream's: front proxy, certificate, token. Whoever was recognised is in the group
+// system:authenticated; a token that is wrong is an error and never makes an anonymous user.
+// Reference: https://kubernetes.io/docs/reference/access-authn-authz/authentication/
+package authn
+
+import (
+	"crypto"
+	"errors"
+	"time"
+
+	"k8s.io/apiserver/pkg/apis/apiserver"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/group"
+	"k8s.io/apiserver/pkg/authentication/request/anonymous"
+	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
+	"k8s.io/apiserver/pkg/authentication/request/headerrequest"
+	"k8s.io/apiserver/pkg/authentication/request/union"
+	"k8s.io/apiserver/pkg/authentication/request/websocket"
+	"k8s.io/apiserver/pkg/authentication/request/x509"
+	"k8s.io/apiserver/pkg/authentication/token/cache"
+	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
+	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/skiff-k8s/skiff/apiserver/authn/satoken"
+)
+
+// AnonymousPaths are those that answer anybody unless Config says otherwise.
+var AnonymousPaths = []string{"/livez", "/readyz", "/healthz", "/version"}
+
+// FrontProxyHeaders are those that aggregated API servers are told to read, too.
+var FrontProxyHeaders = struct{ User, UID, Group, ExtraPrefix string }{
+	User: "X-Remote-User", UID: "X-Remote-Uid", Group: "X-Remote-Group", ExtraPrefix: "X-Remote-Extra-",
+}
+
+// tokenTTL is how long a token that was good is taken for good without a look.
+const tokenTTL = 10 * time.Second
+
+// Config says who is trusted.
+type Config struct {
+	ClientCA dynamiccertificates.CAContentProvider
+
+	RequestHeaderCA   dynamiccertificates.CAContentProvider
+	RequestHeaderUser []string // names that front proxies' certificates may have; any if empty
+
+	Issuers   []string           // of service account tokens
+	TokenKeys []crypto.PublicKey // their signers
+	Audiences authenticator.Audiences
+	Objects   satoken.Objects
+
+	Client         kubernetes.Interface // reads bootstrap tokens
+	AnonymousPaths []string             // AnonymousPaths if nil, nobody is anonymous if empty
+}
+
+// Authenticators are the two questions there are: who sent this, and whose token is that.
+type Authenticators struct {
+	Request authenticator.Request
+	Token   authenticator.Token // for TokenReviews
+}
+
+// New builds the chain.
+func New(c Config) (*Authenticators, error) {
+	if c.ClientCA == nil {
+		return nil, errors.New("authn: a client CA is needed")
+	}
+	serviceAccounts, err := satoken.NewAuthenticator(c.Issuers, c.TokenKeys, c.Audiences, c.Objects)
+	if err != nil {
+		return nil, err
+	}
+	tokens := cache.New(tokenunion.New(
+		serviceAccounts,
+		authenticator.WrapAudienceAgnosticToken(c.Audiences, &bootstrapTokens{client: c.Client}),
+	), true, tokenTTL, 0)
+
+	var chain []authenticator.Request
+	if c.RequestHeaderCA != nil {
+		chain = append(chain, authenticator.WrapAudienceAgnosticRequest(c.Audiences, c.frontProxy()))
+	}
+	chain = append(chain,
+		x509.NewDynamic(c.ClientCA.VerifyOptions, x509.CommonNameUserConversion),
+		bearertoken.New(tokens),
+		websocket.NewProtocolAuthenticator(tokens))
+	request := group.NewAuthenticatedGroupAdder(union.New(chain...))
+	if paths := c.anonymousPaths(); len(paths) > 0 {
+		request = union.NewFailOnError(request, anonymous.NewAuthenticator(paths))
+	}
+	return &Authenticators{Request: request, Token: tokens}, nil
+}
+
+func (c Config) frontProxy() authenticator.Request {
+	list := func(s ...string) headerrequest.StaticStringSlice { return s }
+	return headerrequest.NewDynamicVerifyOptionsSecure(
+		c.RequestHeaderCA.VerifyOptions,
+		list(c.RequestHeaderUser...),
+		list(FrontProxyHeaders.User),
+		list(FrontProxyHeaders.UID),
+		list(FrontProxyHeaders.Group),
+		list(FrontProxyHeaders.ExtraPrefix),
+	)
+}
+
+func (c Config) anonymousPaths() []apiserver.AnonymousAuthCondition {
+	paths := c.AnonymousPaths
+	if paths == nil {
+		paths = AnonymousPaths
+	}
+	conditions := make([]apiserver.AnonymousAuthCondition, len(paths))
+	for i, path := range paths {
+		conditions[i].Path = path
+	}
+	return conditions
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodelifecycle
+
+import (
+	"math"
+	"time"
+
+	"golang.org/x/time/rate"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/node/topology"
+)
+
+// How many nodes per second may get a NoExecute taint in a zone.
+const (
+	normalQPS      = 0.1  // also where a whole zone is down and others are not
+	reducedQPS     = 0.01 // in a large zone of which much is down; in a small one, none
+	largeZone      = 50   // nodes; larger ones are large
+	muchIsDown     = 0.55 // of a zone's nodes, and at least three
+	noToken        = 5 * time.Second
+	excludeMarking = "node.kubernetes.io/exclude-disruption"
+)
+
+// zones limits the rate of evictions per zone.
+type zones struct {
+	limiters map[string]*rate.Limiter
+	allDown  bool // at the last judgement
+}
+
+func newZones() *zones { return &zones{limiters: map[string]*rate.Limiter{}} }
+
+// verdict is what the state of all nodes means for each.
+type verdict struct {
+	allDown bool               // not one node is ready: rather the network or this controller is broken
+	qps     map[string]float32 // by zone
+}
+
+func zoneOf(node *corev1.Node) string { return topology.GetZoneKey(node) }
+
+// judge looks at all nodes. recovered tells that all were down before and no longer are.
+func (z *zones) judge(nodes []*corev1.Node) (v verdict, recovered bool) {
+	v = judge(nodes)
+	recovered = z.allDown && !v.allDown
+	z.allDown = v.allDown
+	return v, recovered
+}
+
+func judge(nodes []*corev1.Node) verdict {
+	ready, notReady := map[string]int{}, map[string]int{}
+	for _, node := range nodes {
+		if _, excluded := node.Labels[excludeMarking]; excluded {
+			continue
+		}
+		if readyStatus(node) == corev1.ConditionTrue {
+			ready[zoneOf(node)]++
+		} else {
+			notReady[zoneOf(node)]++
+		}
+	}
+	v := verdict{allDown: len(ready) == 0 && len(notReady) > 0, qps: map[string]float32{}}
+	for zone, down := range notReady {
+		size := down + ready[zone]
+		switch {
+		case ready[zone] == 0 || down <= 2 || float64(down)/float64(size) < muchIsDown:
+			v.qps[zone] = normalQPS
+		case size > largeZone:
+			v.qps[zone] = reducedQPS
+		default:
+			v.qps[zone] = 0
+		}
+	}
+	return v
+}
+
+// reserve takes a token of the zone, which has qps new ones per second, or says when to ask again.
+func (z *zones) reserve(zone string, qps float32) time.Duration {
+	limiter := z.limiters[zone]
+	if limiter == nil {
+		limiter = rate.NewLimiter(rate.Limit(qps), 1)
+		z.limiters[zone] = limiter
+	}
+	if limiter.Limit() != rate.Limit(qps) {
+		limiter.SetLimit(rate.Limit(qps))
+	}
+	if qps <= 0 {
+		return noToken
+	}
+	if limiter.Allow() {
+		return 0
+	}
+	missing := 1 - limiter.Tokens()
+	return time.Duration(math.Ceil(missing/float64(qps)*float64(time.Second))) + time.Millisecond
+}

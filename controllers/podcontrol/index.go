@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package podcontrol
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
+)
+
+// Names of the indexes on the shared pod informer.
+const (
+	controllerIndex = "podController"
+	nodeIndex       = "spec.nodeName"
+)
+
+// IndexByController lets ByController find pods. Call it before the informer starts.
+func IndexByController(pods cache.SharedIndexInformer) error {
+	return addIndex(pods, controllerIndex, func(obj any) ([]string, error) {
+		pod, ok := obj.(*corev1.Pod)
+		if !ok {
+			return nil, nil
+		}
+		if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
+			return []string{string(ref.UID)}, nil
+		}
+		return []string{orphansOf(pod.Namespace)}, nil
+	})
+}
+
+// IndexByNode lets ByNode find pods. Call it before the informer starts.
+func IndexByNode(pods cache.SharedIndexInformer) error {
+	return addIndex(pods, nodeIndex, func(obj any) ([]string, error) {
+		pod, ok := obj.(*corev1.Pod)
+		if !ok || pod.Spec.NodeName == "" {
+			return nil, nil
+		}
+		return []string{pod.Spec.NodeName}, nil
+	})
+}
+
+// orphansOf is the index key of pods without a controller: no UID contains a slash.
+func orphansOf(namespace string) string { return "orphans/" + namespace }
+
+func addIndex(informer cache.SharedIndexInformer, name string, index cache.IndexFunc) error {
+	if _, ok := informer.GetIndexer().GetIndexers()[name]; ok {
+		return nil
+	}
+	if err := informer.AddIndexers(cache.Indexers{name: index}); err != nil {
+		return fmt.Errorf("add index %q: %w", name, err)
+	}
+	return nil
+}
+
+// ByController returns the pods whose controller has this UID.
+func ByController(pods cache.Indexer, uid types.UID) ([]*corev1.Pod, error) {
+	return byIndex(pods, controllerIndex, string(uid))
+}
+
+// Orphans returns the pods of the namespace that have no controller.
+func Orphans(pods cache.Indexer, namespace string) ([]*corev1.Pod, error) {
+	return byIndex(pods, controllerIndex, orphansOf(namespace))
+}
+
+// ByNode returns the pods bound to the node.
+func ByNode(pods cache.Indexer, node string) ([]*corev1.Pod, error) {
+	return byIndex(pods, nodeIndex, node)
+}
+
+func byIndex(pods cache.Indexer, index, key string) ([]*corev1.Pod, error) {
+	objs, err := pods.ByIndex(index, key)
+	if err != nil {
+		return nil, err
+	}
+	found := make([]*corev1.Pod, 0, len(objs))
+	for _, obj := range objs {
+		found = append(found, obj.(*corev1.Pod))
+	}
+	return found, nil
+}

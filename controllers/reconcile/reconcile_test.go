@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+)
+
+// calls counts the calls of Reconcile per key.
+type calls struct {
+	mu sync.Mutex
+	n  map[types.NamespacedName]int
+}
+
+func (c *calls) add(key types.NamespacedName) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.n == nil {
+		c.n = map[types.NamespacedName]int{}
+	}
+	c.n[key]++
+	return c.n[key]
+}
+
+func (c *calls) of(name string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.n[types.NamespacedName{Namespace: "default", Name: name}]
+}
+
+func configMap(name, uid string) *corev1.ConfigMap {
+	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(uid)}}
+}
+
+// start runs a controller on ConfigMaps.
+func start(t *testing.T, client *fake.Clientset, build func(factory informers.SharedInformerFactory) Controller) {
+	t.Helper()
+	factory := informers.NewSharedInformerFactory(client, 0)
+	runner := &Runner{Controllers: []Controller{build(factory)}}
+	ctx, cancel := context.WithCancel(t.Context())
+	factory.Start(ctx.Done())
+	done := make(chan error)
+	go func() { done <- runner.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		factory.Shutdown()
+	})
+	synctest.Wait()
+}
+
+func watching(reconcile Func) func(informers.SharedInformerFactory) Controller {
+	return func(factory informers.SharedInformerFactory) Controller {
+		return Controller{
+			Name:      "test",
+			Reconcile: reconcile,
+			Watches:   []Watch{OnSelf[*corev1.ConfigMap](factory.Core().V1().ConfigMaps().Informer())},
+		}
+	}
+}
+
+func TestErrorsAreRetriedWithBackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var seen calls
+		start(t, fake.NewClientset(configMap("a", "1")), watching(func(_ context.Context, key types.NamespacedName) (Result, error) {
+			if seen.add(key) < 4 {
+				return Result{}, errors.New("not yet")
+			}
+			return Result{}, nil
+		}))
+		time.Sleep(34 * time.Millisecond) // 5 + 10 + 20 ms of back-off
+		synctest.Wait()
+		if n := seen.of("a"); n != 3 {
+			t.Errorf("%d calls after 34ms, want 3", n)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if n := seen.of("a"); n != 4 {
+			t.Errorf("%d calls in the end, want 4", n)
+		}
+	})
+}
+
+func TestRequeueAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var seen calls
+		start(t, fake.NewClientset(configMap("a", "1")), watching(func(_ context.Context, key types.NamespacedName) (Result, error) {
+			seen.add(key)
+			return Result{RequeueAfter: time.Minute}, nil
+		}))
+		time.Sleep(150 * time.Second)
+		synctest.Wait()
+		if n := seen.of("a"); n != 3 {
+			t.Errorf("%d calls in 150s, want 3", n)
+		}
+	})
+}
+
+func TestPanicIsAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var seen calls
+		start(t, fake.NewClientset(configMap("a", "1")), watching(func(_ context.Context, key types.NamespacedName) (Result, error) {
+			if seen.add(key) == 1 {
+				panic("oh")
+			}
+			return Result{}, nil
+		}))
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if n := seen.of("a"); n != 2 {
+			t.Errorf("%d calls, want 2", n)
+		}
+	})
+}
+
+func TestOneKeyIsReconciledByOneWorker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset(configMap("a", "1"), configMap("b", "2"))
+		var mu sync.Mutex
+		running, most := map[string]int{}, 0
+		start(t, client, watching(func(_ context.Context, key types.NamespacedName) (Result, error) {
+			mu.Lock()
+			running[key.Name]++
+			most = max(most, running[key.Name])
+			mu.Unlock()
+			time.Sleep(time.Second)
+			mu.Lock()
+			running[key.Name]--
+			mu.Unlock()
+			return Result{}, nil
+		}))
+		for range 5 {
+			if _, err := client.CoreV1().ConfigMaps("default").Update(t.Context(), configMap("a", "1"), metav1.UpdateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(300 * time.Millisecond)
+		}
+		time.Sleep(time.Minute)
+		if most != 1 {
+			t.Errorf("%d reconciles of one key at the same time", most)
+		}
+	})
+}
+
+// A recreated object is a deletion and an addition, even when the watch saw only an update.
+func TestRecreatedObject(t *testing.T) {
+	var events []string
+	handler := fanOut{func(old, new any) {
+		switch {
+		case old == nil:
+			events = append(events, "add "+string(new.(*corev1.ConfigMap).UID))
+		case new == nil:
+			events = append(events, "delete "+string(old.(*corev1.ConfigMap).UID))
+		default:
+			events = append(events, "update")
+		}
+	}}
+	handler.OnUpdate(configMap("a", "1"), configMap("a", "2"))
+	if len(events) != 2 || events[0] != "delete 1" || events[1] != "add 2" {
+		t.Errorf("events are %q", events)
+	}
+}
+
+// A controller without objects has no goroutines of its own.
+func TestNoObjectsNoGoroutines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		factory := informers.NewSharedInformerFactory(fake.NewClientset(), 0)
+		build := watching(func(context.Context, types.NamespacedName) (Result, error) { return Result{}, nil })
+		many := make([]Controller, 50)
+		for i := range many {
+			many[i] = build(factory)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		factory.Start(ctx.Done())
+		factory.WaitForCacheSync(ctx.Done())
+		synctest.Wait()
+		before := runtime.NumGoroutine()
+		done := make(chan error)
+		go func() { done <- (&Runner{Controllers: many}).Run(ctx) }()
+		synctest.Wait()
+		if added := runtime.NumGoroutine() - before; added > 5 { // Run itself and the one handler
+			t.Errorf("50 idle controllers cost %d goroutines", added)
+		}
+		cancel()
+		<-done
+		factory.Shutdown()
+	})
+}
+
+func TestExpectations(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := NewExpectations()
+		a, b := types.NamespacedName{Name: "a"}, types.NamespacedName{Name: "b"}
+		e.ExpectDeletions("owner", a, b)
+		e.Deleted("owner", a)
+		e.Deleted("owner", a) // seen twice: as an update and as a deletion
+		if e.Satisfied("owner") {
+			t.Error("satisfied before b was deleted")
+		}
+		e.Deleted("owner", b)
+		if !e.Satisfied("owner") {
+			t.Error("not satisfied after both were deleted")
+		}
+		e.ExpectCreations("owner", 1)
+		time.Sleep(ExpectationsTimeout)
+		if e.Satisfied("owner") {
+			t.Error("satisfied too early")
+		}
+		time.Sleep(time.Second)
+		if !e.Satisfied("owner") {
+			t.Error("still waiting after the timeout")
+		}
+	})
+}

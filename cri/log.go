@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cri
+
+import (
+	"io"
+	"maps"
+	"slices"
+
+	"github.com/sirupsen/logrus"
+	"k8s.io/klog/v2"
+)
+
+// containerd logs through logrus's one global logger. Most of what it calls informational is about each
+// single call, which for us is detail.
+const (
+	infoVerbosity  = 4
+	debugVerbosity = 6
+)
+
+// redirectLogs sends containerd's log to ours. A fatal error is given to fatal instead of ending the process.
+func redirectLogs(logger klog.Logger, fatal func(code int)) {
+	level := logrus.WarnLevel
+	if logger.V(infoVerbosity).Enabled() {
+		level = logrus.InfoLevel
+	}
+	if logger.V(debugVerbosity).Enabled() {
+		level = logrus.DebugLevel
+	}
+	std := logrus.StandardLogger()
+	std.SetLevel(level) // what nobody reads is not even formatted
+	std.SetOutput(io.Discard)
+	std.SetFormatter(noFormatter{})
+	std.ReplaceHooks(logrus.LevelHooks{})
+	std.AddHook(logHook{logger: logger})
+	std.ExitFunc = fatal
+}
+
+type logHook struct{ logger klog.Logger }
+
+func (logHook) Levels() []logrus.Level { return logrus.AllLevels }
+
+func (h logHook) Fire(e *logrus.Entry) error {
+	var err error
+	var keysAndValues []any
+	for _, key := range slices.Sorted(maps.Keys(e.Data)) {
+		if value, ok := e.Data[key].(error); ok && key == logrus.ErrorKey {
+			err = value
+			continue
+		}
+		keysAndValues = append(keysAndValues, key, e.Data[key])
+	}
+	switch e.Level {
+	case logrus.PanicLevel, logrus.FatalLevel, logrus.ErrorLevel:
+		h.logger.Error(err, e.Message, keysAndValues...)
+		return nil
+	case logrus.WarnLevel:
+	case logrus.InfoLevel:
+		h.logger = h.logger.V(infoVerbosity)
+	default:
+		h.logger = h.logger.V(debugVerbosity)
+	}
+	if err != nil {
+		keysAndValues = append(keysAndValues, "err", err)
+	}
+	h.logger.Info(e.Message, keysAndValues...)
+	return nil
+}
+
+// noFormatter spares the work of formatting what goes to io.Discard.
+type noFormatter struct{}
+
+func (noFormatter) Format(*logrus.Entry) ([]byte, error) { return nil, nil }

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datastore
+
+import (
+	"fmt"
+	"net/url"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/types"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/generic"
+	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/cacher"
+	"k8s.io/apiserver/pkg/storage/etcd3"
+	"k8s.io/apiserver/pkg/storage/storagebackend"
+	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
+	"k8s.io/apiserver/pkg/storage/value"
+	"k8s.io/apiserver/pkg/storage/value/encrypt/identity"
+	flowcontrolrequest "k8s.io/apiserver/pkg/util/flowcontrol/request"
+	"k8s.io/client-go/tools/cache"
+)
+
+// Prefix is the root of all keys, as upstream's.
+const Prefix = "/registry"
+
+// Layout says how one resource lies in the store.
+type Layout struct {
+	// Codec encodes to the version that is stored and decodes to the hub.
+	Codec runtime.Codec
+	// KeyPrefix is the resource's folder below Prefix, without slashes at its ends ("services/specs").
+	KeyPrefix string
+	// Transformer encrypts values (nil: stored as they are).
+	Transformer value.Transformer
+	// Tracker counts objects for flow control (nil: nobody counts).
+	Tracker flowcontrolrequest.StorageObjectCountTracker
+}
+
+// RESTOptions gives a registry the storage of one resource.
+func (s *Store) RESTOptions(resource schema.GroupResource, l Layout) generic.RESTOptions {
+	cfg := storagebackend.NewDefaultConfig(Prefix, l.Codec)
+	cfg.Transformer = l.Transformer
+	cfg.StorageObjectCountTracker = l.Tracker
+	cfg.EventsHistoryWindow = storagebackend.DefaultEventsHistoryWindow
+	return generic.RESTOptions{
+		StorageConfig:             cfg.ForResource(resource),
+		Decorator:                 s.cached,
+		EnableGarbageCollection:   true,
+		DeleteCollectionWorkers:   1,
+		ResourcePrefix:            l.KeyPrefix,
+		CountMetricPollPeriod:     time.Minute,
+		StorageObjectCountTracker: l.Tracker,
+	}
+}
+
+var _ generic.StorageDecorator = (*Store)(nil).cached
+
+// cached is apiserver's storage decorator: etcd with a watch cache in front.
+func (s *Store) cached(c *storagebackend.ConfigForResource, resourcePrefix string, keyFunc func(runtime.Object) (string, error),
+	newFunc, newListFunc func() runtime.Object, getAttrs storage.AttrFunc, triggers storage.IndexerFuncs, indexers *cache.Indexers,
+) (storage.Interface, factory.DestroyFunc, error) {
+	raw, err := s.raw(c, resourcePrefix, newFunc, newListFunc)
+	if err != nil {
+		return nil, nil, err
+	}
+	caching, err := cacher.NewCacherFromConfig(cacher.Config{
+		Storage:             raw,
+		Versioner:           storage.APIObjectVersioner{},
+		GroupResource:       c.GroupResource,
+		EventsHistoryWindow: c.EventsHistoryWindow,
+		ResourcePrefix:      resourcePrefix,
+		KeyFunc:             keyFunc,
+		NewFunc:             newFunc,
+		NewListFunc:         newListFunc,
+		GetAttrsFunc:        getAttrs,
+		IndexerFuncs:        triggers,
+		Indexers:            indexers,
+		Codec:               c.Codec,
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("open watch cache of %s: %w", c.GroupResource, err)
+	}
+	delegator := cacher.NewCacheDelegator(caching, raw)
+	return delegator, sync.OnceFunc(func() { // subresources share it, and each destroys it
+		delegator.Stop()
+		caching.Stop()
+		raw.Close()
+	}), nil
+}
+
+// raw is etcd without the cache.
+func (s *Store) raw(c *storagebackend.ConfigForResource, resourcePrefix string, newFunc, newListFunc func() runtime.Object) (closableStorage, error) {
+	transformer := c.Transformer
+	if transformer == nil {
+		transformer = identity.NewEncryptCheckTransformer()
+	}
+	versioner := storage.APIObjectVersioner{}
+	raw, err := etcd3.New(s.client, s.compactor, c.Codec, newFunc, newListFunc, c.Prefix, resourcePrefix, c.GroupResource,
+		transformer, c.LeaseManagerConfig, etcd3.NewDefaultDecoder(c.Codec, versioner), versioner)
+	if err != nil {
+		return nil, fmt.Errorf("open storage of %s: %w", c.GroupResource, err)
+	}
+	return raw, nil
+}
+
+type closableStorage interface {
+	storage.Interface
+	Close()
+}
+
+// memberURLs names the only member. Nothing listens there.
+func memberURLs() (types.URLsMap, error) {
+	u, err := url.Parse("http://localhost:2380")
+	if err != nil {
+		return nil, fmt.Errorf("parse etcd's member address: %w", err)
+	}
+	return types.URLsMap{"default": types.URLs{*u}}, nil
+}

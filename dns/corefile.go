@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/coredns/caddy"
+	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/coredns/coredns/plugin"
+	"github.com/miekg/dns"
+
+	// The plugins that a Corefile may name.
+	_ "github.com/coredns/coredns/plugin/any"
+	_ "github.com/coredns/coredns/plugin/bind"
+	_ "github.com/coredns/coredns/plugin/bufsize"
+	_ "github.com/coredns/coredns/plugin/cache"
+	_ "github.com/coredns/coredns/plugin/cancel"
+	_ "github.com/coredns/coredns/plugin/debug"
+	_ "github.com/coredns/coredns/plugin/errors"
+	_ "github.com/coredns/coredns/plugin/file"
+	_ "github.com/coredns/coredns/plugin/forward"
+	_ "github.com/coredns/coredns/plugin/header"
+	_ "github.com/coredns/coredns/plugin/health"
+	_ "github.com/coredns/coredns/plugin/hosts"
+	_ "github.com/coredns/coredns/plugin/loadbalance"
+	_ "github.com/coredns/coredns/plugin/log"
+	_ "github.com/coredns/coredns/plugin/metrics"
+	_ "github.com/coredns/coredns/plugin/minimal"
+	_ "github.com/coredns/coredns/plugin/ready"
+	_ "github.com/coredns/coredns/plugin/rewrite"
+	_ "github.com/coredns/coredns/plugin/whoami"
+)
+
+// directives are those of a Corefile, in CoreDNS's order: a query passes the plugins in this order
+// whatever the order in the Corefile is.
+var directives = []string{
+	"cancel", "reload", "bufsize", "bind", "debug", "ready", "health", "prometheus", "errors", "log",
+	"any", "loadbalance", "rewrite", "cache", "header", "minimal", "hosts", "kubernetes",
+	"file", "loop", "forward", noUpstream, "whoami",
+}
+
+// registerOwn adds the plugins that are ours.
+func registerOwn() {
+	plugin.Register("kubernetes", setup)
+	// There is no file to reload: a new Corefile comes with a new Server.
+	plugin.Register("reload", accept)
+	// CoreDNS's loop ends the whole process when it finds one. Our upstreams never contain ourselves.
+	plugin.Register("loop", accept)
+	plugin.Register(noUpstream, func(c *caddy.Controller) error {
+		dnsserver.GetConfig(c).AddPlugin(func(plugin.Handler) plugin.Handler { return unanswered{} })
+		return accept(c)
+	})
+}
+
+// noUpstream is the directive of unanswered.
+const noUpstream = "no_upstream"
+
+// unanswered ends the chain on a node that has nobody to ask, without a line in the log per query.
+type unanswered struct{}
+
+func (unanswered) Name() string { return noUpstream }
+
+func (unanswered) ServeDNS(context.Context, dns.ResponseWriter, *dns.Msg) (int, error) {
+	return dns.RcodeServerFailure, nil
+}
+
+// accept takes a directive that means nothing here.
+func accept(c *caddy.Controller) error {
+	for c.Next() {
+		c.RemainingArgs()
+		for c.NextBlock() {
+			c.RemainingArgs()
+		}
+	}
+	return nil
+}
+
+// defaultCorefile is what kubeadm's says, for cfg's addresses. Cluster names are not cached.
+func defaultCorefile(cfg Config) (string, error) {
+	upstreams, err := upstreams(cfg)
+	if err != nil {
+		return "", err
+	}
+	rest := noUpstream
+	if len(upstreams) > 0 {
+		rest = "forward . " + strings.Join(upstreams, " ") + " {\n        max_concurrent 1000\n    }"
+	}
+	byPort := map[uint16][]string{}
+	for _, l := range cfg.Listen {
+		byPort[l.Port()] = append(byPort[l.Port()], l.Addr().String())
+	}
+	var out strings.Builder
+	for port, addresses := range byPort {
+		fmt.Fprintf(&out, `.:%d {
+    bind %s
+    errors
+    kubernetes %s in-addr.arpa ip6.arpa {
+        pods insecure
+        fallthrough in-addr.arpa ip6.arpa
+        ttl 5
+    }
+    %s
+    cache 30 {
+        disable success %s
+        disable denial %s
+    }
+    loadbalance
+}
+`, port, strings.Join(addresses, " "), cfg.Domain, rest, cfg.Domain, cfg.Domain)
+	}
+	return out.String(), nil
+}
+
+// maxUpstreams is how many servers CoreDNS forwards to at most.
+const maxUpstreams = 15
+
+// upstreams reads the node's resolv.conf, without this server itself. A node may have none.
+func upstreams(cfg Config) ([]string, error) {
+	conf, err := dns.ClientConfigFromFile(cfg.ResolvConf)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("dns: read upstream servers from %s: %w", cfg.ResolvConf, err)
+	}
+	var servers []string
+	for _, s := range conf.Servers {
+		addr, err := netip.ParseAddr(s)
+		if err != nil || isSelf(cfg, addr) || slices.Contains(servers, s) {
+			continue
+		}
+		servers = append(servers, s)
+	}
+	return servers[:min(len(servers), maxUpstreams)], nil
+}
+
+// isSelf tells whether a query to addr, port 53, would come back here.
+func isSelf(cfg Config, addr netip.Addr) bool {
+	addr = addr.Unmap()
+	if slices.Contains(cfg.ClusterIPs, addr.String()) {
+		return true
+	}
+	return slices.ContainsFunc(cfg.Listen, func(l netip.AddrPort) bool {
+		return l.Port() == 53 && (l.Addr().Unmap() == addr || l.Addr().IsUnspecified() && addr.IsLoopback())
+	})
+}

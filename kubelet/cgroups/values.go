@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cgroups
+
+// What the kernel takes and Kubernetes assumes of CPU weights and quotas.
+const (
+	minShares    = 2
+	maxShares    = 262144
+	sharesPerCPU = 1024
+	minQuota     = 1000 // microseconds
+)
+
+// Shares are the CPU shares of a request in thousandths of a CPU.
+func Shares(milliCPU int64) int64 {
+	if milliCPU == 0 {
+		return minShares
+	}
+	return min(max(milliCPU*sharesPerCPU/1000, minShares), maxShares)
+}
+
+// Quota is the CPU time per period, in microseconds, of a limit in thousandths of a CPU; 0 for no limit.
+func Quota(milliCPU, period int64) int64 {
+	if milliCPU == 0 {
+		return 0
+	}
+	return max(milliCPU*period/1000, minQuota)
+}
+
+// weight turns cpu.shares of cgroup v1 into cpu.weight of v2, as runc does it.
+func weight(shares int64) int64 {
+	if shares == 0 {
+		return 0
+	}
+	return 1 + ((shares-minShares)*9999)/(maxShares-minShares)
+}

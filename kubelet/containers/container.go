@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package containers
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/rand"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func (r *Runtime) containerConfig(ctx context.Context, s *session, c *v1.Container, image *runtimeapi.Image, restartCount int, target string) (*runtimeapi.ContainerConfig, error) {
+	security, err := r.containerSecurity(s.pod, c, image)
+	if err != nil {
+		return nil, err
+	}
+	if err := joinTarget(s, security, target); err != nil {
+		return nil, err
+	}
+	env, err := r.host.Environ(ctx, s.pod, c, s.ip(), s.ips)
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := r.mounts(ctx, s, c)
+	if err != nil {
+		return nil, err
+	}
+	devices, err := r.host.Devices(ctx, s.pod, c)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Join(r.LogDir(s.pod), c.Name), 0o755); err != nil {
+		return nil, fmt.Errorf("create container log directory for container %s failed: %w", c.Name, err)
+	}
+	return &runtimeapi.ContainerConfig{
+		Metadata:    &runtimeapi.ContainerMetadata{Name: c.Name, Attempt: uint32(restartCount)},
+		Image:       &runtimeapi.ImageSpec{Image: image.GetId(), UserSpecifiedImage: c.Image},
+		Command:     expand(c.Command, env),
+		Args:        expand(c.Args, env),
+		WorkingDir:  c.WorkingDir,
+		Envs:        env,
+		Labels:      containerLabels(s.pod, c),
+		Annotations: containerAnnotations(s.pod, c, restartCount),
+		Mounts:      mounts,
+		Devices:     devices,
+		LogPath:     filepath.Join(c.Name, strconv.Itoa(restartCount)+".log"),
+		Stdin:       c.Stdin,
+		StdinOnce:   c.StdinOnce,
+		Tty:         c.TTY,
+		StopSignal:  stopSignal(c),
+		Linux: &runtimeapi.LinuxContainerConfig{
+			Resources:       r.containerResources(s.pod, c),
+			SecurityContext: security,
+		},
+	}, nil
+}
+
+// joinTarget puts an ephemeral container into the PID namespace of the container that it is to debug.
+func joinTarget(s *session, security *runtimeapi.LinuxContainerSecurityContext, target string) error {
+	if target == "" || security.GetNamespaceOptions().GetPid() != runtimeapi.NamespaceMode_CONTAINER {
+		return nil
+	}
+	container := s.status.Find(target)
+	if container == nil {
+		return fmt.Errorf("unable to find target container %v", target)
+	}
+	security.NamespaceOptions.Pid = runtimeapi.NamespaceMode_TARGET
+	security.NamespaceOptions.TargetId = container.ID
+	return nil
+}
+
+func stopSignal(c *v1.Container) runtimeapi.Signal {
+	if c.Lifecycle == nil || c.Lifecycle.StopSignal == nil {
+		return runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT
+	}
+	return runtimeapi.Signal(runtimeapi.Signal_value["SIGNAL_"+string(*c.Lifecycle.StopSignal)])
+}
+
+// mounts are the volumes, and the file that takes the termination message.
+func (r *Runtime) mounts(ctx context.Context, s *session, c *v1.Container) ([]*runtimeapi.Mount, error) {
+	mounts, err := r.host.Mounts(ctx, s.pod, c, s.ips)
+	if err != nil || c.TerminationMessagePath == "" {
+		return mounts, err
+	}
+	dir := filepath.Join(r.PodDir(s.pod.UID), "containers", c.Name)
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return nil, fmt.Errorf("create container directory: %w", err)
+	}
+	path := filepath.Join(dir, rand.String(8)) // each start has its own, so that the last message stays readable
+	if err := os.WriteFile(path, nil, 0o666); err != nil {
+		return nil, fmt.Errorf("create termination log: %w", err)
+	}
+	if err := os.Chmod(path, 0o666); err != nil { // whatever our umask is
+		return nil, fmt.Errorf("open termination log to the container's user: %w", err)
+	}
+	return append(mounts, &runtimeapi.Mount{HostPath: path, ContainerPath: c.TerminationMessagePath, SelinuxRelabel: true}), nil
+}
+
+// expand replaces $(NAME) by the environment's value; $$ is a dollar, an unknown name stays as it is.
+func expand(words []string, env []*runtimeapi.KeyValue) []string {
+	values := make(map[string]string, len(env))
+	for _, kv := range env {
+		values[kv.GetKey()] = string(kv.GetValue())
+	}
+	out := make([]string, 0, len(words))
+	for _, word := range words {
+		out = append(out, expandWord(word, values))
+	}
+	return out
+}
+
+func expandWord(word string, values map[string]string) string {
+	var b strings.Builder
+	for {
+		before, rest, found := strings.Cut(word, "$")
+		b.WriteString(before)
+		if !found {
+			return b.String()
+		}
+		name, after, closed := strings.Cut(strings.TrimPrefix(rest, "("), ")")
+		switch {
+		case strings.HasPrefix(rest, "$"):
+			b.WriteByte('$')
+			word = rest[1:]
+		case strings.HasPrefix(rest, "(") && closed:
+			value, known := values[name]
+			if !known {
+				value = "$(" + name + ")"
+			}
+			b.WriteString(value)
+			word = after
+		default:
+			b.WriteByte('$')
+			word = rest
+		}
+	}
+}
+
+// The longest termination message, from its file and from the log.
+const (
+	maxMessage      = 4096
+	maxMessageLog   = 2048
+	maxMessageLines = 80
+)
+
+// terminationMessage reads what an ended container left to say.
+func (r *Runtime) terminationMessage(c *Container) string {
+	policy := v1.TerminationMessagePolicy(c.Annotations[annotationMessagePolicy])
+	fromLog := policy == v1.TerminationMessageFallbackToLogsOnError && c.ExitCode != 0 && c.Reason != "ContainerCannotRun"
+	path := c.Annotations[annotationMessagePath]
+	if path != "" {
+		for _, m := range c.Mounts {
+			if m.GetContainerPath() != path {
+				continue
+			}
+			data, err := tail(m.GetHostPath(), maxMessage)
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				return fmt.Sprintf("Error on reading termination log %s: %v", m.GetHostPath(), err)
+			}
+			if len(data) > 0 {
+				return string(data)
+			}
+		}
+	}
+	if !fromLog {
+		return ""
+	}
+	return lastLines(c.LogPath)
+}
+
+// tail reads the end of a file.
+func tail(path string, most int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	return io.ReadAll(io.NewSectionReader(f, max(0, info.Size()-most), most))
+}
+
+// lastLines returns the end of a CRI log without its prefixes ("<time> <stream> <P|F> <text>").
+func lastLines(path string) string {
+	data, err := tail(path, 64<<10)
+	if err != nil {
+		return fmt.Sprintf("Error on reading termination message from logs: %v", err)
+	}
+	lines := bytes.SplitAfter(data, []byte("\n"))
+	var text [][]byte
+	for _, line := range lines {
+		fields := bytes.SplitN(line, []byte(" "), 4)
+		if len(fields) == 4 && (len(fields[2]) == 1) {
+			text = append(text, fields[3])
+		}
+	}
+	if len(text) > maxMessageLines {
+		text = text[len(text)-maxMessageLines:]
+	}
+	all := bytes.Join(text, nil)
+	return string(all[max(0, len(all)-maxMessageLog):])
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package containers
+
+import (
+	"strings"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	podresource "k8s.io/component-helpers/resource"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/kubectl/pkg/util/qos"
+
+	"github.com/skiff-k8s/skiff/kubelet/cgroups"
+)
+
+// The OOM scores of the quality-of-service classes: the kernel ends the process with the highest first.
+const (
+	oomGuaranteed = -997
+	oomBestEffort = 1000
+)
+
+// linuxResources turns requests and limits into what the cgroups of a container take.
+func (r *Runtime) linuxResources(requests, limits v1.ResourceList) *runtimeapi.LinuxContainerResources {
+	cpu, ok := requests[v1.ResourceCPU]
+	if !ok {
+		cpu = limits[v1.ResourceCPU] // a limit without a request is the request too
+	}
+	out := &runtimeapi.LinuxContainerResources{
+		CpuShares:          cgroups.Shares(cpu.MilliValue()),
+		MemoryLimitInBytes: limits.Memory().Value(),
+	}
+	if r.cfg.CPUCFSQuota {
+		out.CpuPeriod = int64(r.cfg.CPUCFSPeriod / time.Microsecond)
+		out.CpuQuota = cgroups.Quota(limits.Cpu().MilliValue(), out.CpuPeriod)
+	}
+	return out
+}
+
+func (r *Runtime) containerResources(pod *v1.Pod, c *v1.Container) *runtimeapi.LinuxContainerResources {
+	limits := c.Resources.Limits.DeepCopy()
+	if podresource.IsPodLevelResourcesSet(pod) { // what the container leaves open ends at the pod's limit
+		for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
+			whole, set := pod.Spec.Resources.Limits[name]
+			if own := limits[name]; set && own.IsZero() {
+				if limits == nil {
+					limits = v1.ResourceList{}
+				}
+				limits[name] = whole
+			}
+		}
+	}
+	out := r.linuxResources(c.Resources.Requests, limits)
+	out.OomScoreAdj = max(oomScore(pod, c, r.cfg.MemoryCapacity), r.cfg.MinOOMScoreAdj)
+	out.HugepageLimits = r.hugepages(c.Resources.Limits)
+	return out
+}
+
+// hugepages limits every page size the kernel has, to zero unless the container asks for some.
+func (r *Runtime) hugepages(limits v1.ResourceList) []*runtimeapi.HugepageLimit {
+	var out []*runtimeapi.HugepageLimit
+	for _, size := range r.cfg.HugePageSizes {
+		limit := uint64(0)
+		for name, q := range limits {
+			if asked, ok := strings.CutPrefix(string(name), v1.ResourceHugePagesPrefix); ok && hugePageName(asked) == size {
+				limit = uint64(q.Value())
+			}
+		}
+		out = append(out, &runtimeapi.HugepageLimit{PageSize: size, Limit: limit})
+	}
+	return out
+}
+
+// hugePageName turns the API's "2Mi" into the kernel's "2MB".
+func hugePageName(asked string) string {
+	if _, err := resource.ParseQuantity(asked); err != nil {
+		return ""
+	}
+	return strings.TrimSuffix(asked, "i") + "B"
+}
+
+// oomScore makes those who use more than they asked for go first, and guaranteed pods last.
+func oomScore(pod *v1.Pod, c *v1.Container, capacity int64) int64 {
+	if pod.Spec.PriorityClassName == "system-node-critical" {
+		return oomGuaranteed
+	}
+	switch qos.GetPodQOS(pod) {
+	case v1.PodQOSGuaranteed:
+		return oomGuaranteed
+	case v1.PodQOSBestEffort:
+		return oomBestEffort
+	}
+	if capacity <= 0 {
+		return oomBestEffort - 1
+	}
+	score := 1000 - 1000*c.Resources.Requests.Memory().Value()/capacity
+	if isSidecarOf(pod, c) { // never before the containers that it serves
+		least := pod.Spec.Containers[0].Resources.Requests.Memory().Value()
+		for i := range pod.Spec.Containers {
+			least = min(least, pod.Spec.Containers[i].Resources.Requests.Memory().Value())
+		}
+		score = min(score, 1000-1000*least/capacity)
+	}
+	return min(max(score, 1000+oomGuaranteed), oomBestEffort-1)
+}
+
+func isSidecarOf(pod *v1.Pod, c *v1.Container) bool {
+	for i := range pod.Spec.InitContainers {
+		if pod.Spec.InitContainers[i].Name == c.Name {
+			return IsSidecar(c) && len(pod.Spec.Containers) > 0
+		}
+	}
+	return false
+}

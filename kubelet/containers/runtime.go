@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package containers
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
+	v1 "k8s.io/api/core/v1"
+	apitypes "k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/flowcontrol"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-k8s/skiff/kubelet/images"
+)
+
+// Config is what the operator chose.
+type Config struct {
+	LogRoot           string // /var/log/pods
+	ContainerLogLinks string // /var/log/containers: symbolic links that log collectors follow; empty for none
+	PodRoot           string // <kubelet root>/pods
+	SeccompRoot       string // <kubelet root>/seccomp
+	CPUCFSQuota       bool
+	CPUCFSPeriod      time.Duration
+	PodPidsLimit      int64
+	// MinOOMScoreAdj is the lowest that this process may give to a container: 0 without CAP_SYS_RESOURCE, else -1000.
+	MinOOMScoreAdj int64
+	// MemoryCapacity of the node in bytes; OOM scores are relative to it.
+	MemoryCapacity int64
+	// HugePageSizes that the kernel has, as CRI writes them ("2MB").
+	HugePageSizes []string
+}
+
+// Host answers what a pod's configuration takes from its node.
+type Host interface {
+	CgroupParent(pod *v1.Pod) string
+	DNS(pod *v1.Pod) (*runtimeapi.DNSConfig, error)
+	Hostname(pod *v1.Pod) (hostname, domain string, err error)
+	RuntimeHandler(pod *v1.Pod) (string, error)
+	Environ(ctx context.Context, pod *v1.Pod, c *v1.Container, podIP string, podIPs []string) ([]*runtimeapi.KeyValue, error)
+	Mounts(ctx context.Context, pod *v1.Pod, c *v1.Container, podIPs []string) ([]*runtimeapi.Mount, error)
+	Devices(ctx context.Context, pod *v1.Pod, c *v1.Container) ([]*runtimeapi.Device, error)
+}
+
+// Images makes an image be there, or says why it is not.
+type Images interface {
+	Ensure(ctx context.Context, pod *v1.Pod, c *v1.Container, sandbox *runtimeapi.PodSandboxConfig, handler string) (*runtimeapi.Image, *images.Error)
+}
+
+// Runtime runs pods' containers. Its methods may be called concurrently for different pods, not for one pod.
+type Runtime struct {
+	cfg     Config
+	cri     runtimeapi.RuntimeServiceClient
+	images  Images
+	host    Host
+	health  Health
+	events  record.EventRecorder
+	backoff *flowcontrol.Backoff
+}
+
+// The first and the longest wait before a failed container is started again.
+const (
+	backoffFirst = 10 * time.Second
+	backoffMost  = 5 * time.Minute
+)
+
+// New makes a Runtime on a CRI connection.
+func New(cfg Config, cri runtimeapi.RuntimeServiceClient, images Images, host Host, health Health, events record.EventRecorder) *Runtime {
+	if cfg.CPUCFSPeriod == 0 {
+		cfg.CPUCFSPeriod = 100 * time.Millisecond
+	}
+	return &Runtime{
+		cfg: cfg, cri: cri, images: images, host: host, health: health, events: events,
+		backoff: flowcontrol.NewBackOff(backoffFirst, backoffMost),
+	}
+}
+
+// PodDir is where this node keeps files of the pod that are not volumes.
+func (r *Runtime) PodDir(uid apitypes.UID) string { return filepath.Join(r.cfg.PodRoot, string(uid)) }
+
+// LogDir is where the runtime writes the pod's logs, one folder per container.
+func (r *Runtime) LogDir(pod *v1.Pod) string {
+	return filepath.Join(r.cfg.LogRoot, strings.Join([]string{pod.Namespace, pod.Name, string(pod.UID)}, "_"))
+}
+
+// podText names a pod in messages as "name_namespace(uid)".
+func podText(pod *v1.Pod) string {
+	return pod.Name + "_" + pod.Namespace + "(" + string(pod.UID) + ")"
+}
+
+func isNotFound(err error) bool { return grpcstatus.Code(err) == codes.NotFound }
+
+// criMessage is the runtime's own text, without gRPC's wrapping.
+func criMessage(err error) string {
+	if s, ok := grpcstatus.FromError(err); ok {
+		return s.Message()
+	}
+	return err.Error()
+}

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package containers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/skiff-k8s/skiff/kubelet/images"
+)
+
+// Waiting is why a container does not run: what clients read in its status.
+type Waiting struct {
+	Reason  string
+	Message string
+}
+
+// The reasons besides those of images.
+const (
+	ReasonCrashLoop      = "CrashLoopBackOff"
+	ReasonConfigError    = "CreateContainerConfigError"
+	ReasonCreateError    = "CreateContainerError"
+	ReasonRunError       = "RunContainerError"
+	ReasonPostStartError = "PostStartHookError"
+)
+
+// Outcome tells what a Sync did.
+type Outcome struct {
+	// Waiting has an entry for each container that Sync tried to start; nil when it did.
+	Waiting map[string]*Waiting
+	// Changed means that something was started or ended, so the pod's status is out of date.
+	Changed bool
+	// RetryAt is when a back-off ends; zero if nothing waits for one.
+	RetryAt time.Time
+}
+
+func (o *Outcome) fail(name string, err *startError) {
+	o.Waiting[name] = &err.Waiting
+	if !err.retryAt.IsZero() && (o.RetryAt.IsZero() || err.retryAt.Before(o.RetryAt)) {
+		o.RetryAt = err.retryAt
+	}
+}
+
+// startError is why a container was not started.
+type startError struct {
+	Waiting
+	retryAt time.Time
+}
+
+func (e *startError) Error() string { return e.Reason + ": " + e.Message }
+
+// Sync makes one step from status towards the pod's spec. An error means that it is to be tried again
+// with a growing pause, unless the Outcome names a time.
+func (r *Runtime) Sync(ctx context.Context, pod *v1.Pod, status *Status) (*Outcome, error) {
+	plan := MakePlan(pod, status, r.health)
+	out := &Outcome{Waiting: map[string]*Waiting{}}
+	klog.FromContext(ctx).V(4).Info("Planned pod", "plan", plan)
+	if err := r.end(ctx, pod, status, plan, out); err != nil {
+		return out, err
+	}
+	r.pruneInitContainers(ctx, pod, status)
+	s := session{pod: pod, status: status, sandboxID: plan.SandboxID, ips: status.IPs}
+	if plan.CreateSandbox {
+		if err := r.createSandbox(ctx, &s, plan.Attempt); err != nil {
+			return out, err
+		}
+		out.Changed = true
+	}
+	if len(plan.StartEphemeral)+len(plan.StartInit)+len(plan.Start) == 0 {
+		return out, nil
+	}
+	config, err := r.sandboxConfig(pod, plan.Attempt)
+	if err != nil {
+		return out, fmt.Errorf("generate sandbox config of pod %q: %w", podText(pod), err)
+	}
+	s.config = config
+	return out, r.startAll(ctx, &s, plan, out)
+}
+
+// session is what the steps of one Sync share.
+type session struct {
+	pod       *v1.Pod
+	status    *Status
+	sandboxID string
+	config    *runtimeapi.PodSandboxConfig
+	ips       []string
+}
+
+func (s *session) ip() string {
+	if len(s.ips) == 0 {
+		return ""
+	}
+	return s.ips[0]
+}
+
+// end kills what the plan wants dead.
+func (r *Runtime) end(ctx context.Context, pod *v1.Pod, status *Status, plan Plan, out *Outcome) error {
+	if plan.KillPod {
+		if plan.CreateSandbox && plan.SandboxID != "" {
+			r.events.Event(pod, v1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
+		}
+		if err := r.KillPod(ctx, pod, status, nil); err != nil {
+			return err
+		}
+		if plan.CreateSandbox {
+			r.removeInitContainers(ctx, pod, status, 0)
+		}
+		return nil
+	}
+	for _, k := range plan.Kill {
+		if err := r.kill(ctx, pod, k.Spec, k.Container, k.Message, k.grace(pod), nil); err != nil {
+			return err
+		}
+		out.Changed = true
+	}
+	return nil
+}
+
+func (r *Runtime) startAll(ctx context.Context, s *session, plan Plan, out *Outcome) error {
+	var errs []error
+	start := func(c *v1.Container, target string) error {
+		if err := r.start(ctx, s, c, target); err != nil {
+			out.fail(c.Name, err)
+			return err
+		}
+		out.Waiting[c.Name], out.Changed = nil, true
+		return nil
+	}
+	for _, i := range plan.StartEphemeral {
+		c := &s.pod.Spec.EphemeralContainers[i]
+		if err := start((*v1.Container)(&c.EphemeralContainerCommon), c.TargetContainerName); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for _, i := range plan.StartInit {
+		c := &s.pod.Spec.InitContainers[i]
+		if err := start(c, ""); err != nil {
+			errs = append(errs, err)
+			if !IsSidecar(c) {
+				return errors.Join(errs...)
+			}
+		}
+	}
+	for _, i := range plan.Start {
+		if err := start(&s.pod.Spec.Containers[i], ""); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *Runtime) createSandbox(ctx context.Context, s *session, attempt uint32) error {
+	id, err := r.runSandbox(ctx, s.pod, attempt)
+	if err != nil {
+		if ctx.Err() == nil {
+			r.events.Eventf(s.pod, v1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", err)
+		}
+		return fmt.Errorf("create sandbox of pod %q: %w", podText(s.pod), err)
+	}
+	resp, err := r.cri.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: id})
+	if err != nil {
+		r.events.Eventf(s.pod, v1.EventTypeWarning, "FailedPodSandBoxStatus", "Unable to get pod sandbox status: %v", err)
+		return fmt.Errorf("get status of new sandbox %s: %w", id, err)
+	}
+	s.sandboxID = id
+	if !s.pod.Spec.HostNetwork {
+		s.ips = sandboxIPs(resp.GetStatus())
+	}
+	return nil
+}
+
+// start makes and starts one container, unless it is too early after its last failure.
+func (r *Runtime) start(ctx context.Context, s *session, c *v1.Container, target string) *startError {
+	if err := r.backingOff(s.pod, c, s.status); err != nil {
+		return err
+	}
+	handler, err := r.host.RuntimeHandler(s.pod)
+	if err != nil {
+		return r.startFailed(ctx, s.pod, c, ReasonConfigError, err)
+	}
+	image, imageErr := r.images.Ensure(ctx, s.pod, c, s.config, handler)
+	if imageErr != nil {
+		r.containerEvent(s.pod, c, v1.EventTypeWarning, "Failed", "Error: "+imageErr.Reason)
+		return &startError{Waiting{imageErr.Reason, imageErr.Message}, imageErr.RetryAt}
+	}
+	config, err := r.containerConfig(ctx, s, c, image, r.nextRestartCount(s, c), target)
+	if err != nil {
+		return r.startFailed(ctx, s.pod, c, ReasonConfigError, err)
+	}
+	created, err := r.cri.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: s.sandboxID, Config: config, SandboxConfig: s.config})
+	if err != nil {
+		return r.startFailed(ctx, s.pod, c, ReasonCreateError, err)
+	}
+	r.containerEvent(s.pod, c, v1.EventTypeNormal, "Created", "Container created")
+	if _, err := r.cri.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: created.GetContainerId()}); err != nil {
+		return r.startFailed(ctx, s.pod, c, ReasonRunError, err)
+	}
+	r.containerEvent(s.pod, c, v1.EventTypeNormal, "Started", "Container started")
+	r.linkLog(ctx, s, c, config, created.GetContainerId())
+	return r.postStart(ctx, s, c, created.GetContainerId())
+}
+
+func (r *Runtime) startFailed(ctx context.Context, pod *v1.Pod, c *v1.Container, reason string, err error) *startError {
+	message := criMessage(err)
+	if ctx.Err() == nil { // else the pod is being ended, and the failure is our own doing
+		r.containerEvent(pod, c, v1.EventTypeWarning, "Failed", "Error: "+message)
+	}
+	return &startError{Waiting: Waiting{reason, message}}
+}
+
+// backingOff says whether the container ended so short ago that it has to wait, longer after each failure.
+func (r *Runtime) backingOff(pod *v1.Pod, c *v1.Container, status *Status) *startError {
+	var last *Container
+	for _, old := range status.Containers {
+		if old.Name == c.Name && old.Exited() {
+			last = old
+			break
+		}
+	}
+	if last == nil {
+		return nil
+	}
+	key := strings.Join([]string{pod.Name, pod.Namespace, string(pod.UID), c.Name, c.Image, c.Resources.String()}, "/")
+	if r.backoff.IsInBackOffSince(key, last.FinishedAt) {
+		wait := r.backoff.Get(key)
+		r.containerEvent(pod, c, v1.EventTypeWarning, "BackOff",
+			fmt.Sprintf("Back-off restarting failed container %s in pod %s", c.Name, podText(pod)))
+		return &startError{
+			Waiting: Waiting{ReasonCrashLoop, fmt.Sprintf("back-off %s restarting failed container=%s pod=%s", wait, c.Name, podText(pod))},
+			retryAt: last.FinishedAt.Add(wait),
+		}
+	}
+	r.backoff.Next(key, last.FinishedAt)
+	r.backoff.GC()
+	return nil
+}
+
+// nextRestartCount goes on where the last container of that name stopped; if that is gone, after its last log file.
+func (r *Runtime) nextRestartCount(s *session, c *v1.Container) int {
+	if last := s.status.Find(c.Name); last != nil {
+		return last.RestartCount + 1
+	}
+	files, err := os.ReadDir(filepath.Join(r.LogDir(s.pod), c.Name))
+	if err != nil {
+		return 0 // no log yet
+	}
+	next := 0
+	for _, f := range files {
+		number, _, _ := strings.Cut(f.Name(), ".")
+		if n, err := strconv.Atoi(number); err == nil && n >= next {
+			next = n + 1
+		}
+	}
+	return next
+}
+
+func (r *Runtime) postStart(ctx context.Context, s *session, c *v1.Container, id string) *startError {
+	if c.Lifecycle == nil || c.Lifecycle.PostStart == nil {
+		return nil
+	}
+	err := r.runHook(ctx, s.pod, c, id, s.ip(), c.Lifecycle.PostStart)
+	if err == nil || ctx.Err() != nil {
+		return nil
+	}
+	klog.FromContext(ctx).Error(err, "PostStart hook failed", "container", c.Name)
+	r.containerEvent(s.pod, c, v1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
+	started := &Container{ID: id, Name: c.Name}
+	if err := r.kill(ctx, s.pod, c, started, "FailedPostStartHook", gracePeriod(s.pod), nil); err != nil {
+		klog.FromContext(ctx).Error(err, "Killing a container after its postStart hook failed", "container", c.Name)
+	}
+	return &startError{Waiting: Waiting{ReasonPostStartError, err.Error()}}
+}
+
+// linkLog makes the symbolic link that log collectors follow: <pod>_<namespace>_<container>-<id>.log.
+func (r *Runtime) linkLog(ctx context.Context, s *session, c *v1.Container, config *runtimeapi.ContainerConfig, id string) {
+	if r.cfg.ContainerLogLinks == "" {
+		return
+	}
+	link := r.logLink(s.pod.Name, s.pod.Namespace, c.Name, id)
+	if err := os.Symlink(filepath.Join(s.config.GetLogDirectory(), config.GetLogPath()), link); err != nil {
+		klog.FromContext(ctx).V(2).Info("Linking a container log", "link", link, "err", err)
+	}
+}
+
+func (r *Runtime) logLink(pod, namespace, container, id string) string {
+	return filepath.Join(r.cfg.ContainerLogLinks, fmt.Sprintf("%s_%s_%s-%s.log", pod, namespace, container, id))
+}
+
+func (r *Runtime) containerEvent(pod *v1.Pod, c *v1.Container, eventType, reason, message string) {
+	r.events.Event(images.ContainerRef(pod, c), eventType, reason, message)
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volumes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// local is a PersistentVolume that is a directory or a block device of this node.
+type local struct{ m *Manager }
+
+func (local) name() string { return "kubernetes.io/local-volume" }
+
+func (local) supports(v *volume) bool { return v.pv != nil && v.pv.Spec.Local != nil }
+
+func (l local) setUp(_ context.Context, v *volume) (mounted, error) {
+	source, err := filepath.EvalSymlinks(v.pv.Spec.Local.Path)
+	if err != nil {
+		return mounted{}, err
+	}
+	info, err := os.Stat(source)
+	if err != nil {
+		return mounted{}, err
+	}
+	device := info.Mode()&os.ModeDevice != 0 && info.Mode()&os.ModeCharDevice == 0
+	switch {
+	case isBlock(v.pv) && !device:
+		return mounted{}, fmt.Errorf("path %q is not a block device", source)
+	case isBlock(v.pv):
+		return mounted{path: source, device: true, readOnly: v.readOnly}, nil
+	case !device && !info.IsDir():
+		return mounted{}, errors.New("only directory and block device are supported")
+	}
+	at, err := isMountPoint(v.dir)
+	if err != nil {
+		return mounted{}, err
+	}
+	if !at {
+		if err := l.mount(v, source, device); err != nil {
+			return mounted{}, err
+		}
+	}
+	if err := setOwnership(v.dir, v.fsGroup(), v.readOnly, changePolicy(v.pod)); err != nil {
+		return mounted{}, err
+	}
+	return mounted{path: v.dir, readOnly: v.readOnly}, nil
+}
+
+// mount puts source at v.dir. A device must have its file system already: Skiff formats nothing.
+func (local) mount(v *volume, source string, device bool) error {
+	if err := os.MkdirAll(v.dir, 0o750); err != nil {
+		return err
+	}
+	fstype, flags := "", uintptr(unix.MS_BIND)
+	if device {
+		fstype, flags = "ext4", 0
+		if v.pv.Spec.Local.FSType != nil {
+			fstype = *v.pv.Spec.Local.FSType
+		}
+		if v.readOnly {
+			flags |= unix.MS_RDONLY
+		}
+	}
+	if err := unix.Mount(source, v.dir, fstype, flags, ""); err != nil {
+		return fmt.Errorf("mount %s at %s: %w", source, v.dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package volumes makes the volumes of pods on this node and takes them away again.
+//
+// Manager is what the kubelet calls: SetUp at each sync of a pod, Mounts for each container,
+// TearDown once the pod's containers are gone. A kind of volume is a plugin in a file of its own,
+// and plugins.go is the list of all. Directories are laid out as the upstream kubelet's:
+//
+//	<root>/pods/<uid>/volumes/kubernetes.io~<plugin>/<name>          the volume
+//	<root>/pods/<uid>/volume-subpaths/<volume>/<container>/<index>   its subPath mounts
+//	<root>/pods/<uid>/etc-hosts                                      /etc/hosts of the containers
+//	<root>/pods/<uid>/containers/<name>/                             the container's termination log
+//
+// The disk and the mount table are the only state that matters: after a restart SetUp finds what is
+// there, and TearDown needs nothing else. TearDown unmounts everything below a pod's directory and
+// removes files only where no other mount begins, so that it never reaches what a pod had mounted.
+//
+// The manager polls nothing. When a ConfigMap, Secret, token or trust bundle that a pod uses
+// becomes another one, Config.Changed is called, and the next SetUp of that pod writes it.
+package volumes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-k8s/skiff/kubelet/objects"
+)
+
+// Environment gives the environment of a container, for subPathExpr; kubelet/env does.
+type Environment interface {
+	Environment(ctx context.Context, pod *corev1.Pod, container *corev1.Container, podIPs []string) ([]*runtimeapi.KeyValue, error)
+}
+
+// Config is what a Manager needs. All but the functions that say so must be set.
+type Config struct {
+	Root          string // the kubelet's directory, /var/lib/kubelet by default
+	ClusterDomain string
+
+	Client  kubernetes.Interface            // claims, volumes and tokens, under the node's identity
+	Factory informers.SharedInformerFactory // ClusterTrustBundles, once a pod uses one
+	Objects *objects.Cache                  // the caller runs it
+	Env     Environment
+
+	// Node returns the Node object, for its allocatable memory and its labels.
+	Node func() (*corev1.Node, error)
+	// Changed asks for another SetUp of a pod. It must not block.
+	Changed func(podUID types.UID)
+	// Stale hears that a volume that the pod has could not be brought up to date: worth a FailedMount
+	// event, but the pod goes on with what it has.
+	Stale func(pod *corev1.Pod, err error)
+	// EnsureImage pulls the image of an image volume. Without it the reference is mounted as it is.
+	EnsureImage func(ctx context.Context, pod *corev1.Pod, image *corev1.ImageVolumeSource) (*runtimeapi.ImageSpec, error)
+	// RecursiveReadOnly says whether a runtime handler can make mounts recursively read-only.
+	// Without it none can.
+	RecursiveReadOnly func(runtimeHandler string) bool
+}
+
+// Manager makes and removes volumes. Calls for different pods may run at the same time; SetUp,
+// Mounts and TearDown of one pod may not.
+type Manager struct {
+	cfg     Config
+	plugins []plugin
+	tokens  *tokens
+	bundles *trustBundles
+
+	mu   sync.Mutex // guards pods
+	pods map[types.UID]map[string]mounted
+}
+
+// New returns a Manager.
+func New(cfg Config) *Manager {
+	m := &Manager{cfg: cfg, pods: map[types.UID]map[string]mounted{}}
+	m.tokens = newTokens(cfg.Client, cfg.Changed)
+	m.bundles = newTrustBundles(cfg.Factory, cfg.Changed)
+	m.plugins = m.allPlugins()
+	return m
+}
+
+// Run serves what changes while pods run, until ctx ends.
+func (m *Manager) Run(ctx context.Context) error {
+	m.bundles.run(ctx)
+	<-ctx.Done()
+	m.tokens.stop()
+	return nil
+}
+
+// SetUp makes all volumes that pod's containers use, or brings them up to date. It may be called again
+// at any time, and then rewrites what has changed in the API. The error is an Aggregate with one entry
+// per volume that the pod cannot have yet, each worth a FailedMount event.
+func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
+	m.cfg.Objects.Register(pod)
+	if err := os.MkdirAll(filepath.Join(m.PodDir(pod.UID), "volumes"), 0o750); err != nil {
+		return fmt.Errorf("make the pod's directory: %w", err)
+	}
+	ready := map[string]mounted{}
+	var errs []error
+	used := usedVolumes(pod)
+	for i := range pod.Spec.Volumes {
+		name := pod.Spec.Volumes[i].Name
+		if !used[name] {
+			continue
+		}
+		last, there := m.mountedVolume(pod, name)
+		if there && !last.follows {
+			ready[name] = last
+			continue
+		}
+		mnt, err := m.setUpVolume(ctx, pod, &pod.Spec.Volumes[i])
+		switch {
+		case err == nil:
+			ready[name] = mnt
+		case there:
+			ready[name] = last
+			m.cfg.Stale(pod, err)
+		case mnt.follows:
+			ready[name] = mnt
+			m.cfg.Stale(pod, err)
+		default:
+			errs = append(errs, err)
+		}
+	}
+	m.mu.Lock()
+	m.pods[pod.UID] = ready
+	m.mu.Unlock()
+	return utilerrors.NewAggregate(errs)
+}
+
+// setUpVolume finds the plugin for one volume and lets it work. With an error it may still return a
+// volume that follows the API, as it was before a restart.
+func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, source *corev1.Volume) (mounted, error) {
+	v, err := m.resolve(ctx, pod, source)
+	if err != nil {
+		return mounted{}, err
+	}
+	for _, p := range m.plugins {
+		if !p.supports(v) {
+			continue
+		}
+		v.dir = filepath.Join(m.PodDir(pod.UID), "volumes", escape(p.name()), v.specName())
+		mnt, err := p.setUp(ctx, v)
+		if err == nil {
+			mnt.name = v.specName()
+			return mnt, nil
+		}
+		if exists(filepath.Join(v.dir, dataLink)) {
+			mnt = mounted{name: v.specName(), path: v.dir, readOnly: true, follows: true}
+		}
+		return mnt, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.specName(), err)
+	}
+	return mounted{}, fmt.Errorf("MountVolume.FindPluginBySpec failed for volume %q : no volume plugin matched", v.specName())
+}
+
+// TearDown unmounts the pod's volumes and removes its directory. It may be called for a pod that was
+// never set up, and again after an error.
+func (m *Manager) TearDown(_ context.Context, podUID types.UID) error {
+	m.cfg.Objects.Unregister(podUID)
+	m.tokens.forget(podUID)
+	m.bundles.forget(podUID)
+	m.mu.Lock()
+	delete(m.pods, podUID)
+	m.mu.Unlock()
+
+	dir := m.PodDir(podUID)
+	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err := unmountBelow(dir); err != nil {
+		return err
+	}
+	return removeTree(dir)
+}
+
+// Orphans lists the pods that have a directory on this node, alive or not: the kubelet tears down
+// those that it does not know.
+func (m *Manager) Orphans() []types.UID {
+	entries, err := os.ReadDir(filepath.Join(m.cfg.Root, "pods"))
+	if err != nil {
+		return nil
+	}
+	var uids []types.UID
+	for _, e := range entries {
+		if e.IsDir() {
+			uids = append(uids, types.UID(e.Name()))
+		}
+	}
+	return uids
+}
+
+// PodDir is where everything of a pod lies.
+func (m *Manager) PodDir(podUID types.UID) string {
+	return filepath.Join(m.cfg.Root, "pods", string(podUID))
+}
+
+// ContainerDir makes and returns the directory for a container's own files.
+func (m *Manager) ContainerDir(podUID types.UID, container string) (string, error) {
+	dir := filepath.Join(m.PodDir(podUID), "containers", container)
+	return dir, os.MkdirAll(dir, 0o750)
+}
+
+// usedVolumes names the volumes that some container of pod mounts or has as a device. Others are
+// not set up.
+func usedVolumes(pod *corev1.Pod) map[string]bool {
+	used := map[string]bool{}
+	for c := range containers(pod) {
+		for i := range c.VolumeMounts {
+			used[c.VolumeMounts[i].Name] = true
+		}
+		for i := range c.VolumeDevices {
+			used[c.VolumeDevices[i].Name] = true
+		}
+	}
+	return used
+}

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package admissionregistration
+
+import (
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+
+	"github.com/skiff-k8s/skiff/registry/rest"
+)
+
+// MutatingAdmissionPolicies says what is particular to mutatingadmissionpolicies.
+func MutatingAdmissionPolicies() rest.Resource[*admissionregistrationv1.MutatingAdmissionPolicy] {
+	return rest.Resource[*admissionregistrationv1.MutatingAdmissionPolicy]{
+		Kind:       admissionregistrationv1.SchemeGroupVersion.WithKind("MutatingAdmissionPolicy"),
+		Plural:     "mutatingadmissionpolicies",
+		Singular:   "mutatingadmissionpolicy",
+		Categories: []string{"api-extensions"},
+	}
+}

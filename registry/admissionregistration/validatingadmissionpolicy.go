@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package admissionregistration
+
+import (
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+
+	"github.com/skiff-k8s/skiff/registry/rest"
+)
+
+// ValidatingAdmissionPolicies says what is particular to validatingadmissionpolicies.
+func ValidatingAdmissionPolicies() rest.Resource[*admissionregistrationv1.ValidatingAdmissionPolicy] {
+	return rest.Resource[*admissionregistrationv1.ValidatingAdmissionPolicy]{
+		Kind:       admissionregistrationv1.SchemeGroupVersion.WithKind("ValidatingAdmissionPolicy"),
+		Plural:     "validatingadmissionpolicies",
+		Singular:   "validatingadmissionpolicy",
+		Categories: []string{"api-extensions"},
+	}
+}

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apps
+
+import (
+	appsv1 "k8s.io/api/apps/v1"
+
+	"github.com/skiff-k8s/skiff/registry/rest"
+)
+
+// DaemonSets says what is particular to daemonsets.
+func DaemonSets() rest.Resource[*appsv1.DaemonSet] {
+	return rest.Resource[*appsv1.DaemonSet]{
+		Kind:       appsv1.SchemeGroupVersion.WithKind("DaemonSet"),
+		Plural:     "daemonsets",
+		Singular:   "daemonset",
+		ShortNames: []string{"ds"},
+		Categories: []string{"all"},
+		Namespaced: true,
+	}
+}

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apps
+
+import (
+	"strconv"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/registry/rest"
+)
+
+// ReplicaSets says what is particular to replicasets.
+func ReplicaSets() rest.Resource[*appsv1.ReplicaSet] {
+	return rest.Resource[*appsv1.ReplicaSet]{
+		Kind:       appsv1.SchemeGroupVersion.WithKind("ReplicaSet"),
+		Plural:     "replicasets",
+		Singular:   "replicaset",
+		ShortNames: []string{"rs"},
+		Categories: []string{"all"},
+		Namespaced: true,
+		Fields: func(o *appsv1.ReplicaSet) fields.Set {
+			return fields.Set{"status.replicas": strconv.Itoa(int(o.Status.Replicas))}
+		},
+		Scale: &rest.Scale[*appsv1.ReplicaSet]{
+			Replicas:       func(o *appsv1.ReplicaSet) int32 { return ptr.Deref(o.Spec.Replicas, 1) },
+			SetReplicas:    func(o *appsv1.ReplicaSet, n int32) { o.Spec.Replicas = &n },
+			StatusReplicas: func(o *appsv1.ReplicaSet) int32 { return o.Status.Replicas },
+			Selector:       func(o *appsv1.ReplicaSet) (string, error) { return rest.SelectorString(o.Spec.Selector) },
+		},
+	}
+}

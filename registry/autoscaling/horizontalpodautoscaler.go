@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package autoscaling
+
+import (
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+
+	"github.com/skiff-k8s/skiff/registry/rest"
+)
+
+// HorizontalPodAutoscalers says what is particular to horizontalpodautoscalers.
+func HorizontalPodAutoscalers() rest.Resource[*autoscalingv2.HorizontalPodAutoscaler] {
+	return rest.Resource[*autoscalingv2.HorizontalPodAutoscaler]{
+		Kind:       autoscalingv2.SchemeGroupVersion.WithKind("HorizontalPodAutoscaler"),
+		Plural:     "horizontalpodautoscalers",
+		Singular:   "horizontalpodautoscaler",
+		ShortNames: []string{"hpa"},
+		Categories: []string{"all"},
+		Namespaced: true,
+	}
+}

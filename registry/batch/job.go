@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package batch
+
+import (
+	"strconv"
+
+	batchv1 "k8s.io/api/batch/v1"
+	"k8s.io/apimachinery/pkg/fields"
+
+	"github.com/skiff-k8s/skiff/registry/rest"
+)
+
+// Jobs says what is particular to jobs.
+func Jobs() rest.Resource[*batchv1.Job] {
+	return rest.Resource[*batchv1.Job]{
+		Kind:       batchv1.SchemeGroupVersion.WithKind("Job"),
+		Plural:     "jobs",
+		Singular:   "job",
+		Categories: []string{"all"},
+		Namespaced: true,
+		Fields: func(o *batchv1.Job) fields.Set {
+			return fields.Set{"status.successful": strconv.Itoa(int(o.Status.Succeeded))}
+		},
+	}
+}

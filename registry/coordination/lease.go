@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordination
+
+import (
+	coordinationv1 "k8s.io/api/coordination/v1"
+
+	"github.com/skiff-k8s/skiff/registry/rest"
+)
+
+// Leases says what is particular to leases.
+func Leases() rest.Resource[*coordinationv1.Lease] {
+	return rest.Resource[*coordinationv1.Lease]{
+		Kind:           coordinationv1.SchemeGroupVersion.WithKind("Lease"),
+		Plural:         "leases",
+		Singular:       "lease",
+		Namespaced:     true,
+		NoGeneration:   true,
+		CreateOnUpdate: true,
+	}
+}

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/skiff-k8s/skiff/registry/rest"
+)
+
+// Events says what is particular to events.
+func Events() rest.Resource[*corev1.Event] {
+	return rest.Resource[*corev1.Event]{
+		Kind:           corev1.SchemeGroupVersion.WithKind("Event"),
+		Plural:         "events",
+		Singular:       "event",
+		ShortNames:     []string{"ev"},
+		Namespaced:     true,
+		Served:         []schema.GroupVersion{eventsv1.SchemeGroupVersion},
+		CreateOnUpdate: true,
+		TTL:            func(*corev1.Event) uint64 { return eventTTL },
+		Fields:         eventFields,
+	}
+}

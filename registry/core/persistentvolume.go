@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+
+	"github.com/skiff-k8s/skiff/registry/rest"
+)
+
+// PersistentVolumes says what is particular to persistentvolumes.
+func PersistentVolumes() rest.Resource[*corev1.PersistentVolume] {
+	return rest.Resource[*corev1.PersistentVolume]{
+		Kind:         corev1.SchemeGroupVersion.WithKind("PersistentVolume"),
+		Plural:       "persistentvolumes",
+		Singular:     "persistentvolume",
+		ShortNames:   []string{"pv"},
+		NoGeneration: true,
+		Fields:       func(o *corev1.PersistentVolume) fields.Set { return fields.Set{"name": o.Name} },
+	}
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	genericrest "k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/apiserver/pkg/warning"
+
+	"github.com/skiff-k8s/skiff/registry/podspec"
+	"github.com/skiff-k8s/skiff/registry/rest"
+)
+
+// Pods says what is particular to pods. The rules are in pod*_rules.go, binding and what else a pod can be
+// asked for in the files of those names.
+func Pods(deps Deps) rest.Resource[*corev1.Pod] {
+	return rest.Resource[*corev1.Pod]{
+		Kind:          corev1.SchemeGroupVersion.WithKind("Pod"),
+		Plural:        "pods",
+		Singular:      "pod",
+		ShortNames:    []string{"po"},
+		Categories:    []string{"all"},
+		Namespaced:    true,
+		Fields:        podFields,
+		IndexedFields: []string{"spec.nodeName"},
+		Default:       podspec.DefaultPod,
+		PrepareCreate: func(ctx context.Context, pod *corev1.Pod) {
+			for _, text := range preparePodCreate(pod) {
+				warning.AddWarning(ctx, "", text)
+			}
+		},
+		Validate:       validatePod,
+		PrepareUpdate:  preparePodUpdate,
+		ValidateUpdate: validatePodUpdate,
+		Warnings: func(pod, old *corev1.Pod) []string {
+			if old != nil {
+				return nil
+			}
+			return podWarnings(pod)
+		},
+		PrepareStatusUpdate: preparePodStatusUpdate,
+		ValidateStatus:      validatePodStatusUpdate,
+		GracefulDelete:      checkPodGracefulDelete,
+		Subresources: func(store, _ *rest.Store) map[string]genericrest.Storage {
+			out := map[string]genericrest.Storage{
+				"binding":             &bindingREST{store},
+				"ephemeralcontainers": rest.Part(store, preparePodEphemeralContainersUpdate, validatePodEphemeralContainersUpdate),
+				"resize":              rest.Part(store, preparePodResizeUpdate, validatePodResizeUpdate),
+			}
+			for name, storage := range deps.PodConnections {
+				out[name] = storage
+			}
+			return out
+		},
+	}
+}

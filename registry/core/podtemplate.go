@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skiff-k8s/skiff/registry/rest"
+)
+
+// PodTemplates says what is particular to podtemplates.
+func PodTemplates() rest.Resource[*corev1.PodTemplate] {
+	return rest.Resource[*corev1.PodTemplate]{
+		Kind:       corev1.SchemeGroupVersion.WithKind("PodTemplate"),
+		Plural:     "podtemplates",
+		Singular:   "podtemplate",
+		Namespaced: true,
+	}
+}

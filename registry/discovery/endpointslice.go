@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package discovery
+
+import (
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/skiff-k8s/skiff/registry/rest"
+)
+
+// EndpointSlices says what is particular to endpointslices.
+func EndpointSlices() rest.Resource[*discoveryv1.EndpointSlice] {
+	return rest.Resource[*discoveryv1.EndpointSlice]{
+		Kind:         discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"),
+		Plural:       "endpointslices",
+		Singular:     "endpointslice",
+		Namespaced:   true,
+		GenerationOf: endpointSliceGeneration,
+	}
+}

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rbac
+
+import (
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/validation/path"
+
+	"github.com/skiff-k8s/skiff/registry/rest"
+)
+
+// RoleBindings says what is particular to rolebindings.
+func RoleBindings() rest.Resource[*rbacv1.RoleBinding] {
+	return rest.Resource[*rbacv1.RoleBinding]{
+		Kind:           rbacv1.SchemeGroupVersion.WithKind("RoleBinding"),
+		Plural:         "rolebindings",
+		Singular:       "rolebinding",
+		Namespaced:     true,
+		ValidateName:   path.ValidatePathSegmentName,
+		CreateOnUpdate: true,
+	}
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package rest turns the description of a resource into its storage and handlers.
+//
+// A Resource says what is particular to one kind; all that it does not say takes the default here. The
+// description works on the public Go type of the stored version (the hub): there are no internal types.
+//
+// What every resource gets: names, metadata validation, the split of spec and status with a status
+// subresource, generation, selectable metadata fields, server-side apply's reset fields, a Name and an Age
+// column. Reading order: resource.go (what can be said), strategy.go (what that does to a write),
+// store.go (how it becomes storage), columns.go, scale.go, codec.go.
+package rest
+
+import (
+	"context"
+
+	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/registry/generic/registry"
+	genericrest "k8s.io/apiserver/pkg/registry/rest"
+)
+
+// Object is a pointer to an API type.
+type Object interface {
+	runtime.Object
+	metav1.Object
+}
+
+// Resource describes one kind of object. T is the pointer type of the hub version.
+type Resource[T Object] struct {
+	// Kind is the hub: the version that is stored and that the functions below work on.
+	Kind       schema.GroupVersionKind
+	Plural     string
+	Singular   string
+	ShortNames []string
+	Categories []string
+	Namespaced bool
+	// Served lists further group versions under which the resource appears. The scheme converts.
+	Served []schema.GroupVersion
+	// KeyPrefix is the folder in etcd, if it is not Plural.
+	KeyPrefix string
+
+	// Default fills in unset fields, of what is sent and of what is read back.
+	Default func(obj T)
+	// ValidateName judges metadata.name (nil: a DNS subdomain).
+	ValidateName validation.ValidateNameFunc
+	// PrepareCreate normalizes an object before it is validated and created. Status is cleared already.
+	PrepareCreate func(ctx context.Context, obj T)
+	// Validate judges the whole object, metadata included (nil: metadata only, by ValidateName).
+	Validate func(obj T) field.ErrorList
+	// PrepareUpdate normalizes obj before validation. Status is old's already, generation is kept here.
+	PrepareUpdate func(obj, old T)
+	// ValidateUpdate judges the whole of an update (nil: Validate judges the new object). What nobody may
+	// change in metadata is refused before.
+	ValidateUpdate func(obj, old T) field.ErrorList
+	// Warnings returns texts for Warning headers; old is nil on create.
+	Warnings func(obj, old T) []string
+
+	// NoStatus leaves out the status subresource that a type with a Status field has.
+	NoStatus bool
+	// PrepareStatusUpdate normalizes an update of status. The spec is old's already.
+	PrepareStatusUpdate func(obj, old T)
+	// ValidateStatus judges an update of status.
+	ValidateStatus func(obj, old T) field.ErrorList
+	// GenerationOf returns what has to change for the generation to go up (nil: the Spec field; types without one have none).
+	GenerationOf func(obj T) any
+	// NoGeneration leaves metadata.generation alone though there is a Spec.
+	NoGeneration bool
+
+	// Fields are the selectable fields besides metadata.name and metadata.namespace.
+	Fields func(obj T) fields.Set
+	// IndexedFields are those of Fields that watches and lists select by so often that the cache indexes them.
+	IndexedFields []string
+	// Columns are what kubectl prints (nil: name and age).
+	Columns []Column[T]
+
+	// GracefulDelete decides on a delete request whether the object stays for a while
+	// (options.GracePeriodSeconds is set then). nil: never.
+	GracefulDelete func(obj T, options *metav1.DeleteOptions) bool
+	// OrphanByDefault makes a delete without propagation policy leave dependents (ReplicationController and
+	// old versions of others); see DefaultGarbageCollectionPolicy.
+	OrphanByDefault bool
+	// CreateOnUpdate lets PUT create what is not there.
+	CreateOnUpdate bool
+	// NeedsResourceVersion refuses an update that names no resourceVersion.
+	NeedsResourceVersion bool
+	// TTL is the life of the stored object in seconds (nil: for ever).
+	TTL func(obj T) uint64
+
+	// Scale adds the scale subresource.
+	Scale *Scale[T]
+	// Customize changes the finished store: hooks, wrapped verbs. It returns what serves the main resource.
+	Customize func(*Store) genericrest.Storage
+	// Subresources adds to status and scale, by name ("binding"). store serves the main resource,
+	// status its status (nil if it has none).
+	Subresources func(store, status *Store) map[string]genericrest.Storage
+}
+
+// Store serves a resource: apiserver's generic store plus the names that kubectl knows it by.
+type Store struct {
+	*registry.Store
+	shortNames []string
+	categories []string
+}
+
+// ShortNames implements rest.ShortNamesProvider.
+func (s *Store) ShortNames() []string { return s.shortNames }
+
+// Categories implements rest.CategoriesProvider.
+func (s *Store) Categories() []string { return s.categories }
+
+var (
+	_ genericrest.ShortNamesProvider = &Store{}
+	_ genericrest.CategoriesProvider = &Store{}
+)

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scheduling
+
+import (
+	schedulingv1 "k8s.io/api/scheduling/v1"
+
+	"github.com/skiff-k8s/skiff/registry/rest"
+)
+
+// PriorityClasses says what is particular to priorityclasses.
+func PriorityClasses() rest.Resource[*schedulingv1.PriorityClass] {
+	return rest.Resource[*schedulingv1.PriorityClass]{
+		Kind:       schedulingv1.SchemeGroupVersion.WithKind("PriorityClass"),
+		Plural:     "priorityclasses",
+		Singular:   "priorityclass",
+		ShortNames: []string{"pc"},
+	}
+}

@@ -1,0 +1,492 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package framework
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/component-helpers/scheduling/corev1"
+)
+
+// Weighted is a plugin with the weight of its scores; 0 means 1.
+type Weighted struct {
+	Plugin
+	Weight int64
+}
+
+// Profile is a list of plugins under a scheduler name, taken apart by what they can do. It is immutable.
+type Profile struct {
+	SchedulerName string
+	Plugins       []Plugin
+
+	// Each list refers to Plugins by position, in order.
+	preEnqueue []PreEnqueuer
+	preFilters []at[PreFilter]
+	filters    []at[Filter]
+	trackers   []at[Tracker]
+	post       []PostFilter
+	preScores  []at[PreScore]
+	scorers    []at[Scorer]
+	weights    []int64 // of scorers
+	reservers  []at[Reserver]
+	permits    []at[Permitter]
+	preBinds   []at[PreBinder]
+	binders    []Binder
+	postBinds  []at[PostBinder]
+	sorter     QueueSorter
+	hints      map[string][]Hint
+}
+
+// at is a plugin's interface with its position in Profile.Plugins, where its state lies.
+type at[T any] struct {
+	plugin T
+	pos    int
+}
+
+func collect[T any](plugins []Plugin) []at[T] {
+	var found []at[T]
+	for i, p := range plugins {
+		if t, ok := p.(T); ok {
+			found = append(found, at[T]{t, i})
+		}
+	}
+	return found
+}
+
+func only[T any](plugins []Plugin) []T {
+	var found []T
+	for _, f := range collect[T](plugins) {
+		found = append(found, f.plugin)
+	}
+	return found
+}
+
+// NewProfile takes plugins apart. It refuses a profile that could not bind or sort.
+func NewProfile(schedulerName string, weighted []Weighted) (*Profile, error) {
+	p := &Profile{SchedulerName: schedulerName, hints: make(map[string][]Hint)}
+	for _, w := range weighted {
+		p.Plugins = append(p.Plugins, w.Plugin)
+		if _, scores := w.Plugin.(Scorer); scores {
+			p.weights = append(p.weights, max(w.Weight, 1))
+		}
+		if h, ok := w.Plugin.(Hinter); ok {
+			p.hints[w.Name()] = h.Hints()
+		} else {
+			p.hints[w.Name()] = []Hint{{Kind: AnyKind, Action: Any}}
+		}
+	}
+	p.preEnqueue = only[PreEnqueuer](p.Plugins)
+	p.preFilters = collect[PreFilter](p.Plugins)
+	p.filters = collect[Filter](p.Plugins)
+	p.trackers = collect[Tracker](p.Plugins)
+	p.post = only[PostFilter](p.Plugins)
+	p.preScores = collect[PreScore](p.Plugins)
+	p.scorers = collect[Scorer](p.Plugins)
+	p.reservers = collect[Reserver](p.Plugins)
+	p.permits = collect[Permitter](p.Plugins)
+	p.preBinds = collect[PreBinder](p.Plugins)
+	p.binders = only[Binder](p.Plugins)
+	p.postBinds = collect[PostBinder](p.Plugins)
+
+	sorters := only[QueueSorter](p.Plugins)
+	switch {
+	case schedulerName == "":
+		return nil, fmt.Errorf("profile: schedulerName must not be empty")
+	case len(sorters) != 1:
+		return nil, fmt.Errorf("profile %q: must have exactly one queue sort plugin, has %d", schedulerName, len(sorters))
+	case len(p.binders) == 0:
+		return nil, fmt.Errorf("profile %q: must have a bind plugin", schedulerName)
+	}
+	p.sorter = sorters[0]
+	return p, nil
+}
+
+// Less orders pods as the profile's queue sort plugin does.
+func (p *Profile) Less(a, b *QueuedPod) bool { return p.sorter.Less(a, b) }
+
+// PreEnqueue returns the first plugin that holds the pod back, with its reason.
+func (p *Profile) PreEnqueue(pod *v1.Pod) (plugin string, status *Status) {
+	for _, e := range p.preEnqueue {
+		if s := e.PreEnqueue(pod); !s.IsSuccess() {
+			return e.Name(), s
+		}
+	}
+	return "", nil
+}
+
+// Hints returns what a plugin waits for. Of an unknown plugin every event is worth a try.
+func (p *Profile) Hints(plugin string) []Hint {
+	if h, ok := p.hints[plugin]; ok {
+		return h
+	}
+	return []Hint{{Kind: AnyKind, Action: Any}}
+}
+
+// Nominator knows which pods are nominated to which node.
+type Nominator interface {
+	NominatedPods(nodeName string) []*PodInfo
+}
+
+// Cycle is one attempt to place one pod. It is used by one goroutine at a time.
+type Cycle struct {
+	Profile  *Profile
+	Pod      *PodInfo
+	Snapshot *Snapshot
+
+	nominator   Nominator
+	states      []State // by position in Profile.Plugins
+	skipFilter  []bool
+	scoreStates []State
+	skipScore   []bool
+}
+
+// NewCycle starts an attempt.
+func NewCycle(profile *Profile, pod *PodInfo, view *Snapshot, nominator Nominator) *Cycle {
+	n := len(profile.Plugins)
+	states, skips := make([]State, 2*n), make([]bool, 2*n)
+	return &Cycle{
+		Profile: profile, Pod: pod, Snapshot: view, nominator: nominator,
+		states: states[:n:n], scoreStates: states[n:],
+		skipFilter: skips[:n:n], skipScore: skips[n:],
+	}
+}
+
+// PreFilter asks all plugins. It returns the nodes to look at, nil for all, and which plugins narrowed them down.
+func (c *Cycle) PreFilter(ctx context.Context) (names sets.Set[string], by sets.Set[string], plugin string, status *Status) {
+	for _, f := range c.Profile.preFilters {
+		state, nodes, s := f.plugin.PreFilter(ctx, c.Pod, c.Snapshot)
+		if s.IsSkip() {
+			c.skipFilter[f.pos] = true
+			continue
+		}
+		if !s.IsSuccess() {
+			return nil, nil, f.plugin.Name(), s
+		}
+		c.states[f.pos] = state
+		if nodes == nil {
+			continue
+		}
+		if by == nil {
+			by, names = sets.New[string](), nodes
+		} else {
+			names = names.Intersection(nodes)
+		}
+		by.Insert(f.plugin.Name())
+		if len(names) == 0 {
+			return nil, by, f.plugin.Name(), RejectForGood(emptyIntersection(by))
+		}
+	}
+	return names, by, "", nil
+}
+
+func emptyIntersection(by sets.Set[string]) string {
+	if len(by) == 1 {
+		return fmt.Sprintf("node(s) didn't satisfy plugin %v", sets.List(by)[0])
+	}
+	return fmt.Sprintf("node(s) didn't satisfy plugin(s) %v simultaneously", sets.List(by))
+}
+
+// Filter says whether the pod could run on the node, counting in pods of at least its priority that
+// are nominated there. They may never arrive, so the pod has to fit without them too.
+func (c *Cycle) Filter(node *NodeInfo) (plugin string, status *Status) {
+	if nominated := c.moreImportantNominated(node.Node.Name); len(nominated) > 0 {
+		with, node := c.Clone(), node.Clone()
+		for _, p := range nominated {
+			with.AddPod(p, node)
+		}
+		if plugin, status := with.filter(node); status != nil {
+			return plugin, status
+		}
+	}
+	return c.filter(node)
+}
+
+func (c *Cycle) filter(node *NodeInfo) (plugin string, status *Status) {
+	for i := range c.Profile.filters {
+		f := &c.Profile.filters[i]
+		if c.skipFilter[f.pos] {
+			continue
+		}
+		if s := f.plugin.Filter(c.states[f.pos], c.Pod, node); s != nil {
+			return f.plugin.Name(), s
+		}
+	}
+	return "", nil
+}
+
+func (c *Cycle) moreImportantNominated(nodeName string) []*PodInfo {
+	var pods []*PodInfo
+	for _, p := range c.nominator.NominatedPods(nodeName) {
+		if Priority(p.Pod) >= Priority(c.Pod.Pod) && p.Pod.UID != c.Pod.Pod.UID {
+			pods = append(pods, p)
+		}
+	}
+	return pods
+}
+
+// Clone copies the cycle for a what-if: pods may be added to and removed from it.
+func (c *Cycle) Clone() *Cycle {
+	clone := *c
+	clone.states = slices.Clone(c.states)
+	for _, t := range c.Profile.trackers {
+		if !c.skipFilter[t.pos] {
+			clone.states[t.pos] = t.plugin.Clone(c.states[t.pos])
+		}
+	}
+	return &clone
+}
+
+// AddPod puts a pod on a node, both of which belong to a what-if.
+func (c *Cycle) AddPod(p *PodInfo, node *NodeInfo) {
+	node.AddPod(p)
+	for _, t := range c.Profile.trackers {
+		if !c.skipFilter[t.pos] {
+			t.plugin.PodAdded(c.states[t.pos], c.Pod, p, node)
+		}
+	}
+}
+
+// RemovePod takes a pod off a node, both of which belong to a what-if.
+func (c *Cycle) RemovePod(p *PodInfo, node *NodeInfo) {
+	node.RemovePod(p.Pod)
+	for _, t := range c.Profile.trackers {
+		if !c.skipFilter[t.pos] {
+			t.plugin.PodRemoved(c.states[t.pos], c.Pod, p, node)
+		}
+	}
+}
+
+// PostFilter asks plugins in order until one makes room or reports an error.
+func (c *Cycle) PostFilter(ctx context.Context, d *Diagnosis) (*Nomination, *Status) {
+	var nomination *Nomination
+	var reasons []string
+	code := Unschedulable
+	for _, p := range c.Profile.post {
+		n, s := p.PostFilter(ctx, c, d)
+		if s.IsSuccess() || s.Code() == Error {
+			return n, s
+		}
+		if n != nil {
+			nomination = n
+		}
+		reasons = append(reasons, s.Reasons()...)
+	}
+	return nomination, NewStatus(code, reasons...)
+}
+
+// Score rates nodes: the weighted sum of all plugins' scores, in the order of nodes.
+func (c *Cycle) Score(ctx context.Context, nodes []*NodeInfo) ([]int64, error) {
+	for _, p := range c.Profile.preScores {
+		state, s := p.plugin.PreScore(ctx, c.Pod, c.Snapshot, nodes)
+		if s.IsSkip() {
+			c.skipScore[p.pos] = true
+			continue
+		}
+		if !s.IsSuccess() {
+			return nil, fmt.Errorf("running PreScore plugin %q: %s", p.plugin.Name(), s.Message())
+		}
+		c.scoreStates[p.pos] = state
+	}
+	buffer := make([]int64, 2*len(nodes))
+	total, scores := buffer[:len(nodes)], buffer[len(nodes):]
+	for i, s := range c.Profile.scorers {
+		if c.skipScore[s.pos] {
+			continue
+		}
+		state := c.scoreStates[s.pos]
+		for j, node := range nodes {
+			scores[j] = s.plugin.Score(state, c.Pod, node)
+		}
+		if n, ok := s.plugin.(Normalizer); ok {
+			n.Normalize(state, nodes, scores)
+		}
+		for j, score := range scores {
+			if score < 0 || score > MaxScore {
+				return nil, fmt.Errorf("plugin %q returned the score %d for node %q, which must be from 0 to %d", s.plugin.Name(), score, nodes[j].Node.Name, MaxScore)
+			}
+			total[j] += c.Profile.weights[i] * score
+		}
+	}
+	return total, nil
+}
+
+// Reserve books the node with all plugins, or with none.
+func (c *Cycle) Reserve(ctx context.Context, pod *v1.Pod, nodeName string) (plugin string, status *Status) {
+	for _, r := range c.Profile.reservers {
+		if s := r.plugin.Reserve(ctx, c.states[r.pos], pod, nodeName); !s.IsSuccess() {
+			c.Unreserve(ctx, pod, nodeName)
+			return r.plugin.Name(), s
+		}
+	}
+	return "", nil
+}
+
+// Unreserve undoes Reserve.
+func (c *Cycle) Unreserve(ctx context.Context, pod *v1.Pod, nodeName string) {
+	for _, r := range slices.Backward(c.Profile.reservers) {
+		r.plugin.Unreserve(ctx, c.states[r.pos], pod, nodeName)
+	}
+}
+
+// Permit asks for leave to bind. When some plugin wants to wait, wait blocks until all have allowed the pod.
+func (c *Cycle) Permit(ctx context.Context, pod *v1.Pod, nodeName string) (plugin string, status *Status, wait func(context.Context) *Status) {
+	type waiting struct {
+		plugin string
+		done   chan error
+		expiry <-chan time.Time
+	}
+	var all []waiting
+	for _, p := range c.Profile.permits {
+		done := make(chan error, 1)
+		allow := func(err error) {
+			select {
+			case done <- err:
+			default: // the first word counts
+			}
+		}
+		s, timeout := p.plugin.Permit(ctx, c.states[p.pos], pod, nodeName, allow)
+		switch {
+		case s.Code() == Wait:
+			all = append(all, waiting{p.plugin.Name(), done, time.After(timeout)})
+		case !s.IsSuccess():
+			return p.plugin.Name(), s, nil
+		}
+	}
+	if len(all) == 0 {
+		return "", nil, nil
+	}
+	return "", nil, func(ctx context.Context) *Status {
+		for _, w := range all {
+			select {
+			case err := <-w.done:
+				if err != nil {
+					return Reject(err.Error())
+				}
+			case <-w.expiry:
+				return Reject(fmt.Sprintf("rejected due to timeout after waiting at plugin %s", w.plugin))
+			case <-ctx.Done():
+				return AsStatus(ctx.Err())
+			}
+		}
+		return nil
+	}
+}
+
+// PreBind prepares the node for the pod.
+func (c *Cycle) PreBind(ctx context.Context, pod *v1.Pod, nodeName string) (plugin string, status *Status) {
+	for _, p := range c.Profile.preBinds {
+		if c.skipFilter[p.pos] {
+			continue
+		}
+		if s := p.plugin.PreBind(ctx, c.states[p.pos], pod, nodeName); !s.IsSuccess() {
+			return p.plugin.Name(), s
+		}
+	}
+	return "", nil
+}
+
+// Bind lets the first willing plugin bind the pod.
+func (c *Cycle) Bind(ctx context.Context, pod *v1.Pod, nodeName string) *Status {
+	for _, b := range c.Profile.binders {
+		if s := b.Bind(ctx, pod, nodeName); !s.IsSkip() {
+			return s
+		}
+	}
+	return AsStatus(fmt.Errorf("no bind plugin took pod %s/%s", pod.Namespace, pod.Name))
+}
+
+// PostBind tells plugins that the pod is bound.
+func (c *Cycle) PostBind(ctx context.Context, pod *v1.Pod, nodeName string) {
+	for _, p := range c.Profile.postBinds {
+		p.plugin.PostBind(ctx, c.states[p.pos], pod, nodeName)
+	}
+}
+
+// Diagnosis is why a pod found no node.
+type Diagnosis struct {
+	Nodes         []*NodeInfo // the snapshot's
+	Statuses      []*Status   // of Nodes, by position; nil where no plugin was asked
+	Absent        *Status     // of nodes with no status of their own
+	PreFilterMsg  string
+	PostFilterMsg string
+	Rejectors     sets.Set[string]
+	Waiting       sets.Set[string]
+}
+
+// AddRejection notes that a plugin rejected the pod.
+func (d *Diagnosis) AddRejection(plugin string, status *Status) {
+	if status.Code() == Pending {
+		d.Waiting = insert(d.Waiting, plugin)
+	}
+	d.Rejectors = insert(d.Rejectors, plugin)
+}
+
+func insert(set sets.Set[string], s string) sets.Set[string] {
+	if set == nil {
+		set = sets.New[string]()
+	}
+	return set.Insert(s)
+}
+
+// Status of the node at position i.
+func (d *Diagnosis) Status(i int) *Status {
+	if d.Statuses[i] != nil {
+		return d.Statuses[i]
+	}
+	return d.Absent
+}
+
+// StatusOf the node with the name, nil if there is none.
+func (d *Diagnosis) StatusOf(nodeName string) *Status {
+	for i, n := range d.Nodes {
+		if n.Node.Name == nodeName {
+			return d.Status(i)
+		}
+	}
+	return nil
+}
+
+// Message counts the reasons, as kubectl users know it: 0/3 nodes are available: 1 Insufficient cpu, ...
+func (d *Diagnosis) Message() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "0/%d nodes are available:", len(d.Nodes))
+	if d.PreFilterMsg != "" {
+		fmt.Fprintf(&b, " %s.", d.PreFilterMsg)
+	} else if reasons := d.countReasons(); len(reasons) > 0 {
+		fmt.Fprintf(&b, " %s.", strings.Join(reasons, ", "))
+	}
+	if d.PostFilterMsg != "" {
+		b.WriteString(" " + d.PostFilterMsg)
+	}
+	return b.String()
+}
+
+func (d *Diagnosis) countReasons() []string {
+	counts := make(map[string]int)
+	for i := range d.Nodes {
+		for _, reason := range d.Status(i).Reasons() {
+			counts[reason]++
+		}
+	}
+	texts := make([]string, 0, len(counts))
+	for reason, count := range counts {
+		texts = append(texts, fmt.Sprintf("%d %s", count, reason))
+	}
+	slices.Sort(texts)
+	return texts
+}
+
+// Priority of a pod; 0 if it says none.
+func Priority(pod *v1.Pod) int32 { return corev1.PodPriority(pod) }
+
+// Key names a pod.
+func Key(pod *v1.Pod) types.NamespacedName {
+	return types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package framework
+
+import v1 "k8s.io/api/core/v1"
+
+// Kind is a kind of object whose changes may make a rejected pod schedulable.
+type Kind string
+
+// The kinds that the scheduler watches. A pod is in one of three roles.
+const (
+	AnyKind            Kind = "*"
+	Node               Kind = "Node"
+	AssignedPod        Kind = "AssignedPod"    // a pod that has a node
+	UnscheduledPod     Kind = "UnscheduledPod" // another pod that has none
+	TargetPod          Kind = "TargetPod"      // the rejected pod itself
+	Namespace          Kind = "Namespace"
+	Service            Kind = "Service"
+	PersistentVolume   Kind = "PersistentVolume"
+	PersistentClaim    Kind = "PersistentVolumeClaim"
+	StorageClass       Kind = "StorageClass"
+	CSINode            Kind = "CSINode"
+	CSIDriver          Kind = "CSIDriver"
+	CSIStorageCapacity Kind = "CSIStorageCapacity"
+)
+
+// Action is a set of things that happened to an object.
+type Action uint
+
+// The actions. One event may carry several updates.
+const (
+	Add Action = 1 << iota
+	Delete
+	UpdateNodeAllocatable
+	UpdateNodeLabel
+	UpdateNodeTaint
+	UpdateNodeUnschedulable
+	UpdatePodLabel
+	UpdatePodScaleDown
+	UpdatePodTolerations
+	UpdatePodGates
+	UpdateOther
+
+	Update = UpdateNodeAllocatable | UpdateNodeLabel | UpdateNodeTaint | UpdateNodeUnschedulable |
+		UpdatePodLabel | UpdatePodScaleDown | UpdatePodTolerations | UpdatePodGates | UpdateOther
+	Any = Add | Delete | Update
+)
+
+// Event is a change in the cluster. Old is nil when added, New when deleted.
+type Event struct {
+	Kind     Kind
+	Action   Action
+	Old, New any
+}
+
+// OldNode and NewNode are for hints on Node events; nil when there is none.
+func (e *Event) OldNode() *v1.Node { n, _ := e.Old.(*v1.Node); return n }
+
+// NewNode see OldNode.
+func (e *Event) NewNode() *v1.Node { n, _ := e.New.(*v1.Node); return n }
+
+// OldPod is for hints on pod events; nil when there is none.
+func (e *Event) OldPod() *v1.Pod { p, _ := e.Old.(*v1.Pod); return p }
+
+// NewPod see OldPod.
+func (e *Event) NewPod() *v1.Pod { p, _ := e.New.(*v1.Pod); return p }
+
+// Hint says which events may make a pod schedulable that the plugin rejected, and how to tell.
+type Hint struct {
+	Kind   Kind
+	Action Action
+	// Helps looks closer; nil means that every such event helps.
+	Helps func(pod *PodInfo, event *Event) bool
+}
+
+// Covers says whether the hint is about the event at all.
+func (h *Hint) Covers(event *Event) bool {
+	return (h.Kind == AnyKind || event.Kind == AnyKind || h.Kind == event.Kind) && h.Action&event.Action != 0
+}

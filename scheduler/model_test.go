@@ -1,0 +1,517 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scheduler
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"github.com/skiff-k8s/skiff/scheduler/framework"
+)
+
+// A model of the documented rules, as plain and slow as can be: it says whether a pod may run on a node of a
+// cluster. TestFiltersAgreeWithModel compares the plugins with it on generated clusters.
+
+type modelCluster struct {
+	nodes []*v1.Node
+	pods  []*v1.Pod // all with a node
+	pod   *v1.Pod   // the one to place
+}
+
+func (m *modelCluster) node(name string) *v1.Node {
+	for _, n := range m.nodes {
+		if n.Name == name {
+			return n
+		}
+	}
+	return nil
+}
+
+func (m *modelCluster) fits(node *v1.Node) bool {
+	return m.enoughResources(node) && m.tolerated(node) && m.selected(node) && m.portsFree(node) &&
+		m.affinityMet(node) && m.antiAffinityMet(node) && m.spread(node)
+}
+
+func requestOf(pod *v1.Pod, name v1.ResourceName) int64 {
+	sum := int64(0)
+	for _, c := range pod.Spec.Containers {
+		q := c.Resources.Requests[name]
+		sum += q.MilliValue()
+	}
+	for _, c := range pod.Spec.InitContainers { // none restarts always in generated pods
+		q := c.Resources.Requests[name]
+		sum = max(sum, q.MilliValue())
+	}
+	if q, ok := pod.Spec.Overhead[name]; ok {
+		sum += q.MilliValue()
+	}
+	return sum
+}
+
+func (m *modelCluster) enoughResources(node *v1.Node) bool {
+	count := int64(1)
+	for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory, "example.com/gpu"} {
+		want := requestOf(m.pod, name)
+		used := int64(0)
+		for _, p := range m.pods {
+			if p.Spec.NodeName == node.Name {
+				used += requestOf(p, name)
+			}
+		}
+		has := node.Status.Allocatable[name]
+		if want > 0 && want+used > has.MilliValue() {
+			return false
+		}
+	}
+	for _, p := range m.pods {
+		if p.Spec.NodeName == node.Name {
+			count++
+		}
+	}
+	return count <= node.Status.Allocatable.Pods().Value()
+}
+
+func (m *modelCluster) tolerated(node *v1.Node) bool {
+	taints := append([]v1.Taint(nil), node.Spec.Taints...)
+	if node.Spec.Unschedulable {
+		taints = append(taints, v1.Taint{Key: v1.TaintNodeUnschedulable, Effect: v1.TaintEffectNoSchedule})
+	}
+	return toleratesAll(m.pod, taints)
+}
+
+func toleratesAll(pod *v1.Pod, taints []v1.Taint) bool {
+	for _, taint := range taints {
+		if taint.Effect == v1.TaintEffectPreferNoSchedule {
+			continue
+		}
+		found := false
+		for _, t := range pod.Spec.Tolerations {
+			effect := t.Effect == "" || t.Effect == taint.Effect
+			key := t.Key == taint.Key || t.Key == "" && t.Operator == v1.TolerationOpExists
+			value := t.Operator == v1.TolerationOpExists || t.Value == taint.Value
+			found = found || effect && key && value
+		}
+		if !found {
+			return false
+		}
+	}
+	return true
+}
+
+func (m *modelCluster) selected(node *v1.Node) bool {
+	for k, v := range m.pod.Spec.NodeSelector {
+		if node.Labels[k] != v {
+			return false
+		}
+	}
+	a := m.pod.Spec.Affinity
+	if a == nil || a.NodeAffinity == nil {
+		return true
+	}
+	for _, term := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+		all := true
+		for _, e := range term.MatchExpressions {
+			value, has := node.Labels[e.Key]
+			in := has && value == e.Values[0]
+			all = all && in == (e.Operator == v1.NodeSelectorOpIn)
+		}
+		if all {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *modelCluster) portsFree(node *v1.Node) bool {
+	for _, p := range m.pods {
+		if p.Spec.NodeName != node.Name {
+			continue
+		}
+		for _, a := range p.Spec.Containers[0].Ports {
+			for _, b := range m.pod.Spec.Containers[0].Ports {
+				if a.HostPort == b.HostPort && a.Protocol == b.Protocol && (a.HostIP == b.HostIP || a.HostIP == "" || b.HostIP == "") {
+					return false
+				}
+			}
+		}
+	}
+	return true
+}
+
+// selects: generated terms have no namespaces of their own, and all namespaces lack labels.
+func selects(term *v1.PodAffinityTerm, owner, other *v1.Pod) bool {
+	if term.NamespaceSelector == nil && owner.Namespace != other.Namespace {
+		return false
+	}
+	selector, _ := metav1.LabelSelectorAsSelector(term.LabelSelector)
+	return selector.Matches(labels.Set(other.Labels))
+}
+
+func together(a, b *v1.Node, key string) bool {
+	va, ok := a.Labels[key]
+	vb, ok2 := b.Labels[key]
+	return ok && ok2 && va == vb
+}
+
+func required(pod *v1.Pod) (affinity, anti []v1.PodAffinityTerm) {
+	if a := pod.Spec.Affinity; a != nil {
+		if a.PodAffinity != nil {
+			affinity = a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution
+		}
+		if a.PodAntiAffinity != nil {
+			anti = a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution
+		}
+	}
+	return affinity, anti
+}
+
+// affinityMet: pods that match all terms have to be in the node's domain of each term. If there is none in any domain, the pod may be the first,
+// provided that it matches its own terms.
+func (m *modelCluster) affinityMet(node *v1.Node) bool {
+	terms, _ := required(m.pod)
+	if len(terms) == 0 {
+		return true
+	}
+	matchesAll := func(p *v1.Pod) bool {
+		for i := range terms {
+			if !selects(&terms[i], m.pod, p) {
+				return false
+			}
+		}
+		return true
+	}
+	met, none := true, true
+	for i := range terms {
+		if _, ok := node.Labels[terms[i].TopologyKey]; !ok {
+			return false
+		}
+		found := false
+		for _, p := range m.pods {
+			on := m.node(p.Spec.NodeName)
+			if !matchesAll(p) {
+				continue
+			}
+			if _, ok := on.Labels[terms[i].TopologyKey]; ok {
+				none = false
+			}
+			found = found || together(on, node, terms[i].TopologyKey)
+		}
+		met = met && found
+	}
+	return met || none && matchesAll(m.pod)
+}
+
+func (m *modelCluster) antiAffinityMet(node *v1.Node) bool {
+	_, own := required(m.pod)
+	for _, p := range m.pods {
+		on := m.node(p.Spec.NodeName)
+		for i := range own {
+			if selects(&own[i], m.pod, p) && together(on, node, own[i].TopologyKey) {
+				return false
+			}
+		}
+		_, theirs := required(p)
+		for i := range theirs {
+			if selects(&theirs[i], p, m.pod) && together(on, node, theirs[i].TopologyKey) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func (m *modelCluster) spread(node *v1.Node) bool {
+	for _, c := range m.pod.Spec.TopologySpreadConstraints {
+		if c.WhenUnsatisfiable != v1.DoNotSchedule {
+			continue
+		}
+		if _, ok := node.Labels[c.TopologyKey]; !ok {
+			return false
+		}
+		selector, _ := metav1.LabelSelectorAsSelector(c.LabelSelector)
+		domains := make(map[string]int)
+		for _, n := range m.nodes {
+			if !m.counts(&c, n) {
+				continue
+			}
+			value := n.Labels[c.TopologyKey]
+			domains[value] += 0
+			for _, p := range m.pods {
+				if p.Spec.NodeName == n.Name && p.Namespace == m.pod.Namespace && p.DeletionTimestamp == nil && selector.Matches(labels.Set(p.Labels)) {
+					domains[value]++
+				}
+			}
+		}
+		lowest := 1 << 30
+		for _, count := range domains {
+			lowest = min(lowest, count)
+		}
+		if len(domains) == 0 || c.MinDomains != nil && len(domains) < int(*c.MinDomains) {
+			lowest = 0
+		}
+		self := 0
+		if selector.Matches(labels.Set(m.pod.Labels)) {
+			self = 1
+		}
+		if domains[node.Labels[c.TopologyKey]]+self-lowest > int(c.MaxSkew) {
+			return false
+		}
+	}
+	return true
+}
+
+func (m *modelCluster) counts(c *v1.TopologySpreadConstraint, n *v1.Node) bool {
+	for _, other := range m.pod.Spec.TopologySpreadConstraints {
+		if _, ok := n.Labels[other.TopologyKey]; !ok && other.WhenUnsatisfiable == v1.DoNotSchedule {
+			return false
+		}
+	}
+	if (c.NodeAffinityPolicy == nil || *c.NodeAffinityPolicy == v1.NodeInclusionPolicyHonor) && !m.selected(n) {
+		return false
+	}
+	return c.NodeTaintsPolicy == nil || *c.NodeTaintsPolicy == v1.NodeInclusionPolicyIgnore || toleratesAll(m.pod, n.Spec.Taints)
+}
+
+// generate makes a small crowded cluster, so that every rule has its say.
+func generate(r *rand.Rand) *modelCluster {
+	g := &generator{r}
+	m := &modelCluster{}
+	for i := range 2 + r.IntN(7) {
+		m.nodes = append(m.nodes, g.node(i))
+	}
+	for i := range r.IntN(20) {
+		p := g.pod(fmt.Sprintf("existing-%d", i))
+		p.Spec.NodeName = m.nodes[r.IntN(len(m.nodes))].Name
+		if g.chance(10) {
+			p.DeletionTimestamp = &metav1.Time{}
+		}
+		m.pods = append(m.pods, p)
+	}
+	m.pod = g.pod("pending")
+	return m
+}
+
+type generator struct{ *rand.Rand }
+
+func (g *generator) chance(percent int) bool { return g.IntN(100) < percent }
+
+func pick[T any](g *generator, of ...T) T { return of[g.IntN(len(of))] }
+
+func (g *generator) node(i int) *v1.Node {
+	n := newNode(fmt.Sprintf("node-%d", i), func(n *v1.Node) {
+		n.Status.Allocatable = resources(fmt.Sprint(2+g.IntN(6)), "8Gi", fmt.Sprint(3+g.IntN(8)))
+		n.Labels["disk"] = pick(g, "ssd", "hdd")
+	})
+	if g.chance(90) {
+		n.Labels["zone"] = pick(g, "a", "b", "c")
+	}
+	if g.chance(30) {
+		n.Status.Allocatable["example.com/gpu"] = resource.MustParse("2")
+	}
+	if g.chance(20) {
+		n.Spec.Taints = []v1.Taint{{Key: pick(g, "t", "u"), Value: pick(g, "x", "y"), Effect: pick(g, v1.TaintEffectNoSchedule, v1.TaintEffectNoExecute, v1.TaintEffectPreferNoSchedule)}}
+	}
+	n.Spec.Unschedulable = g.chance(5)
+	return n
+}
+
+func (g *generator) pod(name string) *v1.Pod {
+	p := newPod(name, func(p *v1.Pod) {
+		p.Namespace = pick(g, "default", "default", "other")
+		p.UID = types.UID(name)
+		p.Labels = map[string]string{"app": pick(g, "web", "db")}
+	})
+	requests := v1.ResourceList{}
+	if g.chance(70) {
+		requests[v1.ResourceCPU] = *resource.NewMilliQuantity(int64(g.IntN(1500)), resource.DecimalSI)
+	}
+	if g.chance(50) {
+		requests[v1.ResourceMemory] = *resource.NewQuantity(int64(g.IntN(3))<<30, resource.BinarySI)
+	}
+	if g.chance(10) {
+		requests["example.com/gpu"] = resource.MustParse("1")
+	}
+	p.Spec.Containers[0].Resources.Requests = requests
+	if g.chance(10) {
+		p.Spec.InitContainers = []v1.Container{{Name: "i", Resources: v1.ResourceRequirements{Requests: v1.ResourceList{v1.ResourceCPU: resource.MustParse("2")}}}}
+	}
+	if g.chance(10) {
+		p.Spec.Overhead = v1.ResourceList{v1.ResourceCPU: resource.MustParse("250m")}
+	}
+	if g.chance(15) {
+		p.Spec.Containers[0].Ports = []v1.ContainerPort{{HostPort: pick[int32](g, 80, 81), Protocol: pick(g, v1.ProtocolTCP, v1.ProtocolUDP), HostIP: pick(g, "", "127.0.0.1", "10.0.0.1")}}
+	}
+	if g.chance(30) {
+		p.Spec.Tolerations = []v1.Toleration{{Key: pick(g, "t", "u"), Operator: pick(g, v1.TolerationOpExists, v1.TolerationOpEqual), Effect: pick(g, "", v1.TaintEffectNoSchedule)}}
+		if p.Spec.Tolerations[0].Operator == v1.TolerationOpEqual {
+			p.Spec.Tolerations[0].Value = pick(g, "x", "y")
+		}
+	}
+	if g.chance(15) {
+		p.Spec.NodeSelector = map[string]string{"disk": pick(g, "ssd", "hdd")}
+	}
+	p.Spec.Affinity = g.affinity()
+	if g.chance(35) {
+		p.Spec.TopologySpreadConstraints = []v1.TopologySpreadConstraint{g.spread()}
+		if g.chance(30) {
+			p.Spec.TopologySpreadConstraints = append(p.Spec.TopologySpreadConstraints, g.spread())
+		}
+	}
+	return p
+}
+
+func (g *generator) affinity() *v1.Affinity {
+	a := &v1.Affinity{}
+	if g.chance(15) {
+		terms := make([]v1.NodeSelectorTerm, 1+g.IntN(2))
+		for i := range terms {
+			terms[i].MatchExpressions = []v1.NodeSelectorRequirement{{Key: "zone", Operator: pick(g, v1.NodeSelectorOpIn, v1.NodeSelectorOpNotIn), Values: []string{pick(g, "a", "b", "c")}}}
+		}
+		a.NodeAffinity = &v1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &v1.NodeSelector{NodeSelectorTerms: terms}}
+	}
+	if g.chance(20) {
+		a.PodAffinity = &v1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: g.terms()}
+	}
+	if g.chance(15) {
+		a.PodAntiAffinity = &v1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: g.terms()}
+	}
+	return a
+}
+
+func (g *generator) terms() []v1.PodAffinityTerm {
+	terms := make([]v1.PodAffinityTerm, 1+g.IntN(2))
+	for i := range terms {
+		terms[i] = v1.PodAffinityTerm{TopologyKey: pick(g, "zone", v1.LabelHostname, "disk"), LabelSelector: g.selector()}
+		if g.chance(20) {
+			terms[i].NamespaceSelector = &metav1.LabelSelector{}
+		}
+	}
+	return terms
+}
+
+func (g *generator) selector() *metav1.LabelSelector {
+	return &metav1.LabelSelector{MatchLabels: map[string]string{"app": pick(g, "web", "db")}}
+}
+
+func (g *generator) spread() v1.TopologySpreadConstraint {
+	c := v1.TopologySpreadConstraint{
+		MaxSkew: int32(1 + g.IntN(3)), TopologyKey: pick(g, "zone", v1.LabelHostname), LabelSelector: g.selector(),
+		WhenUnsatisfiable: pick(g, v1.DoNotSchedule, v1.DoNotSchedule, v1.ScheduleAnyway),
+	}
+	if g.chance(30) && c.WhenUnsatisfiable == v1.DoNotSchedule {
+		n := int32(1 + g.IntN(5))
+		c.MinDomains = &n
+	}
+	if g.chance(30) {
+		policy := v1.NodeInclusionPolicyIgnore
+		c.NodeAffinityPolicy = &policy
+	}
+	if g.chance(30) {
+		policy := v1.NodeInclusionPolicyHonor
+		c.NodeTaintsPolicy = &policy
+	}
+	return c
+}
+
+// newCycle makes a cycle of the default profile over the cluster.
+func newCycle(t testing.TB, s *Scheduler, m *modelCluster) *framework.Cycle {
+	t.Helper()
+	var infos []*framework.NodeInfo
+	for _, node := range m.nodes {
+		info := &framework.NodeInfo{}
+		info.SetNode(node)
+		for _, p := range m.pods {
+			if p.Spec.NodeName == node.Name {
+				info.AddPod(framework.NewPodInfo(p))
+			}
+		}
+		infos = append(infos, info)
+	}
+	s.snapshot = *framework.NewSnapshot(infos...)
+	return framework.NewCycle(s.profiles[v1.DefaultSchedulerName], framework.NewPodInfo(m.pod), &s.snapshot, s.queue.Nominated)
+}
+
+func TestFiltersAgreeWithModel(t *testing.T) {
+	client := fake.NewClientset()
+	s, err := New(Config{}, client, informers.NewSharedInformerFactory(client, 0), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fitting, rejected := 0, 0
+	for seed := range uint64(5000) {
+		m := generate(rand.New(rand.NewPCG(seed, 1)))
+		cycle := newCycle(t, s, m)
+		_, _, _, status := cycle.PreFilter(t.Context())
+		for i, node := range m.nodes {
+			verdict := status
+			if verdict == nil {
+				_, verdict = cycle.Filter(s.snapshot.Nodes[i])
+			}
+			want := m.fits(node)
+			if want {
+				fitting++
+			} else {
+				rejected++
+			}
+			if want != (verdict == nil) {
+				manifest, _ := json.Marshal(map[string]any{"nodes": m.nodes, "pods": m.pods, "pod": m.pod})
+				t.Fatalf("seed %d: the model says %v for node %s, the plugins say %v\n%s", seed, want, node.Name, verdict.Reasons(), manifest)
+			}
+		}
+	}
+	if fitting < 1000 || rejected < 1000 {
+		t.Errorf("%d nodes fit and %d do not: the generator is lopsided", fitting, rejected)
+	}
+}
+
+// What preemption does to a cycle (pods taken off and put back) has to lead to the same verdicts as a cycle made anew.
+func TestTrackersAgreeWithNewCycle(t *testing.T) {
+	client := fake.NewClientset()
+	s, err := New(Config{}, client, informers.NewSharedInformerFactory(client, 0), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for seed := range uint64(2000) {
+		m := generate(rand.New(rand.NewPCG(seed, 2)))
+		if len(m.pods) == 0 {
+			continue
+		}
+		cycle := newCycle(t, s, m)
+		_, _, _, status := cycle.PreFilter(t.Context())
+		if status != nil {
+			continue
+		}
+		at := 0
+		for i, node := range m.nodes {
+			if node.Name == m.pods[0].Spec.NodeName {
+				at = i
+			}
+		}
+		gone := m.pods[0]
+		node := s.snapshot.Nodes[at].Clone()
+		clone := cycle.Clone()
+		info := framework.NewPodInfo(gone)
+		clone.RemovePod(info, node)
+		_, without := clone.Filter(node)
+		clone.AddPod(info, node)
+		_, back := clone.Filter(node)
+		_, before := cycle.Filter(s.snapshot.Nodes[at])
+		if (back == nil) != (before == nil) {
+			t.Fatalf("seed %d: putting a pod back changed the verdict from %v to %v", seed, before.Reasons(), back.Reasons())
+		}
+		m.pods = m.pods[1:]
+		if gone.DeletionTimestamp == nil && m.fits(m.nodes[at]) != (without == nil) {
+			t.Fatalf("seed %d: without pod %s the model says %v for node %s, the plugins say %v", seed, gone.Name, m.fits(m.nodes[at]), m.nodes[at].Name, without.Reasons())
+		}
+	}
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package nodeaffinity keeps pods on nodes that match their nodeSelector and required node affinity, and
+// prefers those that match more of the preferred terms.
+package nodeaffinity
+
+import (
+	"context"
+	"fmt"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+
+	"github.com/skiff-k8s/skiff/scheduler/framework"
+)
+
+type plugin struct{}
+
+// New makes the plugin.
+func New(*framework.Handle) (framework.Plugin, error) { return plugin{}, nil }
+
+func (plugin) Name() string { return "NodeAffinity" }
+
+var (
+	mismatch = framework.RejectForGood("node(s) didn't match Pod's node affinity/selector")
+	conflict = framework.RejectForGood("pod affinity terms conflict")
+)
+
+func (plugin) PreFilter(_ context.Context, pod *framework.PodInfo, _ *framework.Snapshot) (framework.State, sets.Set[string], *framework.Status) {
+	affinity := pod.Pod.Spec.Affinity
+	required := affinity != nil && affinity.NodeAffinity != nil && affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil
+	if !required && len(pod.Pod.Spec.NodeSelector) == 0 {
+		return nil, nil, framework.SkipStatus
+	}
+	state := nodeaffinity.GetRequiredNodeAffinity(pod.Pod)
+	if !required {
+		return state, nil, nil
+	}
+	names := namedNodes(affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms)
+	if names != nil && len(names) == 0 {
+		return nil, nil, conflict
+	}
+	return state, names, nil
+}
+
+// namedNodes returns the nodes that the terms name by metadata.name, as DaemonSets do; nil if some term names none.
+func namedNodes(terms []v1.NodeSelectorTerm) sets.Set[string] {
+	all := sets.New[string]()
+	for i := range terms {
+		var ofTerm sets.Set[string]
+		for _, field := range terms[i].MatchFields {
+			if field.Key != "metadata.name" || field.Operator != v1.NodeSelectorOpIn {
+				continue
+			}
+			names := sets.New(field.Values...)
+			if ofTerm != nil {
+				names = ofTerm.Intersection(names)
+			}
+			ofTerm = names
+		}
+		if ofTerm == nil {
+			return nil
+		}
+		all = all.Union(ofTerm)
+	}
+	if len(terms) == 0 {
+		return nil
+	}
+	return all
+}
+
+func (plugin) Filter(state framework.State, _ *framework.PodInfo, node *framework.NodeInfo) *framework.Status {
+	required, ok := state.(nodeaffinity.RequiredNodeAffinity)
+	if !ok {
+		return nil
+	}
+	if match, _ := required.Match(node.Node); !match { // a term that does not parse matches nothing
+		return mismatch
+	}
+	return nil
+}
+
+func (plugin) PreScore(_ context.Context, pod *framework.PodInfo, _ *framework.Snapshot, _ []*framework.NodeInfo) (framework.State, *framework.Status) {
+	affinity := pod.Pod.Spec.Affinity
+	if affinity == nil || affinity.NodeAffinity == nil || len(affinity.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution) == 0 {
+		return nil, framework.SkipStatus
+	}
+	terms, err := nodeaffinity.NewPreferredSchedulingTerms(affinity.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
+	if err != nil {
+		return nil, framework.AsStatus(fmt.Errorf("parsing preferred node affinity: %w", err))
+	}
+	return terms, nil
+}
+
+// Score adds up the weights of the preferred terms that match.
+func (plugin) Score(state framework.State, _ *framework.PodInfo, node *framework.NodeInfo) int64 {
+	return state.(*nodeaffinity.PreferredSchedulingTerms).Score(node.Node)
+}
+
+func (plugin) Normalize(_ framework.State, _ []*framework.NodeInfo, scores []int64) {
+	framework.NormalizeByMax(scores, false)
+}
+
+func (plugin) Hints() []framework.Hint {
+	return []framework.Hint{{Kind: framework.Node, Action: framework.Add | framework.UpdateNodeLabel, Helps: matchesNow}}
+}
+
+func matchesNow(pod *framework.PodInfo, event *framework.Event) bool {
+	required := nodeaffinity.GetRequiredNodeAffinity(pod.Pod)
+	if match, _ := required.Match(event.NewNode()); !match {
+		return false
+	}
+	if event.OldNode() == nil {
+		return true
+	}
+	matched, _ := required.Match(event.OldNode())
+	return !matched
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package noderesources deals with what pods request and nodes have to give: Fit keeps pods off nodes
+// without enough of it and prefers nodes by how much is left; Balanced prefers nodes whose resources would be used
+// evenly.
+package noderesources
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+
+	"github.com/skiff-k8s/skiff/scheduler/framework"
+)
+
+// Strategy says which nodes Fit prefers.
+type Strategy string
+
+// The strategies, by their names in a KubeSchedulerConfiguration.
+const (
+	LeastAllocated           Strategy = "LeastAllocated"
+	MostAllocated            Strategy = "MostAllocated"
+	RequestedToCapacityRatio Strategy = "RequestedToCapacityRatio"
+)
+
+// FitArgs configures Fit; the zero value is the default: LeastAllocated of CPU and memory.
+type FitArgs struct {
+	Strategy  Strategy
+	Resources []Weighted // nil means CPU and memory, 1 each
+	// Shape is for RequestedToCapacityRatio: scores at utilizations, ascending.
+	Shape []ShapePoint
+	// IgnoredResources, and groups (the part before the slash), of extended resources that some extender looks after.
+	IgnoredResources, IgnoredGroups sets.Set[string]
+}
+
+// Weighted is a resource with its weight in the score.
+type Weighted struct {
+	Name   v1.ResourceName
+	Weight int64
+}
+
+// ShapePoint says that a utilization (0 to 100) is worth a score (0 to 10).
+type ShapePoint struct{ Utilization, Score int64 }
+
+type fit struct {
+	FitArgs
+	scorer
+}
+
+// NewFit returns a constructor of the plugin.
+func NewFit(args FitArgs) func(*framework.Handle) (framework.Plugin, error) {
+	return func(*framework.Handle) (framework.Plugin, error) {
+		if args.Resources == nil {
+			args.Resources = defaultResources()
+		}
+		rate, err := args.rate()
+		if err != nil {
+			return nil, err
+		}
+		return &fit{args, scorer{resources: args.Resources, nonZero: true, rate: rate}}, nil
+	}
+}
+
+func defaultResources() []Weighted {
+	return []Weighted{{v1.ResourceCPU, 1}, {v1.ResourceMemory, 1}}
+}
+
+func (a *FitArgs) rate() (func([]usage) int64, error) {
+	switch a.Strategy {
+	case LeastAllocated, "":
+		return least, nil
+	case MostAllocated:
+		return most, nil
+	case RequestedToCapacityRatio:
+		if len(a.Shape) == 0 {
+			return nil, fmt.Errorf("NodeResourcesFit: shape must not be empty with strategy %s", a.Strategy)
+		}
+		if !slices.IsSortedFunc(a.Shape, func(p, q ShapePoint) int { return int(p.Utilization - q.Utilization) }) {
+			return nil, fmt.Errorf("NodeResourcesFit: shape must be sorted by utilization")
+		}
+		return byShape(a.Shape), nil
+	}
+	return nil, fmt.Errorf("NodeResourcesFit: scoring strategy %s is not supported", a.Strategy)
+}
+
+func (*fit) Name() string { return "NodeResourcesFit" }
+
+// Filter names everything that is short. A pod that fits costs no allocation.
+func (f *fit) Filter(_ framework.State, pod *framework.PodInfo, node *framework.NodeInfo) *framework.Status {
+	want, has, used := &pod.Request, &node.Allocatable, &node.Requested
+	var reasons []string
+	forGood := false
+	check := func(name v1.ResourceName, want, has, used int64) {
+		if want > 0 && want > has-used {
+			reasons = append(reasons, "Insufficient "+string(name))
+			forGood = forGood || want > has
+		}
+	}
+	if int64(len(node.Pods))+1 > has.AllowedPods {
+		reasons = append(reasons, "Too many pods")
+	}
+	check(v1.ResourceCPU, want.MilliCPU, has.MilliCPU, used.MilliCPU)
+	check(v1.ResourceMemory, want.Memory, has.Memory, used.Memory)
+	check(v1.ResourceEphemeralStorage, want.EphemeralStorage, has.EphemeralStorage, used.EphemeralStorage)
+	for name, value := range want.Scalar {
+		if !f.ignores(name) {
+			check(name, value, has.Scalar[name], used.Scalar[name])
+		}
+	}
+	switch {
+	case len(reasons) == 0:
+		return nil
+	case forGood: // not even the empty node would do
+		return framework.RejectForGood(reasons...)
+	}
+	return framework.Reject(reasons...)
+}
+
+func (f *fit) ignores(name v1.ResourceName) bool {
+	if len(f.IgnoredResources)+len(f.IgnoredGroups) == 0 || !framework.IsExtendedResource(name) {
+		return false
+	}
+	group, _, _ := strings.Cut(string(name), "/")
+	return f.IgnoredResources.Has(string(name)) || f.IgnoredGroups.Has(group)
+}
+
+// PreScore looks up what the pod requests of the resources that count.
+func (f *fit) PreScore(_ context.Context, pod *framework.PodInfo, _ *framework.Snapshot, _ []*framework.NodeInfo) (framework.State, *framework.Status) {
+	return f.newState(pod), nil
+}
+
+func (f *fit) Score(state framework.State, _ *framework.PodInfo, node *framework.NodeInfo) int64 {
+	return f.score(state.(*scoreState), node)
+}
+
+func (f *fit) Hints() []framework.Hint {
+	return []framework.Hint{
+		{Kind: framework.AssignedPod, Action: framework.Delete | framework.UpdatePodScaleDown, Helps: f.freesEnough},
+		{Kind: framework.TargetPod, Action: framework.UpdatePodScaleDown},
+		{Kind: framework.Node, Action: framework.Add | framework.UpdateNodeAllocatable, Helps: f.nodeHelps},
+	}
+}
+
+// freesEnough says whether a pod that went or shrank used something that this one wants.
+func (f *fit) freesEnough(pod *framework.PodInfo, event *framework.Event) bool {
+	old := event.OldPod()
+	if old.Spec.NodeName == "" {
+		return false
+	}
+	if event.NewPod() == nil {
+		return true // at least it frees a place for a pod
+	}
+	freed := framework.NewPodInfo(old).Request
+	now := framework.NewPodInfo(event.NewPod()).Request
+	freed.Add(&now, -1)
+	want := &pod.Request
+	if want.MilliCPU > 0 && freed.MilliCPU > 0 || want.Memory > 0 && freed.Memory > 0 || want.EphemeralStorage > 0 && freed.EphemeralStorage > 0 {
+		return true
+	}
+	for name, value := range want.Scalar {
+		if value > 0 && freed.Scalar[name] > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// nodeHelps says whether the empty node would do, and has more than before of something that the pod wants.
+func (f *fit) nodeHelps(pod *framework.PodInfo, event *framework.Event) bool {
+	var empty, before framework.NodeInfo
+	empty.SetNode(event.NewNode())
+	if f.Filter(nil, pod, &empty) != nil {
+		return false
+	}
+	if event.OldNode() == nil {
+		return true
+	}
+	before.SetNode(event.OldNode())
+	more, want := empty.Allocatable, &pod.Request
+	if more.AllowedPods > before.Allocatable.AllowedPods {
+		return true
+	}
+	for _, r := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory, v1.ResourceEphemeralStorage} {
+		if want.Get(r) > 0 && more.Get(r) > before.Allocatable.Get(r) {
+			return true
+		}
+	}
+	for r, value := range want.Scalar {
+		if value > 0 && more.Scalar[r] > before.Allocatable.Scalar[r] {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package podtopologyspread spreads pods over the domains of a topology (zones, nodes) as their
+// topologySpreadConstraints ask: hard ones keep a pod off nodes, soft ones and the defaults for pods of a Service or
+// controller rate nodes.
+//
+// Reference: https://kubernetes.io/docs/concepts/scheduling-eviction/topology-spread-constraints/
+package podtopologyspread
+
+import (
+	"context"
+	"fmt"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+
+	"github.com/skiff-k8s/skiff/scheduler/framework"
+	"github.com/skiff-k8s/skiff/scheduler/plugins/tainttoleration"
+)
+
+// Args configures the plugin.
+type Args struct {
+	// DefaultConstraints of pods without constraints; they have no selector, it comes from the pod's Service or
+	// controller. nil means the system's: soft, over nodes and zones.
+	DefaultConstraints []v1.TopologySpreadConstraint
+}
+
+var systemDefaults = []v1.TopologySpreadConstraint{
+	{TopologyKey: v1.LabelHostname, WhenUnsatisfiable: v1.ScheduleAnyway, MaxSkew: 3},
+	{TopologyKey: v1.LabelTopologyZone, WhenUnsatisfiable: v1.ScheduleAnyway, MaxSkew: 5},
+}
+
+type plugin struct {
+	handle   *framework.Handle
+	defaults []v1.TopologySpreadConstraint
+	// lenient scores nodes that lack some topology label too.
+	lenient bool
+}
+
+// New returns a constructor of the plugin.
+func New(args Args) func(*framework.Handle) (framework.Plugin, error) {
+	return func(h *framework.Handle) (framework.Plugin, error) {
+		p := &plugin{handle: h, defaults: args.DefaultConstraints}
+		if p.defaults == nil {
+			p.defaults, p.lenient = systemDefaults, true
+		}
+		return p, nil
+	}
+}
+
+func (*plugin) Name() string { return "PodTopologySpread" }
+
+// constraint is a parsed v1.TopologySpreadConstraint.
+type constraint struct {
+	maxSkew       int
+	minDomains    int
+	key           string
+	selector      labels.Selector
+	honorAffinity bool
+	honorTaints   bool
+}
+
+// parse returns the pod's constraints of one kind.
+func parse(constraints []v1.TopologySpreadConstraint, podLabels map[string]string, action v1.UnsatisfiableConstraintAction) ([]constraint, error) {
+	var parsed []constraint
+	for i := range constraints {
+		c := &constraints[i]
+		if c.WhenUnsatisfiable != action {
+			continue
+		}
+		selector, err := metav1.LabelSelectorAsSelector(c.LabelSelector)
+		if err != nil {
+			return nil, fmt.Errorf("parsing labelSelector of topology spread constraint: %w", err)
+		}
+		p := constraint{
+			maxSkew: int(c.MaxSkew), minDomains: 1, key: c.TopologyKey,
+			selector:      framework.SelectValuesOf(selector, podLabels, c.MatchLabelKeys, true),
+			honorAffinity: c.NodeAffinityPolicy == nil || *c.NodeAffinityPolicy == v1.NodeInclusionPolicyHonor,
+			honorTaints:   c.NodeTaintsPolicy != nil && *c.NodeTaintsPolicy == v1.NodeInclusionPolicyHonor,
+		}
+		if c.MinDomains != nil {
+			p.minDomains = int(*c.MinDomains)
+		}
+		parsed = append(parsed, p)
+	}
+	return parsed, nil
+}
+
+// constraints returns the pod's own, or the default ones.
+func (p *plugin) constraints(ctx context.Context, pod *v1.Pod, action v1.UnsatisfiableConstraintAction) ([]constraint, error) {
+	if len(pod.Spec.TopologySpreadConstraints) > 0 {
+		return parse(pod.Spec.TopologySpreadConstraints, pod.Labels, action)
+	}
+	defaults, err := parse(p.defaults, pod.Labels, action)
+	if err != nil || len(defaults) == 0 {
+		return nil, err
+	}
+	selector, err := p.defaultSelector(ctx, pod)
+	if err != nil || selector.Empty() {
+		return nil, err
+	}
+	for i := range defaults {
+		defaults[i].selector = selector
+	}
+	return defaults, nil
+}
+
+// includes says whether the node counts for the constraint.
+func (c *constraint) includes(pod *v1.Pod, required *nodeaffinity.RequiredNodeAffinity, node *v1.Node) bool {
+	if c.honorAffinity {
+		if match, _ := required.Match(node); !match {
+			return false
+		}
+	}
+	return !c.honorTaints || tainttoleration.Tolerates(pod, node)
+}
+
+// hasKeys says whether the node is in a domain of every constraint.
+func hasKeys(node *v1.Node, constraints []constraint) bool {
+	for i := range constraints {
+		if _, ok := node.Labels[constraints[i].key]; !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// countMatching counts the node's pods that the selector picks; those being deleted do not count.
+func countMatching(node *framework.NodeInfo, selector labels.Selector, namespace string) int {
+	if selector.Empty() {
+		return 0
+	}
+	count := 0
+	for _, p := range node.Pods {
+		if p.Pod.DeletionTimestamp == nil && p.Pod.Namespace == namespace && selector.Matches(labels.Set(p.Pod.Labels)) {
+			count++
+		}
+	}
+	return count
+}
+
+const skewed = "node(s) didn't match pod topology spread constraints"
+
+var (
+	tooSkewed    = framework.Reject(skewed)
+	missingLabel = framework.RejectForGood(skewed + " (missing required label)")
+)
+
+// filterState has, for each hard constraint, the number of matching pods in each domain.
+type filterState struct {
+	constraints []constraint
+	counts      []map[string]int
+	lowest      []int // of counts; -1 when it has to be looked up again
+	self        []bool
+	required    nodeaffinity.RequiredNodeAffinity
+}
+
+func (p *plugin) PreFilter(ctx context.Context, pod *framework.PodInfo, view *framework.Snapshot) (framework.State, sets.Set[string], *framework.Status) {
+	constraints, err := p.constraints(ctx, pod.Pod, v1.DoNotSchedule)
+	if err != nil {
+		return nil, nil, framework.AsStatus(err)
+	}
+	if len(constraints) == 0 {
+		return nil, nil, framework.SkipStatus
+	}
+	s := &filterState{
+		constraints: constraints,
+		counts:      make([]map[string]int, len(constraints)),
+		lowest:      make([]int, len(constraints)),
+		self:        make([]bool, len(constraints)),
+		required:    nodeaffinity.GetRequiredNodeAffinity(pod.Pod),
+	}
+	for i := range constraints {
+		s.counts[i], s.lowest[i] = make(map[string]int), -1
+		s.self[i] = constraints[i].selector.Matches(labels.Set(pod.Pod.Labels))
+	}
+	for _, node := range view.Nodes {
+		if !hasKeys(node.Node, constraints) {
+			continue
+		}
+		for i := range constraints {
+			if c := &constraints[i]; c.includes(pod.Pod, &s.required, node.Node) {
+				s.counts[i][node.Node.Labels[c.key]] += countMatching(node, c.selector, pod.Pod.Namespace)
+			}
+		}
+	}
+	return s, nil, nil
+}
+
+// Filter wants that, with the pod, the node's domain has at most maxSkew more matching pods than the emptiest.
+func (p *plugin) Filter(state framework.State, _ *framework.PodInfo, node *framework.NodeInfo) *framework.Status {
+	s := state.(*filterState)
+	for i := range s.constraints {
+		c := &s.constraints[i]
+		domain, ok := node.Node.Labels[c.key]
+		if !ok {
+			return missingLabel
+		}
+		count := s.counts[i][domain]
+		if s.self[i] {
+			count++
+		}
+		if count-s.minimum(i) > c.maxSkew {
+			return tooSkewed
+		}
+	}
+	return nil
+}
+
+// minimum is the count of the emptiest domain; 0 as long as there are fewer domains than there should be.
+func (s *filterState) minimum(i int) int {
+	if len(s.counts[i]) < s.constraints[i].minDomains {
+		return 0
+	}
+	if s.lowest[i] < 0 {
+		first := true
+		for _, count := range s.counts[i] {
+			if first || count < s.lowest[i] {
+				s.lowest[i], first = count, false
+			}
+		}
+	}
+	return s.lowest[i]
+}
+
+func (*plugin) Clone(state framework.State) framework.State {
+	s := *state.(*filterState)
+	counts := make([]map[string]int, len(s.counts))
+	for i, m := range s.counts {
+		counts[i] = make(map[string]int, len(m))
+		for domain, count := range m {
+			counts[i][domain] = count
+		}
+	}
+	s.counts, s.lowest = counts, append([]int(nil), s.lowest...)
+	return &s
+}
+
+func (*plugin) PodAdded(state framework.State, pod, added *framework.PodInfo, node *framework.NodeInfo) {
+	state.(*filterState).update(pod, added, node, 1)
+}
+
+func (*plugin) PodRemoved(state framework.State, pod, removed *framework.PodInfo, node *framework.NodeInfo) {
+	state.(*filterState).update(pod, removed, node, -1)
+}
+
+func (s *filterState) update(pod, changed *framework.PodInfo, node *framework.NodeInfo, delta int) {
+	if changed.Pod.Namespace != pod.Pod.Namespace || !hasKeys(node.Node, s.constraints) {
+		return
+	}
+	for i := range s.constraints {
+		c := &s.constraints[i]
+		if c.selector.Matches(labels.Set(changed.Pod.Labels)) && c.includes(pod.Pod, &s.required, node.Node) {
+			s.counts[i][node.Node.Labels[c.key]] += delta
+			s.lowest[i] = -1
+		}
+	}
+}
+
+func (p *plugin) Hints() []framework.Hint {
+	return []framework.Hint{
+		{Kind: framework.AssignedPod, Action: framework.Add | framework.Delete | framework.UpdatePodLabel | framework.UpdateOther, Helps: p.podHelps},
+		{Kind: framework.TargetPod, Action: framework.UpdatePodLabel},
+		{Kind: framework.Node, Action: framework.Add | framework.Delete | framework.UpdateNodeLabel | framework.UpdateNodeTaint, Helps: p.nodeHelps},
+	}
+}
+
+// podHelps says whether a pod that came, went, or changed its labels is one that some constraint counts.
+func (p *plugin) podHelps(pod *framework.PodInfo, event *framework.Event) bool {
+	constraints := p.hardConstraints(pod.Pod)
+	for _, changed := range []*v1.Pod{event.OldPod(), event.NewPod()} {
+		if changed == nil || changed.Namespace != pod.Pod.Namespace {
+			continue
+		}
+		for i := range constraints {
+			if constraints[i].selector.Matches(labels.Set(changed.Labels)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// hardConstraints are those that can reject the pod, as far as hints need them. Defaults have no selector yet and are taken to match
+// everything.
+func (p *plugin) hardConstraints(pod *v1.Pod) []constraint {
+	of := pod.Spec.TopologySpreadConstraints
+	if len(of) == 0 {
+		of = p.defaults
+	}
+	constraints, _ := parse(of, pod.Labels, v1.DoNotSchedule)
+	if len(pod.Spec.TopologySpreadConstraints) == 0 {
+		for i := range constraints {
+			constraints[i].selector = labels.Everything()
+		}
+	}
+	return constraints
+}
+
+func (p *plugin) nodeHelps(pod *framework.PodInfo, event *framework.Event) bool {
+	constraints := p.hardConstraints(pod.Pod)
+	for _, node := range []*v1.Node{event.OldNode(), event.NewNode()} {
+		if node != nil && hasKeys(node, constraints) {
+			return true
+		}
+	}
+	return false
+}

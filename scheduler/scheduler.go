@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package scheduler gives pods their nodes.
+//
+// Read in this order: events.go turns what happens in the cluster into changes of the node cache (cache/)
+// and of the queue of waiting pods (queue/); schedule.go takes one pod at a time from the queue and picks
+// the best node, asking the plugins (plugins/, by the rules of framework/); bind.go tells the API
+// server, while the next pod is already looked at; failure.go deals with pods that found no node.
+//
+// The scheduler writes nothing but bindings, the PodScheduled condition and nominated node of pods, events,
+// what preemption deletes, and what volumes need. It deals only with pods whose schedulerName is that of one of its
+// profiles.
+//
+// Reference: https://kubernetes.io/docs/concepts/scheduling-eviction/
+package scheduler
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/klog/v2"
+
+	"github.com/skiff-k8s/skiff/scheduler/cache"
+	"github.com/skiff-k8s/skiff/scheduler/framework"
+	"github.com/skiff-k8s/skiff/scheduler/plugins"
+	"github.com/skiff-k8s/skiff/scheduler/queue"
+)
+
+// Config says how to schedule. The zero value is what kube-scheduler does without a configuration.
+type Config struct {
+	// Profiles by scheduler name; none means one, "default-scheduler", with the default plugins.
+	Profiles []Profile
+	// PercentageOfNodesToScore of which enough fitting nodes end the search for more; 0 means from 50 % down to
+	// 5 % the larger the cluster.
+	PercentageOfNodesToScore int32
+	// InitialBackoff (1 s) and MaxBackoff (10 s) of a pod between attempts.
+	InitialBackoff, MaxBackoff time.Duration
+	// MaxUnschedulable is how long a pod waits for an event that may help before it is tried anyway (5 min).
+	MaxUnschedulable time.Duration
+}
+
+// Profile is a set of plugins that pods choose by their schedulerName.
+type Profile struct {
+	SchedulerName string
+	// Plugins in the order in which they are asked; nil means plugins.Default().
+	Plugins []plugins.Entry
+}
+
+// Scheduler is one scheduler with all its profiles.
+type Scheduler struct {
+	client     kubernetes.Interface
+	informers  informers.SharedInformerFactory
+	recorder   events.EventRecorder
+	broadcast  events.EventBroadcaster // nil if the recorder is somebody else's
+	pods       corelisters.PodLister
+	synced     []toolscache.DoneChecker
+	profiles   map[string]*framework.Profile
+	percentage int32
+
+	cache *cache.Cache
+	queue *queue.Queue
+
+	// The scheduling loop's own.
+	snapshot framework.Snapshot
+	next     int // where in snapshot.Nodes the next search starts
+	statuses []*framework.Status
+	feasible []*framework.NodeInfo
+
+	background sync.WaitGroup // bindings, and what plugins started
+}
+
+// New makes a scheduler and registers it for events. factory is started by the caller, before or during Run. A nil recorder
+// means that the scheduler writes its events itself, as "default-scheduler" or the name of its first profile.
+func New(config Config, client kubernetes.Interface, factory informers.SharedInformerFactory, recorder events.EventRecorder) (*Scheduler, error) {
+	config.setDefaults()
+	s := &Scheduler{
+		client: client, informers: factory, recorder: recorder,
+		pods:       factory.Core().V1().Pods().Lister(),
+		profiles:   make(map[string]*framework.Profile),
+		percentage: config.PercentageOfNodesToScore,
+		cache:      cache.New(),
+		snapshot:   *framework.NewSnapshot(),
+	}
+	if s.recorder == nil {
+		s.broadcast = events.NewBroadcaster(&events.EventSinkImpl{Interface: client.EventsV1()})
+		s.recorder = s.broadcast.NewRecorder(scheme.Scheme, config.Profiles[0].SchedulerName)
+	}
+	less := func(a, b *framework.QueuedPod) bool { return s.profiles[config.Profiles[0].SchedulerName].Less(a, b) }
+	s.queue = queue.New(queue.Config{
+		InitialBackoff: config.InitialBackoff, MaxBackoff: config.MaxBackoff, MaxUnschedulable: config.MaxUnschedulable,
+	}, less, s.profileOf)
+
+	lazy := &lazyInformers{factory: factory, notify: s.queue.Notify, synced: make(map[framework.Kind]toolscache.DoneChecker)}
+	handle := &framework.Handle{
+		Client: client, Recorder: s.recorder, Informers: factory,
+		Need: lazy.need, Recheck: s.queue.Recheck, Nominator: s.queue.Nominated, Go: s.background.Go,
+	}
+	for _, p := range config.Profiles {
+		if err := s.addProfile(p, handle); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.watch(); err != nil {
+		return nil, fmt.Errorf("watching pods, nodes and namespaces: %w", err)
+	}
+	return s, nil
+}
+
+func (c *Config) setDefaults() {
+	if len(c.Profiles) == 0 {
+		c.Profiles = []Profile{{SchedulerName: v1.DefaultSchedulerName}}
+	}
+	setDefault(&c.InitialBackoff, time.Second)
+	setDefault(&c.MaxBackoff, 10*time.Second)
+	setDefault(&c.MaxUnschedulable, 5*time.Minute)
+}
+
+func setDefault(d *time.Duration, value time.Duration) {
+	if *d == 0 {
+		*d = value
+	}
+}
+
+func (s *Scheduler) addProfile(p Profile, handle *framework.Handle) error {
+	if s.profiles[p.SchedulerName] != nil {
+		return fmt.Errorf("profile %q is given twice", p.SchedulerName)
+	}
+	entries := p.Plugins
+	if entries == nil {
+		entries = plugins.Default()
+	}
+	var made []framework.Weighted
+	for _, e := range entries {
+		plugin, err := e.New(handle)
+		if err != nil {
+			return fmt.Errorf("profile %q: %w", p.SchedulerName, err)
+		}
+		made = append(made, framework.Weighted{Plugin: plugin, Weight: e.Weight})
+	}
+	profile, err := framework.NewProfile(p.SchedulerName, made)
+	if err != nil {
+		return err
+	}
+	s.profiles[p.SchedulerName] = profile
+	return nil
+}
+
+// profileOf returns nil for pods that are another scheduler's.
+func (s *Scheduler) profileOf(pod *v1.Pod) *framework.Profile {
+	return s.profiles[pod.Spec.SchedulerName]
+}
+
+// Run schedules pods until ctx ends, and lets bindings that are under way come to an end.
+func (s *Scheduler) Run(ctx context.Context) error {
+	if s.broadcast != nil {
+		if err := s.broadcast.StartRecordingToSinkWithContext(ctx); err != nil {
+			return fmt.Errorf("start recording events: %w", err)
+		}
+		defer s.broadcast.Shutdown()
+	}
+	defer s.background.Wait()
+	stop := context.AfterFunc(ctx, s.queue.Close)
+	defer stop()
+	if !toolscache.WaitFor(ctx, "", s.synced...) {
+		return nil // ended before it began
+	}
+	klog.FromContext(ctx).V(2).Info("Scheduling")
+	for p := s.queue.Pop(); p != nil; p = s.queue.Pop() {
+		s.scheduleOne(ctx, p)
+	}
+	return nil
+}
