@@ -73,7 +73,7 @@ func (m *Manager) mount(ctx context.Context, pod *corev1.Pod, container *corev1.
 		mount.Image, mount.ImageSubPath = vol.image, sub
 	case sub != "":
 		mount.HostPath, err = m.bindSubPath(subPath{
-			pod: pod.UID, volume: vm.Name, container: container.Name, index: index, base: vol.path, path: sub,
+			pod: pod.UID, volume: vol.name, container: container.Name, index: index, base: vol.path, path: sub,
 		})
 		if err != nil { // what exactly is wrong could tell the pod about the node's files
 			klog.FromContext(ctx).Error(err, "Preparing subPath", "pod", klog.KObj(pod), "container", container.Name, "volume", vm.Name)
