@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"sync"
 	"syscall"
@@ -43,6 +44,7 @@ import (
 	"github.com/skiff-k8s/skiff/registry/authentication"
 	"github.com/skiff-k8s/skiff/registry/authorization"
 	"github.com/skiff-k8s/skiff/registry/core"
+	"github.com/skiff-k8s/skiff/registry/core/allocation"
 	"github.com/skiff-k8s/skiff/version"
 )
 
@@ -52,6 +54,7 @@ type controlPlane struct {
 	pki       *pki.PKI
 	door      *inprocess.Door
 	api       *apiserver.Server
+	services  *allocation.Allocator
 	authz     *authz.Authz
 	informers informers.SharedInformerFactory
 	admin     kubernetes.Interface
@@ -86,7 +89,7 @@ func newControlPlane(ctx context.Context, cfg Config) (_ *controlPlane, err erro
 		return nil, err
 	}
 	c.mapper = restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(c.admin.Discovery()))
-	if err := c.build(cfg, listener); err != nil {
+	if err := c.build(ctx, cfg, listener); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -129,7 +132,7 @@ func (c *controlPlane) configForController(name string) *restclient.Config {
 	return c.door.ClientConfig(serviceaccount.UserInfo("kube-system", name, ""))
 }
 
-func (c *controlPlane) build(cfg Config, listener net.Listener) error {
+func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Listener) error {
 	issuerURL := "https://kubernetes.default.svc." + cfg.ClusterDomain
 	audiences := authenticator.Audiences{issuerURL, "skiff"}
 	objects := tokenObjects{informers: c.informers, client: c.admin}
@@ -162,9 +165,16 @@ func (c *controlPlane) build(cfg Config, listener net.Listener) error {
 		return fmt.Errorf("build admission: %w", err)
 	}
 	tokens := &authentication.Tokens{Issuer: issuer, Objects: objects, Audiences: audiences, Extend: true}
-	c.api, err = apiserver.New(apiserver.Config{
+	c.services, err = allocation.New(allocation.Config{
+		ServiceCIDRs: []netip.Prefix{cfg.ServiceCIDR}, FirstNodePort: cfg.NodePorts.First, LastNodePort: cfg.NodePorts.Last,
+	})
+	if err != nil {
+		return fmt.Errorf("build the allocation of Service addresses: %w", err)
+	}
+	c.api, err = apiserver.New(ctx, apiserver.Config{
 		Store:     c.store,
-		Resources: registry.All(registry.Deps{Core: core.Deps{Tokens: tokens}}),
+		Services:  c.services,
+		Resources: registry.All(registry.Deps{Core: core.Deps{Tokens: tokens, Services: c.services}}),
 		Reviews: map[schema.GroupVersion]map[string]genericrest.Storage{
 			authenticationv1.SchemeGroupVersion: authentication.Storages(authentication.Deps{Token: authenticators.Token, Audiences: audiences}),
 			authorizationv1.SchemeGroupVersion:  authorization.Storages(authorization.Deps{Authorizer: c.authz, Rules: c.authz}),
@@ -200,6 +210,9 @@ func (c *controlPlane) build(cfg Config, listener net.Listener) error {
 // run serves until ctx ends and everything that was asked for is answered.
 func (c *controlPlane) run(ctx context.Context) error {
 	defer close(c.requests)
+	if err := c.services.Repair(ctx); err != nil {
+		return err
+	}
 	return c.api.Run(ctx, c.door)
 }
 
