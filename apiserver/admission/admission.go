@@ -85,6 +85,7 @@ func plugins() []plugin {
 		{"CertificateSubjectRestriction", newCertificateSubjectRestriction},
 		{"DefaultIngressClass", newDefaultIngressClass},
 		{"PodTopologyLabels", newPodTopologyLabels},
+		{"NodeDeclaredFeatureValidator", newDeclaredFeatures},
 		{"PodResizeValidator", newPodResize},
 		// What users configure comes after all that is built in, and counting comes last.
 		{"MutatingAdmissionPolicy", newMutatingPolicies},
