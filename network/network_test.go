@@ -282,7 +282,7 @@ func TestCleanupLeavesNothing(t *testing.T) {
 	if err := n.net.Cleanup(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	for _, table := range []iptables.Table{iptables.NAT, iptables.Filter} {
+	for _, table := range []iptables.Table{iptables.NAT, iptables.Filter, iptables.Mangle} {
 		if saved := save(t, table); strings.Contains(saved, "SKIFF-") || strings.Contains(saved, "CNI-") {
 			t.Errorf("rules are left in %s:\n%s", table, saved)
 		}
@@ -300,8 +300,12 @@ func TestCleanupLeavesNothing(t *testing.T) {
 
 func TestRulesComeBack(t *testing.T) {
 	n := newNode(t, "10.42.3.0/24")
-	if out, err := exec.Command("iptables", "-t", "nat", "-F").CombinedOutput(); err != nil {
-		t.Fatalf("flush: %v: %s", err, out)
+	for _, table := range []string{"nat", "filter", "mangle"} { // as the reload of a firewall does
+		for _, flag := range []string{"-F", "-X"} {
+			if out, err := exec.Command("iptables", "-t", table, flag).CombinedOutput(); err != nil {
+				t.Fatalf("flush: %v: %s", err, out)
+			}
+		}
 	}
 	if err := n.net.rules.restoreIfGone(context.Background()); err != nil {
 		t.Fatal(err)

@@ -5,7 +5,6 @@ package proxy
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"hash/maphash"
 	"maps"
 	"os"
@@ -222,7 +221,7 @@ func (p *plan) table(out *bytes.Buffer, b *iptablesBackend, table iptables.Table
 	if saved != nil {
 		for _, j := range jumps {
 			if j.table == table && len(iptables.Jumps(saved, j.from, j.to)) == 0 {
-				fmt.Fprintf(out, "-I %s %s -j %s\n", j.from, j.match, j.to)
+				out.WriteString("-I " + j.from + j.match + " -j " + j.to + "\n")
 			}
 		}
 	}

@@ -98,6 +98,7 @@ func (o clusterObjects) apiService(ctx context.Context) error {
 		Spec: corev1.ServiceSpec{
 			Type:            corev1.ServiceTypeClusterIP,
 			ClusterIP:       o.cfg.apiServiceIP().String(),
+			ClusterIPs:      []string{o.cfg.apiServiceIP().String()},
 			IPFamilyPolicy:  ptr.To(corev1.IPFamilyPolicySingleStack),
 			SessionAffinity: corev1.ServiceAffinityNone,
 			Ports:           []corev1.ServicePort{{Name: "https", Port: 443, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt(o.cfg.SecurePort)}},
