@@ -140,7 +140,7 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 		k.broadcaster = record.NewBroadcaster()
 		k.events = k.broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: cfg.Node.Name})
 	}
-	k.agent, err = node.New(cfg.Node, deps.Client, deps.Runtime, deps.Images, k.events, deps.VolumesInUse)
+	k.agent, err = node.New(cfg.Node, deps.Client, deps.Runtime, deps.Images, k.events, deps.VolumesInUse, k.wakeAll)
 	if err != nil {
 		return nil, err
 	}
