@@ -110,6 +110,7 @@ type Kubelet struct {
 	runtime     *containers.Runtime
 	status      *status.Manager
 	prober      *probe.Prober
+	puller      *images.Puller
 	imageGC     *images.Collector
 	synced      []cache.InformerSynced
 	onPodCIDR   func([]string)
@@ -146,11 +147,12 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	}
 	k.prober = probe.New(execer{deps.Runtime}, k.events, k.wake)
 	machine := k.agent.Machine()
+	k.puller = images.NewPuller(deps.Images, secrets{deps.Client}, k.events)
 	k.runtime = containers.New(containers.Config{
 		LogRoot: cfg.LogRoot, ContainerLogLinks: cfg.LogLinks, PodRoot: filepath.Join(cfg.Root, "pods"),
 		SeccompRoot: filepath.Join(cfg.Root, "seccomp"), CPUCFSQuota: cfg.CPUCFSQuota, CPUCFSPeriod: cfg.Cgroups.CPUPeriod,
 		MinOOMScoreAdj: cfg.MinOOMScoreAdj, MemoryCapacity: machine.Memory, HugePageSizes: machine.HugePageNames(),
-	}, deps.Runtime, images.NewPuller(deps.Images, secrets{deps.Client}, k.events), host{k}, k.prober, k.events)
+	}, deps.Runtime, k.puller, host{k}, k.prober, k.events)
 	k.imageGC = images.NewCollector(cfg.ImageGC, deps.Images, deps.Runtime)
 	k.status = status.NewManager(deps.Client, deps.Informers.Core().V1().Pods().Lister())
 	return k, k.handlers(deps.Informers)
