@@ -167,7 +167,7 @@ func (b *bench) gone(name string, grace int64) {
 	b.t.Helper()
 	b.eventually("pod object is gone", func() bool {
 		pod := b.get(name)
-		if pod != nil && pod.DeletionTimestamp == nil {
+		if pod != nil && (pod.DeletionTimestamp == nil || *pod.DeletionGracePeriodSeconds != grace) {
 			b.markDeleted(name, grace)
 		}
 		return pod == nil
