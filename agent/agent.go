@@ -186,7 +186,7 @@ func (a *Agent) buildKubelet() error {
 	if a.runtime != nil {
 		driver = a.runtime.CgroupDriver()
 	}
-	a.objects = objects.New(a.deps.Node, func(uid types.UID) { a.kubelet.Resync(uid) })
+	a.objects = objects.New(a.deps.Node, func(uid types.UID) { a.kubelet.Wake(uid) })
 	services := a.deps.Informers.Core().V1().Services()
 	builder := env.New(a.objects,
 		env.Services{Lister: services.Lister(), Synced: services.Informer().HasSynced},
@@ -198,7 +198,7 @@ func (a *Agent) buildKubelet() error {
 		Objects: a.objects,
 		Env:     builder,
 		Node:    a.node,
-		Changed: func(uid types.UID) { a.kubelet.Resync(uid) },
+		Changed: func(uid types.UID) { a.kubelet.Wake(uid) },
 	})
 	a.kubelet, err = kubelet.New(kubelet.Config{
 		Node: node.Config{
