@@ -103,3 +103,6 @@ func (k *Kubelet) SandboxID(ctx context.Context, uid types.UID) (string, error) 
 
 // Node is the Node object as last known; nil before it is registered.
 func (k *Kubelet) Node() *v1.Node { return k.agent.Node() }
+
+// Resync looks at a pod again soon: call it when something that its volumes show has changed.
+func (k *Kubelet) Resync(uid types.UID) { k.wake(uid) }

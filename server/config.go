@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+
+	"github.com/skiff-k8s/skiff/agent"
 )
 
 // Config is everything a person can say about a server. Default fills in the rest.
@@ -30,21 +32,7 @@ type Config struct {
 	KubeconfigMode os.FileMode // 0600
 
 	NoNode bool // control plane only
-	Node   NodeConfig
-}
-
-// NodeConfig is what concerns the machine as a node.
-type NodeConfig struct {
-	RuntimeEndpoint string // another CRI runtime's socket; the containerd in this process if empty
-	KubeletRoot     string // /var/lib/kubelet
-	KubeletPort     int    // 10250
-	PodLogs         string // /var/log/pods
-	CNIConfDir      string // /etc/cni/net.d
-	CNIBinDir       string // /opt/cni/bin
-	CgroupRoot      string // the cgroup below which pods run; / of every hierarchy
-	Network         string // "skiff", or "none" for a CNI plugin of the user's
-	ResolvConf      string // what pods with dnsPolicy Default get; /etc/resolv.conf
-	ProxyHealth     string // address of the proxy's health endpoint; 0.0.0.0:10256
+	Node   agent.Settings
 }
 
 // PortRange is a range of ports, both ends included.
@@ -64,17 +52,7 @@ func Default() Config {
 		NodePorts:      PortRange{30000, 32767},
 		Kubeconfig:     "/etc/skiff/skiff.yaml",
 		KubeconfigMode: 0o600,
-		Node: NodeConfig{
-			KubeletRoot: "/var/lib/kubelet",
-			KubeletPort: 10250,
-			PodLogs:     "/var/log/pods",
-			CNIConfDir:  "/etc/cni/net.d",
-			CNIBinDir:   "/opt/cni/bin",
-			CgroupRoot:  "/",
-			Network:     "skiff",
-			ResolvConf:  "/etc/resolv.conf",
-			ProxyHealth: "0.0.0.0:10256",
-		},
+		Node:           agent.DefaultSettings(),
 	}
 }
 
@@ -112,10 +90,7 @@ func (c *Config) Complete() error {
 	if c.NodePorts.First < 1 || c.NodePorts.Last > 65535 || c.NodePorts.First > c.NodePorts.Last {
 		return fmt.Errorf("node port range %s is not a range of ports (change --service-node-port-range)", c.NodePorts)
 	}
-	if c.Node.Network != "skiff" && c.Node.Network != "none" {
-		return fmt.Errorf("network %q is unknown (--network is skiff or none)", c.Node.Network)
-	}
-	return nil
+	return c.Node.Check()
 }
 
 // apiServiceIP is the ClusterIP of the kubernetes Service.

@@ -15,6 +15,7 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/yaml"
 
+	"github.com/skiff-k8s/skiff/agent"
 	"github.com/skiff-k8s/skiff/server"
 )
 
@@ -91,11 +92,13 @@ func serverFlags(fs *pflag.FlagSet, cfg *server.Config) {
 	nodeFlags(fs, &cfg.Node)
 }
 
-func nodeFlags(fs *pflag.FlagSet, cfg *server.NodeConfig) {
+func nodeFlags(fs *pflag.FlagSet, cfg *agent.Settings) {
 	fs.StringVar(&cfg.RuntimeEndpoint, "container-runtime-endpoint", "", "socket of another CRI runtime (default: the containerd in this process)")
 	fs.StringVar(&cfg.KubeletRoot, "kubelet-root", cfg.KubeletRoot, "directory of pods' volumes")
 	fs.IntVar(&cfg.KubeletPort, "kubelet-port", cfg.KubeletPort, "port by which the API server reaches this node")
 	fs.StringVar(&cfg.PodLogs, "pod-logs", cfg.PodLogs, "directory of containers' logs")
+	fs.StringVar(&cfg.ContainerLogs, "container-logs", cfg.ContainerLogs, "directory of links to containers' logs, by pod and container; empty for none")
+	fs.Int64Var(&cfg.MaxPods, "max-pods", cfg.MaxPods, "how many pods may run on this node")
 	fs.StringVar(&cfg.CNIConfDir, "cni-conf-dir", cfg.CNIConfDir, "directory of CNI configurations")
 	fs.StringVar(&cfg.CNIBinDir, "cni-bin-dir", cfg.CNIBinDir, "directory of CNI plugins")
 	fs.StringVar(&cfg.CgroupRoot, "cgroup-root", cfg.CgroupRoot, "cgroup below which pods run")

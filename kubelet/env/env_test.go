@@ -172,7 +172,7 @@ func TestEnvironmentErrors(t *testing.T) {
 	} {
 		pod := testPod()
 		pod.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "X", ValueFrom: &source}}
-		_, err := b.Environment(t.Context(), pod, &pod.Spec.Containers[0], nil)
+		_, err := b.Environ(t.Context(), pod, &pod.Spec.Containers[0], "", nil)
 		if err == nil || err.Error() != want {
 			t.Errorf("error = %v, want %s", err, want)
 		}
@@ -186,7 +186,7 @@ func TestCommandAndSubPath(t *testing.T) {
 	c := &pod.Spec.Containers[0]
 	c.Env = []corev1.EnvVar{{Name: "A", Value: "1"}, {Name: "E"}}
 	c.Command, c.Args = []string{"run-$(A)", "$$(A)"}, []string{"$(NONE)"}
-	vars, err := b.Environment(t.Context(), pod, c, nil)
+	vars, err := b.Environ(t.Context(), pod, c, "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestCommandAndSubPath(t *testing.T) {
 
 func environment(t *testing.T, b *Builder, pod *corev1.Pod) map[string]string {
 	t.Helper()
-	vars, err := b.Environment(t.Context(), pod, &pod.Spec.Containers[0], []string{"10.42.0.77"})
+	vars, err := b.Environ(t.Context(), pod, &pod.Spec.Containers[0], "10.42.0.77", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,8 +8,7 @@
 //
 //	<root>/pods/<uid>/volumes/kubernetes.io~<plugin>/<name>          the volume
 //	<root>/pods/<uid>/volume-subpaths/<volume>/<container>/<index>   its subPath mounts
-//	<root>/pods/<uid>/etc-hosts                                      /etc/hosts of the containers
-//	<root>/pods/<uid>/containers/<name>/                             the container's termination log
+//	<root>/pods/<uid>/plugins/kubernetes.io~<plugin>/<name>          what a plugin notes about it
 //
 // The disk and the mount table are the only state that matters: after a restart SetUp finds what is
 // there, and TearDown needs nothing else. TearDown unmounts everything below a pod's directory and
@@ -39,13 +38,12 @@ import (
 
 // Environment gives the environment of a container, for subPathExpr; kubelet/env does.
 type Environment interface {
-	Environment(ctx context.Context, pod *corev1.Pod, container *corev1.Container, podIPs []string) ([]*runtimeapi.KeyValue, error)
+	Environ(ctx context.Context, pod *corev1.Pod, container *corev1.Container, podIP string, podIPs []string) ([]*runtimeapi.KeyValue, error)
 }
 
 // Config is what a Manager needs. All but the functions that say so must be set.
 type Config struct {
-	Root          string // the kubelet's directory, /var/lib/kubelet by default
-	ClusterDomain string
+	Root string // the kubelet's directory, /var/lib/kubelet by default
 
 	Client  kubernetes.Interface            // claims, volumes and tokens, under the node's identity
 	Factory informers.SharedInformerFactory // ClusterTrustBundles, once a pod uses one
@@ -200,12 +198,6 @@ func (m *Manager) Orphans() []types.UID {
 // PodDir is where everything of a pod lies.
 func (m *Manager) PodDir(podUID types.UID) string {
 	return filepath.Join(m.cfg.Root, "pods", string(podUID))
-}
-
-// ContainerDir makes and returns the directory for a container's own files.
-func (m *Manager) ContainerDir(podUID types.UID, container string) (string, error) {
-	dir := filepath.Join(m.PodDir(podUID), "containers", container)
-	return dir, os.MkdirAll(dir, 0o750)
 }
 
 // usedVolumes names the volumes that some container of pod mounts or has as a device. Others are

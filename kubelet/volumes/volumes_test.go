@@ -76,7 +76,7 @@ func newNodeAt(t *testing.T, root string, objs ...runtime.Object) *node {
 	cache := objects.New(client, notify)
 	n := &node{client: client, changed: changed, stale: make(chan error, 100)}
 	n.Manager = New(Config{
-		Root: root, ClusterDomain: "cluster.local", Client: client,
+		Root: root, Client: client,
 		Factory: informers.NewSharedInformerFactory(client, 0), Objects: cache, Changed: notify,
 		Env:   constantEnv{},
 		Stale: func(_ *corev1.Pod, err error) { n.stale <- err },
@@ -99,7 +99,7 @@ func newNodeAt(t *testing.T, root string, objs ...runtime.Object) *node {
 
 type constantEnv struct{}
 
-func (constantEnv) Environment(context.Context, *corev1.Pod, *corev1.Container, []string) ([]*runtimeapi.KeyValue, error) {
+func (constantEnv) Environ(context.Context, *corev1.Pod, *corev1.Container, string, []string) ([]*runtimeapi.KeyValue, error) {
 	return []*runtimeapi.KeyValue{{Key: "NAME", Value: []byte("sub")}}, nil
 }
 
@@ -143,10 +143,6 @@ func TestAllKindsAndTearDown(t *testing.T) {
 	}
 	if m := mounts["/mnt/image"]; m.HostPath != "" || m.Image.GetImage() != "docker.io/x/y:1" || !m.Readonly {
 		t.Errorf("image mount %v", m)
-	}
-	hosts := read(t, mounts["/etc/hosts"].HostPath)
-	if !strings.HasPrefix(hosts, "# Kubernetes-managed hosts file.\n") || !strings.Contains(hosts, "\n10.42.0.5\tweb\n") {
-		t.Errorf("hosts file:\n%s", hosts)
 	}
 	for path, want := range map[string]string{
 		"cm/key": "v1", "cm/bin": "\x00\x01", "secret/word": "xyzzy", "down/a/labels": "app=\"web\"", "down/mem": "1024",
@@ -577,24 +573,6 @@ func TestNested(t *testing.T) {
 	if got := nestedIn(c, "outer"); !slices.Equal(got, []string{"a-d", "a"}) && !slices.Equal(got, []string{"a", "a-d"}) {
 		t.Errorf("nested: %v", got)
 	}
-}
-
-// A pod on the node's network has the node's hosts file.
-func TestHostNetwork(t *testing.T) {
-	pod := newPod()
-	pod.Spec.HostNetwork = true
-	pod.Spec.HostAliases = []corev1.HostAlias{{IP: "192.0.2.3", Hostnames: []string{"a", "b"}}}
-	n := newNode(t)
-	n.setUp(t, pod)
-	got := read(t, n.mounts(t, pod)["/etc/hosts"].HostPath)
-	if !strings.HasPrefix(got, "# Kubernetes-managed hosts file (host network).\n") || !strings.HasSuffix(got, "\n# Entries added by HostAliases.\n192.0.2.3\ta\tb\n") {
-		t.Errorf("hosts file:\n%s", got)
-	}
-	pod.Spec.HostNetwork, pod.Spec.Hostname, pod.Spec.Subdomain = false, "h", "s"
-	if got := read(t, n.mounts(t, pod)["/etc/hosts"].HostPath); !strings.Contains(got, "\n10.42.0.5\th.s.default.svc.cluster.local\th\n") {
-		t.Errorf("hosts file:\n%s", got)
-	}
-	must(t, n.TearDown(t.Context(), pod.UID))
 }
 
 func (n *node) setUp(t *testing.T, pod *corev1.Pod) {
