@@ -50,14 +50,19 @@ func TestMain(m *testing.M) {
 	if os.Getenv(serverEnv) == "" {
 		os.Exit(m.Run())
 	}
-	if err := serveForTest(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	for ctx.Err() == nil {
+		if err := serveForTest(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	}
 }
 
-func serveForTest() error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+// serveForTest runs a containerd until it is told to end, or by SIGHUP to start again in the same process.
+func serveForTest(ctx context.Context) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP)
 	defer stop()
 	c, err := New(Config{
 		Root:     filepath.Join(testRoot, "containerd"),
@@ -135,7 +140,6 @@ func (n *node) start() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	os.Remove(n.Path("/run/ready"))
 	cmd := n.Command(context.WithoutCancel(n.t.Context()), self)
 	cmd.Env = append(os.Environ(), serverEnv+"=1")
 	log, err := os.Create(n.logFile)
@@ -147,15 +151,21 @@ func (n *node) start() {
 	if n.process, err = n.Start(cmd); err != nil {
 		n.t.Fatal(err)
 	}
+	n.connect()
+}
+
+// connect waits until containerd is ready, and connects to its socket.
+func (n *node) connect() {
+	n.t.Helper()
 	n.await("containerd is ready", func() bool {
 		select {
 		case <-n.process.Done():
 			n.t.Fatalf("containerd ended: %v\n%s", n.process.Wait(n.t.Context()), n.log())
 		default:
 		}
-		_, err := os.Stat(n.Path("/run/ready"))
-		return err == nil
+		return os.Remove(n.Path("/run/ready")) == nil
 	})
+	var err error
 	n.conn, err = Dial("unix://" + n.Path(testAddress))
 	if err != nil {
 		n.t.Fatal(err)
@@ -365,6 +375,20 @@ func TestRestart(t *testing.T) {
 	if strings.Contains(n.log(), `"Imported images"`) {
 		t.Errorf("unchanged archives were imported again:\n%s", n.log())
 	}
+	n.removePods()
+}
+
+// One process may run a containerd again after it has ended one.
+func TestRunAgain(t *testing.T) {
+	n := newNode(t)
+	pod, podID := n.sandbox("web")
+	id := n.container(pod, podID, "main", "while :; do sleep 1; done")
+	if err := n.process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	n.conn.Close()
+	n.connect()
+	n.exec(id, "/bin/busybox", "true")
 	n.removePods()
 }
 
