@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"sync"
 	"syscall"
@@ -43,6 +44,7 @@ import (
 	"github.com/skiff-k8s/skiff/registry"
 	"github.com/skiff-k8s/skiff/registry/authentication"
 	"github.com/skiff-k8s/skiff/registry/authorization"
+	"github.com/skiff-k8s/skiff/registry/core/allocation"
 	"github.com/skiff-k8s/skiff/version"
 )
 
@@ -52,6 +54,7 @@ type controlPlane struct {
 	pki       *pki.PKI
 	door      *inprocess.Door
 	api       *apiserver.Server
+	services  *allocation.Allocator
 	authz     *authz.Authz
 	informers informers.SharedInformerFactory
 	admin     kubernetes.Interface
@@ -86,7 +89,7 @@ func newControlPlane(ctx context.Context, cfg Config) (_ *controlPlane, err erro
 		return nil, err
 	}
 	c.mapper = restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(c.admin.Discovery()))
-	if err := c.build(cfg, listener); err != nil {
+	if err := c.build(ctx, cfg, listener); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -129,10 +132,9 @@ func (c *controlPlane) configForController(name string) *restclient.Config {
 	return c.door.ClientConfig(serviceaccount.UserInfo("kube-system", name, ""))
 }
 
-func (c *controlPlane) build(cfg Config, listener net.Listener) error {
+func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Listener) error {
 	issuerURL := "https://kubernetes.default.svc." + cfg.ClusterDomain
 	audiences := authenticator.Audiences{issuerURL, "skiff"}
-	objects := tokenObjects{informers: c.informers, client: c.admin}
 	issuer, err := satoken.NewIssuer(issuerURL, c.pki.ServiceAccountKey.Private)
 	if err != nil {
 		return err
@@ -143,7 +145,7 @@ func (c *controlPlane) build(cfg Config, listener net.Listener) error {
 		Issuers:         []string{issuerURL},
 		TokenKeys:       c.pki.ServiceAccountKey.Public,
 		Audiences:       audiences,
-		Objects:         objects,
+		Objects:         satoken.Cached(c.informers, c.admin),
 		Client:          c.admin,
 	})
 	if err != nil {
@@ -161,11 +163,18 @@ func (c *controlPlane) build(cfg Config, listener net.Listener) error {
 	if err != nil {
 		return fmt.Errorf("build admission: %w", err)
 	}
-	tokens := &authentication.Tokens{Issuer: issuer, Objects: objects, Audiences: audiences, Extend: true}
+	tokens := &authentication.Tokens{Issuer: issuer, Objects: satoken.Live(c.admin), Audiences: audiences, Extend: true}
+	c.services, err = allocation.New(allocation.Config{
+		ServiceCIDRs: []netip.Prefix{cfg.ServiceCIDR}, FirstNodePort: cfg.NodePorts.First, LastNodePort: cfg.NodePorts.Last,
+	})
+	if err != nil {
+		return fmt.Errorf("build the allocation of Service addresses: %w", err)
+	}
 	deps := c.connections()
-	deps.Tokens = tokens
-	c.api, err = apiserver.New(apiserver.Config{
+	deps.Tokens, deps.Services = tokens, c.services
+	c.api, err = apiserver.New(ctx, apiserver.Config{
 		Store:     c.store,
+		Services:  c.services,
 		Resources: registry.All(registry.Deps{Core: deps}),
 		Reviews: map[schema.GroupVersion]map[string]genericrest.Storage{
 			authenticationv1.SchemeGroupVersion: authentication.Storages(authentication.Deps{Token: authenticators.Token, Audiences: audiences}),
@@ -202,6 +211,9 @@ func (c *controlPlane) build(cfg Config, listener net.Listener) error {
 // run serves until ctx ends and everything that was asked for is answered.
 func (c *controlPlane) run(ctx context.Context) error {
 	defer close(c.requests)
+	if err := c.services.Repair(ctx); err != nil {
+		return err
+	}
 	return c.api.Run(ctx, c.door)
 }
 
