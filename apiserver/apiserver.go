@@ -14,6 +14,8 @@ import (
 	"net"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -34,6 +36,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/inprocess"
 	"github.com/skiff-k8s/skiff/datastore"
 	"github.com/skiff-k8s/skiff/registry"
+	"github.com/skiff-k8s/skiff/registry/core/allocation"
 	"github.com/skiff-k8s/skiff/registry/rest"
 )
 
@@ -41,10 +44,13 @@ import (
 type Config struct {
 	Store     *datastore.Store
 	Resources []registry.Definition
+	// Services is opened on the stores that it works on (nil: Services get no addresses). Resources has it as
+	// a dependency.
+	Services *allocation.Allocator
 	// Reviews are the resources that are answered and not stored, by group version and name ("tokenreviews").
 	Reviews map[schema.GroupVersion]map[string]genericrest.Storage
 
-	// Door is where in-process clients wait; New opens it.
+	// Door is where in-process clients wait.
 	Door *inprocess.Door
 	// Loopback is the machinery's own client, privileged.
 	Loopback *restclient.Config
@@ -74,8 +80,8 @@ type Server struct {
 	scheme  *runtime.Scheme
 }
 
-// New builds the server and opens cfg.Door. Nothing listens until Run.
-func New(cfg Config) (*Server, error) {
+// New builds the server. Nothing is served until Run. Of ctx it keeps the values, not the end.
+func New(ctx context.Context, cfg Config) (*Server, error) {
 	scheme, err := registry.NewScheme(cfg.Resources)
 	if err != nil {
 		return nil, err
@@ -86,7 +92,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{generic: generic, stores: map[schema.GroupResource]*rest.Store{}, scheme: scheme}
-	groups, err := s.buildResources(cfg, codecs)
+	groups, err := s.buildResources(ctx, cfg, codecs)
 	if err != nil {
 		return nil, err
 	}
@@ -162,18 +168,18 @@ func newGeneric(cfg Config, codecs serializer.CodecFactory) (*genericapiserver.G
 }
 
 // buildResources opens the storage of all resources.
-func (s *Server) buildResources(cfg Config, codecs serializer.CodecFactory) (groups, error) {
+func (s *Server) buildResources(ctx context.Context, cfg Config, codecs serializer.CodecFactory) (groups, error) {
 	protobuf, ok := runtime.SerializerInfoForMediaType(codecs.SupportedMediaTypes(), runtime.ContentTypeProtobuf)
 	if !ok {
 		return nil, fmt.Errorf("build the API server: no protobuf serializer")
 	}
 	// What lies in etcd is protobuf, but an upstream server may have stored JSON, so the form is recognized.
 	decoder := recognizer.NewDecoder(codecs.UniversalDeserializer(), protobuf.Serializer)
+	layout := func(stored schema.GroupVersion, keyPrefix string) datastore.Layout {
+		return datastore.Layout{Codec: rest.StorageCodec(s.scheme, protobuf.Serializer, decoder, stored), KeyPrefix: keyPrefix}
+	}
 	options := func(resource schema.GroupResource, stored schema.GroupVersion, keyPrefix string) (generic.RESTOptions, error) {
-		return cfg.Store.RESTOptions(resource, datastore.Layout{
-			Codec:     rest.StorageCodec(s.scheme, protobuf.Serializer, decoder, stored),
-			KeyPrefix: keyPrefix,
-		}), nil
+		return cfg.Store.RESTOptions(resource, layout(stored, keyPrefix)), nil
 	}
 	out := groups{}
 	for _, definition := range cfg.Resources {
@@ -188,7 +194,27 @@ func (s *Server) buildResources(cfg Config, codecs serializer.CodecFactory) (gro
 			}
 		}
 	}
+	if cfg.Services != nil {
+		return out, s.openAllocator(ctx, cfg, layout(corev1.SchemeGroupVersion, "ranges"))
+	}
 	return out, nil
+}
+
+// openAllocator gives cfg.Services the stores of what it allocates.
+func (s *Server) openAllocator(ctx context.Context, cfg Config, ranges datastore.Layout) error {
+	storage, destroy, err := cfg.Store.Raw(corev1.Resource("servicenodeportallocations"), ranges,
+		func() runtime.Object { return &corev1.RangeAllocation{} }, nil)
+	if err != nil {
+		return err
+	}
+	s.generic.RegisterDestroyFunc(destroy)
+	cfg.Services.Open(ctx, allocation.Stores{
+		Services:     s.Store(corev1.Resource("services")),
+		IPAddresses:  s.Store(networkingv1.Resource("ipaddresses")),
+		ServiceCIDRs: s.Store(networkingv1.Resource("servicecidrs")),
+		Ranges:       storage,
+	})
+	return nil
 }
 
 // groups holds what is served, by group version and name of the resource.

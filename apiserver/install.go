@@ -157,8 +157,15 @@ func (c *lazyTypeConverter) converter() managedfields.TypeConverter {
 }
 
 func (c *lazyTypeConverter) ObjectToTyped(obj runtime.Object, opts ...typed.ValidationOptions) (*typed.TypedValue, error) {
+	if unstoredGroups[obj.GetObjectKind().GroupVersionKind().Group] {
+		return managedfields.NewDeducedTypeConverter().ObjectToTyped(obj, opts...)
+	}
 	return c.converter().ObjectToTyped(obj, opts...)
 }
+
+// unstoredGroups hold questions that are answered and forgotten. Nobody owns their fields, and client-go's
+// schema does not have them.
+var unstoredGroups = map[string]bool{"authentication.k8s.io": true, "authorization.k8s.io": true}
 
 func (c *lazyTypeConverter) TypedToObject(value *typed.TypedValue) (runtime.Object, error) {
 	return c.converter().TypedToObject(value)

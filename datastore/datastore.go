@@ -41,7 +41,7 @@ type Config struct {
 	UnsafeNoFsync bool
 	// CompactionInterval is how much history is kept for watchers (0: 5 minutes, as upstream).
 	CompactionInterval time.Duration
-	// Logger takes etcd's own messages (nil: warnings and errors go to standard error).
+	// Logger takes etcd's own messages (nil: errors go to klog, warnings at verbosity 2).
 	Logger *zap.Logger
 }
 
@@ -113,12 +113,7 @@ func (s *Store) Close() error {
 func (cfg Config) serverConfig() (config.ServerConfig, error) {
 	logger := cfg.Logger
 	if logger == nil {
-		zc := zap.NewProductionConfig()
-		zc.Level = zap.NewAtomicLevelAt(zap.WarnLevel)
-		var err error
-		if logger, err = zc.Build(); err != nil {
-			return config.ServerConfig{}, fmt.Errorf("build etcd's logger: %w", err)
-		}
+		logger = zap.New(klogCore{})
 	}
 	tick := cfg.TickMs
 	if tick == 0 {

@@ -51,6 +51,8 @@ type Server struct {
 	cfg     Config
 	records *records
 	client  clientset.Interface
+
+	services, slices cache.SharedIndexInformer
 }
 
 // New returns a Server. The caller starts factory; client is for publishing the Service.
@@ -69,12 +71,16 @@ func New(cfg Config, factory informers.SharedInformerFactory, client clientset.I
 		return nil, fmt.Errorf("dns: %w", err)
 	}
 	rec.clusterIPs = cfg.ClusterIPs
-	return &Server{cfg: cfg, records: rec, client: client}, nil
+	return &Server{
+		cfg: cfg, records: rec, client: client,
+		services: factory.Core().V1().Services().Informer(),
+		slices:   factory.Discovery().V1().EndpointSlices().Informer(),
+	}, nil
 }
 
 // Run serves until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
-	if !cache.WaitForCacheSync(ctx.Done(), s.records.synced...) {
+	if !cache.WaitFor(ctx, "", s.records.synced...) {
 		return nil // asked to stop
 	}
 	corefile := s.cfg.Corefile
@@ -91,7 +97,8 @@ func (s *Server) Run(ctx context.Context) error {
 	klog.FromContext(ctx).Info("Serving cluster DNS", "domain", s.cfg.Domain, "listen", s.cfg.Listen)
 	group, ctx := errgroup.WithContext(ctx)
 	if len(s.cfg.ClusterIPs) > 0 {
-		group.Go(func() error { return newPublisher(s).run(ctx) })
+		p := &publisher{cfg: s.cfg, client: s.client, services: s.services, slices: s.slices}
+		group.Go(func() error { return p.run(ctx) })
 	}
 	<-ctx.Done()
 	return errors.Join(group.Wait(), stop(instance))

@@ -17,7 +17,6 @@ import (
 	"github.com/miekg/dns"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
@@ -236,13 +235,25 @@ func TestPodsVerified(t *testing.T) {
 func TestPublish(t *testing.T) {
 	old := slice("kube-system", "kube-dns", "kube-dns-n1", nil, endpoint("10.9.9.9", "", true))
 	s := serve(t, "", append(cluster(), old)...)
-	for began := time.Now(); ; time.Sleep(5 * time.Millisecond) {
-		svc, err := s.client.CoreV1().Services("kube-system").Get(t.Context(), "kube-dns", metav1.GetOptions{})
-		if err != nil && !apierrors.IsNotFound(err) {
+	s.waitPublished(t)
+	for _, err := range []error{
+		s.client.CoreV1().Services("kube-system").Delete(t.Context(), "kube-dns", metav1.DeleteOptions{}),
+		s.client.DiscoveryV1().EndpointSlices("kube-system").Delete(t.Context(), "kube-dns-n1", metav1.DeleteOptions{}),
+	} {
+		if err != nil {
 			t.Fatal(err)
 		}
-		eps, _ := s.client.DiscoveryV1().EndpointSlices("kube-system").Get(t.Context(), "kube-dns-n1", metav1.GetOptions{})
-		if err == nil && svc.Spec.ClusterIP == "10.43.0.10" && eps.Endpoints[0].Addresses[0] == "127.0.0.1" && *eps.Ports[0].Port == int32(s.addr.Port()) {
+	}
+	s.waitPublished(t)
+}
+
+func (s *testServer) waitPublished(t *testing.T) {
+	t.Helper()
+	for began := time.Now(); ; time.Sleep(5 * time.Millisecond) {
+		svc, noService := s.client.CoreV1().Services("kube-system").Get(t.Context(), "kube-dns", metav1.GetOptions{})
+		eps, noSlice := s.client.DiscoveryV1().EndpointSlices("kube-system").Get(t.Context(), "kube-dns-n1", metav1.GetOptions{})
+		if noService == nil && noSlice == nil && svc.Spec.ClusterIP == "10.43.0.10" &&
+			eps.Endpoints[0].Addresses[0] == "127.0.0.1" && *eps.Ports[0].Port == int32(s.addr.Port()) {
 			return
 		}
 		if time.Since(began) > 2*time.Second {

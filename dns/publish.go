@@ -4,7 +4,6 @@ package dns
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -15,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/wait"
 	clientset "k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 )
 
@@ -27,29 +27,58 @@ const (
 
 // publisher keeps the kube-dns Service, and the EndpointSlice of this server behind it.
 type publisher struct {
-	cfg    Config
-	client clientset.Interface
+	cfg      Config
+	client   clientset.Interface
+	services cache.SharedIndexInformer
+	slices   cache.SharedIndexInformer
 }
 
-func newPublisher(s *Server) *publisher { return &publisher{cfg: s.cfg, client: s.client} }
-
-// run publishes as soon as the API takes it, and takes the endpoint away when ctx ends.
+// run publishes until ctx ends: as soon as the API takes it, and again when somebody deleted it.
 func (p *publisher) run(ctx context.Context) error {
-	retry := wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 8, Cap: 10 * time.Second}
+	again := make(chan struct{}, 1)
+	for _, informer := range []cache.SharedIndexInformer{p.services, p.slices} {
+		handle, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{DeleteFunc: func(obj any) {
+			key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(obj)
+			if err == nil && (key == serviceNamespace+"/"+serviceName || key == serviceNamespace+"/"+p.sliceName()) {
+				select {
+				case again <- struct{}{}:
+				default: // already asked for
+				}
+			}
+		}})
+		if ctx.Err() != nil {
+			return nil // the informer ends with us, and takes no handler any more
+		}
+		if err != nil {
+			return err
+		}
+		defer func() { _ = informer.RemoveEventHandler(handle) }() // fails only for strangers
+	}
+	for {
+		p.publishRetrying(ctx)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-again:
+		}
+	}
+}
+
+// publishRetrying publishes, however long it takes.
+func (p *publisher) publishRetrying(ctx context.Context) {
+	backoff := wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 8, Cap: 10 * time.Second}
 	for {
 		err := p.publish(ctx)
 		if err == nil {
-			break
+			return
 		}
 		klog.FromContext(ctx).V(2).Info("Publishing the DNS Service, will retry", "err", err)
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-time.After(retry.Step()):
+			return
+		case <-time.After(backoff.Step()):
 		}
 	}
-	<-ctx.Done()
-	return nil
 }
 
 func (p *publisher) publish(ctx context.Context) error {
@@ -126,6 +155,14 @@ func (p *publisher) ensureSlice(ctx context.Context) error {
 	return err
 }
 
+// sliceName tells the slices of several nodes apart.
+func (p *publisher) sliceName() string {
+	if p.cfg.NodeName == "" {
+		return serviceName
+	}
+	return serviceName + "-" + p.cfg.NodeName
+}
+
 func (p *publisher) slice() *discoveryv1.EndpointSlice {
 	port, ready := int32(p.cfg.Endpoint.Port()), true
 	udp, tcp := corev1.ProtocolUDP, corev1.ProtocolTCP
@@ -138,15 +175,13 @@ func (p *publisher) slice() *discoveryv1.EndpointSlice {
 		Addresses:  []string{p.cfg.Endpoint.Addr().String()},
 		Conditions: discoveryv1.EndpointConditions{Ready: &ready, Serving: &ready},
 	}
-	name := serviceName
 	if p.cfg.NodeName != "" {
-		name = fmt.Sprintf("%s-%s", serviceName, p.cfg.NodeName)
 		endpoint.NodeName = &p.cfg.NodeName
 	}
 	return &discoveryv1.EndpointSlice{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: serviceNamespace,
-			Name:      name,
+			Name:      p.sliceName(),
 			Labels:    map[string]string{discoveryv1.LabelServiceName: serviceName, discoveryv1.LabelManagedBy: managedBy},
 		},
 		AddressType: addressType,

@@ -20,7 +20,7 @@ type records struct {
 	namespaces corelisters.NamespaceLister
 	serviceIdx cache.Indexer
 	sliceIdx   cache.Indexer
-	synced     []cache.InformerSynced
+	synced     []cache.DoneChecker
 	pods       func() (cache.Indexer, error) // only for `pods verified`
 	clusterIPs []string                      // where this server is, for NS
 }
@@ -48,7 +48,7 @@ func newRecords(factory informers.SharedInformerFactory) (*records, error) {
 		namespaces: namespaces.Lister(),
 		serviceIdx: services.Informer().GetIndexer(),
 		sliceIdx:   slices.Informer().GetIndexer(),
-		synced:     []cache.InformerSynced{services.Informer().HasSynced, namespaces.Informer().HasSynced, slices.Informer().HasSynced},
+		synced:     []cache.DoneChecker{services.Informer().HasSyncedChecker(), namespaces.Informer().HasSyncedChecker(), slices.Informer().HasSyncedChecker()},
 		pods: func() (cache.Indexer, error) {
 			pods := factory.Core().V1().Pods().Informer()
 			if _, there := pods.GetIndexer().GetIndexers()[byPodIP]; there {

@@ -45,6 +45,8 @@ type Config struct {
 	ClusterCIDRs []netip.Prefix // pod addresses of the whole cluster: not masqueraded
 	ServiceCIDRs []netip.Prefix // optional: get a route, so that Services can be used without a default route
 	MTU          int            // optional; 0 is the MTU of the uplink
+	// OnReady is told the bridge's addresses, one per pod CIDR, whenever pods can be attached anew. Optional.
+	OnReady func(gateways []netip.Addr)
 }
 
 // conflistName sorts before what other networks install.
@@ -192,6 +194,13 @@ func (n *Network) setUp(ctx context.Context, cidrs []netip.Prefix) error {
 	n.mu.Unlock()
 	if err := writeConflist(n.cfg); err != nil {
 		return fmt.Errorf("write CNI configuration: %w", err)
+	}
+	if n.cfg.OnReady != nil {
+		gateways := make([]netip.Addr, len(cidrs))
+		for i, cidr := range cidrs {
+			gateways[i] = gateway(cidr)
+		}
+		n.cfg.OnReady(gateways)
 	}
 	klog.FromContext(ctx).Info("Pod network is ready", "podCIDRs", cidrs, "bridge", n.cfg.Bridge, "mtu", mtu)
 	return nil

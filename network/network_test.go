@@ -24,14 +24,14 @@ func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }
 
 // node is a running Network with the real plugin binary.
 type node struct {
-	t      *testing.T
+	t      testing.TB
 	cfg    Config
 	net    *Network
 	plugin string
 	stop   func()
 }
 
-func newNode(t *testing.T, cidrs ...string) *node {
+func newNode(t testing.TB, cidrs ...string) *node {
 	t.Helper()
 	dir := t.TempDir()
 	n := &node{t: t, plugin: filepath.Join(dir, "skiff-cni"), cfg: Config{
@@ -282,7 +282,7 @@ func TestCleanupLeavesNothing(t *testing.T) {
 	if err := n.net.Cleanup(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	for _, table := range []iptables.Table{iptables.NAT, iptables.Filter} {
+	for _, table := range []iptables.Table{iptables.NAT, iptables.Filter, iptables.Mangle} {
 		if saved := save(t, table); strings.Contains(saved, "SKIFF-") || strings.Contains(saved, "CNI-") {
 			t.Errorf("rules are left in %s:\n%s", table, saved)
 		}
@@ -300,8 +300,12 @@ func TestCleanupLeavesNothing(t *testing.T) {
 
 func TestRulesComeBack(t *testing.T) {
 	n := newNode(t, "10.42.3.0/24")
-	if out, err := exec.Command("iptables", "-t", "nat", "-F").CombinedOutput(); err != nil {
-		t.Fatalf("flush: %v: %s", err, out)
+	for _, table := range []string{"nat", "filter", "mangle"} { // as the reload of a firewall does
+		for _, flag := range []string{"-F", "-X"} {
+			if out, err := exec.Command("iptables", "-t", table, flag).CombinedOutput(); err != nil {
+				t.Fatalf("flush: %v: %s", err, out)
+			}
+		}
 	}
 	if err := n.net.rules.restoreIfGone(context.Background()); err != nil {
 		t.Fatal(err)
@@ -362,5 +366,18 @@ func TestPluginErrors(t *testing.T) {
 	}
 	if out, err := n.call("STATUS", "", "", ""); err != nil {
 		t.Errorf("STATUS = %q, %v", out, err)
+	}
+}
+
+// BenchmarkPlugin measures what a pod waits for: ADD, and DEL, each through an execution of the plugin.
+func BenchmarkPlugin(b *testing.B) {
+	n := newNode(b, "10.42.3.0/24")
+	netns := nettest.NewNetns(b, "pod")
+	for b.Loop() {
+		for _, command := range []string{"ADD", "DEL"} {
+			if out, err := n.call(command, "pod", netns, ""); err != nil {
+				b.Fatalf("%s: %v: %s", command, err, out)
+			}
+		}
 	}
 }

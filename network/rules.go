@@ -25,7 +25,8 @@ const (
 	hostPortDNATChain    = "CNI-HOSTPORT-DNAT"
 	hostPortSetMarkChain = "CNI-HOSTPORT-SETMARK"
 	hostPortMasqChain    = "CNI-HOSTPORT-MASQ"
-	podPortsPrefix       = "CNI-DN-" // one chain per pod with host ports
+	podPortsPrefix       = "CNI-DN-"      // one chain per pod with host ports
+	canaryChain          = "SKIFF-CANARY" // in a table that is always small: gone when somebody flushed all rules
 	hostPortMark         = "0x2000/0x2000"
 )
 
@@ -93,11 +94,11 @@ func (r *rules) restoreIfGone(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, family := range r.used() {
-		saved, err := r.tables[family].Save(ctx, iptables.NAT)
+		saved, err := r.tables[family].Save(ctx, iptables.Mangle)
 		if err != nil {
 			return err
 		}
-		if !iptables.Chains(saved)[postroutingChain] || len(iptables.Jumps(saved, "POSTROUTING", postroutingChain)) == 0 {
+		if !iptables.Chains(saved)[canaryChain] {
 			return r.writeAll(ctx)
 		}
 	}
@@ -133,7 +134,7 @@ func (r *rules) writeAll(ctx context.Context) error {
 		writeJumps(&b, iptables.Filter, filter)
 		b.WriteString("COMMIT\n*nat\n" + natRules(family, r.clusterCIDRs, r.podCIDRs) + ports)
 		writeJumps(&b, iptables.NAT, nat)
-		b.WriteString("COMMIT\n")
+		b.WriteString("COMMIT\n*mangle\n:" + canaryChain + " - [0:0]\nCOMMIT\n")
 		if err := r.tables[family].Restore(ctx, b.Bytes()); err != nil {
 			return fmt.Errorf("write %s rules: %w", family, err)
 		}
@@ -160,13 +161,13 @@ func writeJumps(b *bytes.Buffer, table iptables.Table, saved []byte) {
 func (r *rules) cleanup(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	own := []string{postroutingChain, forwardChain, inputChain, hostPortDNATChain, hostPortSetMarkChain, hostPortMasqChain}
+	own := []string{postroutingChain, forwardChain, inputChain, hostPortDNATChain, hostPortSetMarkChain, hostPortMasqChain, canaryChain}
 	isOurs := func(chain string) bool {
 		return slices.Contains(own, chain) || strings.HasPrefix(chain, podPortsPrefix)
 	}
 	var errs []error
 	for _, family := range families {
-		for _, table := range []iptables.Table{iptables.NAT, iptables.Filter} {
+		for _, table := range []iptables.Table{iptables.NAT, iptables.Filter, iptables.Mangle} {
 			if err := r.tables[family].RemoveChains(ctx, table, isOurs); err != nil && (family == iptables.IPv4 || len(ofFamily(r.clusterCIDRs, family)) > 0) {
 				errs = append(errs, fmt.Errorf("remove %s rules: %w", family, err))
 			}

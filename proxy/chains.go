@@ -101,26 +101,26 @@ type settings struct {
 type jump struct {
 	table    iptables.Table
 	from, to string
-	match    string
+	match    string // each argument after a blank
 }
 
-const newConnections = "-m conntrack --ctstate NEW "
+const newConnections = " -m conntrack --ctstate NEW"
 
 var jumps = []jump{
-	{iptables.Filter, "INPUT", externalServicesChain, newConnections + `-m comment --comment "kubernetes externally-visible service portals"`},
-	{iptables.Filter, "FORWARD", externalServicesChain, newConnections + `-m comment --comment "kubernetes externally-visible service portals"`},
-	{iptables.Filter, "INPUT", nodePortsChain, `-m comment --comment "kubernetes health check service ports"`},
-	{iptables.Filter, "FORWARD", servicesChain, newConnections + `-m comment --comment "kubernetes service portals"`},
-	{iptables.Filter, "OUTPUT", servicesChain, newConnections + `-m comment --comment "kubernetes service portals"`},
-	{iptables.Filter, "FORWARD", forwardChain, `-m comment --comment "kubernetes forwarding rules"`},
-	{iptables.Filter, "INPUT", proxyFirewallChain, newConnections + `-m comment --comment "kubernetes load balancer firewall"`},
-	{iptables.Filter, "OUTPUT", proxyFirewallChain, newConnections + `-m comment --comment "kubernetes load balancer firewall"`},
-	{iptables.Filter, "FORWARD", proxyFirewallChain, newConnections + `-m comment --comment "kubernetes load balancer firewall"`},
+	{iptables.Filter, "INPUT", externalServicesChain, newConnections + ` -m comment --comment "kubernetes externally-visible service portals"`},
+	{iptables.Filter, "FORWARD", externalServicesChain, newConnections + ` -m comment --comment "kubernetes externally-visible service portals"`},
+	{iptables.Filter, "INPUT", nodePortsChain, ` -m comment --comment "kubernetes health check service ports"`},
+	{iptables.Filter, "FORWARD", servicesChain, newConnections + ` -m comment --comment "kubernetes service portals"`},
+	{iptables.Filter, "OUTPUT", servicesChain, newConnections + ` -m comment --comment "kubernetes service portals"`},
+	{iptables.Filter, "FORWARD", forwardChain, ` -m comment --comment "kubernetes forwarding rules"`},
+	{iptables.Filter, "INPUT", proxyFirewallChain, newConnections + ` -m comment --comment "kubernetes load balancer firewall"`},
+	{iptables.Filter, "OUTPUT", proxyFirewallChain, newConnections + ` -m comment --comment "kubernetes load balancer firewall"`},
+	{iptables.Filter, "FORWARD", proxyFirewallChain, newConnections + ` -m comment --comment "kubernetes load balancer firewall"`},
 	{iptables.Filter, "INPUT", firewallChain, ""},
 	{iptables.Filter, "OUTPUT", firewallChain, ""},
-	{iptables.NAT, "OUTPUT", servicesChain, `-m comment --comment "kubernetes service portals"`},
-	{iptables.NAT, "PREROUTING", servicesChain, `-m comment --comment "kubernetes service portals"`},
-	{iptables.NAT, "POSTROUTING", postroutingChain, `-m comment --comment "kubernetes postrouting rules"`},
+	{iptables.NAT, "OUTPUT", servicesChain, ` -m comment --comment "kubernetes service portals"`},
+	{iptables.NAT, "PREROUTING", servicesChain, ` -m comment --comment "kubernetes service portals"`},
+	{iptables.NAT, "POSTROUTING", postroutingChain, ` -m comment --comment "kubernetes postrouting rules"`},
 }
 
 // fixedNAT returns the chains of the nat table that no service changes.

@@ -5,7 +5,6 @@ package proxy
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"hash/maphash"
 	"maps"
 	"os"
@@ -49,7 +48,7 @@ func newIPTablesBackend(t tables, s settings) *iptablesBackend {
 
 // update brings the rules of the changed services in; a service without ports is gone.
 func (b *iptablesBackend) update(ctx context.Context, changed map[types.NamespacedName][]servicePort) error {
-	plan := b.plan(changed)
+	plan := b.plan(changed, b.total > largeCluster)
 	if plan.empty() {
 		return nil
 	}
@@ -67,12 +66,11 @@ func (b *iptablesBackend) replace(ctx context.Context, all map[types.NamespacedN
 		return err
 	}
 	b.settings, b.services, b.order, b.total = s, map[types.NamespacedName]*written{}, nil, 0
+	total := 0
 	for _, ports := range all {
-		for i := range ports {
-			b.total += len(ports[i].reachable)
-		}
+		total += countEndpoints(ports)
 	}
-	plan := b.plan(all)
+	plan := b.plan(all, total > largeCluster)
 	for i := range plan.dirty {
 		plan.dirty[i] = true
 	}
@@ -105,8 +103,10 @@ func (p *plan) empty() bool {
 
 // plan renders the changed services and remembers them as written. If the transaction then fails, the caller
 // must replace everything.
-func (b *iptablesBackend) plan(changed map[types.NamespacedName][]servicePort) *plan {
+func (b *iptablesBackend) plan(changed map[types.NamespacedName][]servicePort, terse bool) *plan {
 	p := &plan{}
+	s := b.settings
+	s.terse = terse
 	for _, name := range slices.SortedFunc(maps.Keys(changed), compareNames) {
 		old := b.services[name]
 		ports := changed[name]
@@ -118,13 +118,8 @@ func (b *iptablesBackend) plan(changed map[types.NamespacedName][]servicePort) *
 			}
 			continue
 		}
-		s := b.settings
-		s.terse = b.total > largeCluster
 		set := rulesFor(ports, s)
-		now := &written{shared: set.shared, chains: make(map[string]uint64, len(set.chains))}
-		for i := range ports {
-			now.endpoints += len(ports[i].reachable)
-		}
+		now := &written{shared: set.shared, chains: make(map[string]uint64, len(set.chains)), endpoints: countEndpoints(ports)}
 		for _, c := range set.chains {
 			hash := maphash.String(b.seed, c.rules)
 			now.chains[c.name] = hash
@@ -141,6 +136,14 @@ func (b *iptablesBackend) plan(changed map[types.NamespacedName][]servicePort) *
 		b.total += now.endpoints - old.endpoints
 	}
 	return p
+}
+
+func countEndpoints(ports []servicePort) int {
+	n := 0
+	for i := range ports {
+		n += len(ports[i].reachable)
+	}
+	return n
 }
 
 // diff notes the shared chains that change and the own chains that go.
@@ -218,7 +221,7 @@ func (p *plan) table(out *bytes.Buffer, b *iptablesBackend, table iptables.Table
 	if saved != nil {
 		for _, j := range jumps {
 			if j.table == table && len(iptables.Jumps(saved, j.from, j.to)) == 0 {
-				fmt.Fprintf(out, "-I %s %s -j %s\n", j.from, j.match, j.to)
+				out.WriteString("-I " + j.from + j.match + " -j " + j.to + "\n")
 			}
 		}
 	}

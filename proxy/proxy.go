@@ -46,7 +46,8 @@ type Config struct {
 	CheckPeriod   time.Duration  // how often to see whether somebody removed the rules; default 30s
 }
 
-const fullSyncPeriod = time.Hour // rules are written anew, as upstream does
+// fullSyncPeriod is how often rules are written anew, as upstream does it; in large clusters only when it must be.
+const fullSyncPeriod = time.Hour
 
 // backend programs one IP family. After an error only replace may be called.
 type backend interface {
@@ -90,6 +91,15 @@ type family struct {
 	full    bool // the next sync must write everything
 	// ports is what the backend has, by Service; for flows and health checks.
 	ports map[types.NamespacedName][]servicePort
+}
+
+// endpoints counts the endpoints that the backend has.
+func (f *family) endpoints() int {
+	n := 0
+	for _, ports := range f.ports {
+		n += countEndpoints(ports)
+	}
+	return n
 }
 
 // New returns a proxy and registers its handlers on the factory, which must be started afterwards.
@@ -257,7 +267,9 @@ func (p *Proxy) loop(ctx context.Context) {
 		case <-p.wake:
 		case <-retry.C:
 		case <-fullSync.C:
-			p.writeAllNext()
+			for _, f := range p.families {
+				f.full = f.full || f.endpoints() <= largeCluster
+			}
 		case <-check.C:
 			if p.allIntact(ctx) {
 				continue
@@ -342,6 +354,9 @@ func (p *Proxy) sync(ctx context.Context) error {
 func (p *Proxy) syncFamily(ctx context.Context, f *family, dirty map[types.NamespacedName]bool) error {
 	if !f.active && !p.needed(f, dirty) {
 		return nil // a cluster without this family costs nothing
+	}
+	if f.active && !f.full && len(dirty) == 0 {
+		return nil
 	}
 	f.active = true
 	changed := map[types.NamespacedName][]servicePort{}

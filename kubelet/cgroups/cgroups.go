@@ -309,7 +309,7 @@ func inheritCpuset(dir string) error {
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(dir, file), data, 0o644); err != nil {
+		if err := writeFile(filepath.Join(dir, file), string(data)); err != nil {
 			return err
 		}
 	}
@@ -324,7 +324,7 @@ func enableControllers(dir string) error {
 	}
 	for _, c := range strings.Fields(string(data)) {
 		// One at a time: the kernel refuses the whole line for one that cannot be had.
-		_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+c), 0o644)
+		_ = writeFile(filepath.Join(dir, "cgroup.subtree_control"), "+"+c)
 	}
 	return nil
 }
@@ -340,13 +340,23 @@ func (t *Tree) apply(n name, l Limits) error {
 			if c := t.controllerOf(dir); !t.unified && filepath.Base(c) != s.controller && !strings.Contains(filepath.Base(c), s.controller+",") && !strings.HasSuffix(filepath.Base(c), ","+s.controller) {
 				continue
 			}
-			err := os.WriteFile(filepath.Join(dir, s.file), []byte(s.value), 0o644)
+			err := writeFile(filepath.Join(dir, s.file), s.value)
 			if err != nil && !errors.Is(err, os.ErrNotExist) { // the controller may not be there
 				return fmt.Errorf("set %s of cgroup %s to %s: %w", s.file, t.path(n), s.value, err)
 			}
 		}
 	}
 	return nil
+}
+
+// writeFile writes a file that the kernel made; it never makes one.
+func writeFile(path, value string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
 }
 
 type setting struct{ controller, file, value string }

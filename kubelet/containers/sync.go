@@ -186,7 +186,7 @@ func (r *Runtime) start(ctx context.Context, s *session, c *v1.Container, target
 	}
 	handler, err := r.host.RuntimeHandler(s.pod)
 	if err != nil {
-		return r.startFailed(s.pod, c, ReasonConfigError, err)
+		return r.startFailed(ctx, s.pod, c, ReasonConfigError, err)
 	}
 	image, imageErr := r.images.Ensure(ctx, s.pod, c, s.config, handler)
 	if imageErr != nil {
@@ -195,24 +195,26 @@ func (r *Runtime) start(ctx context.Context, s *session, c *v1.Container, target
 	}
 	config, err := r.containerConfig(ctx, s, c, image, r.nextRestartCount(s, c), target)
 	if err != nil {
-		return r.startFailed(s.pod, c, ReasonConfigError, err)
+		return r.startFailed(ctx, s.pod, c, ReasonConfigError, err)
 	}
 	created, err := r.cri.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: s.sandboxID, Config: config, SandboxConfig: s.config})
 	if err != nil {
-		return r.startFailed(s.pod, c, ReasonCreateError, err)
+		return r.startFailed(ctx, s.pod, c, ReasonCreateError, err)
 	}
 	r.containerEvent(s.pod, c, v1.EventTypeNormal, "Created", "Container created")
 	if _, err := r.cri.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: created.GetContainerId()}); err != nil {
-		return r.startFailed(s.pod, c, ReasonRunError, err)
+		return r.startFailed(ctx, s.pod, c, ReasonRunError, err)
 	}
 	r.containerEvent(s.pod, c, v1.EventTypeNormal, "Started", "Container started")
 	r.linkLog(ctx, s, c, config, created.GetContainerId())
 	return r.postStart(ctx, s, c, created.GetContainerId())
 }
 
-func (r *Runtime) startFailed(pod *v1.Pod, c *v1.Container, reason string, err error) *startError {
+func (r *Runtime) startFailed(ctx context.Context, pod *v1.Pod, c *v1.Container, reason string, err error) *startError {
 	message := criMessage(err)
-	r.containerEvent(pod, c, v1.EventTypeWarning, "Failed", "Error: "+message)
+	if ctx.Err() == nil { // else the pod is being ended, and the failure is our own doing
+		r.containerEvent(pod, c, v1.EventTypeWarning, "Failed", "Error: "+message)
+	}
 	return &startError{Waiting: Waiting{reason, message}}
 }
 
@@ -267,7 +269,7 @@ func (r *Runtime) postStart(ctx context.Context, s *session, c *v1.Container, id
 		return nil
 	}
 	err := r.runHook(ctx, s.pod, c, id, s.ip(), c.Lifecycle.PostStart)
-	if err == nil {
+	if err == nil || ctx.Err() != nil {
 		return nil
 	}
 	klog.FromContext(ctx).Error(err, "PostStart hook failed", "container", c.Name)

@@ -2,7 +2,7 @@
 
 // Package env says what environment a container gets.
 //
-// Builder.Environment puts together Service variables, envFrom and env; Expand and CommandAndArgs
+// Builder.Environ puts together Service variables, envFrom and env; Expand and CommandAndArgs
 // replace $(VAR) references; Field and Resource are the downward API, which the volumes use too.
 // Nothing here has state or does I/O but through the Builder's dependencies.
 // Reference: https://kubernetes.io/docs/tasks/inject-data-application/
@@ -44,10 +44,13 @@ func New(objects Objects, services Services, node Node) *Builder {
 	return &Builder{objects: objects, services: services, node: node}
 }
 
-// Environment returns the variables of container, sorted by name. podIPs are the addresses that the
-// runtime gave to the pod, which its status may not have yet. An error keeps the container waiting
+// Environ returns the variables of container, sorted by name. podIP and podIPs are the addresses that
+// the runtime gave to the pod, which its status may not have yet. An error keeps the container waiting
 // with reason CreateContainerConfigError.
-func (b *Builder) Environment(ctx context.Context, pod *corev1.Pod, container *corev1.Container, podIPs []string) ([]*runtimeapi.KeyValue, error) {
+func (b *Builder) Environ(ctx context.Context, pod *corev1.Pod, container *corev1.Container, podIP string, podIPs []string) ([]*runtimeapi.KeyValue, error) {
+	if len(podIPs) == 0 && podIP != "" {
+		podIPs = []string{podIP}
+	}
 	service, err := b.serviceVariables(pod)
 	if err != nil {
 		return nil, err

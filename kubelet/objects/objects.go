@@ -69,6 +69,8 @@ func (c *Cache) Run(ctx context.Context) error {
 	}
 	c.mu.Unlock()
 	<-ctx.Done()
+	c.mu.Lock() // whoever started a watch before ctx ended has it in wg now, and nobody will again
+	c.mu.Unlock()
 	c.wg.Wait()
 	return nil
 }

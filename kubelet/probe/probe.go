@@ -53,10 +53,10 @@ type Prober struct {
 	events  record.EventRecorder
 	changed func(types.UID)
 
-	ctx  context.Context // that of Run; probes end with it
 	wg   sync.WaitGroup
 	mu   sync.Mutex
-	runs map[key]*run // guarded by mu
+	ctx  context.Context // guarded by mu: that of Start; nil before
+	runs map[key]*run    // guarded by mu
 }
 
 type key struct {
@@ -75,9 +75,16 @@ type run struct {
 	wake      chan struct{}
 }
 
-// New makes a Prober whose probes live until ctx ends. changed is called, from any goroutine, when a result changes.
-func New(ctx context.Context, exec Exec, events record.EventRecorder, changed func(types.UID)) *Prober {
-	return &Prober{exec: exec, events: events, changed: changed, ctx: ctx, runs: map[key]*run{}}
+// New makes a Prober. changed is called, from any goroutine, when a result changes.
+func New(exec Exec, events record.EventRecorder, changed func(types.UID)) *Prober {
+	return &Prober{exec: exec, events: events, changed: changed, runs: map[key]*run{}}
+}
+
+// Start lets probes run until ctx ends. It must be called before Sync.
+func (p *Prober) Start(ctx context.Context) {
+	p.mu.Lock()
+	p.ctx = ctx
+	p.mu.Unlock()
 }
 
 // Wait returns when no probe runs any more.

@@ -16,24 +16,12 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/env"
 )
 
-const etcHosts = "/etc/hosts"
-
-// Mounts returns what container has mounted: its volumes, and /etc/hosts unless a volume is there.
-// The volumes are those of the last SetUp. podIPs are the addresses that the runtime gave to the pod.
+// Mounts returns the volumes that container has mounted, as of the last SetUp. podIPs are the addresses
+// that the runtime gave to the pod.
 func (m *Manager) Mounts(ctx context.Context, pod *corev1.Pod, container *corev1.Container, podIPs []string) ([]*runtimeapi.Mount, error) {
 	var mounts []*runtimeapi.Mount
-	hosts := len(podIPs) > 0 || pod.Spec.HostNetwork
 	for i := range container.VolumeMounts {
-		vm := &container.VolumeMounts[i]
-		hosts = hosts && vm.MountPath != etcHosts
 		mount, err := m.mount(ctx, pod, container, i, podIPs)
-		if err != nil {
-			return nil, err
-		}
-		mounts = append(mounts, mount)
-	}
-	if hosts {
-		mount, err := m.hostsMount(pod, podIPs)
 		if err != nil {
 			return nil, err
 		}
@@ -73,7 +61,7 @@ func (m *Manager) mount(ctx context.Context, pod *corev1.Pod, container *corev1.
 		mount.Image, mount.ImageSubPath = vol.image, sub
 	case sub != "":
 		mount.HostPath, err = m.bindSubPath(subPath{
-			pod: pod.UID, volume: vm.Name, container: container.Name, index: index, base: vol.path, path: sub,
+			pod: pod.UID, volume: vol.name, container: container.Name, index: index, base: vol.path, path: sub,
 		})
 		if err != nil { // what exactly is wrong could tell the pod about the node's files
 			klog.FromContext(ctx).Error(err, "Preparing subPath", "pod", klog.KObj(pod), "container", container.Name, "volume", vm.Name)
@@ -115,7 +103,7 @@ func (m *Manager) mountedVolume(pod *corev1.Pod, name string) (mounted, bool) {
 func (m *Manager) subPathOf(ctx context.Context, pod *corev1.Pod, container *corev1.Container, vm *corev1.VolumeMount, podIPs []string) (string, error) {
 	path := vm.SubPath
 	if vm.SubPathExpr != "" {
-		vars, err := m.cfg.Env.Environment(ctx, pod, container, podIPs)
+		vars, err := m.cfg.Env.Environ(ctx, pod, container, "", podIPs)
 		if err != nil {
 			return "", err
 		}

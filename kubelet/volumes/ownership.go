@@ -5,7 +5,6 @@ package volumes
 import (
 	"io/fs"
 	"os"
-	"path/filepath"
 	"syscall"
 
 	corev1 "k8s.io/api/core/v1"
@@ -28,8 +27,13 @@ func setOwnership(dir string, group *int64, readOnly bool, policy *corev1.PodFSG
 	if policy != nil && *policy == corev1.FSGroupChangeOnRootMismatch && rootMatches(dir, *group, readOnly) {
 		return nil
 	}
+	root, err := os.OpenRoot(dir) // a container that has the volume already cannot lead us out of it
+	if err != nil {
+		return err
+	}
+	defer root.Close()
 	var dirs []string // changed last and from the inside out: the root shows that all is done
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	err = fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
@@ -37,24 +41,24 @@ func setOwnership(dir string, group *int64, readOnly bool, policy *corev1.PodFSG
 			dirs = append(dirs, path)
 			return nil
 		}
-		return setOwner(path, *group, readOnly)
+		return setOwner(root, path, *group, readOnly)
 	})
 	for i := len(dirs) - 1; i >= 0 && err == nil; i-- {
-		err = setOwner(dirs[i], *group, readOnly)
+		err = setOwner(root, dirs[i], *group, readOnly)
 	}
 	return err
 }
 
 // setOwner changes one file. A symlink has no mode of its own, and its target is not our business.
-func setOwner(path string, group int64, readOnly bool) error {
-	if err := os.Lchown(path, -1, int(group)); err != nil {
+func setOwner(root *os.Root, path string, group int64, readOnly bool) error {
+	if err := root.Lchown(path, -1, int(group)); err != nil {
 		return err
 	}
-	info, err := os.Lstat(path)
+	info, err := root.Lstat(path)
 	if err != nil || info.Mode()&os.ModeSymlink != 0 {
 		return err
 	}
-	return os.Chmod(path, info.Mode()|groupBits(info, readOnly))
+	return root.Chmod(path, info.Mode()|groupBits(info, readOnly))
 }
 
 // groupBits are the mode bits that the group needs.

@@ -17,7 +17,8 @@ type plugin interface {
 	name() string
 	// supports says whether v is of this kind.
 	supports(v *volume) bool
-	// setUp makes v available, or brings it up to date. What it makes belongs below v.dir: it is
+	// setUp makes v available. It finds what an earlier process made; if the volume follows the API,
+	// it is called again and again. What it makes belongs below v.dir: it is
 	// unmounted and removed with the pod.
 	setUp(ctx context.Context, v *volume) (mounted, error)
 }
@@ -63,10 +64,12 @@ func (v *volume) fsGroup() *int64 {
 
 // mounted is a volume that containers can have.
 type mounted struct {
+	name     string                // specName, for its subPath mounts
 	path     string                // on this node
 	device   bool                  // path is a block device
 	image    *runtimeapi.ImageSpec // or else an image that the runtime mounts
 	readOnly bool                  // whatever the container says
+	follows  bool                  // the API: each SetUp looks for changes
 }
 
 // containers iterates over all containers of pod. Ephemeral ones look like the others.

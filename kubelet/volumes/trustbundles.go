@@ -11,6 +11,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -33,6 +34,9 @@ type trustBundles struct {
 	synced cache.InformerSynced
 	users  map[types.UID]bool
 }
+
+// bundlesAnswer is how long a pod waits for the first list of bundles.
+const bundlesAnswer = 2 * time.Second
 
 func newTrustBundles(factory informers.SharedInformerFactory, changed func(types.UID)) *trustBundles {
 	return &trustBundles{factory: factory, changed: changed, users: map[types.UID]bool{}}
@@ -90,6 +94,8 @@ func (t *trustBundles) get(ctx context.Context, pod types.UID, p *corev1.Cluster
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, bundlesAnswer)
+	defer cancel()
 	if !cache.WaitForCacheSync(ctx.Done(), synced) {
 		return nil, errors.New("ClusterTrustBundle informer has not yet synced")
 	}

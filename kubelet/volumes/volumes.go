@@ -8,8 +8,7 @@
 //
 //	<root>/pods/<uid>/volumes/kubernetes.io~<plugin>/<name>          the volume
 //	<root>/pods/<uid>/volume-subpaths/<volume>/<container>/<index>   its subPath mounts
-//	<root>/pods/<uid>/etc-hosts                                      /etc/hosts of the containers
-//	<root>/pods/<uid>/containers/<name>/                             the container's termination log
+//	<root>/pods/<uid>/plugins/kubernetes.io~<plugin>/<name>          what a plugin notes about it
 //
 // The disk and the mount table are the only state that matters: after a restart SetUp finds what is
 // there, and TearDown needs nothing else. TearDown unmounts everything below a pod's directory and
@@ -39,13 +38,12 @@ import (
 
 // Environment gives the environment of a container, for subPathExpr; kubelet/env does.
 type Environment interface {
-	Environment(ctx context.Context, pod *corev1.Pod, container *corev1.Container, podIPs []string) ([]*runtimeapi.KeyValue, error)
+	Environ(ctx context.Context, pod *corev1.Pod, container *corev1.Container, podIP string, podIPs []string) ([]*runtimeapi.KeyValue, error)
 }
 
 // Config is what a Manager needs. All but the functions that say so must be set.
 type Config struct {
-	Root          string // the kubelet's directory, /var/lib/kubelet by default
-	ClusterDomain string
+	Root string // the kubelet's directory, /var/lib/kubelet by default
 
 	Client  kubernetes.Interface            // claims, volumes and tokens, under the node's identity
 	Factory informers.SharedInformerFactory // ClusterTrustBundles, once a pod uses one
@@ -56,6 +54,9 @@ type Config struct {
 	Node func() (*corev1.Node, error)
 	// Changed asks for another SetUp of a pod. It must not block.
 	Changed func(podUID types.UID)
+	// Stale hears that a volume that the pod has could not be brought up to date: worth a FailedMount
+	// event, but the pod goes on with what it has.
+	Stale func(pod *corev1.Pod, err error)
 	// EnsureImage pulls the image of an image volume. Without it the reference is mounted as it is.
 	EnsureImage func(ctx context.Context, pod *corev1.Pod, image *corev1.ImageVolumeSource) (*runtimeapi.ImageSpec, error)
 	// RecursiveReadOnly says whether a runtime handler can make mounts recursively read-only.
@@ -92,9 +93,9 @@ func (m *Manager) Run(ctx context.Context) error {
 	return nil
 }
 
-// SetUp brings all volumes that pod's containers use up to date. It may be called again at any time
-// and then rewrites what has changed. The error is an Aggregate with one entry per volume that is
-// not ready, each worth a FailedMount event.
+// SetUp makes all volumes that pod's containers use, or brings them up to date. It may be called again
+// at any time, and then rewrites what has changed in the API. The error is an Aggregate with one entry
+// per volume that the pod cannot have yet, each worth a FailedMount event.
 func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
 	m.cfg.Objects.Register(pod)
 	if err := os.MkdirAll(filepath.Join(m.PodDir(pod.UID), "volumes"), 0o750); err != nil {
@@ -108,12 +109,24 @@ func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
 		if !used[name] {
 			continue
 		}
-		mnt, err := m.setUpVolume(ctx, pod, &pod.Spec.Volumes[i])
-		if err != nil {
-			errs = append(errs, err)
+		last, there := m.mountedVolume(pod, name)
+		if there && !last.follows {
+			ready[name] = last
 			continue
 		}
-		ready[name] = mnt
+		mnt, err := m.setUpVolume(ctx, pod, &pod.Spec.Volumes[i])
+		switch {
+		case err == nil:
+			ready[name] = mnt
+		case there:
+			ready[name] = last
+			m.cfg.Stale(pod, err)
+		case mnt.follows:
+			ready[name] = mnt
+			m.cfg.Stale(pod, err)
+		default:
+			errs = append(errs, err)
+		}
 	}
 	m.mu.Lock()
 	m.pods[pod.UID] = ready
@@ -121,7 +134,8 @@ func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
 	return utilerrors.NewAggregate(errs)
 }
 
-// setUpVolume finds the plugin for one volume and lets it work.
+// setUpVolume finds the plugin for one volume and lets it work. With an error it may still return a
+// volume that follows the API, as it was before a restart.
 func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, source *corev1.Volume) (mounted, error) {
 	v, err := m.resolve(ctx, pod, source)
 	if err != nil {
@@ -133,10 +147,14 @@ func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, source *core
 		}
 		v.dir = filepath.Join(m.PodDir(pod.UID), "volumes", escape(p.name()), v.specName())
 		mnt, err := p.setUp(ctx, v)
-		if err != nil {
-			return mounted{}, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.specName(), err)
+		if err == nil {
+			mnt.name = v.specName()
+			return mnt, nil
 		}
-		return mnt, nil
+		if exists(filepath.Join(v.dir, dataLink)) {
+			mnt = mounted{name: v.specName(), path: v.dir, readOnly: true, follows: true}
+		}
+		return mnt, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.specName(), err)
 	}
 	return mounted{}, fmt.Errorf("MountVolume.FindPluginBySpec failed for volume %q : no volume plugin matched", v.specName())
 }
@@ -180,12 +198,6 @@ func (m *Manager) Orphans() []types.UID {
 // PodDir is where everything of a pod lies.
 func (m *Manager) PodDir(podUID types.UID) string {
 	return filepath.Join(m.cfg.Root, "pods", string(podUID))
-}
-
-// ContainerDir makes and returns the directory for a container's own files.
-func (m *Manager) ContainerDir(podUID types.UID, container string) (string, error) {
-	dir := filepath.Join(m.PodDir(podUID), "containers", container)
-	return dir, os.MkdirAll(dir, 0o750)
 }
 
 // usedVolumes names the volumes that some container of pod mounts or has as a device. Others are

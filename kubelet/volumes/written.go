@@ -37,7 +37,7 @@ func (m *Manager) write(v *volume, files map[string]file, inMemory bool) (mounte
 	if err := writeFiles(v.dir, files, own); err != nil {
 		return mounted{}, err
 	}
-	return mounted{path: v.dir, readOnly: true}, nil
+	return mounted{path: v.dir, readOnly: true, follows: true}, nil
 }
 
 // makeNested makes the directories at which containers mount other volumes inside of v: v is

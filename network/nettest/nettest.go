@@ -4,6 +4,7 @@
 //
 // Main runs the whole test binary again in a new network and mount namespace, which has a loopback interface
 // and nothing else: no way out, and nothing that a test does to links, routes or rules is seen by anybody.
+// It does so once per variant of iptables that the machine has, nf_tables and legacy.
 // Inside, NewNetns makes further namespaces (pods, other machines); sockets made within In stay there.
 package nettest
 
@@ -29,47 +30,87 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const insideVariable = "SKIFF_NETTEST_INSIDE"
+// variantVariable is set inside, to the program that all iptables commands stand for.
+const variantVariable = "SKIFF_NETTEST_IPTABLES"
 
 // Main is for TestMain: os.Exit(nettest.Main(m)).
 func Main(m *testing.M) int {
-	if os.Getenv(insideVariable) == "" {
+	variant := os.Getenv(variantVariable)
+	if variant == "" {
 		return runInside()
 	}
-	if err := prepare(); err != nil {
+	if err := prepare(variant); err != nil {
 		fmt.Fprintln(os.Stderr, "prepare test namespaces:", err)
 		return 1
 	}
 	return m.Run()
 }
 
-// runInside starts this binary again in new namespaces; it dies with us.
+// runInside starts this binary again in new namespaces, once per variant; it dies with us.
 func runInside() int {
 	runtime.LockOSThread() // Pdeathsig is about the thread
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), insideVariable+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	interrupts := make(chan os.Signal, 1)
 	signal.Notify(interrupts, os.Interrupt, syscall.SIGTERM, syscall.SIGQUIT)
+	ran := false
+	for _, variant := range []string{"xtables-nft-multi", "xtables-legacy-multi"} {
+		path, err := exec.LookPath(variant)
+		if err != nil {
+			continue
+		}
+		ran = true
+		if code := runVariant(path, interrupts); code != 0 {
+			fmt.Fprintln(os.Stderr, "with", variant)
+			return code
+		}
+	}
+	if !ran {
+		fmt.Fprintln(os.Stderr, "xtables-nft-multi is not in $PATH (install the package iptables)")
+		return 1
+	}
+	return 0
+}
+
+func runVariant(path string, interrupts <-chan os.Signal) int {
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), variantVariable+"="+path)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		fmt.Fprintln(os.Stderr, "start test in new namespaces (must be root):", err)
 		return 1
 	}
-	go func() {
-		for s := range interrupts {
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for {
+		select {
+		case s := <-interrupts:
 			cmd.Process.Signal(s)
+		case <-ended:
+			if code := cmd.ProcessState.ExitCode(); code >= 0 {
+				return code
+			}
+			return 1 // a signal ended it
 		}
-	}()
-	cmd.Wait()
-	return max(cmd.ProcessState.ExitCode(), 0) | map[bool]int{true: 0, false: 1}[cmd.ProcessState.Exited()]
+	}
 }
 
-func prepare() error {
+func prepare(variant string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
 	if err := unix.Mount("run", "/run", "tmpfs", 0, "mode=0755"); err != nil {
+		return err
+	}
+	const bin = "/run/bin"
+	if err := os.Mkdir(bin, 0o755); err != nil {
+		return err
+	}
+	for _, name := range []string{"iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"} {
+		if err := os.Symlink(variant, filepath.Join(bin, name)); err != nil {
+			return err
+		}
+	}
+	if err := os.Setenv("PATH", bin+":"+os.Getenv("PATH")); err != nil {
 		return err
 	}
 	lo, err := netlink.LinkByName("lo")

@@ -5,7 +5,14 @@
 // One file says all that a resource is; longer rules stand beside it in <kind>_rules.go.
 package core
 
-import genericrest "k8s.io/apiserver/pkg/registry/rest"
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/registry/generic/registry"
+	genericrest "k8s.io/apiserver/pkg/registry/rest"
+)
 
 // Deps is what resources of this group need besides their own storage. Each may be missing; then the
 // subresources that need it are not served.
@@ -16,4 +23,14 @@ type Deps struct {
 	NodeProxy, ServiceProxy genericrest.Storage
 	// Tokens serves serviceaccounts/token.
 	Tokens genericrest.Storage
+	// Services gives Services their addresses and ports; without it they get none.
+	Services ServiceAllocator
+}
+
+// ServiceAllocator takes part in writes of Services (see registry/core/allocation). The functions it
+// returns are called when the write has succeeded or failed.
+type ServiceAllocator interface {
+	BeginCreate(ctx context.Context, s *corev1.Service, options *metav1.CreateOptions) (registry.FinishFunc, error)
+	BeginUpdate(ctx context.Context, s, old *corev1.Service, options *metav1.UpdateOptions) (registry.FinishFunc, error)
+	AfterDelete(s *corev1.Service, options *metav1.DeleteOptions)
 }

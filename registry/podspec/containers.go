@@ -4,6 +4,7 @@ package podspec
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/skiff-k8s/skiff/registry/rule"
 )
+
+const rulesNeedPolicy = "must specify restartPolicy when restart rules are used"
 
 // surroundings is what a container is checked against: the rest of its pod.
 type surroundings struct {
@@ -57,7 +60,11 @@ func (s surroundings) validateInitContainers(path *field.Path) field.ErrorList {
 	for i := range s.spec.InitContainers {
 		c, at := &s.spec.InitContainers[i], path.Index(i)
 		errs = append(errs, s.validateContainer(at, c)...)
-		errs = append(errs, validateRestart(at, c)...)
+		if c.RestartPolicy != nil || len(c.RestartPolicyRules) == 0 {
+			errs = append(errs, validateRestart(at, c)...)
+		} else {
+			errs = append(errs, field.Required(at.Child("restartPolicy"), rulesNeedPolicy))
+		}
 		if names.Has(c.Name) {
 			errs = append(errs, field.Duplicate(at.Child("name"), c.Name))
 		}
@@ -213,11 +220,10 @@ func (s surroundings) validateMounts(path *field.Path, c *corev1.Container) fiel
 		errs = append(errs, rule.Required(at.Child("mountPath"), m.MountPath)...)
 		errs = append(errs, rule.If(mounted.Has(m.MountPath), field.Invalid(at.Child("mountPath"), m.MountPath, "must be unique"))...)
 		mounted.Insert(m.MountPath)
-		for _, d := range c.VolumeDevices {
-			errs = append(errs, rule.If(d.Name == m.Name, field.Invalid(at.Child("name"), m.Name, "must not already exist in volumeDevices"))...)
-			errs = append(errs, rule.If(d.DevicePath == m.MountPath,
-				field.Invalid(at.Child("mountPath"), m.MountPath, "must not already exist as a path in volumeDevices"))...)
-		}
+		sameName := slices.ContainsFunc(c.VolumeDevices, func(d corev1.VolumeDevice) bool { return d.Name == m.Name })
+		samePath := slices.ContainsFunc(c.VolumeDevices, func(d corev1.VolumeDevice) bool { return d.DevicePath == m.MountPath })
+		errs = append(errs, rule.If(sameName, field.Invalid(at.Child("name"), m.Name, "must not already exist in volumeDevices"))...)
+		errs = append(errs, rule.If(samePath, field.Invalid(at.Child("mountPath"), m.MountPath, "must not already exist as a path in volumeDevices"))...)
 		// The errors of these four are at the list, not at the mount, as upstream has it.
 		errs = append(errs, validateDescendingPath(path.Child("subPath"), m.SubPath)...)
 		if m.SubPathExpr != "" && m.SubPath != "" {
@@ -293,11 +299,10 @@ func (s surroundings) validateDevices(path *field.Path, c *corev1.Container) fie
 		} else {
 			paths.Insert(d.DevicePath)
 		}
-		for _, m := range c.VolumeMounts {
-			errs = append(errs, rule.If(m.Name == d.Name, field.Invalid(name, d.Name, "must not already exist in volumeMounts"))...)
-			errs = append(errs, rule.If(m.MountPath == d.DevicePath,
-				field.Invalid(device, d.DevicePath, "must not already exist as a path in volumeMounts"))...)
-		}
+		sameName := slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == d.Name })
+		samePath := slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == d.DevicePath })
+		errs = append(errs, rule.If(sameName, field.Invalid(name, d.Name, "must not already exist in volumeMounts"))...)
+		errs = append(errs, rule.If(samePath, field.Invalid(device, d.DevicePath, "must not already exist as a path in volumeMounts"))...)
 		if d.Name != "" {
 			names.Insert(d.Name)
 		}
@@ -329,7 +334,7 @@ func validateRestart(path *field.Path, c *corev1.Container) field.ErrorList {
 		errs = append(errs, rule.Supported(path.Child("restartPolicy"), *c.RestartPolicy,
 			corev1.ContainerRestartPolicyAlways, corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure)...)
 	case len(c.RestartPolicyRules) > 0:
-		errs = append(errs, field.Required(path.Child("restartPolicy"), "must specify restartPolicy when restart rules are used"))
+		errs = append(errs, field.Required(path.Child("restartPolicy"), rulesNeedPolicy))
 	}
 	if n := len(c.RestartPolicyRules); n > 20 {
 		errs = append(errs, field.TooMany(rules, n, 20))

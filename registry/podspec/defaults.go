@@ -230,20 +230,49 @@ func defaultVolume(v *corev1.Volume) {
 		DefaultClaimSpec(&v.Ephemeral.VolumeClaimTemplate.Spec)
 	}
 	if v.ISCSI != nil {
-		setDefault(&v.ISCSI.ISCSIInterface, "default")
+		setDefault(&v.ISCSI.ISCSIInterface, defaultISCSIInterface)
 	}
 	if v.RBD != nil {
-		setDefault(&v.RBD.RBDPool, "rbd")
-		setDefault(&v.RBD.RadosUser, "admin")
-		setDefault(&v.RBD.Keyring, "/etc/ceph/keyring")
+		defaultRBD(&v.RBD.RBDPool, &v.RBD.RadosUser, &v.RBD.Keyring)
 	}
 	if v.AzureDisk != nil {
-		DefaultAzureDisk(v.AzureDisk)
+		defaultAzureDisk(v.AzureDisk)
 	}
 	if v.ScaleIO != nil {
-		setDefault(&v.ScaleIO.StorageMode, "ThinProvisioned")
-		setDefault(&v.ScaleIO.FSType, "xfs")
+		defaultScaleIO(&v.ScaleIO.StorageMode, &v.ScaleIO.FSType)
 	}
+}
+
+// DefaultPersistentSource sets the defaults of the source of a PersistentVolume.
+func DefaultPersistentSource(s *corev1.PersistentVolumeSource) {
+	if s.HostPath != nil {
+		setDefaultPtr(&s.HostPath.Type, corev1.HostPathUnset)
+	}
+	if s.ISCSI != nil {
+		setDefault(&s.ISCSI.ISCSIInterface, defaultISCSIInterface)
+	}
+	if s.RBD != nil {
+		defaultRBD(&s.RBD.RBDPool, &s.RBD.RadosUser, &s.RBD.Keyring)
+	}
+	if s.AzureDisk != nil {
+		defaultAzureDisk(s.AzureDisk)
+	}
+	if s.ScaleIO != nil {
+		defaultScaleIO(&s.ScaleIO.StorageMode, &s.ScaleIO.FSType)
+	}
+}
+
+const defaultISCSIInterface = "default"
+
+func defaultRBD(pool, user, keyring *string) {
+	setDefault(pool, "rbd")
+	setDefault(user, "admin")
+	setDefault(keyring, "/etc/ceph/keyring")
+}
+
+func defaultScaleIO(mode, fsType *string) {
+	setDefault(mode, "ThinProvisioned")
+	setDefault(fsType, "xfs")
 }
 
 func defaultDownwardFiles(files []corev1.DownwardAPIVolumeFile) {
@@ -264,8 +293,7 @@ func defaultProjected(p *corev1.ProjectedVolumeSource) {
 	}
 }
 
-// DefaultAzureDisk sets the defaults of a disk that pods and PersistentVolumes describe alike.
-func DefaultAzureDisk(disk *corev1.AzureDiskVolumeSource) {
+func defaultAzureDisk(disk *corev1.AzureDiskVolumeSource) {
 	setDefaultPtr(&disk.CachingMode, corev1.AzureDataDiskCachingReadWrite)
 	setDefaultPtr(&disk.FSType, "ext4")
 	setDefaultPtr(&disk.ReadOnly, false)

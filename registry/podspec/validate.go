@@ -123,6 +123,8 @@ func ValidateSpec(path *field.Path, spec *corev1.PodSpec, meta *metav1.ObjectMet
 	}
 	add(validateOS(path, spec))
 	add(validateSchedulingGroup(path.Child("schedulingGroup"), spec.SchedulingGroup))
+	add(rule.If(spec.SchedulingGroup != nil && len(spec.EvictionResponders) > 0,
+		field.Forbidden(path.Child("schedulingGroup"), "may not be set when evictionResponders is set")))
 	add(validateFileKeyVolumes(path, spec))
 	return errs
 }

@@ -188,12 +188,11 @@ func (w *warnings) volume(path *field.Path, v *corev1.Volume) {
 	}
 }
 
-// ClaimWarnings warns of a claim for a fraction of a byte.
+// ClaimWarnings warns of a claim for fractions of a byte.
 func ClaimWarnings(path *field.Path, spec *corev1.PersistentVolumeClaimSpec) []string {
 	var w warnings
-	if q, ok := spec.Resources.Requests[corev1.ResourceStorage]; ok && q.MilliValue()%1000 != 0 {
-		w.add(path.Child("resources", "requests").Key(string(corev1.ResourceStorage)), "fractional byte value %q is invalid, must be an integer", q.String())
-	}
+	w.whole(path.Child("resources", "requests"), spec.Resources.Requests, corev1.ResourceStorage)
+	w.whole(path.Child("resources", "limits"), spec.Resources.Limits, corev1.ResourceStorage)
 	return w.list
 }
 
@@ -221,10 +220,13 @@ func (w *warnings) duplicates(spec *corev1.PodSpec) {
 }
 
 func (w *warnings) wholeBytes(path *field.Path, list corev1.ResourceList) {
-	for _, name := range []corev1.ResourceName{corev1.ResourceMemory, corev1.ResourceEphemeralStorage} {
-		if q, ok := list[name]; ok && q.MilliValue()%1000 != 0 {
-			w.add(path.Key(string(name)), "fractional byte value %q is invalid, must be an integer", q.String())
-		}
+	w.whole(path, list, corev1.ResourceMemory)
+	w.whole(path, list, corev1.ResourceEphemeralStorage)
+}
+
+func (w *warnings) whole(path *field.Path, list corev1.ResourceList, name corev1.ResourceName) {
+	if q, ok := list[name]; ok && q.MilliValue()%1000 != 0 {
+		w.add(path.Key(string(name)), "fractional byte value %q is invalid, must be an integer", q.String())
 	}
 }
 

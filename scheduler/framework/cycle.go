@@ -12,6 +12,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/component-helpers/scheduling/corev1"
 )
 
 // Weighted is a plugin with the weight of its scores; 0 means 1.
@@ -483,12 +484,7 @@ func (d *Diagnosis) countReasons() []string {
 }
 
 // Priority of a pod; 0 if it says none.
-func Priority(pod *v1.Pod) int32 {
-	if pod.Spec.Priority != nil {
-		return *pod.Spec.Priority
-	}
-	return 0
-}
+func Priority(pod *v1.Pod) int32 { return corev1.PodPriority(pod) }
 
 // Key names a pod.
 func Key(pod *v1.Pod) types.NamespacedName {

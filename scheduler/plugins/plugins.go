@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package plugins lists the scheduler's plugins. Each has a folder of its own.
+// Package plugins lists the scheduler's plugins. Each has a folder of its own; podvolumes is
+// what those about volumes share.
 package plugins
 
 import (

@@ -89,8 +89,6 @@ func (a *FitArgs) rate() (func([]usage) int64, error) {
 
 func (*fit) Name() string { return "NodeResourcesFit" }
 
-var tooManyPods = framework.Reject("Too many pods")
-
 // Filter names everything that is short. A pod that fits costs no allocation.
 func (f *fit) Filter(_ framework.State, pod *framework.PodInfo, node *framework.NodeInfo) *framework.Status {
 	want, has, used := &pod.Request, &node.Allocatable, &node.Requested
@@ -103,7 +101,7 @@ func (f *fit) Filter(_ framework.State, pod *framework.PodInfo, node *framework.
 		}
 	}
 	if int64(len(node.Pods))+1 > has.AllowedPods {
-		reasons = append(reasons, tooManyPods.Reasons()...)
+		reasons = append(reasons, "Too many pods")
 	}
 	check(v1.ResourceCPU, want.MilliCPU, has.MilliCPU, used.MilliCPU)
 	check(v1.ResourceMemory, want.Memory, has.Memory, used.Memory)

@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package agent builds a node out of its parts: the container runtime, the kubelet with its volumes and its
+// HTTP API, the pod network, the Service proxy and DNS.
+//
+// The parts know the API by clients and informers, and each other only through what is handed to them here.
+// A server runs an Agent for the machine it is on.
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-k8s/skiff/cri"
+	"github.com/skiff-k8s/skiff/dns"
+	"github.com/skiff-k8s/skiff/kubelet"
+	"github.com/skiff-k8s/skiff/kubelet/cgroups"
+	"github.com/skiff-k8s/skiff/kubelet/env"
+	"github.com/skiff-k8s/skiff/kubelet/images"
+	"github.com/skiff-k8s/skiff/kubelet/node"
+	"github.com/skiff-k8s/skiff/kubelet/objects"
+	"github.com/skiff-k8s/skiff/kubelet/podnet"
+	kubeletserver "github.com/skiff-k8s/skiff/kubelet/server"
+	"github.com/skiff-k8s/skiff/kubelet/volumes"
+	"github.com/skiff-k8s/skiff/network"
+	"github.com/skiff-k8s/skiff/proxy"
+	"github.com/skiff-k8s/skiff/version"
+)
+
+// Config is what a node is made of. All is required but Settings' optional fields.
+type Config struct {
+	Settings
+	DataDir       string // images and network records lie in DataDir/agent
+	StateDir      string
+	NodeName      string
+	NodeIP        net.IP
+	ClusterCIDR   netip.Prefix
+	ServiceCIDR   netip.Prefix
+	ClusterDNS    netip.Addr
+	ClusterDomain string
+
+	ServingCert func(*tls.ClientHelloInfo) (*tls.Certificate, error) // of the kubelet's port
+	ClientCA    dynamiccertificates.CAContentProvider                // of those who may call it
+}
+
+// Deps are the ways to the API, by whom they act as.
+type Deps struct {
+	Node      kubernetes.Interface // system:node:<name>
+	Proxy     kubernetes.Interface // system:kube-proxy
+	DNS       kubernetes.Interface // who may keep kube-system/kube-dns
+	Informers informers.SharedInformerFactory
+}
+
+// Agent is one node.
+type Agent struct {
+	cfg     Config
+	deps    Deps
+	runtime *cri.Containerd // nil with a runtime of the user's
+	conn    *grpc.ClientConn
+	kubelet *kubelet.Kubelet
+	api     *kubeletserver.Server
+	volumes *volumes.Manager
+	objects *objects.Cache
+	network *network.Network // nil with a network of the user's
+	proxy   *proxy.Proxy
+
+	gateways chan []netip.Addr // of the bridge, when the pod network has become ready
+}
+
+// New builds the parts. Nothing on the machine is touched before Run. It must be called before the
+// informers start.
+func New(cfg Config, deps Deps) (*Agent, error) {
+	a := &Agent{cfg: cfg, deps: deps, gateways: make(chan []netip.Addr, 1)}
+	if err := a.buildRuntime(); err != nil {
+		return nil, err
+	}
+	if err := a.buildNetwork(); err != nil {
+		return nil, err
+	}
+	if err := a.buildKubelet(); err != nil {
+		return nil, fmt.Errorf("build the kubelet: %w", err)
+	}
+	return a, a.buildKubeletAPI()
+}
+
+// Run runs the node until ctx ends. Pods go on without it.
+func (a *Agent) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	if a.runtime != nil {
+		group.Go(func() error { return a.runtime.Run(ctx) })
+	}
+	if a.network != nil {
+		group.Go(func() error { return a.network.Run(ctx) })
+	}
+	group.Go(func() error { return a.objects.Run(ctx) })
+	group.Go(func() error { return a.volumes.Run(ctx) })
+	group.Go(func() error { return a.kubelet.Run(ctx) })
+	group.Go(func() error { return a.api.Run(ctx) })
+	group.Go(func() error { return a.proxy.Run(ctx) })
+	group.Go(func() error { return a.runDNS(ctx) })
+	return group.Wait()
+}
+
+func (a *Agent) buildRuntime() error {
+	if endpoint := a.cfg.RuntimeEndpoint; endpoint != "" {
+		conn, err := cri.Dial(endpoint)
+		if err != nil {
+			return fmt.Errorf("connect to the container runtime: %w", err)
+		}
+		a.conn = conn
+		return nil
+	}
+	runtime, err := cri.New(cri.Config{
+		Root:       filepath.Join(a.cfg.DataDir, "agent", "containerd"),
+		State:      filepath.Join(a.cfg.StateDir, "containerd"),
+		BinDir:     filepath.Join(a.cfg.DataDir, "agent", "bin"),
+		ImageDir:   filepath.Join(a.cfg.DataDir, "agent", "images"),
+		CNIBinDirs: []string{filepath.Join(a.cfg.DataDir, "agent", "bin"), a.cfg.CNIBinDir},
+		CNIConfDir: a.cfg.CNIConfDir,
+	})
+	if err != nil {
+		return fmt.Errorf("build the container runtime: %w", err)
+	}
+	a.runtime, a.conn = runtime, runtime.Conn()
+	return nil
+}
+
+func (a *Agent) buildNetwork() error {
+	var err error
+	if a.cfg.Network == NetworkSkiff {
+		a.network, err = network.New(network.Config{
+			DataDir:      filepath.Join(a.cfg.DataDir, "agent"),
+			Socket:       filepath.Join(a.cfg.StateDir, "cni.sock"),
+			ConfDir:      a.cfg.CNIConfDir,
+			PluginType:   "thincni",
+			Bridge:       "skiff0",
+			ClusterCIDRs: []netip.Prefix{a.cfg.ClusterCIDR},
+			ServiceCIDRs: []netip.Prefix{a.cfg.ServiceCIDR},
+			OnReady:      a.networkReady,
+		})
+		if err != nil {
+			return fmt.Errorf("build the pod network: %w", err)
+		}
+	}
+	a.proxy, err = proxy.New(proxy.Config{
+		NodeName:      a.cfg.NodeName,
+		ClusterCIDRs:  []netip.Prefix{a.cfg.ClusterCIDR},
+		HealthAddress: a.cfg.ProxyHealth,
+	}, a.deps.Proxy, a.deps.Informers)
+	if err != nil {
+		return fmt.Errorf("build the Service proxy: %w", err)
+	}
+	return nil
+}
+
+// networkReady lets the node become Ready at once, and DNS listen on the bridge.
+func (a *Agent) networkReady(gateways []netip.Addr) {
+	a.kubelet.Poke()
+	select {
+	case a.gateways <- gateways:
+	default: // DNS listens already; the addresses of a node do not change
+	}
+}
+
+func (a *Agent) buildKubelet() error {
+	machine, err := node.ReadMachine(a.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	driver := cri.DetectCgroupDriver()
+	if a.runtime != nil {
+		driver = a.runtime.CgroupDriver()
+	}
+	a.objects = objects.New(a.deps.Node, func(uid types.UID) { a.kubelet.Resync(uid) })
+	services := a.deps.Informers.Core().V1().Services()
+	builder := env.New(a.objects,
+		env.Services{Lister: services.Lister(), Synced: services.Informer().HasSynced},
+		env.Node{Allocatable: a.allocatable, HostIPs: func() ([]string, error) { return []string{a.cfg.NodeIP.String()}, nil }})
+	a.volumes = volumes.New(volumes.Config{
+		Root:    a.cfg.KubeletRoot,
+		Client:  a.deps.Node,
+		Factory: a.deps.Informers,
+		Objects: a.objects,
+		Env:     builder,
+		Node:    a.node,
+		Changed: func(uid types.UID) { a.kubelet.Resync(uid) },
+	})
+	a.kubelet, err = kubelet.New(kubelet.Config{
+		Node: node.Config{
+			Name:           a.cfg.NodeName,
+			Hostname:       a.cfg.NodeName,
+			IPs:            []string{a.cfg.NodeIP.String()},
+			KubeletVersion: version.GitVersion(),
+			KubeletPort:    int32(a.cfg.KubeletPort),
+			MaxPods:        a.cfg.MaxPods,
+			DataDir:        a.cfg.DataDir,
+			EvictionHard: corev1.ResourceList{ // upstream's defaults
+				corev1.ResourceMemory:           resource.MustParse("100Mi"),
+				corev1.ResourceEphemeralStorage: *resource.NewQuantity(machine.Disk/10, resource.BinarySI),
+			},
+		},
+		Cgroups: cgroups.Config{Mount: "/sys/fs/cgroup", Root: a.cfg.CgroupRoot, Driver: cgroups.Driver(driver)},
+		DNS: podnet.DNS{
+			ClusterIPs: []string{a.cfg.ClusterDNS.String()},
+			Domain:     a.cfg.ClusterDomain,
+			ResolvConf: a.cfg.ResolvConf,
+		},
+		Root:        a.cfg.KubeletRoot,
+		LogRoot:     a.cfg.PodLogs,
+		LogLinks:    a.cfg.ContainerLogs,
+		HostsFile:   "/etc/hosts",
+		CPUCFSQuota: true,
+		LogMaxSize:  10 << 20,
+		LogMaxFiles: 5,
+		ImageGC:     images.GCConfig{HighPercent: 85, LowPercent: 80},
+	}, kubelet.Deps{
+		Client:    a.deps.Node,
+		Informers: a.deps.Informers,
+		Runtime:   runtimeapi.NewRuntimeServiceClient(a.conn),
+		Images:    runtimeapi.NewImageServiceClient(a.conn),
+		Volumes:   a.volumes,
+		Env:       builder,
+		OnPodCIDR: a.podCIDRs,
+	})
+	return err
+}
+
+func (a *Agent) podCIDRs(cidrs []string) {
+	if a.network != nil {
+		_ = a.network.SetPodCIDRs(cidrs) // the API server has validated them
+	}
+}
+
+func (a *Agent) buildKubeletAPI() error {
+	authenticator, authorizer, err := kubeletserver.Delegate(a.deps.Node, a.cfg.ClientCA)
+	if err != nil {
+		return fmt.Errorf("build the kubelet's authentication: %w", err)
+	}
+	a.api = kubeletserver.New(kubeletserver.Config{
+		NodeName:      a.cfg.NodeName,
+		Address:       net.JoinHostPort("", strconv.Itoa(a.cfg.KubeletPort)),
+		TLS:           &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: a.cfg.ServingCert},
+		Authenticator: authenticator,
+		Authorizer:    authorizer,
+		Pods:          a.kubelet,
+		Runtime:       runtimeapi.NewRuntimeServiceClient(a.conn),
+		Images:        runtimeapi.NewImageServiceClient(a.conn),
+		RootDir:       a.cfg.KubeletRoot,
+	})
+	return nil
+}
+
+func (a *Agent) node() (*corev1.Node, error) {
+	n := a.kubelet.Node()
+	if n == nil {
+		return nil, fmt.Errorf("node %s is not registered yet", a.cfg.NodeName)
+	}
+	return n, nil
+}
+
+func (a *Agent) allocatable() (corev1.ResourceList, error) {
+	n, err := a.node()
+	if err != nil {
+		return nil, err
+	}
+	return n.Status.Allocatable, nil
+}
+
+// dnsPort is where DNS listens when there is no bridge of ours to listen on.
+const dnsPort = 10053
+
+// runDNS serves the cluster's names on the bridge, where only pods and this machine reach it.
+func (a *Agent) runDNS(ctx context.Context) error {
+	addr, ok := netip.AddrFromSlice(a.cfg.NodeIP)
+	if !ok {
+		return fmt.Errorf("serve DNS: node address %s is not an IP address", a.cfg.NodeIP)
+	}
+	listen := []netip.AddrPort{netip.AddrPortFrom(addr.Unmap(), dnsPort)}
+	if a.network != nil {
+		select {
+		case gateways := <-a.gateways:
+			listen = listen[:0]
+			for _, g := range gateways {
+				listen = append(listen, netip.AddrPortFrom(g, 53))
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	server, err := dns.New(dns.Config{
+		Listen:     listen,
+		Domain:     a.cfg.ClusterDomain,
+		ClusterIPs: []string{a.cfg.ClusterDNS.String()},
+		Endpoint:   listen[0],
+		NodeName:   a.cfg.NodeName,
+		ResolvConf: a.cfg.ResolvConf,
+	}, a.deps.Informers, a.deps.DNS)
+	if err != nil {
+		return fmt.Errorf("build DNS: %w", err)
+	}
+	a.deps.Informers.Start(ctx.Done()) // DNS may have asked for one more
+	return server.Run(ctx)
+}

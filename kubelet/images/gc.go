@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package images
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// GCConfig says when images that nobody uses are removed.
+type GCConfig struct {
+	HighPercent int           // of the image file system in use: begin to remove; 85
+	LowPercent  int           // remove until no more than this is in use; 80
+	MinAge      time.Duration // an image is kept that long after it was last seen; 2 min
+}
+
+// Collector removes images that nobody uses when the disk fills up.
+type Collector struct {
+	cfg    GCConfig
+	images runtimeapi.ImageServiceClient
+	cri    runtimeapi.RuntimeServiceClient
+
+	mu   sync.Mutex
+	used map[string]time.Time // guarded by mu: image ID to when it was last in use, or first seen
+}
+
+// NewCollector makes a Collector.
+func NewCollector(cfg GCConfig, images runtimeapi.ImageServiceClient, cri runtimeapi.RuntimeServiceClient) *Collector {
+	return &Collector{cfg: cfg, images: images, cri: cri, used: map[string]time.Time{}}
+}
+
+// Collect looks once, and removes the longest unused images if the disk is too full.
+func (c *Collector) Collect(ctx context.Context) error {
+	unused, err := c.look(ctx, time.Now())
+	if err != nil {
+		return err
+	}
+	free, err := c.excess(ctx)
+	if err != nil || free <= 0 {
+		return err
+	}
+	var errs []error
+	for _, image := range unused {
+		if free <= 0 {
+			break
+		}
+		if _, err := c.images.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: image.GetId()}}); err != nil {
+			errs = append(errs, fmt.Errorf("remove image %s: %w", image.GetId(), err))
+			continue
+		}
+		free -= int64(image.GetSize())
+	}
+	return errors.Join(errs...)
+}
+
+// look brings the times of last use up to date and returns what may be removed, longest unused first.
+func (c *Collector) look(ctx context.Context, now time.Time) (unused []*runtimeapi.Image, err error) {
+	list, err := c.images.ListImages(ctx, &runtimeapi.ListImagesRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("list images: %w", err)
+	}
+	containers, err := c.cri.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	inUse := map[string]bool{}
+	for _, container := range containers.GetContainers() {
+		inUse[cmp.Or(container.GetImageId(), container.GetImageRef())] = true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	seen := map[string]time.Time{}
+	for _, image := range list.GetImages() {
+		last, known := c.used[image.GetId()]
+		if inUse[image.GetId()] || !known {
+			last = now
+		}
+		seen[image.GetId()] = last
+		if !inUse[image.GetId()] && !image.GetPinned() && now.Sub(last) >= c.cfg.MinAge && known {
+			unused = append(unused, image)
+		}
+	}
+	c.used = seen
+	slices.SortFunc(unused, func(a, b *runtimeapi.Image) int { return seen[a.GetId()].Compare(seen[b.GetId()]) })
+	return unused, nil
+}
+
+// excess is how many bytes have to go; 0 or less while the disk is not too full.
+func (c *Collector) excess(ctx context.Context) (int64, error) {
+	info, err := c.images.ImageFsInfo(ctx, &runtimeapi.ImageFsInfoRequest{})
+	if err != nil {
+		return 0, fmt.Errorf("get image file system: %w", err)
+	}
+	for _, fs := range info.GetImageFilesystems() {
+		var s unix.Statfs_t
+		if err := unix.Statfs(fs.GetFsId().GetMountpoint(), &s); err != nil || s.Blocks == 0 {
+			continue
+		}
+		size, available := int64(s.Blocks)*s.Bsize, int64(s.Bavail)*s.Bsize
+		if (size-available)*100/size >= int64(c.cfg.HighPercent) {
+			return size*int64(100-c.cfg.LowPercent)/100 - available, nil
+		}
+	}
+	return 0, nil
+}

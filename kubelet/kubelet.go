@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package kubelet runs the pods that are bound to this node, through any CRI runtime.
+//
+// The parts, from the outside in:
+//
+//   - node keeps the Node object and its Lease.
+//   - workers.go has one worker per pod: syncing, then terminating, then terminated; never back, for one UID.
+//   - sync.go is one step of such a worker, level-driven: read the runtime, decide, act, report.
+//   - containers makes the containers of one pod what its spec says; images, podnet, cgroups and the Volumes and Env that
+//     are passed in serve it.
+//   - probe asks containers how they are; status tells the API.
+//   - events.go hears from the runtime what changed; housekeeping.go removes what is dead and rotates logs.
+//
+// What runs is known by the labels on the containers alone, so a new process takes over all containers of an earlier
+// one, and a stop of this process leaves them running.
+package kubelet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-k8s/skiff/kubelet/cgroups"
+	"github.com/skiff-k8s/skiff/kubelet/containers"
+	"github.com/skiff-k8s/skiff/kubelet/images"
+	"github.com/skiff-k8s/skiff/kubelet/node"
+	"github.com/skiff-k8s/skiff/kubelet/podnet"
+	"github.com/skiff-k8s/skiff/kubelet/probe"
+	"github.com/skiff-k8s/skiff/kubelet/status"
+)
+
+// Config is what the operator chose.
+type Config struct {
+	Node    node.Config
+	Cgroups cgroups.Config
+	DNS     podnet.DNS
+
+	Root      string // /var/lib/kubelet
+	LogRoot   string // /var/log/pods
+	LogLinks  string // /var/log/containers; empty for none
+	HostsFile string // the node's own, for pods on its network: /etc/hosts
+
+	CPUCFSQuota    bool
+	MinOOMScoreAdj int64 // 0 when the runtime may not lower scores, else -1000
+
+	LogMaxSize  int64 // bytes, 10 MiB
+	LogMaxFiles int   // 5
+
+	ImageGC images.GCConfig
+}
+
+// Volumes makes the volumes of pods. SetUp may be called at each sync, and has made all of them when it returns nil.
+type Volumes interface {
+	SetUp(ctx context.Context, pod *v1.Pod) error
+	Mounts(ctx context.Context, pod *v1.Pod, c *v1.Container, podIPs []string) ([]*runtimeapi.Mount, error)
+	Devices(ctx context.Context, pod *v1.Pod, c *v1.Container) ([]*runtimeapi.Device, error)
+	TearDown(ctx context.Context, podUID types.UID) error
+	Orphans() []types.UID
+}
+
+// Env makes the environment of containers.
+type Env interface {
+	Environ(ctx context.Context, pod *v1.Pod, c *v1.Container, podIP string, podIPs []string) ([]*runtimeapi.KeyValue, error)
+}
+
+// Deps are what the kubelet works with.
+type Deps struct {
+	Client    kubernetes.Interface
+	Informers informers.SharedInformerFactory // of Pods (all, or of this node) and Nodes
+	Runtime   runtimeapi.RuntimeServiceClient
+	Images    runtimeapi.ImageServiceClient
+	Volumes   Volumes
+	Env       Env
+	// Recorder of events; nil: events are sent through Client.
+	Recorder record.EventRecorder
+	// OnPodCIDR is told the addresses that the node may give to pods, once they are known and when they change. May be nil.
+	OnPodCIDR func(cidrs []string)
+	// VolumesInUse tells which attachable volumes pods use. May be nil.
+	VolumesInUse func() ([]v1.UniqueVolumeName, []v1.AttachedVolume)
+}
+
+// Kubelet is the node's agent. Make it with New and start it with Run.
+type Kubelet struct {
+	cfg     Config
+	client  kubernetes.Interface
+	cri     runtimeapi.RuntimeServiceClient
+	volumes Volumes
+	env     Env
+	events  record.EventRecorder
+
+	broadcaster record.EventBroadcaster // nil when the events go elsewhere
+	agent       *node.Agent
+	tree        *cgroups.Tree
+	runtime     *containers.Runtime
+	status      *status.Manager
+	prober      *probe.Prober
+	imageGC     *images.Collector
+	synced      []cache.InformerSynced
+	onPodCIDR   func([]string)
+	runtimeName string // set by Run before any pod is looked at
+
+	wg sync.WaitGroup // workers and clean-ups
+
+	mu      sync.Mutex
+	ctx     context.Context       // guarded by mu: that of Run; nil before, and nothing is started then
+	workers map[types.UID]*worker // guarded by mu
+	orphans map[types.UID]bool    // guarded by mu: being cleaned up
+	cidrs   []string              // guarded by mu: last told to onPodCIDR
+
+	admission sync.Mutex // one admission at a time: each counts those before it
+}
+
+// New makes a Kubelet and registers its handlers on the informers. It touches nothing on the machine.
+func New(cfg Config, deps Deps) (*Kubelet, error) {
+	tree, err := cgroups.New(cfg.Cgroups)
+	if err != nil {
+		return nil, err
+	}
+	k := &Kubelet{
+		cfg: cfg, client: deps.Client, cri: deps.Runtime, volumes: deps.Volumes, env: deps.Env, tree: tree, onPodCIDR: deps.OnPodCIDR,
+		events: deps.Recorder, workers: map[types.UID]*worker{}, orphans: map[types.UID]bool{},
+	}
+	if k.events == nil {
+		k.broadcaster = record.NewBroadcaster()
+		k.events = k.broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: cfg.Node.Name})
+	}
+	k.agent, err = node.New(cfg.Node, deps.Client, deps.Runtime, deps.Images, k.events, deps.VolumesInUse)
+	if err != nil {
+		return nil, err
+	}
+	k.prober = probe.New(execer{deps.Runtime}, k.events, k.wake)
+	machine := k.agent.Machine()
+	k.runtime = containers.New(containers.Config{
+		LogRoot: cfg.LogRoot, ContainerLogLinks: cfg.LogLinks, PodRoot: filepath.Join(cfg.Root, "pods"),
+		SeccompRoot: filepath.Join(cfg.Root, "seccomp"), CPUCFSQuota: cfg.CPUCFSQuota, CPUCFSPeriod: cfg.Cgroups.CPUPeriod,
+		MinOOMScoreAdj: cfg.MinOOMScoreAdj, MemoryCapacity: machine.Memory, HugePageSizes: machine.HugePageNames(),
+	}, deps.Runtime, images.NewPuller(deps.Images, secrets{deps.Client}, k.events), host{k}, k.prober, k.events)
+	k.imageGC = images.NewCollector(cfg.ImageGC, deps.Images, deps.Runtime)
+	k.status = status.NewManager(deps.Client, deps.Informers.Core().V1().Pods().Lister())
+	return k, k.handlers(deps.Informers)
+}
+
+// handlers subscribes to the pods and the node that are ours.
+func (k *Kubelet) handlers(factory informers.SharedInformerFactory) error {
+	pods, err := factory.Core().V1().Pods().Informer().AddEventHandler(cache.FilteringResourceEventHandler{
+		FilterFunc: func(obj any) bool {
+			pod := podOf(obj)
+			return pod != nil && pod.Spec.NodeName == k.cfg.Node.Name
+		},
+		Handler: cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(obj any) { k.podChanged(podOf(obj)) },
+			UpdateFunc: func(_, obj any) { k.podChanged(podOf(obj)) },
+			DeleteFunc: func(obj any) { k.podDeleted(podOf(obj)) },
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("watch Pods: %w", err)
+	}
+	nodes, err := factory.Core().V1().Nodes().Informer().AddEventHandler(cache.FilteringResourceEventHandler{
+		FilterFunc: func(obj any) bool {
+			n, ok := obj.(*v1.Node)
+			return ok && n.Name == k.cfg.Node.Name
+		},
+		Handler: cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(obj any) { k.nodeChanged(obj.(*v1.Node)) },
+			UpdateFunc: func(_, obj any) { k.nodeChanged(obj.(*v1.Node)) },
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("watch Nodes: %w", err)
+	}
+	k.synced = []cache.InformerSynced{pods.HasSynced, nodes.HasSynced}
+	return nil
+}
+
+func podOf(obj any) *v1.Pod {
+	if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = gone.Obj
+	}
+	pod, _ := obj.(*v1.Pod)
+	return pod
+}
+
+func (k *Kubelet) nodeChanged(n *v1.Node) {
+	k.agent.Observe(n)
+	cidrs := n.Spec.PodCIDRs
+	if len(cidrs) == 0 && n.Spec.PodCIDR != "" {
+		cidrs = []string{n.Spec.PodCIDR}
+	}
+	k.mu.Lock()
+	news := len(cidrs) > 0 && !slices.Equal(cidrs, k.cidrs)
+	if news {
+		k.cidrs = slices.Clone(cidrs)
+	}
+	k.mu.Unlock()
+	if news && k.onPodCIDR != nil {
+		k.onPodCIDR(cidrs)
+		k.agent.Poke()
+	}
+}
+
+// Poke asks for a look at the node's status now: call it when the network has become ready.
+func (k *Kubelet) Poke() { k.agent.Poke() }
+
+// Run keeps the node and its pods until ctx ends. Containers go on running after that.
+func (k *Kubelet) Run(ctx context.Context) error {
+	if err := k.prepare(ctx); err != nil {
+		return err
+	}
+	if k.broadcaster != nil {
+		k.broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: k.client.CoreV1().Events("")})
+		defer k.broadcaster.Shutdown()
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	k.prober.Start(ctx)
+	defer k.prober.Wait()
+	group.Go(func() error { return k.agent.Run(ctx) })
+	group.Go(func() error { return k.status.Run(ctx) })
+	group.Go(func() error { return k.runPods(ctx) })
+	return group.Wait()
+}
+
+// prepare makes what all pods need: the runtime's name, folders and the cgroups that hold them.
+func (k *Kubelet) prepare(ctx context.Context) error {
+	version, err := k.cri.Version(ctx, &runtimeapi.VersionRequest{})
+	if err != nil {
+		return fmt.Errorf("ask container runtime for its version: %w", err)
+	}
+	k.runtimeName = version.GetRuntimeName()
+	for _, dir := range []string{filepath.Join(k.cfg.Root, "pods"), filepath.Join(k.cfg.Root, "seccomp"), k.cfg.LogRoot, k.cfg.LogLinks} {
+		if dir == "" {
+			continue
+		}
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("create folder: %w", err)
+		}
+	}
+	capacity := k.cfg.Node.Allocatable(k.agent.Machine(), false)
+	return k.tree.EnsureRoot(cgroups.Limits{
+		CPUShares: cgroups.Shares(capacity.Cpu().MilliValue()), MemoryBytes: capacity.Memory().Value(),
+	})
+}
+
+// runPods starts the workers once all pods are known, so that nothing is taken for an orphan too early.
+func (k *Kubelet) runPods(ctx context.Context) error {
+	if !cache.WaitForCacheSync(ctx.Done(), k.synced...) {
+		return nil // ctx ended
+	}
+	k.mu.Lock()
+	k.ctx = ctx
+	for _, w := range k.workers {
+		k.startLocked(w)
+	}
+	k.mu.Unlock()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return k.watchContainers(ctx) })
+	group.Go(func() error { return k.keepHouse(ctx) })
+	err := group.Wait()
+	k.wg.Wait()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}

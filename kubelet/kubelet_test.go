@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kubelet
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/record"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-k8s/skiff/kubelet/cgroups"
+	"github.com/skiff-k8s/skiff/kubelet/fakecri"
+	"github.com/skiff-k8s/skiff/kubelet/node"
+	"github.com/skiff-k8s/skiff/kubelet/podnet"
+)
+
+// noVolumes serves pods without volumes.
+type noVolumes struct{}
+
+func (noVolumes) SetUp(context.Context, *v1.Pod) error { return nil }
+func (noVolumes) Mounts(context.Context, *v1.Pod, *v1.Container, []string) ([]*runtimeapi.Mount, error) {
+	return nil, nil
+}
+func (noVolumes) Devices(context.Context, *v1.Pod, *v1.Container) ([]*runtimeapi.Device, error) {
+	return nil, nil
+}
+func (noVolumes) TearDown(context.Context, types.UID) error { return nil }
+func (noVolumes) Orphans() []types.UID                      { return nil }
+
+// plainEnv is the environment as written in the spec.
+type plainEnv struct{}
+
+func (plainEnv) Environ(_ context.Context, _ *v1.Pod, c *v1.Container, _ string, _ []string) ([]*runtimeapi.KeyValue, error) {
+	var out []*runtimeapi.KeyValue
+	for _, e := range c.Env {
+		if e.ValueFrom != nil {
+			return nil, fmt.Errorf("couldn't find key %s in ConfigMap default/settings", e.Name)
+		}
+		out = append(out, &runtimeapi.KeyValue{Key: e.Name, Value: []byte(e.Value)})
+	}
+	return out, nil
+}
+
+// bench is a kubelet on a fake runtime and a fake API.
+type bench struct {
+	t       *testing.T
+	dir     string
+	client  *fake.Clientset
+	cri     *fakecri.Runtime
+	events  *record.FakeRecorder
+	kubelet *Kubelet
+	cidrs   chan []string
+	stop    func()
+}
+
+func newBench(t *testing.T, images ...string) *bench {
+	t.Helper()
+	b := &bench{t: t, dir: t.TempDir(), client: fake.NewClientset(), cri: fakecri.New(images...)}
+	for _, controller := range []string{"cpu", "memory", "pids"} { // a cgroup v1 tree without the kernel's files
+		if err := os.MkdirAll(filepath.Join(b.dir, "cgroup", controller), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.start()
+	t.Cleanup(func() { b.stop() })
+	return b
+}
+
+// start makes a new kubelet, as a restart of the process does; the runtime and the API stay.
+func (b *bench) start() {
+	b.t.Helper()
+	conn, hangUp, err := b.cri.Dial()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	factory := informers.NewSharedInformerFactory(b.client, 0)
+	b.events = record.NewFakeRecorder(10000)
+	b.cidrs = make(chan []string, 10)
+	k, err := New(Config{
+		Node:    node.Config{Name: "n1", Hostname: "n1", IPs: []string{"192.0.2.1"}, MaxPods: 110, DataDir: b.dir, KubeletVersion: "v1.37.2+test", KubeletPort: 10250},
+		Cgroups: cgroups.Config{Mount: filepath.Join(b.dir, "cgroup"), Root: "/"},
+		DNS:     podnet.DNS{ClusterIPs: []string{"10.43.0.10"}, Domain: "cluster.local"},
+		Root:    filepath.Join(b.dir, "kubelet"), LogRoot: filepath.Join(b.dir, "logs"), CPUCFSQuota: true,
+	}, Deps{
+		Client: b.client, Informers: factory, Runtime: runtimeapi.NewRuntimeServiceClient(conn), Images: runtimeapi.NewImageServiceClient(conn),
+		Volumes: noVolumes{}, Env: plainEnv{}, Recorder: b.events, OnPodCIDR: func(c []string) { b.cidrs <- c },
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.kubelet = k
+	ctx, cancel := context.WithCancel(b.t.Context())
+	factory.Start(ctx.Done())
+	done := make(chan error, 1)
+	go func() { done <- k.Run(ctx) }()
+	b.stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			b.t.Errorf("Run: %v", err)
+		}
+		hangUp()
+		factory.Shutdown()
+		b.stop = func() {}
+	}
+}
+
+// eventually waits until a condition holds.
+func (b *bench) eventually(what string, holds func() bool) {
+	b.t.Helper()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if holds() {
+			return
+		}
+	}
+	b.t.Fatalf("never: %s\nruntime: %s", what, strings.Join(b.cri.Dump(), ", "))
+}
+
+func (b *bench) create(pod *v1.Pod) {
+	b.t.Helper()
+	if _, err := b.client.CoreV1().Pods(pod.Namespace).Create(b.t.Context(), pod, metav1.CreateOptions{}); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bench) get(name string) *v1.Pod {
+	pod, err := b.client.CoreV1().Pods("default").Get(b.t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		return nil
+	}
+	return pod
+}
+
+// markDeleted does what the API server does with a graceful deletion.
+func (b *bench) markDeleted(name string, grace int64) {
+	b.t.Helper()
+	pod := b.get(name)
+	now := metav1.Now()
+	pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds = &now, &grace
+	if err := b.client.Tracker().Update(v1.SchemeGroupVersion.WithResource("pods"), pod, "default"); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bench) ready(name string) bool {
+	pod := b.get(name)
+	return pod != nil && pod.Status.Phase == v1.PodRunning && slices.ContainsFunc(pod.Status.Conditions, func(c v1.PodCondition) bool {
+		return c.Type == v1.PodReady && c.Status == v1.ConditionTrue
+	})
+}
+
+func (b *bench) hadEvent(want string) bool {
+	for {
+		select {
+		case e := <-b.events.Events:
+			if strings.Contains(e, want) {
+				return true
+			}
+		default:
+			return false
+		}
+	}
+}
+
+func testPod(name string, cs ...v1.Container) *v1.Pod {
+	grace := int64(30)
+	for i := range cs {
+		cs[i].ImagePullPolicy = v1.PullIfNotPresent
+		if cs[i].Image == "" {
+			cs[i].Image = "app:1"
+		}
+	}
+	return &v1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", UID: types.UID("uid-" + name)},
+		Spec:       v1.PodSpec{NodeName: "n1", RestartPolicy: v1.RestartPolicyAlways, Containers: cs, TerminationGracePeriodSeconds: &grace},
+		Status:     v1.PodStatus{Phase: v1.PodPending},
+	}
+}
+
+// The node is registered, Ready as soon as the runtime is, and its pod CIDR is handed on.
+func TestNodeBecomesReady(t *testing.T) {
+	b := newBench(t)
+	var n *v1.Node
+	b.eventually("node is ready", func() bool {
+		n, _ = b.client.CoreV1().Nodes().Get(t.Context(), "n1", metav1.GetOptions{})
+		return n != nil && slices.ContainsFunc(n.Status.Conditions, func(c v1.NodeCondition) bool { return c.Type == v1.NodeReady && c.Status == v1.ConditionTrue })
+	})
+	if n.Labels[v1.LabelHostname] != "n1" || n.Status.Capacity.Pods().Value() != 110 || n.Status.NodeInfo.KubeletVersion != "v1.37.2+test" {
+		t.Errorf("node = %+v", n)
+	}
+	b.eventually("lease is held", func() bool {
+		l, err := b.client.CoordinationV1().Leases("kube-node-lease").Get(t.Context(), "n1", metav1.GetOptions{})
+		return err == nil && len(l.OwnerReferences) == 1 && *l.Spec.LeaseDurationSeconds == 40
+	})
+	n.Spec.PodCIDR, n.Spec.PodCIDRs = "10.42.3.0/24", []string{"10.42.3.0/24"}
+	if _, err := b.client.CoreV1().Nodes().Update(t.Context(), n, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case got := <-b.cidrs:
+		if got[0] != "10.42.3.0/24" {
+			t.Errorf("pod CIDR = %v", got)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("nobody was told the pod CIDR")
+	}
+}
+
+// A pod runs, is reported Ready with its addresses, and leaves nothing behind when it is deleted.
+func TestPodRunsAndGoes(t *testing.T) {
+	b := newBench(t, "app:1")
+	b.create(testPod("web", v1.Container{Name: "app"}))
+	b.eventually("pod is ready", func() bool { return b.ready("web") })
+	pod := b.get("web")
+	cs := pod.Status.ContainerStatuses[0]
+	if pod.Status.PodIP == "" || pod.Status.HostIP != "192.0.2.1" || pod.Status.StartTime == nil || !strings.HasPrefix(cs.ContainerID, "fake://c") || cs.RestartCount != 0 {
+		t.Errorf("status = %+v", pod.Status)
+	}
+	for _, want := range []string{"Pulled Container image \"app:1\" already present", "Created Container created", "Started Container started"} {
+		if !b.hadEvent(want) {
+			t.Errorf("no event %q", want)
+		}
+	}
+	b.markDeleted("web", 7)
+	b.eventually("pod object is gone", func() bool { return b.get("web") == nil })
+	b.eventually("runtime is empty", func() bool { s, c := b.cri.Count(); return s+c == 0 })
+	if !slices.Contains(b.cri.Dump(), "stop web/app 7") {
+		t.Errorf("runtime: %v; want a stop within 7 s", b.cri.Dump())
+	}
+	if left, _ := os.ReadDir(filepath.Join(b.dir, "kubelet", "pods")); len(left) > 0 {
+		t.Errorf("folders left: %v", left)
+	}
+}
+
+// Containers that run are taken over by a new process, not started again; what belongs to no pod is removed.
+func TestRestartTakesOver(t *testing.T) {
+	b := newBench(t, "app:1")
+	b.create(testPod("web", v1.Container{Name: "app"}))
+	b.create(testPod("old", v1.Container{Name: "app"}))
+	b.eventually("pods are ready", func() bool { return b.ready("web") && b.ready("old") })
+	before := b.get("web").Status.ContainerStatuses[0]
+	b.stop()
+	if got := b.cri.Running(); !slices.Equal(got, []string{"old/app", "web/app"}) {
+		t.Fatalf("after a stop run %v", got)
+	}
+	if err := b.client.Tracker().Delete(v1.SchemeGroupVersion.WithResource("pods"), "default", "old"); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	b.eventually("the orphan is removed", func() bool { s, _ := b.cri.Count(); return s == 1 })
+	b.eventually("pod is ready", func() bool { return b.ready("web") })
+	after := b.get("web").Status.ContainerStatuses[0]
+	if before.ContainerID != after.ContainerID || after.RestartCount != 0 || !before.State.Running.StartedAt.Equal(&after.State.Running.StartedAt) {
+		t.Errorf("before %+v, after %+v", before, after)
+	}
+}
+
+// Init containers run one after the other, a sidecar stays, and ends last.
+func TestOrderOfContainers(t *testing.T) {
+	b := newBench(t, "app:1")
+	always := v1.ContainerRestartPolicyAlways
+	pod := testPod("job", v1.Container{Name: "main"})
+	pod.Spec.InitContainers = []v1.Container{{Name: "first", Image: "app:1"}, {Name: "side", Image: "app:1", RestartPolicy: &always}}
+	pod.Spec.RestartPolicy = v1.RestartPolicyNever
+	b.create(pod)
+	b.eventually("first runs", func() bool { return slices.Equal(b.cri.Running(), []string{"job/first"}) })
+	if err := b.cri.Exit("job/first", 0); err != nil {
+		t.Fatal(err)
+	}
+	b.eventually("the rest runs", func() bool { return slices.Equal(b.cri.Running(), []string{"job/main", "job/side"}) })
+	if err := b.cri.Exit("job/main", 3); err != nil {
+		t.Fatal(err)
+	}
+	b.eventually("pod failed", func() bool { p := b.get("job"); return p.Status.Phase == v1.PodFailed })
+	p := b.get("job")
+	if end := p.Status.ContainerStatuses[0].State.Terminated; end == nil || end.ExitCode != 3 || end.Reason != "Error" {
+		t.Errorf("main = %+v", p.Status.ContainerStatuses[0])
+	}
+	want := []string{"sandbox job", "start job/first", "exit job/first 0", "start job/side", "start job/main", "exit job/main 3", "stop job/side 30", "exit job/side 0", "stop sandbox job"}
+	if got := b.cri.Dump(); !slices.Equal(got, want) {
+		t.Errorf("order = %q, want %q", got, want)
+	}
+}
+
+// A failed container is started again once at once, and then waits.
+func TestCrashLoop(t *testing.T) {
+	b := newBench(t, "app:1")
+	b.create(testPod("web", v1.Container{Name: "app"}))
+	b.eventually("pod is ready", func() bool { return b.ready("web") })
+	for range 2 {
+		b.eventually("container runs", func() bool { return len(b.cri.Running()) == 1 })
+		if err := b.cri.Exit("web/app", 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.eventually("it waits", func() bool {
+		s := b.get("web").Status.ContainerStatuses[0]
+		return s.State.Waiting != nil && s.State.Waiting.Reason == "CrashLoopBackOff"
+	})
+	s := b.get("web").Status.ContainerStatuses[0]
+	if s.RestartCount != 1 || s.LastTerminationState.Terminated == nil || s.State.Waiting.Message != "back-off 10s restarting failed container=app pod=web_default(uid-web)" {
+		t.Errorf("status = %+v", s)
+	}
+	if !b.hadEvent("BackOff Back-off restarting failed container app in pod web_default(uid-web)") {
+		t.Error("no BackOff event")
+	}
+}
+
+// What keeps a container from starting is told in its waiting state.
+func TestWaitingReasons(t *testing.T) {
+	b := newBench(t, "app:1")
+	never := testPod("never", v1.Container{Name: "app", Image: "gone:1"})
+	never.Spec.Containers[0].ImagePullPolicy = v1.PullNever
+	b.create(never)
+	b.create(testPod("pull", v1.Container{Name: "app", Image: "gone:1"}))
+	b.create(testPod("name", v1.Container{Name: "app", Image: "Not An Image"}))
+	b.create(testPod("config", v1.Container{Name: "app", Env: []v1.EnvVar{{Name: "KEY", ValueFrom: &v1.EnvVarSource{}}}}))
+	for pod, reasons := range map[string][]string{
+		"never": {"ErrImageNeverPull"}, "pull": {"ErrImagePull", "ImagePullBackOff"}, "name": {"InvalidImageName"}, "config": {"CreateContainerConfigError"},
+	} {
+		b.eventually(pod+" waits", func() bool {
+			p := b.get(pod)
+			if len(p.Status.ContainerStatuses) == 0 {
+				return false
+			}
+			waiting := p.Status.ContainerStatuses[0].State.Waiting
+			return waiting != nil && slices.Contains(reasons, waiting.Reason) && p.Status.Phase == v1.PodPending
+		})
+	}
+}
+
+// A pod that does not fit is refused with upstream's reason.
+func TestAdmission(t *testing.T) {
+	b := newBench(t, "app:1")
+	b.eventually("node is registered", func() bool { return b.kubelet.Node() != nil })
+	pod := testPod("big", v1.Container{Name: "app", Resources: v1.ResourceRequirements{Requests: v1.ResourceList{v1.ResourceCPU: resource.MustParse("10000")}}})
+	b.create(pod)
+	b.eventually("pod is refused", func() bool { return b.get("big").Status.Phase == v1.PodFailed })
+	if s := b.get("big").Status; s.Reason != "OutOfcpu" || !strings.HasPrefix(s.Message, "Pod was rejected: Node didn't have enough resource: cpu, requested: 10000000, used: 0, capacity: ") {
+		t.Errorf("status = %s %q", s.Reason, s.Message)
+	}
+	if got := b.cri.Dump(); len(got) > 0 {
+		t.Errorf("runtime: %v", got)
+	}
+}
+
+// A liveness probe that fails has the container replaced; readiness decides about Ready.
+func TestProbes(t *testing.T) {
+	b := newBench(t, "app:1")
+	healthy := make(chan bool, 1)
+	healthy <- true
+	b.cri.OnExec = func(_ string, command []string) (string, int32) {
+		ok := <-healthy
+		healthy <- ok
+		if ok || command[0] == "ready" {
+			return "", 0
+		}
+		return "sick", 1
+	}
+	exec := func(word string) *v1.Probe {
+		return &v1.Probe{ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{word}}}, PeriodSeconds: 1, TimeoutSeconds: 1, SuccessThreshold: 1, FailureThreshold: 1}
+	}
+	b.create(testPod("web", v1.Container{Name: "app", LivenessProbe: exec("live"), ReadinessProbe: exec("ready")}))
+	b.eventually("pod is ready", func() bool { return b.ready("web") })
+	<-healthy
+	healthy <- false
+	b.eventually("container is replaced", func() bool { return slices.Contains(b.cri.Dump(), "stop web/app 30") })
+	<-healthy
+	healthy <- true
+	b.eventually("it was started again", func() bool {
+		s := b.get("web").Status.ContainerStatuses
+		return len(s) > 0 && s[0].RestartCount > 0 && len(b.cri.Running()) == 1
+	})
+	if !b.hadEvent("Unhealthy Liveness probe failed: sick") || !b.hadEvent("Killing Container app failed liveness probe, will be restarted") {
+		t.Error("events are missing")
+	}
+}
+
+// A shorter grace period ends a stubborn container earlier.
+func TestShorterGracePeriod(t *testing.T) {
+	b := newBench(t, "app:1")
+	b.create(testPod("web", v1.Container{Name: "app", Command: []string{"stubborn"}}))
+	b.eventually("pod is ready", func() bool { return b.ready("web") })
+	b.markDeleted("web", 600)
+	b.eventually("it is asked to stop", func() bool { return slices.Contains(b.cri.Dump(), "stop web/app 600") })
+	b.markDeleted("web", 0)
+	b.eventually("pod object is gone", func() bool { return b.get("web") == nil })
+	if !slices.Contains(b.cri.Dump(), "exit web/app 137") {
+		t.Errorf("runtime: %v", b.cri.Dump())
+	}
+}

@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package node keeps this machine's Node object and its Lease.
+//
+// The Node is registered once and its status is patched when it differs from what the API has, or at the latest every five
+// minutes. Until the node is Ready the runtime is asked every tenth of a second, then every ten seconds and when somebody
+// calls Poke. machine.go reads what the machine has; status.go turns it into a NodeStatus without I/O.
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/component-helpers/apimachinery/lease"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+)
+
+// Config is what the operator chose.
+type Config struct {
+	Name           string
+	Hostname       string
+	IPs            []string
+	Labels         map[string]string
+	Annotations    map[string]string
+	Taints         []v1.Taint
+	KubeletVersion string
+	KubeletPort    int32
+	MaxPods        int64
+	DataDir        string          // its file system is the node's ephemeral storage
+	Reserved       v1.ResourceList // kube-reserved and system-reserved together
+	EvictionHard   v1.ResourceList // what is always kept free: memory, ephemeral-storage
+	RuntimeName    string
+}
+
+// The rhythm of a node, as every other component expects it.
+const (
+	checkPeriod   = 10 * time.Second
+	reportPeriod  = 5 * time.Minute
+	notReadyCheck = 100 * time.Millisecond
+	leaseSeconds  = 40
+	leaseRenew    = 10 * time.Second
+)
+
+// Agent keeps the Node.
+type Agent struct {
+	cfg     Config
+	client  kubernetes.Interface
+	cri     runtimeapi.RuntimeServiceClient
+	images  runtimeapi.ImageServiceClient
+	events  record.EventRecorder
+	volumes func() ([]v1.UniqueVolumeName, []v1.AttachedVolume)
+	machine Machine
+	poke    chan struct{}
+
+	mu         sync.Mutex
+	node       *v1.Node  // guarded by mu: as our last write returned it, or the informer; nil until registered
+	reported   time.Time // guarded by mu: when the status was last written
+	networkErr error     // guarded by mu
+	asked      bool      // guarded by mu: networkErr is an answer of the runtime
+}
+
+// New makes an Agent. volumes tells which volumes are in use; nil for none.
+func New(cfg Config, client kubernetes.Interface, cri runtimeapi.RuntimeServiceClient, images runtimeapi.ImageServiceClient, events record.EventRecorder,
+	volumes func() ([]v1.UniqueVolumeName, []v1.AttachedVolume)) (*Agent, error) {
+	machine, err := ReadMachine(cfg.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	return &Agent{cfg: cfg, client: client, cri: cri, images: images, events: events, volumes: volumes, machine: machine, poke: make(chan struct{}, 1)}, nil
+}
+
+// Poke asks for a look at the node's status now.
+func (a *Agent) Poke() {
+	select {
+	case a.poke <- struct{}{}:
+	default:
+	}
+}
+
+// Machine is what was found at the start.
+func (a *Agent) Machine() Machine { return a.machine }
+
+// Node is the newest known version of the Node; nil before it is registered. It must not be changed.
+func (a *Agent) Node() *v1.Node {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.node
+}
+
+// Observe takes the Node as the API has it now.
+func (a *Agent) Observe(node *v1.Node) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.node != nil {
+		a.node = node
+	}
+}
+
+// NetworkError is why pods cannot have a network; nil when they can.
+func (a *Agent) NetworkError() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.asked {
+		return fmt.Errorf("container runtime status check may not have completed yet")
+	}
+	return a.networkErr
+}
+
+// Run registers the node and keeps its status and lease until ctx ends.
+func (a *Agent) Run(ctx context.Context) error {
+	a.events.Event(a.ref(), v1.EventTypeNormal, "Starting", "")
+	var wg sync.WaitGroup
+	wg.Go(func() { a.renewLease(ctx) })
+	a.keepStatus(ctx)
+	wg.Wait()
+	return nil
+}
+
+func (a *Agent) ref() *v1.ObjectReference {
+	return &v1.ObjectReference{Kind: "Node", Name: a.cfg.Name, UID: types.UID(a.cfg.Name)}
+}
+
+func (a *Agent) renewLease(ctx context.Context) {
+	lease.NewController(clock.RealClock{}, a.client, a.cfg.Name, leaseSeconds, nil, leaseRenew, a.cfg.Name, v1.NamespaceNodeLease, a.ownLease).Run(ctx)
+}
+
+// ownLease makes the lease go with its Node.
+func (a *Agent) ownLease(l *coordinationv1.Lease) error {
+	node := a.Node()
+	if node == nil {
+		return fmt.Errorf("node %q is not registered yet", a.cfg.Name)
+	}
+	if len(l.OwnerReferences) == 0 {
+		l.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}}
+	}
+	return nil
+}
+
+func (a *Agent) keepStatus(ctx context.Context) {
+	logger := klog.FromContext(ctx)
+	pause := notReadyCheck
+	for {
+		ready, err := a.update(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			logger.Error(err, "Updating the node's status; it is tried again")
+			pause = min(2*pause, 7*time.Second)
+		case !ready:
+			pause = notReadyCheck
+		default:
+			pause = checkPeriod
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-a.poke:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+}
+
+// update looks at the runtime and writes the node if that changed anything.
+func (a *Agent) update(ctx context.Context) (ready bool, err error) {
+	observed := a.observe(ctx)
+	a.mu.Lock()
+	a.networkErr, a.asked = observed.networkError(), observed.Runtime != nil
+	have := a.node
+	a.mu.Unlock()
+	if have == nil {
+		if have, err = a.register(ctx, observed); err != nil {
+			return false, err
+		}
+	}
+	now := time.Now()
+	want := a.cfg.status(have, a.machine, observed, now)
+	a.mu.Lock()
+	due := now.Sub(a.reported) >= reportPeriod
+	a.mu.Unlock()
+	ready = observed.ready() == nil
+	if !due && !changed(&have.Status, &want) {
+		return ready, nil
+	}
+	return ready, a.patch(ctx, have, want)
+}
+
+// register creates the Node, or takes over the one of an earlier start.
+func (a *Agent) register(ctx context.Context, o Observed) (*v1.Node, error) {
+	want := a.cfg.node()
+	want.Status = a.cfg.status(want, a.machine, o, time.Now())
+	node, err := a.client.CoreV1().Nodes().Create(ctx, want, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		node, err = a.adopt(ctx, want)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("register Node %s: %w", a.cfg.Name, err)
+	}
+	a.mu.Lock()
+	a.node = node
+	a.mu.Unlock()
+	klog.FromContext(ctx).Info("Registered node", "node", node.Name)
+	return node, nil
+}
+
+// adopt brings the labels and annotations that are ours up to date.
+func (a *Agent) adopt(ctx context.Context, want *v1.Node) (*v1.Node, error) {
+	node, err := a.client.CoreV1().Nodes().Get(ctx, want.Name, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	next := node.DeepCopy()
+	set(&next.Labels, want.Labels)
+	set(&next.Annotations, want.Annotations)
+	if equality.Semantic.DeepEqual(node.ObjectMeta, next.ObjectMeta) {
+		return node, nil
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": next.Labels, "annotations": next.Annotations}})
+	if err != nil {
+		return nil, err
+	}
+	return a.client.CoreV1().Nodes().Patch(ctx, want.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+}
+
+func set(into *map[string]string, from map[string]string) {
+	if *into == nil && len(from) > 0 {
+		*into = map[string]string{}
+	}
+	for k, v := range from {
+		(*into)[k] = v
+	}
+}
+
+func (a *Agent) patch(ctx context.Context, have *v1.Node, want v1.NodeStatus) error {
+	from, err := json.Marshal(&v1.Node{Status: have.Status})
+	if err != nil {
+		return err
+	}
+	to, err := json.Marshal(&v1.Node{Status: want})
+	if err != nil {
+		return err
+	}
+	patch, err := strategicpatch.CreateTwoWayMergePatch(from, to, v1.Node{})
+	if err != nil {
+		return fmt.Errorf("make patch of Node %s: %w", have.Name, err)
+	}
+	node, err := a.client.CoreV1().Nodes().Patch(ctx, have.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	if apierrors.IsNotFound(err) { // deleted by somebody: register again
+		a.mu.Lock()
+		a.node = nil
+		a.mu.Unlock()
+		a.Poke()
+	}
+	if err != nil {
+		return fmt.Errorf("patch status of Node %s: %w", have.Name, err)
+	}
+	a.mu.Lock()
+	a.node, a.reported = node, time.Now()
+	a.mu.Unlock()
+	a.announce(have, node)
+	return nil
+}
+
+// announce records that the node became ready or not.
+func (a *Agent) announce(before, after *v1.Node) {
+	was, is := readyStatus(before), readyStatus(after)
+	if was == is {
+		return
+	}
+	reason := "NodeNotReady"
+	if is == v1.ConditionTrue {
+		reason = "NodeReady"
+	}
+	a.events.Eventf(a.ref(), v1.EventTypeNormal, reason, "Node %s status is now: %s", a.cfg.Name, reason)
+}
+
+func readyStatus(n *v1.Node) v1.ConditionStatus {
+	i := slices.IndexFunc(n.Status.Conditions, func(c v1.NodeCondition) bool { return c.Type == v1.NodeReady })
+	if i < 0 {
+		return v1.ConditionUnknown
+	}
+	return n.Status.Conditions[i].Status
+}
+
+// observe asks the runtime, and reads what changes on the machine.
+func (a *Agent) observe(ctx context.Context) Observed {
+	o := Observed{AvailableMemory: availableMemory()}
+	resp, err := a.cri.Status(ctx, &runtimeapi.StatusRequest{})
+	if err != nil {
+		o.RuntimeErr = err
+		return o
+	}
+	o.Runtime = resp
+	if version, err := a.cri.Version(ctx, &runtimeapi.VersionRequest{}); err == nil {
+		o.RuntimeVersion = version.GetRuntimeName() + "://" + version.GetRuntimeVersion()
+	}
+	if list, err := a.images.ListImages(ctx, &runtimeapi.ListImagesRequest{}); err == nil {
+		o.Images = list.GetImages()
+	}
+	if a.volumes != nil {
+		o.VolumesInUse, o.VolumesAttached = a.volumes()
+	}
+	return o
+}
+
+// changed compares statuses without the times of the last report.
+func changed(have, want *v1.NodeStatus) bool {
+	strip := func(s *v1.NodeStatus) v1.NodeStatus {
+		c := *s.DeepCopy()
+		for i := range c.Conditions {
+			c.Conditions[i].LastHeartbeatTime = metav1.Time{}
+		}
+		return c
+	}
+	return !equality.Semantic.DeepEqual(strip(have), strip(want))
+}

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kubelet
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/skiff-k8s/skiff/kubelet/admit"
+	"github.com/skiff-k8s/skiff/kubelet/containers"
+	"github.com/skiff-k8s/skiff/kubelet/probe"
+	"github.com/skiff-k8s/skiff/kubelet/status"
+)
+
+// syncPod makes one step towards a running pod. done means that the pod has ended, or may not run here.
+func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done bool, then next, err error) {
+	have, err := k.runtime.Status(ctx, pod.UID)
+	if err != nil {
+		return false, then, err
+	}
+	if !w.seen {
+		w.remember(have)
+	}
+	if rejected := k.admit(w, pod, have); rejected {
+		return true, then, nil
+	}
+	k.probeContainers(w, pod, have)
+	now := k.generate(w, pod, have, false)
+	if deadline, set := deadlineOf(pod, &now); set {
+		if !time.Now().Before(deadline) {
+			now.Phase, now.Reason, now.Message = v1.PodFailed, "DeadlineExceeded", "Pod was active on the node longer than the specified deadline"
+			k.events.Event(pod, v1.EventTypeNormal, now.Reason, now.Message)
+		} else {
+			then.at = deadline
+		}
+	}
+	if status.IsTerminal(now.Phase) {
+		k.setTerminal(pod, have, now)
+		return true, then, nil
+	}
+	k.status.Set(pod, now)
+	if err := k.prepareNode(ctx, pod); err != nil {
+		return false, next{}, err
+	}
+	out, err := k.runtime.Sync(ctx, pod, have)
+	changed := k.note(w, out)
+	if out.Changed {
+		return false, next{now: true}, nil // read again what is new; a failure shows then too
+	}
+	if changed {
+		k.status.Set(pod, k.generate(w, pod, have, false))
+	}
+	if !out.RetryAt.IsZero() && (then.at.IsZero() || out.RetryAt.Before(then.at)) {
+		then.at = out.RetryAt
+	}
+	return false, then, err
+}
+
+// remember notes which containers ran before this process: their probes start from what the API says of them.
+func (w *worker) remember(have *containers.Status) {
+	w.seen = true
+	for _, c := range have.RunningContainers() {
+		w.old = append(w.old, c.ID)
+	}
+}
+
+// note keeps why containers wait, and says whether that is news.
+func (k *Kubelet) note(w *worker, out *containers.Outcome) (changed bool) {
+	for name, why := range out.Waiting {
+		was := w.waiting[name]
+		if why == nil {
+			delete(w.waiting, name)
+			changed = changed || was != nil
+			continue
+		}
+		changed = changed || was == nil || *was != *why
+		w.waiting[name] = why
+	}
+	return changed
+}
+
+// admit decides once whether the pod may run here. A pod that runs already is not asked again.
+func (k *Kubelet) admit(w *worker, pod *v1.Pod, have *containers.Status) (rejected bool) {
+	k.admission.Lock()
+	defer k.admission.Unlock()
+	w.mu.Lock()
+	ready := w.ready
+	w.mu.Unlock()
+	if ready || status.IsTerminal(pod.Status.Phase) {
+		return false
+	}
+	node := k.agent.Node()
+	if len(have.Containers) == 0 && node != nil {
+		if r := admit.Check(pod, node, k.active(pod.UID)); r != nil {
+			k.events.Event(pod, v1.EventTypeWarning, r.Reason, strings.TrimPrefix(r.Message, "Pod was rejected: "))
+			k.status.Set(pod, rejectedStatus(pod, r))
+			return true
+		}
+	}
+	w.mu.Lock()
+	w.ready = true
+	w.mu.Unlock()
+	return false
+}
+
+func rejectedStatus(pod *v1.Pod, r *admit.Rejection) v1.PodStatus {
+	s := *pod.Status.DeepCopy()
+	s.Phase, s.Reason, s.Message = v1.PodFailed, r.Reason, r.Message
+	s.ObservedGeneration = pod.Generation
+	return s
+}
+
+// deadlineOf is when the pod's activeDeadlineSeconds are over.
+func deadlineOf(pod *v1.Pod, s *v1.PodStatus) (time.Time, bool) {
+	if pod.Spec.ActiveDeadlineSeconds == nil || s.StartTime.IsZero() {
+		return time.Time{}, false
+	}
+	return s.StartTime.Add(time.Duration(*pod.Spec.ActiveDeadlineSeconds) * time.Second), true
+}
+
+// setTerminal reports the end of a pod, unless something of it still runs: then that ends first.
+func (k *Kubelet) setTerminal(pod *v1.Pod, have *containers.Status, s v1.PodStatus) {
+	if len(have.RunningContainers()) == 0 || s.Reason != "" {
+		k.status.Set(pod, s)
+	}
+}
+
+// prepareNode makes what the pod's containers need around them.
+func (k *Kubelet) prepareNode(ctx context.Context, pod *v1.Pod) error {
+	if err := k.agent.NetworkError(); err != nil && !pod.Spec.HostNetwork {
+		k.events.Eventf(pod, v1.EventTypeWarning, "NetworkNotReady", "network is not ready: %v", err)
+		return fmt.Errorf("network is not ready: %w", err)
+	}
+	if !k.tree.Exists(pod) {
+		if err := k.tree.Ensure(pod); err != nil {
+			k.events.Eventf(pod, v1.EventTypeWarning, "FailedCreatePodContainer", "unable to ensure pod container exists: %v", err)
+			return err
+		}
+	}
+	if err := os.MkdirAll(k.runtime.PodDir(pod.UID), 0o750); err != nil {
+		k.events.Eventf(pod, v1.EventTypeWarning, "Failed", "error making pod data directories: %v", err)
+		return fmt.Errorf("create pod folder: %w", err)
+	}
+	if err := k.volumes.SetUp(ctx, pod); err != nil {
+		if ctx.Err() == nil {
+			k.events.Event(pod, v1.EventTypeWarning, "FailedMount", err.Error())
+		}
+		return fmt.Errorf("set up volumes: %w", err)
+	}
+	return nil
+}
+
+// generate decides the pod's status.
+func (k *Kubelet) generate(w *worker, pod *v1.Pod, have *containers.Status, terminal bool) v1.PodStatus {
+	old, known := k.status.Get(pod.UID)
+	if !known {
+		old = *pod.Status.DeepCopy()
+	}
+	return status.Generate(status.Input{
+		Pod: pod, Old: &old, Runtime: have, Waiting: w.waiting, Probes: k.prober, Terminal: terminal,
+		HostIPs: k.cfg.Node.IPs, RuntimeName: k.runtimeName,
+	})
+}
+
+// probeContainers has exactly the pod's running containers probed.
+func (k *Kubelet) probeContainers(w *worker, pod *v1.Pod, have *containers.Status) {
+	var targets []probe.Target
+	ip := pod.Status.PodIP
+	if len(have.IPs) > 0 {
+		ip = have.IPs[0]
+	}
+	if pod.Spec.HostNetwork && len(k.cfg.Node.IPs) > 0 {
+		ip = k.cfg.Node.IPs[0]
+	}
+	for _, c := range have.RunningContainers() {
+		spec := containers.Spec(pod, c.Name)
+		if spec == nil || spec.LivenessProbe == nil && spec.ReadinessProbe == nil && spec.StartupProbe == nil {
+			continue
+		}
+		t := probe.Target{Pod: pod, Container: spec, ContainerID: c.ID, PodIP: ip, StartedAt: c.StartedAt, Adopted: slices.Contains(w.old, c.ID)}
+		if s := statusOf(pod, c.Name); s != nil && strings.HasSuffix(s.ContainerID, c.ID) {
+			t.Ready, t.Started = s.Ready, s.Started != nil && *s.Started
+		}
+		targets = append(targets, t)
+	}
+	k.prober.Sync(pod.UID, targets)
+}
+
+func statusOf(pod *v1.Pod, name string) *v1.ContainerStatus {
+	for _, list := range [][]v1.ContainerStatus{pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses} {
+		for i := range list {
+			if list[i].Name == name {
+				return &list[i]
+			}
+		}
+	}
+	return nil
+}
+
+// terminate ends the pod's containers within their grace period.
+func (k *Kubelet) terminate(ctx context.Context, w *worker, pod *v1.Pod) error {
+	have, err := k.runtime.Status(ctx, pod.UID)
+	if err != nil {
+		return err
+	}
+	w.seen = true
+	if now := k.generate(w, pod, have, false); !status.IsTerminal(now.Phase) {
+		k.status.Set(pod, now)
+	}
+	k.prober.StopHealth(pod.UID)
+	if err := k.runtime.KillPod(ctx, pod, have, nil); err != nil {
+		if ctx.Err() == nil {
+			k.events.Eventf(pod, v1.EventTypeWarning, "FailedKillPod", "error killing pod: %v", err)
+		}
+		return fmt.Errorf("error killing terminating pod: %w", err)
+	}
+	k.prober.Forget(pod.UID)
+	after, err := k.runtime.Status(ctx, pod.UID)
+	if err != nil {
+		return err
+	}
+	if running := after.RunningContainers(); len(running) > 0 {
+		return fmt.Errorf("%d containers run after the pod was ended", len(running))
+	}
+	after.IPs = have.IPs // the last address stays readable
+	k.status.Set(pod, k.generate(w, pod, after, true))
+	klog.FromContext(ctx).V(4).Info("All containers of the pod have ended")
+	return nil
+}
+
+// tidyUp removes the volumes and cgroups of an ended pod. Its dead containers stay for their logs until it is deleted.
+func (k *Kubelet) tidyUp(ctx context.Context, w *worker, pod *v1.Pod) error {
+	if err := k.volumes.TearDown(ctx, pod.UID); err != nil {
+		return fmt.Errorf("tear down volumes: %w", err)
+	}
+	if err := k.tree.Remove(pod); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	deleted := w.gone || w.pod.DeletionTimestamp != nil
+	w.mu.Unlock()
+	if deleted {
+		if err := k.removeRest(ctx, pod.UID); err != nil {
+			return err
+		}
+	}
+	k.status.Removed(pod.UID)
+	return nil
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kubelet
+
+import (
+	"context"
+	"fmt"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-k8s/skiff/kubelet/containers"
+)
+
+// Pods lists the pods of this node, each with the status that was last decided here. They must not be changed.
+func (k *Kubelet) Pods() []*v1.Pod {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	pods := make([]*v1.Pod, 0, len(k.workers))
+	for _, w := range k.workers {
+		pods = append(pods, k.withStatus(w))
+	}
+	return pods
+}
+
+// PodByName finds a pod of this node.
+func (k *Kubelet) PodByName(namespace, name string) (*v1.Pod, bool) {
+	for _, pod := range k.Pods() {
+		if pod.Namespace == namespace && pod.Name == name {
+			return pod, true
+		}
+	}
+	return nil, false
+}
+
+// PodByUID finds a pod of this node.
+func (k *Kubelet) PodByUID(uid types.UID) (*v1.Pod, bool) {
+	k.mu.Lock()
+	w := k.workers[uid]
+	k.mu.Unlock()
+	if w == nil {
+		return nil, false
+	}
+	return k.withStatus(w), true
+}
+
+func (k *Kubelet) withStatus(w *worker) *v1.Pod {
+	w.mu.Lock()
+	pod := w.pod
+	w.mu.Unlock()
+	now, known := k.status.Get(pod.UID)
+	if !known {
+		return pod
+	}
+	c := *pod // shallow: only the status differs
+	c.Status = now
+	return &c
+}
+
+// Container finds the newest container of that name, or with previous the one before it, as the runtime has it now.
+func (k *Kubelet) Container(ctx context.Context, uid types.UID, name string, previous bool) (*containers.Container, error) {
+	have, err := k.runtime.Status(ctx, uid)
+	if err != nil {
+		return nil, err
+	}
+	skip := previous
+	for _, c := range have.Containers {
+		if c.Name != name {
+			continue
+		}
+		if skip {
+			skip = false
+			continue
+		}
+		return c, nil
+	}
+	if previous {
+		return nil, fmt.Errorf("previous terminated container %q in pod %q not found", name, uid)
+	}
+	return nil, fmt.Errorf("container %q in pod %q is not available", name, uid)
+}
+
+// ContainerID is Container for callers that need no more.
+func (k *Kubelet) ContainerID(ctx context.Context, uid types.UID, name string, previous bool) (string, error) {
+	c, err := k.Container(ctx, uid, name, previous)
+	if err != nil {
+		return "", err
+	}
+	return c.ID, nil
+}
+
+// SandboxID is the pod's ready sandbox, where a port-forward goes.
+func (k *Kubelet) SandboxID(ctx context.Context, uid types.UID) (string, error) {
+	have, err := k.runtime.Status(ctx, uid)
+	if err != nil {
+		return "", err
+	}
+	if len(have.Sandboxes) == 0 {
+		return "", fmt.Errorf("failed to find sandboxID for pod %q", uid)
+	}
+	return have.Sandboxes[0].GetId(), nil
+}
+
+// Node is the Node object as last known; nil before it is registered.
+func (k *Kubelet) Node() *v1.Node { return k.agent.Node() }
+
+// Resync looks at a pod again soon: call it when something that its volumes show has changed.
+func (k *Kubelet) Resync(uid types.UID) { k.wake(uid) }

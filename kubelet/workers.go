@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kubelet
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
+
+	"github.com/skiff-k8s/skiff/kubelet/containers"
+)
+
+// stage is how far a pod is. It only ever grows.
+type stage int
+
+const (
+	syncing     stage = iota // the pod is to run
+	terminating              // its containers are being ended
+	terminated               // they have ended; volumes and cgroups are being removed
+	finished                 // nothing is left to do but to remember that it must never start again
+)
+
+// worker brings one pod, known by its UID, to where it should be.
+//
+// Only run and what it calls touch the fields without a guard.
+type worker struct {
+	uid  types.UID
+	wake chan struct{} // capacity 1: something changed
+
+	mu     sync.Mutex
+	pod    *v1.Pod            // guarded by mu: the newest version
+	stage  stage              // guarded by mu
+	gone   bool               // guarded by mu: no longer in the API
+	cancel context.CancelFunc // guarded by mu: ends the step under way
+	ready  bool               // guarded by mu: admitted to this node
+
+	waiting map[string]*containers.Waiting // why containers could not be started
+	seen    bool                           // a first sync was made
+	old     []string                       // containers that ran before this process
+}
+
+// The pauses of a worker that has nothing to do, or could not do it.
+const (
+	resyncPeriod = time.Minute
+	retryFirst   = time.Second
+	retryMost    = 10 * time.Second
+)
+
+// podChanged takes a new version of a pod that is bound to this node.
+func (k *Kubelet) podChanged(pod *v1.Pod) {
+	k.mu.Lock()
+	w := k.workers[pod.UID]
+	if w == nil {
+		w = &worker{uid: pod.UID, wake: make(chan struct{}, 1), pod: pod, waiting: map[string]*containers.Waiting{}}
+		k.workers[pod.UID] = w
+		if pod.DeletionTimestamp != nil {
+			w.stage = terminating
+		}
+		k.startLocked(w)
+		k.mu.Unlock()
+		return
+	}
+	k.mu.Unlock()
+	w.update(pod)
+	k.status.Reconcile(pod.UID)
+}
+
+// podDeleted takes note that the pod has left the API: whatever is left of it has to go.
+func (k *Kubelet) podDeleted(pod *v1.Pod) {
+	k.mu.Lock()
+	w := k.workers[pod.UID]
+	k.mu.Unlock()
+	k.status.Forget(pod.UID)
+	if w == nil {
+		return
+	}
+	w.mu.Lock()
+	w.gone = true
+	done := w.stage == finished
+	w.advanceLocked(terminating)
+	w.mu.Unlock()
+	w.poke()
+	if done {
+		k.dismiss(w)
+	}
+}
+
+// startLocked starts the worker if Run has come that far. The caller holds k.mu.
+func (k *Kubelet) startLocked(w *worker) {
+	if k.ctx == nil || k.ctx.Err() != nil {
+		return
+	}
+	ctx := k.ctx
+	k.wg.Go(func() { k.work(ctx, w) })
+}
+
+// wake makes the pod's worker look again.
+func (k *Kubelet) wake(uid types.UID) {
+	k.mu.Lock()
+	w := k.workers[uid]
+	k.mu.Unlock()
+	if w != nil {
+		w.poke()
+	}
+}
+
+func (w *worker) poke() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// update takes a newer version. A deletion, or one with a shorter grace period, ends the step under way.
+func (w *worker) update(pod *v1.Pod) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	was := w.pod
+	w.pod = pod
+	if pod.DeletionTimestamp != nil {
+		w.advanceLocked(terminating)
+		if w.stage == terminating && was.DeletionTimestamp != nil && shorter(pod, was) && w.cancel != nil {
+			w.cancel()
+		}
+	}
+	w.poke()
+}
+
+func shorter(pod, was *v1.Pod) bool {
+	return pod.DeletionGracePeriodSeconds != nil && (was.DeletionGracePeriodSeconds == nil || *pod.DeletionGracePeriodSeconds < *was.DeletionGracePeriodSeconds)
+}
+
+// advance moves the pod on; it never moves back.
+func (w *worker) advance(to stage) {
+	w.mu.Lock()
+	w.advanceLocked(to)
+	w.mu.Unlock()
+}
+
+func (w *worker) advanceLocked(to stage) {
+	if to <= w.stage {
+		return
+	}
+	w.stage = to
+	if to == terminating && w.cancel != nil {
+		w.cancel() // whatever starts containers now must stop doing so
+	}
+}
+
+// begin opens a step on the newest version of the pod.
+func (w *worker) begin(ctx context.Context) (context.Context, *v1.Pod, stage) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	ctx, w.cancel = context.WithCancel(ctx)
+	return ctx, w.pod, w.stage
+}
+
+func (w *worker) end() {
+	w.mu.Lock()
+	w.cancel()
+	w.cancel = nil
+	w.mu.Unlock()
+}
+
+// next says when to make the following step.
+type next struct {
+	now bool
+	at  time.Time // zero: when something changes
+}
+
+// work makes steps until the pod is finished or ctx ends.
+func (k *Kubelet) work(ctx context.Context, w *worker) {
+	logger := klog.FromContext(ctx).WithValues("pod", klog.KObj(w.pod), "podUID", w.uid)
+	ctx = klog.NewContext(ctx, logger)
+	pause := retryFirst
+	for ctx.Err() == nil {
+		stepCtx, pod, at := w.begin(ctx)
+		then, err := k.step(stepCtx, w, pod, at)
+		interrupted := stepCtx.Err() != nil
+		w.end()
+		if at == finished {
+			return
+		}
+		wait := resyncPeriod/2 + rand.N(resyncPeriod)
+		switch {
+		case then.now || interrupted:
+			continue
+		case !then.at.IsZero():
+			wait = min(wait, time.Until(then.at))
+		case err != nil:
+			logger.Error(err, "Error syncing pod, skipping")
+			wait, pause = pause, min(2*pause, retryMost)
+		}
+		if err == nil {
+			pause = retryFirst
+		}
+		w.sleep(ctx, wait)
+	}
+}
+
+func (w *worker) sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(max(d, 0))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-w.wake:
+	case <-timer.C:
+	}
+}
+
+// step does what the pod's stage asks for.
+func (k *Kubelet) step(ctx context.Context, w *worker, pod *v1.Pod, at stage) (next, error) {
+	switch at {
+	case syncing:
+		done, then, err := k.syncPod(ctx, w, pod)
+		if done {
+			w.advance(terminating)
+			then.now = true
+		}
+		return then, err
+	case terminating:
+		if err := k.terminate(ctx, w, pod); err != nil {
+			return next{}, err
+		}
+		w.advance(terminated)
+		return next{now: true}, nil
+	case terminated:
+		if err := k.tidyUp(ctx, w, pod); err != nil {
+			return next{}, err
+		}
+		w.advance(finished)
+		return next{now: true}, nil
+	}
+	k.finish(w)
+	return next{}, nil
+}
+
+// finish leaves a finished worker in the list while its pod is in the API, so that this UID never starts again.
+func (k *Kubelet) finish(w *worker) {
+	w.mu.Lock()
+	gone := w.gone
+	w.mu.Unlock()
+	if gone {
+		k.dismiss(w)
+	}
+}
+
+// dismiss forgets a pod that has left the API, and removes the last of it.
+func (k *Kubelet) dismiss(w *worker) {
+	k.mu.Lock()
+	delete(k.workers, w.uid)
+	k.mu.Unlock()
+	k.prober.Forget(w.uid)
+	k.status.Forget(w.uid)
+	k.cleanUp(w.uid)
+}
+
+// active lists the pods that hold resources of the node, but one.
+func (k *Kubelet) active(but types.UID) []*v1.Pod {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var pods []*v1.Pod
+	for uid, w := range k.workers {
+		w.mu.Lock()
+		if uid != but && w.ready && w.stage < terminated {
+			pods = append(pods, w.pod)
+		}
+		w.mu.Unlock()
+	}
+	return pods
+}

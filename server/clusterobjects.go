@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/ptr"
+)
+
+// clusterObjects are what every cluster has before its users bring anything: the system namespaces, the
+// priority classes of system pods, the range of Service addresses, and the Service by which pods reach the
+// API.
+type clusterObjects struct {
+	client kubernetes.Interface
+	cfg    Config
+}
+
+// ensure creates what is missing. Several servers may do so at the same time.
+func (o clusterObjects) ensure(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{o.namespaces, o.priorities, o.serviceCIDR, o.apiService, o.apiEndpoints} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o clusterObjects) namespaces(ctx context.Context) error {
+	for _, name := range []string{metav1.NamespaceSystem, metav1.NamespaceDefault, metav1.NamespacePublic, corev1.NamespaceNodeLease} {
+		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		if _, err := o.client.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+			return fmt.Errorf("create namespace %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (o clusterObjects) priorities(ctx context.Context) error {
+	for _, class := range []schedulingv1.PriorityClass{
+		{
+			ObjectMeta:  metav1.ObjectMeta{Name: "system-node-critical"},
+			Value:       2000001000,
+			Description: "Used for system critical pods that must not be moved from their current node.",
+		},
+		{
+			ObjectMeta:  metav1.ObjectMeta{Name: "system-cluster-critical"},
+			Value:       2000000000,
+			Description: "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+		},
+	} {
+		class.PreemptionPolicy = ptr.To(corev1.PreemptLowerPriority)
+		if _, err := o.client.SchedulingV1().PriorityClasses().Create(ctx, &class, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+			return fmt.Errorf("create priority class %s: %w", class.Name, err)
+		}
+	}
+	return nil
+}
+
+// defaultServiceCIDR is the name that upstream gives to the range of the command line.
+const defaultServiceCIDR = "kubernetes"
+
+func (o clusterObjects) serviceCIDR(ctx context.Context) error {
+	cidr := &networkingv1.ServiceCIDR{
+		ObjectMeta: metav1.ObjectMeta{Name: defaultServiceCIDR},
+		Spec:       networkingv1.ServiceCIDRSpec{CIDRs: []string{o.cfg.ServiceCIDR.String()}},
+	}
+	cidr, err := o.client.NetworkingV1().ServiceCIDRs().Create(ctx, cidr, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("create ServiceCIDR %s: %w", defaultServiceCIDR, err)
+	}
+	cidr.Status.Conditions = []metav1.Condition{{
+		Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue, LastTransitionTime: metav1.Now(),
+		Reason: "", Message: "Kubernetes default Service CIDR is ready",
+	}}
+	if _, err := o.client.NetworkingV1().ServiceCIDRs().UpdateStatus(ctx, cidr, metav1.UpdateOptions{}); err != nil && !apierrors.IsConflict(err) {
+		return fmt.Errorf("set ServiceCIDR %s ready: %w", defaultServiceCIDR, err)
+	}
+	return nil
+}
+
+func (o clusterObjects) apiService(ctx context.Context) error {
+	service := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Namespace: metav1.NamespaceDefault, Labels: map[string]string{"provider": "kubernetes", "component": "apiserver"}},
+		Spec: corev1.ServiceSpec{
+			Type:            corev1.ServiceTypeClusterIP,
+			ClusterIP:       o.cfg.apiServiceIP().String(),
+			ClusterIPs:      []string{o.cfg.apiServiceIP().String()},
+			IPFamilyPolicy:  ptr.To(corev1.IPFamilyPolicySingleStack),
+			SessionAffinity: corev1.ServiceAffinityNone,
+			Ports:           []corev1.ServicePort{{Name: "https", Port: 443, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt(o.cfg.SecurePort)}},
+		},
+	}
+	if _, err := o.client.CoreV1().Services(metav1.NamespaceDefault).Create(ctx, service, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create the kubernetes Service: %w", err)
+	}
+	return nil
+}
+
+// apiEndpoints says where the API is: in the Endpoints and the EndpointSlice that upstream's API servers keep.
+func (o clusterObjects) apiEndpoints(ctx context.Context) error {
+	const name = "kubernetes"
+	ip, port := o.cfg.NodeIP.String(), int32(o.cfg.SecurePort)
+	meta := metav1.ObjectMeta{Name: name, Namespace: metav1.NamespaceDefault, Labels: map[string]string{discoveryv1.LabelSkipMirror: "true"}}
+	endpoints := &corev1.Endpoints{ //nolint:staticcheck // upstream keeps it too, and clients read it
+		ObjectMeta: meta,
+		Subsets: []corev1.EndpointSubset{{ //nolint:staticcheck // as above
+			Addresses: []corev1.EndpointAddress{{IP: ip}},
+			Ports:     []corev1.EndpointPort{{Name: "https", Port: port, Protocol: corev1.ProtocolTCP}},
+		}},
+	}
+	if err := o.put(ctx, endpoints); err != nil {
+		return fmt.Errorf("publish the API's Endpoints: %w", err)
+	}
+	family := discoveryv1.AddressTypeIPv4
+	if o.cfg.NodeIP.To4() == nil {
+		family = discoveryv1.AddressTypeIPv6
+	}
+	slice := &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Name: name, Namespace: metav1.NamespaceDefault, Labels: map[string]string{discoveryv1.LabelServiceName: name}},
+		AddressType: family,
+		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{ip}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}}},
+		Ports:       []discoveryv1.EndpointPort{{Name: ptr.To("https"), Port: &port, Protocol: ptr.To(corev1.ProtocolTCP)}},
+	}
+	slices := o.client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault)
+	old, err := slices.Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		_, err = slices.Create(ctx, slice, metav1.CreateOptions{})
+	case err == nil && (!reflect.DeepEqual(old.Endpoints, slice.Endpoints) || !reflect.DeepEqual(old.Ports, slice.Ports)):
+		old.Endpoints, old.Ports = slice.Endpoints, slice.Ports
+		_, err = slices.Update(ctx, old, metav1.UpdateOptions{})
+	}
+	if err != nil {
+		return fmt.Errorf("publish the API's EndpointSlice: %w", err)
+	}
+	return nil
+}
+
+func (o clusterObjects) put(ctx context.Context, endpoints *corev1.Endpoints) error { //nolint:staticcheck // see apiEndpoints
+	client := o.client.CoreV1().Endpoints(endpoints.Namespace)
+	old, err := client.Get(ctx, endpoints.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = client.Create(ctx, endpoints, metav1.CreateOptions{})
+		return err
+	}
+	if err != nil || reflect.DeepEqual(old.Subsets, endpoints.Subsets) {
+		return err
+	}
+	old.Subsets = endpoints.Subsets
+	_, err = client.Update(ctx, old, metav1.UpdateOptions{})
+	return err
+}

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/skiff-k8s/skiff/agent"
+)
+
+// Config is everything a person can say about a server. Default fills in the rest.
+type Config struct {
+	DataDir  string // what must survive: database, keys, images; /var/lib/skiff
+	StateDir string // what ends with the machine's uptime: sockets, mounts; /run/skiff
+
+	NodeName   string   // name of this machine's Node; the host name
+	NodeIP     net.IP   // address by which other nodes reach this one; that of the default route
+	TLSSANs    []string // more names and addresses in the API server's certificate
+	SecurePort int      // of the API, 6443
+
+	ClusterCIDR   netip.Prefix // of pods, 10.42.0.0/16
+	ServiceCIDR   netip.Prefix // of Services, 10.43.0.0/16
+	ClusterDNS    netip.Addr   // address of the DNS Service, the tenth of ServiceCIDR
+	ClusterDomain string       // cluster.local
+	NodePorts     PortRange    // 30000-32767
+
+	Kubeconfig     string      // written for the administrator; /etc/skiff/skiff.yaml
+	KubeconfigMode os.FileMode // 0600
+
+	NoNode bool // control plane only
+	Node   agent.Settings
+}
+
+// PortRange is a range of ports, both ends included.
+type PortRange struct{ First, Last int }
+
+func (r PortRange) String() string { return fmt.Sprintf("%d-%d", r.First, r.Last) }
+
+// Default returns the configuration of a machine where nothing was said.
+func Default() Config {
+	return Config{
+		DataDir:        "/var/lib/skiff",
+		StateDir:       "/run/skiff",
+		SecurePort:     6443,
+		ClusterCIDR:    netip.MustParsePrefix("10.42.0.0/16"),
+		ServiceCIDR:    netip.MustParsePrefix("10.43.0.0/16"),
+		ClusterDomain:  "cluster.local",
+		NodePorts:      PortRange{30000, 32767},
+		Kubeconfig:     "/etc/skiff/skiff.yaml",
+		KubeconfigMode: 0o600,
+		Node:           agent.DefaultSettings(),
+	}
+}
+
+// Complete finds out what was left open and refuses what cannot work. Each error says what to do.
+func (c *Config) Complete() error {
+	if c.NodeName == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("find the host name: %w (set --node-name)", err)
+		}
+		c.NodeName = name
+	}
+	if c.NodeIP == nil {
+		ip, err := defaultAddress()
+		if err != nil {
+			return err
+		}
+		c.NodeIP = ip
+	}
+	if !c.ClusterCIDR.IsValid() || !c.ServiceCIDR.IsValid() {
+		return fmt.Errorf("cluster and service CIDR must be set (--cluster-cidr, --service-cidr)")
+	}
+	if c.ClusterCIDR.Overlaps(c.ServiceCIDR) {
+		return fmt.Errorf("cluster CIDR %s and service CIDR %s overlap (change --cluster-cidr or --service-cidr)", c.ClusterCIDR, c.ServiceCIDR)
+	}
+	if !c.ClusterDNS.IsValid() {
+		c.ClusterDNS = nth(c.ServiceCIDR, 10)
+	}
+	if !c.ServiceCIDR.Contains(c.ClusterDNS) {
+		return fmt.Errorf("cluster DNS address %s is not in the service CIDR %s (change --cluster-dns)", c.ClusterDNS, c.ServiceCIDR)
+	}
+	if c.SecurePort < 1 || c.SecurePort > 65535 {
+		return fmt.Errorf("port %d is not between 1 and 65535 (change --secure-port)", c.SecurePort)
+	}
+	if c.NodePorts.First < 1 || c.NodePorts.Last > 65535 || c.NodePorts.First > c.NodePorts.Last {
+		return fmt.Errorf("node port range %s is not a range of ports (change --service-node-port-range)", c.NodePorts)
+	}
+	return c.Node.Check()
+}
+
+// apiServiceIP is the ClusterIP of the kubernetes Service.
+func (c *Config) apiServiceIP() netip.Addr { return nth(c.ServiceCIDR, 1) }
+
+func (c *Config) tlsDir() string { return filepath.Join(c.DataDir, "server", "tls") }
+func (c *Config) dbDir() string  { return filepath.Join(c.DataDir, "server", "db") }
+
+// nth is the n-th address after the first of prefix.
+func nth(prefix netip.Prefix, n int) netip.Addr {
+	addr := prefix.Masked().Addr()
+	for range n {
+		addr = addr.Next()
+	}
+	return addr
+}
+
+// defaultAddress is the machine's address towards the outside. No packet is sent to find it.
+func defaultAddress() (net.IP, error) {
+	conn, err := net.Dial("udp", "192.0.2.1:9")
+	if err == nil {
+		defer conn.Close()
+		return conn.LocalAddr().(*net.UDPAddr).IP, nil
+	}
+	addrs, ifErr := net.InterfaceAddrs()
+	if ifErr != nil {
+		return nil, fmt.Errorf("find the node's address: %w (set --node-ip)", ifErr)
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {
+			return n.IP, nil
+		}
+	}
+	return nil, fmt.Errorf("find the node's address: no default route and no address but loopback (set --node-ip)")
+}

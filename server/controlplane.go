@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"syscall"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/request/union"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
+	"k8s.io/apiserver/pkg/authentication/user"
+	genericrest "k8s.io/apiserver/pkg/registry/rest"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
+	restclient "k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+
+	"github.com/skiff-k8s/skiff/agent"
+	"github.com/skiff-k8s/skiff/apiserver"
+	"github.com/skiff-k8s/skiff/apiserver/admission"
+	"github.com/skiff-k8s/skiff/apiserver/authn"
+	"github.com/skiff-k8s/skiff/apiserver/authn/satoken"
+	"github.com/skiff-k8s/skiff/apiserver/authz"
+	"github.com/skiff-k8s/skiff/apiserver/inprocess"
+	"github.com/skiff-k8s/skiff/datastore"
+	"github.com/skiff-k8s/skiff/pki"
+	"github.com/skiff-k8s/skiff/registry"
+	"github.com/skiff-k8s/skiff/registry/authentication"
+	"github.com/skiff-k8s/skiff/registry/authorization"
+	"github.com/skiff-k8s/skiff/registry/core/allocation"
+	"github.com/skiff-k8s/skiff/version"
+)
+
+// controlPlane is the API server with all that it stands on, and the way in for the parts that use it.
+type controlPlane struct {
+	store     *datastore.Store
+	pki       *pki.PKI
+	door      *inprocess.Door
+	api       *apiserver.Server
+	services  *allocation.Allocator
+	authz     *authz.Authz
+	informers informers.SharedInformerFactory
+	admin     kubernetes.Interface
+	mapper    *restmapper.DeferredDiscoveryRESTMapper
+	requests  chan struct{} // closed when no request will come any more
+}
+
+// newControlPlane opens the data, makes what is missing of the keys, and builds the API server. It listens
+// when it returns, and serves when run.
+func newControlPlane(ctx context.Context, cfg Config) (_ *controlPlane, err error) {
+	listener, err := listen(cfg.SecurePort)
+	if err != nil {
+		return nil, err
+	}
+	c := &controlPlane{door: inprocess.NewDoor(), requests: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			_ = listener.Close()
+			if c.store != nil {
+				_ = c.store.Close()
+			}
+		}
+	}()
+	if err := c.open(ctx, cfg); err != nil {
+		return nil, err
+	}
+	if c.admin, err = kubernetes.NewForConfig(c.adminConfig()); err != nil {
+		return nil, fmt.Errorf("make the in-process client: %w", err)
+	}
+	c.informers = informers.NewSharedInformerFactoryWithOptions(c.admin, 0, informers.WithTransform(dropManagedFields))
+	if c.authz, err = authz.New(c.informers, c.admin); err != nil {
+		return nil, err
+	}
+	c.mapper = restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(c.admin.Discovery()))
+	if err := c.build(ctx, cfg, listener); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// open makes the keys and starts etcd, at the same time: both wait for the disk.
+func (c *controlPlane) open(ctx context.Context, cfg Config) error {
+	var wg sync.WaitGroup
+	var pkiErr, storeErr error
+	wg.Go(func() {
+		c.pki, pkiErr = pki.New(pki.Config{
+			Dir:            cfg.tlsDir(),
+			NodeName:       cfg.NodeName,
+			NodeIPs:        []net.IP{cfg.NodeIP},
+			ServiceIP:      cfg.apiServiceIP().AsSlice(),
+			ClusterDomain:  cfg.ClusterDomain,
+			ExtraSANs:      cfg.TLSSANs,
+			Endpoint:       "https://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(cfg.SecurePort)),
+			Kubeconfig:     cfg.Kubeconfig,
+			KubeconfigMode: cfg.KubeconfigMode,
+		})
+	})
+	wg.Go(func() { c.store, storeErr = datastore.Open(ctx, datastore.Config{Dir: cfg.dbDir()}) })
+	wg.Wait()
+	return errors.Join(pkiErr, storeErr)
+}
+
+// adminConfig is for the machinery itself and for the shared informers.
+func (c *controlPlane) adminConfig() *restclient.Config {
+	return c.door.ClientConfig(&user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}})
+}
+
+// configFor is for a part that acts as a component ("system:kube-scheduler") or any other user.
+func (c *controlPlane) configFor(name string, groups ...string) *restclient.Config {
+	return c.door.ClientConfig(&user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)})
+}
+
+// configForController is for the controller of that name.
+func (c *controlPlane) configForController(name string) *restclient.Config {
+	return c.door.ClientConfig(serviceaccount.UserInfo("kube-system", name, ""))
+}
+
+func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Listener) error {
+	issuerURL := "https://kubernetes.default.svc." + cfg.ClusterDomain
+	audiences := authenticator.Audiences{issuerURL, "skiff"}
+	issuer, err := satoken.NewIssuer(issuerURL, c.pki.ServiceAccountKey.Private)
+	if err != nil {
+		return err
+	}
+	authenticators, err := authn.New(authn.Config{
+		ClientCA:        c.pki.ClientCA,
+		RequestHeaderCA: c.pki.RequestHeaderCA,
+		Issuers:         []string{issuerURL},
+		TokenKeys:       c.pki.ServiceAccountKey.Public,
+		Audiences:       audiences,
+		Objects:         satoken.Cached(c.informers, c.admin),
+		Client:          c.admin,
+	})
+	if err != nil {
+		return fmt.Errorf("build authentication: %w", err)
+	}
+	dynamicClient, err := dynamic.NewForConfig(c.adminConfig())
+	if err != nil {
+		return fmt.Errorf("make the in-process client: %w", err)
+	}
+	effective := version.Effective()
+	chain, err := admission.New(admission.Deps{
+		Client: c.admin, Dynamic: dynamicClient, Informers: c.informers, Authorizer: c.authz, RESTMapper: c.mapper,
+		Features: utilfeature.DefaultFeatureGate, Version: effective, Done: c.requests,
+	})
+	if err != nil {
+		return fmt.Errorf("build admission: %w", err)
+	}
+	tokens := &authentication.Tokens{Issuer: issuer, Objects: satoken.Live(c.admin), Audiences: audiences, Extend: true}
+	c.services, err = allocation.New(allocation.Config{
+		ServiceCIDRs: []netip.Prefix{cfg.ServiceCIDR}, FirstNodePort: cfg.NodePorts.First, LastNodePort: cfg.NodePorts.Last,
+	})
+	if err != nil {
+		return fmt.Errorf("build the allocation of Service addresses: %w", err)
+	}
+	deps := c.connections()
+	deps.Tokens, deps.Services = tokens, c.services
+	c.api, err = apiserver.New(ctx, apiserver.Config{
+		Store:     c.store,
+		Services:  c.services,
+		Resources: registry.All(registry.Deps{Core: deps}),
+		Reviews: map[schema.GroupVersion]map[string]genericrest.Storage{
+			authenticationv1.SchemeGroupVersion: authentication.Storages(authentication.Deps{Token: authenticators.Token, Audiences: audiences}),
+			authorizationv1.SchemeGroupVersion:  authorization.Storages(authorization.Deps{Authorizer: c.authz, Rules: c.authz}),
+		},
+		Door:            c.door,
+		Loopback:        c.adminConfig(),
+		Listener:        listener,
+		ServingCert:     c.pki.APIServer,
+		ClientCA:        c.pki.ClientCA,
+		Authenticator:   union.New(inprocess.Authenticator(), authenticators.Request),
+		APIAudiences:    audiences,
+		Authorizer:      c.authz,
+		RuleResolver:    c.authz,
+		Admission:       chain,
+		Informers:       c.informers,
+		ExternalAddress: net.JoinHostPort(cfg.NodeIP.String(), strconv.Itoa(cfg.SecurePort)),
+		Version:         effective,
+	})
+	if err != nil {
+		return err
+	}
+	document, keys, err := satoken.Discovery(issuerURL, "https://"+net.JoinHostPort(cfg.NodeIP.String(), strconv.Itoa(cfg.SecurePort))+"/openid/v1/jwks",
+		net.JoinHostPort(cfg.NodeIP.String(), strconv.Itoa(cfg.SecurePort)), c.pki.ServiceAccountKey.Public)
+	if err != nil {
+		return err
+	}
+	mux := c.api.Generic().Handler.NonGoRestfulMux
+	mux.Handle("/.well-known/openid-configuration", document)
+	mux.Handle("/openid/v1/jwks", keys)
+	return nil
+}
+
+// run serves until ctx ends and everything that was asked for is answered.
+func (c *controlPlane) run(ctx context.Context) error {
+	defer close(c.requests)
+	if err := c.services.Repair(ctx); err != nil {
+		return err
+	}
+	return c.api.Run(ctx, c.door)
+}
+
+// controllerDeps are clients under controllers' names.
+func (c *controlPlane) clientFor(name string) kubernetes.Interface {
+	return kubernetes.NewForConfigOrDie(c.configForController(name)) // fails for impossible configurations only
+}
+
+func (c *controlPlane) metadataFor(name string) metadata.Interface {
+	return metadata.NewForConfigOrDie(c.configForController(name))
+}
+
+func (c *controlPlane) discovery() discovery.DiscoveryInterface { return c.admin.Discovery() }
+
+// newAgent builds the node that this machine is.
+func (c *controlPlane) newAgent(cfg Config) (*agent.Agent, error) {
+	clients := map[string]kubernetes.Interface{}
+	for name, config := range map[string]*restclient.Config{
+		"node":  c.configFor("system:node:"+cfg.NodeName, user.NodesGroup),
+		"proxy": c.configFor("system:kube-proxy"),
+		"dns":   c.adminConfig(), // keeps kube-system/kube-dns, which upstream's users get by a manifest
+	} {
+		client, err := kubernetes.NewForConfig(config)
+		if err != nil {
+			return nil, fmt.Errorf("make the client of %s: %w", name, err)
+		}
+		clients[name] = client
+	}
+	return agent.New(agent.Config{
+		Settings:      cfg.Node,
+		DataDir:       cfg.DataDir,
+		StateDir:      cfg.StateDir,
+		NodeName:      cfg.NodeName,
+		NodeIP:        cfg.NodeIP,
+		ClusterCIDR:   cfg.ClusterCIDR,
+		ServiceCIDR:   cfg.ServiceCIDR,
+		ClusterDNS:    cfg.ClusterDNS,
+		ClusterDomain: cfg.ClusterDomain,
+		ServingCert:   c.pki.KubeletServing.GetCertificate,
+		ClientCA:      c.pki.ClientCA,
+	}, agent.Deps{Node: clients["node"], Proxy: clients["proxy"], DNS: clients["dns"], Informers: c.informers})
+}
+
+// dropManagedFields takes from informers' objects what no part reads and what is a third of their size.
+func dropManagedFields(obj any) (any, error) {
+	if m, err := meta.Accessor(obj); err == nil && len(m.GetManagedFields()) > 0 {
+		m.SetManagedFields(nil)
+	}
+	return obj, nil
+}
+
+// listen takes the port at once, so that a busy one ends the start with one line.
+func listen(port int) (net.Listener, error) {
+	l, err := net.Listen("tcp", net.JoinHostPort("", strconv.Itoa(port)))
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("start apiserver: %w (stop the other server or set --secure-port)", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("start apiserver: %w", err)
+	}
+	return l, nil
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package server builds a Skiff server out of its parts, runs them and stops them in order.
+//
+// The control plane comes first: keys and etcd, then the API server. Then all that knows only the API:
+// controllers and scheduler here, the node's parts in package agent. They share one set of informers and
+// reach the API without a socket, each under its own name. They stop in reverse: what acts first, what is
+// acted upon last.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/klog/v2"
+
+	"github.com/skiff-k8s/skiff/agent"
+	"github.com/skiff-k8s/skiff/controllers"
+	"github.com/skiff-k8s/skiff/controllers/nodeipam"
+	"github.com/skiff-k8s/skiff/scheduler"
+)
+
+// Server is a control plane and, unless configured otherwise, a node.
+type Server struct {
+	cfg         Config
+	plane       *controlPlane
+	controllers *controllers.Manager
+	scheduler   *scheduler.Scheduler
+	agent       *agent.Agent // nil without a node
+	started     time.Time
+}
+
+// New opens the data and builds all parts. cfg must be complete. The API's port is taken when New returns;
+// Run gives it back.
+func New(ctx context.Context, cfg Config) (*Server, error) {
+	s := &Server{cfg: cfg, started: time.Now()}
+	var err error
+	if s.plane, err = newControlPlane(ctx, cfg); err != nil {
+		return nil, err
+	}
+	if err := s.buildParts(); err != nil {
+		_ = s.plane.store.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Server) buildParts() error {
+	var err error
+	s.controllers, err = controllers.New(controllers.Deps{
+		ClientFor:   s.plane.clientFor,
+		MetadataFor: s.plane.metadataFor,
+		Discovery:   s.plane.discovery(),
+		Informers:   s.plane.informers,
+		PodRanges:   []nodeipam.Range{{Cluster: s.cfg.ClusterCIDR, NodeBits: nodeBits(s.cfg.ClusterCIDR)}},
+		RootCA:      s.plane.pki.ServerCA.PEM(),
+	})
+	if err != nil {
+		return fmt.Errorf("build controllers: %w", err)
+	}
+	client, err := kubernetes.NewForConfig(s.plane.configFor("system:kube-scheduler"))
+	if err != nil {
+		return fmt.Errorf("make the scheduler's client: %w", err)
+	}
+	if s.scheduler, err = scheduler.New(scheduler.Config{}, client, s.plane.informers, nil); err != nil {
+		return fmt.Errorf("build the scheduler: %w", err)
+	}
+	if s.cfg.NoNode {
+		return nil
+	}
+	s.agent, err = s.plane.newAgent(s.cfg)
+	return err
+}
+
+// nodeBits is the size of a node's share of the cluster CIDR: 254 pods, or upstream's /64 for IPv6.
+func nodeBits(cluster netip.Prefix) int {
+	if cluster.Addr().Is6() {
+		return 64
+	}
+	return max(24, cluster.Bits())
+}
+
+// Run runs all parts until ctx ends or one of them fails, and returns when all have stopped.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.plane.store.Close()
+	// The API outlives those who use it, so that their last words are heard.
+	planeCtx, stopPlane := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopPlane()
+	planeDone := make(chan error, 1)
+	go func() { planeDone <- s.plane.run(planeCtx) }()
+
+	parts, partsCtx := errgroup.WithContext(ctx)
+	parts.Go(func() error { return s.plane.pki.Run(partsCtx) })
+	parts.Go(func() error { return s.runParts(partsCtx) })
+	parts.Go(func() error {
+		select {
+		case err := <-planeDone:
+			planeDone <- err
+			return errors.Join(errors.New("the API server stopped"), err)
+		case <-partsCtx.Done():
+			return nil
+		}
+	})
+	err := parts.Wait()
+	stopPlane()
+	if planeErr := <-planeDone; err == nil {
+		err = planeErr
+	}
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		err = nil
+	}
+	return err
+}
+
+// runParts brings the cluster's own objects in place, and runs what acts on the cluster.
+func (s *Server) runParts(ctx context.Context) error {
+	logger := klog.FromContext(ctx)
+	s.plane.informers.Start(ctx.Done())
+	if err := s.plane.authz.Policy.Ensure(ctx, s.plane.admin); err != nil {
+		return fmt.Errorf("put the default roles in place: %w", err)
+	}
+	if err := (clusterObjects{client: s.plane.admin, cfg: s.cfg}).ensure(ctx); err != nil {
+		return err
+	}
+	logger.Info("API is ready", "port", s.cfg.SecurePort, "seconds", time.Since(s.started).Seconds())
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.controllers.Run(ctx) })
+	group.Go(func() error { return s.scheduler.Run(ctx) })
+	if s.agent != nil {
+		group.Go(func() error { return s.agent.Run(ctx) })
+	}
+	return group.Wait()
+}

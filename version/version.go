@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package version says which Skiff this is and which Kubernetes it behaves as.
+package version
+
+import (
+	"runtime"
+
+	apimachineryversion "k8s.io/apimachinery/pkg/version"
+	"k8s.io/component-base/compatibility"
+)
+
+// Kubernetes is the version of Kubernetes whose behaviour is served.
+const Kubernetes = "1.37.2"
+
+// These are set by the linker.
+var (
+	// Skiff is the release, a semantic version.
+	Skiff = "0.1.0-dev"
+	// Commit is the source's.
+	Commit = ""
+)
+
+// GitVersion is what /version, kubelets and kubectl say: the Kubernetes version with Skiff's as build metadata.
+func GitVersion() string { return "v" + Kubernetes + "+skiff." + Skiff }
+
+// Info is the answer of /version.
+func Info() apimachineryversion.Info {
+	return apimachineryversion.Info{
+		Major: "1", Minor: "37", GitVersion: GitVersion(), GitCommit: Commit, GitTreeState: "clean",
+		GoVersion: runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH,
+	}
+}
+
+// Effective is the version for the API machinery's feature gates.
+func Effective() compatibility.EffectiveVersion {
+	return effective{compatibility.NewEffectiveVersionFromString(Kubernetes, "1.37", "1.37")}
+}
+
+type effective struct{ compatibility.EffectiveVersion }
+
+func (effective) Info() *apimachineryversion.Info {
+	info := Info()
+	return &info
+}
