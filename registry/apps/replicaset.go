@@ -3,6 +3,8 @@
 package apps
 
 import (
+	"context"
+
 	"strconv"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -15,12 +17,19 @@ import (
 // ReplicaSets says what is particular to replicasets.
 func ReplicaSets() rest.Resource[*appsv1.ReplicaSet] {
 	return rest.Resource[*appsv1.ReplicaSet]{
-		Kind:       appsv1.SchemeGroupVersion.WithKind("ReplicaSet"),
-		Plural:     "replicasets",
-		Singular:   "replicaset",
-		ShortNames: []string{"rs"},
-		Categories: []string{"all"},
-		Namespaced: true,
+		Kind:           appsv1.SchemeGroupVersion.WithKind("ReplicaSet"),
+		Plural:         "replicasets",
+		Singular:       "replicaset",
+		ShortNames:     []string{"rs"},
+		Categories:     []string{"all"},
+		Namespaced:     true,
+		Default:        defaultReplicaSet,
+		PrepareCreate:  func(_ context.Context, o *appsv1.ReplicaSet) { prepareReplicaSetCreate(o) },
+		Validate:       validateReplicaSet,
+		PrepareUpdate:  prepareReplicaSetUpdate,
+		ValidateUpdate: validateReplicaSetUpdate,
+		ValidateStatus: validateReplicaSetStatusUpdate,
+		Warnings:       replicaSetWarnings,
 		Fields: func(o *appsv1.ReplicaSet) fields.Set {
 			return fields.Set{"status.replicas": strconv.Itoa(int(o.Status.Replicas))}
 		},

@@ -3,6 +3,8 @@
 package coordination
 
 import (
+	"context"
+
 	coordinationv1 "k8s.io/api/coordination/v1"
 
 	"github.com/skiff-k8s/skiff/registry/rest"
@@ -15,6 +17,10 @@ func Leases() rest.Resource[*coordinationv1.Lease] {
 		Plural:         "leases",
 		Singular:       "lease",
 		Namespaced:     true,
+		PrepareCreate:  func(_ context.Context, o *coordinationv1.Lease) { prepareLeaseCreate(o) },
+		Validate:       validateLease,
+		PrepareUpdate:  prepareLeaseUpdate,
+		ValidateUpdate: validateLeaseUpdate,
 		NoGeneration:   true,
 		CreateOnUpdate: true,
 	}

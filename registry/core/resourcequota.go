@@ -11,11 +11,21 @@ import (
 // ResourceQuotas says what is particular to resourcequotas.
 func ResourceQuotas() rest.Resource[*corev1.ResourceQuota] {
 	return rest.Resource[*corev1.ResourceQuota]{
-		Kind:         corev1.SchemeGroupVersion.WithKind("ResourceQuota"),
-		Plural:       "resourcequotas",
-		Singular:     "resourcequota",
-		ShortNames:   []string{"quota"},
-		Namespaced:   true,
+		Kind:           corev1.SchemeGroupVersion.WithKind("ResourceQuota"),
+		Plural:         "resourcequotas",
+		Singular:       "resourcequota",
+		ShortNames:     []string{"quota"},
+		Namespaced:     true,
+		Default:        defaultResourceQuota,
+		Validate:       validateResourceQuota,
+		ValidateUpdate: validateResourceQuotaUpdate,
+		ValidateStatus: validateResourceQuotaStatusUpdate,
+		Warnings: func(o, old *corev1.ResourceQuota) []string {
+			if old != nil {
+				return nil
+			}
+			return resourceQuotaWarnings(o)
+		},
 		NoGeneration: true,
 	}
 }
