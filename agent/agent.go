@@ -192,14 +192,13 @@ func (a *Agent) buildKubelet() error {
 		env.Services{Lister: services.Lister(), Synced: services.Informer().HasSynced},
 		env.Node{Allocatable: a.allocatable, HostIPs: func() ([]string, error) { return []string{a.cfg.NodeIP.String()}, nil }})
 	a.volumes = volumes.New(volumes.Config{
-		Root:          a.cfg.KubeletRoot,
-		ClusterDomain: a.cfg.ClusterDomain,
-		Client:        a.deps.Node,
-		Factory:       a.deps.Informers,
-		Objects:       a.objects,
-		Env:           builder,
-		Node:          a.node,
-		Changed:       func(uid types.UID) { a.kubelet.Resync(uid) },
+		Root:    a.cfg.KubeletRoot,
+		Client:  a.deps.Node,
+		Factory: a.deps.Informers,
+		Objects: a.objects,
+		Env:     builder,
+		Node:    a.node,
+		Changed: func(uid types.UID) { a.kubelet.Resync(uid) },
 	})
 	a.kubelet, err = kubelet.New(kubelet.Config{
 		Node: node.Config{
@@ -235,7 +234,7 @@ func (a *Agent) buildKubelet() error {
 		Runtime:   runtimeapi.NewRuntimeServiceClient(a.conn),
 		Images:    runtimeapi.NewImageServiceClient(a.conn),
 		Volumes:   a.volumes,
-		Env:       environment{builder, a.objects},
+		Env:       builder,
 		OnPodCIDR: a.podCIDRs,
 	})
 	return err
@@ -316,15 +315,4 @@ func (a *Agent) runDNS(ctx context.Context) error {
 	}
 	a.deps.Informers.Start(ctx.Done()) // DNS may have asked for one more
 	return server.Run(ctx)
-}
-
-// environment is env.Builder for the kubelet, which knows the pod's first address apart.
-type environment struct {
-	*env.Builder
-	objects *objects.Cache
-}
-
-func (e environment) Environ(ctx context.Context, pod *corev1.Pod, c *corev1.Container, _ string, podIPs []string) ([]*runtimeapi.KeyValue, error) {
-	e.objects.Register(pod)
-	return e.Environment(ctx, pod, c, podIPs)
 }

@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/record"
 
+	"github.com/skiff-k8s/skiff/controllers/clusterroleaggregation"
 	"github.com/skiff-k8s/skiff/controllers/deployment"
 	"github.com/skiff-k8s/skiff/controllers/endpoints"
 	"github.com/skiff-k8s/skiff/controllers/endpointslice"
@@ -33,6 +34,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/rootcacertpublisher"
 	"github.com/skiff-k8s/skiff/controllers/serviceaccount"
 	"github.com/skiff-k8s/skiff/controllers/tainteviction"
+	"github.com/skiff-k8s/skiff/controllers/ttlafterfinished"
 )
 
 // Deps is what the controllers work with.
@@ -108,6 +110,12 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	},
 	func(m *Manager) (reconcile.Controller, error) {
 		return namespace.New(m.deps.ClientFor(namespace.Name), m.deps.MetadataFor(namespace.Name), m.deps.Discovery, m.deps.Informers), nil
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		return clusterroleaggregation.New(m.deps.ClientFor(clusterroleaggregation.Name), m.deps.Informers), nil
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		return ttlafterfinished.New(m.deps.ClientFor(ttlafterfinished.Name), m.deps.Informers), nil
 	},
 	func(m *Manager) (reconcile.Controller, error) {
 		return serviceaccount.New(m.deps.ClientFor(serviceaccount.Name), m.deps.Informers), nil

@@ -52,8 +52,8 @@ type Config struct {
 	// RegistryConfigDir holds a hosts.toml for each registry; by default /etc/skiff/certs.d.
 	RegistryConfigDir string
 
-	// CNIBinDirs and CNIConfDir are the places of CNI plugins and of their configuration; by default
-	// /opt/cni/bin and /etc/cni/net.d.
+	// CNIBinDirs and CNIConfDir are the places of CNI plugins, besides BinDir, and of their configuration; by
+	// default /opt/cni/bin and /etc/cni/net.d.
 	CNIBinDirs []string
 	CNIConfDir string
 
@@ -298,7 +298,7 @@ func (c *Containerd) serverConfig(restrictOOMScore bool) *srvconfig.Config {
 		"enable_unprivileged_icmp":            true,
 		"stats_collect_period":                c.config.StatsPeriod.String(),
 		"cni": table{
-			"bin_dirs":              c.config.CNIBinDirs,
+			"bin_dirs":              append([]string{c.config.BinDir}, c.config.CNIBinDirs...), // the thin plugin is bundled
 			"conf_dir":              c.config.CNIConfDir,
 			"use_internal_loopback": true,
 		},

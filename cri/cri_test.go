@@ -84,7 +84,7 @@ type node struct {
 	*testhost.Host
 	t       *testing.T
 	process *testhost.Process
-	log     bytes.Buffer
+	logFile string
 
 	conn    *grpc.ClientConn
 	runtime runtimeapi.RuntimeServiceClient
@@ -101,13 +101,23 @@ func newNode(t *testing.T) *node {
 	if err := os.WriteFile(filepath.Join(dir, "broken.tar"), []byte("not a tar"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	n.start()
+	n.logFile = filepath.Join(t.TempDir(), "containerd.log")
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("log of containerd:\n%s", n.log.String())
+			t.Logf("log of containerd:\n%s", n.log())
 		}
 	})
+	n.start()
 	return n
+}
+
+// log is what the containerd that was started last has logged so far.
+func (n *node) log() string {
+	log, err := os.ReadFile(n.logFile)
+	if err != nil {
+		n.t.Error(err)
+	}
+	return string(log)
 }
 
 // start starts containerd and waits until it is ready.
@@ -120,14 +130,19 @@ func (n *node) start() {
 	os.Remove(n.Path("/run/ready"))
 	cmd := n.Command(context.WithoutCancel(n.t.Context()), self)
 	cmd.Env = append(os.Environ(), serverEnv+"=1")
-	cmd.Stdout, cmd.Stderr = &n.log, &n.log
+	log, err := os.Create(n.logFile)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer log.Close() // the process has its own
+	cmd.Stdout, cmd.Stderr = log, log
 	if n.process, err = n.Start(cmd); err != nil {
 		n.t.Fatal(err)
 	}
 	n.await("containerd is ready", func() bool {
 		select {
 		case <-n.process.Done():
-			n.t.Fatalf("containerd ended: %v\n%s", n.process.Wait(n.t.Context()), n.log.String())
+			n.t.Fatalf("containerd ended: %v\n%s", n.process.Wait(n.t.Context()), n.log())
 		default:
 		}
 		_, err := os.Stat(n.Path("/run/ready"))
@@ -223,11 +238,12 @@ func (n *node) exec(id string, command ...string) string {
 	return string(res.Stdout)
 }
 
-// removePod removes a pod, in the two steps that the kubelet takes.
-func (n *node) removePod(id string) {
+// removePods removes all pods.
+func (n *node) removePods() {
 	n.t.Helper()
-	must[*runtimeapi.StopPodSandboxResponse](n.t)(n.runtime.StopPodSandbox(n.t.Context(), &runtimeapi.StopPodSandboxRequest{PodSandboxId: id}))
-	must[*runtimeapi.RemovePodSandboxResponse](n.t)(n.runtime.RemovePodSandbox(n.t.Context(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id}))
+	if err := RemoveAllPods(n.t.Context(), n.runtime); err != nil {
+		n.t.Fatal(err)
+	}
 }
 
 // A pod's life, as the kubelet would have it: sandbox, container, exec, log, events, stats, end.
@@ -251,11 +267,15 @@ func TestPod(t *testing.T) {
 	if stats.Memory.GetWorkingSetBytes().GetValue() == 0 {
 		t.Errorf("ContainerStats = %v, want memory in use", stats)
 	}
+	podStats := must[*runtimeapi.ListPodSandboxStatsResponse](t)(n.runtime.ListPodSandboxStats(ctx, &runtimeapi.ListPodSandboxStatsRequest{})).Stats
+	if len(podStats) != 1 || len(podStats[0].GetLinux().GetContainers()) != 1 {
+		t.Errorf("ListPodSandboxStats = %v, want one pod with one container", podStats)
+	}
 	must[*runtimeapi.StopContainerResponse](t)(n.runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: id, Timeout: 30}))
 	if got := n.status(id); got.State != runtimeapi.ContainerState_CONTAINER_EXITED || got.ExitCode != 3 {
 		t.Errorf("after StopContainer: %v with exit code %d, want exit code 3", got.State, got.ExitCode)
 	}
-	n.removePod(podID)
+	n.removePods()
 	wantEvents(t, events, id,
 		runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT,
 		runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT)
@@ -313,7 +333,7 @@ func TestTakeOver(t *testing.T) {
 	if sandbox.Status.State != runtimeapi.PodSandboxState_SANDBOX_READY {
 		t.Errorf("the sandbox is %v", sandbox.Status.State)
 	}
-	n.removePod(podID)
+	n.removePods()
 }
 
 // A process that is told to end does, leaves the containers alone, and imports nothing again when it comes back.
@@ -327,18 +347,17 @@ func TestRestart(t *testing.T) {
 	if err := n.process.Wait(t.Context()); err != nil {
 		t.Errorf("Run after SIGTERM: %v", err)
 	}
-	if first := n.log.String(); strings.Count(first, `"Imported images"`) != 2 || strings.Count(first, `"Cannot import images"`) != 1 {
+	if first := n.log(); strings.Count(first, `"Imported images"`) != 2 || strings.Count(first, `"Cannot import images"`) != 1 {
 		t.Errorf("the log of the first start does not tell of two archives imported and one broken:\n%s", first)
 	}
-	n.log.Reset()
 	n.start()
 	if n.status(id).State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		t.Error("the container does not run any more")
 	}
-	if strings.Contains(n.log.String(), `"Imported images"`) {
-		t.Errorf("unchanged archives were imported again:\n%s", n.log.String())
+	if strings.Contains(n.log(), `"Imported images"`) {
+		t.Errorf("unchanged archives were imported again:\n%s", n.log())
 	}
-	n.removePod(podID)
+	n.removePods()
 }
 
 // Images of the image directory are there, by the names in their archives, and pinned.

@@ -12,15 +12,19 @@ import (
 )
 
 // containerd logs through logrus's one global logger. Most of what it calls informational is about each
-// single call, which for us is detail.
+// single call, and most of its warnings about features that a machine lacks: for us, details.
 const (
+	warnVerbosity  = 1
 	infoVerbosity  = 4
 	debugVerbosity = 6
 )
 
 // redirectLogs sends containerd's log to ours. A fatal error is given to fatal instead of ending the process.
 func redirectLogs(logger klog.Logger, fatal func(code int)) {
-	level := logrus.WarnLevel
+	level := logrus.ErrorLevel
+	if logger.V(warnVerbosity).Enabled() {
+		level = logrus.WarnLevel
+	}
 	if logger.V(infoVerbosity).Enabled() {
 		level = logrus.InfoLevel
 	}
@@ -55,6 +59,7 @@ func (h logHook) Fire(e *logrus.Entry) error {
 		h.logger.Error(err, e.Message, keysAndValues...)
 		return nil
 	case logrus.WarnLevel:
+		h.logger = h.logger.V(warnVerbosity)
 	case logrus.InfoLevel:
 		h.logger = h.logger.V(infoVerbosity)
 	default:

@@ -32,6 +32,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 
+	"github.com/skiff-k8s/skiff/agent"
 	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/admission"
 	"github.com/skiff-k8s/skiff/apiserver/authn"
@@ -43,7 +44,6 @@ import (
 	"github.com/skiff-k8s/skiff/registry"
 	"github.com/skiff-k8s/skiff/registry/authentication"
 	"github.com/skiff-k8s/skiff/registry/authorization"
-	"github.com/skiff-k8s/skiff/registry/core"
 	"github.com/skiff-k8s/skiff/registry/core/allocation"
 	"github.com/skiff-k8s/skiff/version"
 )
@@ -135,7 +135,6 @@ func (c *controlPlane) configForController(name string) *restclient.Config {
 func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Listener) error {
 	issuerURL := "https://kubernetes.default.svc." + cfg.ClusterDomain
 	audiences := authenticator.Audiences{issuerURL, "skiff"}
-	objects := tokenObjects{informers: c.informers, client: c.admin}
 	issuer, err := satoken.NewIssuer(issuerURL, c.pki.ServiceAccountKey.Private)
 	if err != nil {
 		return err
@@ -146,7 +145,7 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 		Issuers:         []string{issuerURL},
 		TokenKeys:       c.pki.ServiceAccountKey.Public,
 		Audiences:       audiences,
-		Objects:         objects,
+		Objects:         satoken.Cached(c.informers, c.admin),
 		Client:          c.admin,
 	})
 	if err != nil {
@@ -164,17 +163,19 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	if err != nil {
 		return fmt.Errorf("build admission: %w", err)
 	}
-	tokens := &authentication.Tokens{Issuer: issuer, Objects: objects, Audiences: audiences, Extend: true}
+	tokens := &authentication.Tokens{Issuer: issuer, Objects: satoken.Live(c.admin), Audiences: audiences, Extend: true}
 	c.services, err = allocation.New(allocation.Config{
 		ServiceCIDRs: []netip.Prefix{cfg.ServiceCIDR}, FirstNodePort: cfg.NodePorts.First, LastNodePort: cfg.NodePorts.Last,
 	})
 	if err != nil {
 		return fmt.Errorf("build the allocation of Service addresses: %w", err)
 	}
+	deps := c.connections()
+	deps.Tokens, deps.Services = tokens, c.services
 	c.api, err = apiserver.New(ctx, apiserver.Config{
 		Store:     c.store,
 		Services:  c.services,
-		Resources: registry.All(registry.Deps{Core: core.Deps{Tokens: tokens, Services: c.services}}),
+		Resources: registry.All(registry.Deps{Core: deps}),
 		Reviews: map[schema.GroupVersion]map[string]genericrest.Storage{
 			authenticationv1.SchemeGroupVersion: authentication.Storages(authentication.Deps{Token: authenticators.Token, Audiences: audiences}),
 			authorizationv1.SchemeGroupVersion:  authorization.Storages(authorization.Deps{Authorizer: c.authz, Rules: c.authz}),
@@ -226,6 +227,35 @@ func (c *controlPlane) metadataFor(name string) metadata.Interface {
 }
 
 func (c *controlPlane) discovery() discovery.DiscoveryInterface { return c.admin.Discovery() }
+
+// newAgent builds the node that this machine is.
+func (c *controlPlane) newAgent(cfg Config) (*agent.Agent, error) {
+	clients := map[string]kubernetes.Interface{}
+	for name, config := range map[string]*restclient.Config{
+		"node":  c.configFor("system:node:"+cfg.NodeName, user.NodesGroup),
+		"proxy": c.configFor("system:kube-proxy"),
+		"dns":   c.adminConfig(), // keeps kube-system/kube-dns, which upstream's users get by a manifest
+	} {
+		client, err := kubernetes.NewForConfig(config)
+		if err != nil {
+			return nil, fmt.Errorf("make the client of %s: %w", name, err)
+		}
+		clients[name] = client
+	}
+	return agent.New(agent.Config{
+		Settings:      cfg.Node,
+		DataDir:       cfg.DataDir,
+		StateDir:      cfg.StateDir,
+		NodeName:      cfg.NodeName,
+		NodeIP:        cfg.NodeIP,
+		ClusterCIDR:   cfg.ClusterCIDR,
+		ServiceCIDR:   cfg.ServiceCIDR,
+		ClusterDNS:    cfg.ClusterDNS,
+		ClusterDomain: cfg.ClusterDomain,
+		ServingCert:   c.pki.KubeletServing.GetCertificate,
+		ClientCA:      c.pki.ClientCA,
+	}, agent.Deps{Node: clients["node"], Proxy: clients["proxy"], DNS: clients["dns"], Informers: c.informers})
+}
 
 // dropManagedFields takes from informers' objects what no part reads and what is a third of their size.
 func dropManagedFields(obj any) (any, error) {

@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
 
+	"github.com/skiff-k8s/skiff/agent"
 	"github.com/skiff-k8s/skiff/controllers"
 	"github.com/skiff-k8s/skiff/controllers/nodeipam"
 	"github.com/skiff-k8s/skiff/scheduler"
@@ -30,6 +31,7 @@ type Server struct {
 	plane       *controlPlane
 	controllers *controllers.Manager
 	scheduler   *scheduler.Scheduler
+	agent       *agent.Agent // nil without a node
 	started     time.Time
 }
 
@@ -68,7 +70,11 @@ func (s *Server) buildParts() error {
 	if s.scheduler, err = scheduler.New(scheduler.Config{}, client, s.plane.informers, nil); err != nil {
 		return fmt.Errorf("build the scheduler: %w", err)
 	}
-	return nil
+	if s.cfg.NoNode {
+		return nil
+	}
+	s.agent, err = s.plane.newAgent(s.cfg)
+	return err
 }
 
 // nodeBits is the size of a node's share of the cluster CIDR: 254 pods, or upstream's /64 for IPv6.
@@ -125,5 +131,8 @@ func (s *Server) runParts(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.controllers.Run(ctx) })
 	group.Go(func() error { return s.scheduler.Run(ctx) })
+	if s.agent != nil {
+		group.Go(func() error { return s.agent.Run(ctx) })
+	}
 	return group.Wait()
 }

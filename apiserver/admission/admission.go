@@ -2,7 +2,7 @@
 
 // Package admission is the chain of checks and changes between authorization and storage.
 //
-// The list in New is what upstream has on by default, in upstream's order: one type per plugin, most
+// The list is what upstream has on by default, in upstream's order: one type per plugin, most
 // of them here, some of k8s.io/apiserver. Plugins see the v1 types that the registry stores. They
 // read the shared informers, which may not have synced yet when the first requests come: a plugin
 // that must not miss anything waits for them.
@@ -87,6 +87,7 @@ func plugins() []plugin {
 		{"PodTopologyLabels", newPodTopologyLabels},
 		{"NodeDeclaredFeatureValidator", newDeclaredFeatures},
 		{"PodResizeValidator", newPodResize},
+		{"RoleEscalation", newRoleEscalation}, // in upstream part of the storage
 		// What users configure comes after all that is built in, and counting comes last.
 		{"MutatingAdmissionPolicy", newMutatingPolicies},
 		{"MutatingAdmissionWebhook", newMutatingWebhooks},

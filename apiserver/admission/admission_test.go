@@ -22,6 +22,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	nodev1 "k8s.io/api/node/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -51,9 +52,10 @@ type chain struct {
 	factory informers.SharedInformerFactory
 }
 
-// noSigner allows everything but to act for signers, and tokens for an audience.
-func noSigner(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
-	if a.GetResource() == "signers" && a.GetName() != "example.com/*" || strings.HasPrefix(a.GetVerb(), "request-") {
+// mostThings allows everything but to act for signers, to get tokens for an audience, and to escalate.
+func mostThings(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+	if a.GetResource() == "signers" && a.GetName() != "example.com/*" || strings.HasPrefix(a.GetVerb(), "request-") ||
+		a.GetVerb() == "escalate" || a.GetVerb() == "bind" {
 		return authorizer.DecisionNoOpinion, "", nil
 	}
 	return authorizer.DecisionAllow, "", nil
@@ -69,7 +71,7 @@ func newChain(t *testing.T, objects ...runtime.Object) *chain {
 	t.Cleanup(func() { cancel(); factory.Shutdown() })
 	c, err := New(Deps{
 		Client: client, Dynamic: dynamicfake.NewSimpleDynamicClient(scheme.Scheme), Informers: factory,
-		Authorizer: authorizer.AuthorizerFunc(noSigner), RESTMapper: meta.NewDefaultRESTMapper(nil),
+		Authorizer: authorizer.AuthorizerFunc(mostThings), RESTMapper: meta.NewDefaultRESTMapper(nil),
 		Features: utilfeature.DefaultFeatureGate, Version: utilcompatibility.DefaultBuildEffectiveVersion(), Done: ctx.Done(),
 	})
 	if err != nil {
@@ -80,8 +82,8 @@ func newChain(t *testing.T, objects ...runtime.Object) *chain {
 	return &chain{t, c, client, factory}
 }
 
-// request is one write.
-type request struct {
+// write is a request that changes something.
+type write struct {
 	op       admission.Operation
 	resource string // plural[/subresource]
 	obj, old runtime.Object
@@ -89,7 +91,7 @@ type request struct {
 	options  runtime.Object
 }
 
-func (c *chain) do(r request) error {
+func (c *chain) do(r write) error {
 	c.t.Helper()
 	if r.op == "" {
 		r.op = admission.Create
@@ -153,7 +155,7 @@ func TestPodOnCreate(t *testing.T) {
 	c := newChain(t, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "puller"},
 		ImagePullSecrets: []corev1.LocalObjectReference{{Name: "registry"}}, AutomountServiceAccountToken: ptr.To(false)})
 	p := pod()
-	want(t, "create", c.do(request{resource: "pods", obj: p}), "")
+	want(t, "create", c.do(write{resource: "pods", obj: p}), "")
 	if p.Spec.ServiceAccountName != "default" || p.Spec.DeprecatedServiceAccount != "default" { //nolint:staticcheck // what old clients read
 		t.Errorf("service account %q", p.Spec.ServiceAccountName)
 	}
@@ -173,19 +175,19 @@ func TestPodOnCreate(t *testing.T) {
 		t.Errorf("priority %v, %v", p.Spec.Priority, p.Spec.PreemptionPolicy)
 	}
 	again := p.DeepCopy()
-	want(t, "create again", c.do(request{resource: "pods", obj: again}), "")
+	want(t, "create again", c.do(write{resource: "pods", obj: again}), "")
 	if len(again.Spec.Volumes) != 1 || len(again.Spec.Tolerations) != 2 {
 		t.Error("a second pass adds more")
 	}
 
 	p = pod(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "puller" })
-	want(t, "another account", c.do(request{resource: "pods", obj: p}), "")
+	want(t, "another account", c.do(write{resource: "pods", obj: p}), "")
 	if len(p.Spec.Volumes) != 0 || len(p.Spec.ImagePullSecrets) != 1 {
 		t.Errorf("%+v", p.Spec)
 	}
-	want(t, "no account", c.do(request{resource: "pods", obj: pod(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "x" })}),
+	want(t, "no account", c.do(write{resource: "pods", obj: pod(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "x" })}),
 		`error looking up service account ns/x: serviceaccount "x" not found`)
-	want(t, "no namespace", c.do(request{resource: "pods", obj: pod(func(p *corev1.Pod) { p.Namespace = "gone" })}), `namespaces "gone" not found`)
+	want(t, "no namespace", c.do(write{resource: "pods", obj: pod(func(p *corev1.Pod) { p.Namespace = "gone" })}), `namespaces "gone" not found`)
 }
 
 // The default account of a new namespace may come a moment after the first pod.
@@ -194,7 +196,7 @@ func TestDefaultServiceAccountComesLate(t *testing.T) {
 	time.AfterFunc(30*time.Millisecond, func() {
 		_ = c.client.Tracker().Add(&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "new", Name: "default"}})
 	})
-	want(t, "create", c.do(request{resource: "pods", obj: pod(func(p *corev1.Pod) { p.Namespace = "new" })}), "")
+	want(t, "create", c.do(write{resource: "pods", obj: pod(func(p *corev1.Pod) { p.Namespace = "new" })}), "")
 }
 
 func TestMountableSecrets(t *testing.T) {
@@ -206,8 +208,8 @@ func TestMountableSecrets(t *testing.T) {
 			p.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: secret}}}}
 		})
 	}
-	want(t, "its own", c.do(request{resource: "pods", obj: with("mine")}), "")
-	want(t, "another", c.do(request{resource: "pods", obj: with("yours")}),
+	want(t, "its own", c.do(write{resource: "pods", obj: with("mine")}), "")
+	want(t, "another", c.do(write{resource: "pods", obj: with("yours")}),
 		`container c with envFrom referencing secret.secretName="yours" is not allowed because service account strict does not reference that secret`)
 }
 
@@ -217,19 +219,19 @@ func TestPriority(t *testing.T) {
 	}
 	c := newChain(t, class("high", 1000, false), class("usual", 10, true))
 	p := pod(func(p *corev1.Pod) { p.Spec.PriorityClassName = "high" })
-	want(t, "a class", c.do(request{resource: "pods", obj: p}), "")
+	want(t, "a class", c.do(write{resource: "pods", obj: p}), "")
 	if *p.Spec.Priority != 1000 || *p.Spec.PreemptionPolicy != corev1.PreemptNever {
 		t.Errorf("%+v", p.Spec)
 	}
 	p = pod()
-	want(t, "the default", c.do(request{resource: "pods", obj: p}), "")
+	want(t, "the default", c.do(write{resource: "pods", obj: p}), "")
 	if *p.Spec.Priority != 10 || p.Spec.PriorityClassName != "usual" {
 		t.Errorf("%+v", p.Spec)
 	}
-	want(t, "no class", c.do(request{resource: "pods", obj: pod(func(p *corev1.Pod) { p.Spec.PriorityClassName = "x" })}), "no PriorityClass with name x was found")
-	want(t, "a number", c.do(request{resource: "pods", obj: pod(func(p *corev1.Pod) { p.Spec.Priority = ptr.To[int32](7) })}), "the integer value of priority (7) must not be provided")
-	want(t, "a second default", c.do(request{resource: "priorityclasses", obj: class("new", 1, true)}), "PriorityClass usual is already marked as default")
-	want(t, "the same default", c.do(request{op: admission.Update, resource: "priorityclasses", obj: class("usual", 10, true), old: class("usual", 10, true)}), "")
+	want(t, "no class", c.do(write{resource: "pods", obj: pod(func(p *corev1.Pod) { p.Spec.PriorityClassName = "x" })}), "no PriorityClass with name x was found")
+	want(t, "a number", c.do(write{resource: "pods", obj: pod(func(p *corev1.Pod) { p.Spec.Priority = ptr.To[int32](7) })}), "the integer value of priority (7) must not be provided")
+	want(t, "a second default", c.do(write{resource: "priorityclasses", obj: class("new", 1, true)}), "PriorityClass usual is already marked as default")
+	want(t, "the same default", c.do(write{op: admission.Update, resource: "priorityclasses", obj: class("usual", 10, true), old: class("usual", 10, true)}), "")
 }
 
 func TestNodes(t *testing.T) {
@@ -263,48 +265,48 @@ func TestNodes(t *testing.T) {
 	}
 	for _, tc := range []struct {
 		what string
-		r    request
+		r    write
 		want string
 	}{
-		{"its labels", request{op: admission.Update, resource: "nodes", obj: change(func(n *corev1.Node) { n.Labels["example.com/x"] = "y" }), old: node}, ""},
-		{"kubelet labels", request{op: admission.Update, resource: "nodes", obj: change(func(n *corev1.Node) { n.Labels["node.kubernetes.io/x"] = "y" }), old: node}, ""},
-		{"restricted label", request{op: admission.Update, resource: "nodes", obj: change(func(n *corev1.Node) { n.Labels["node-restriction.kubernetes.io/x"] = "y" }), old: node},
+		{"its labels", write{op: admission.Update, resource: "nodes", obj: change(func(n *corev1.Node) { n.Labels["example.com/x"] = "y" }), old: node}, ""},
+		{"kubelet labels", write{op: admission.Update, resource: "nodes", obj: change(func(n *corev1.Node) { n.Labels["node.kubernetes.io/x"] = "y" }), old: node}, ""},
+		{"restricted label", write{op: admission.Update, resource: "nodes", obj: change(func(n *corev1.Node) { n.Labels["node-restriction.kubernetes.io/x"] = "y" }), old: node},
 			"is not allowed to modify labels: node-restriction.kubernetes.io/x"},
-		{"kubernetes label", request{op: admission.Update, resource: "nodes", obj: change(func(n *corev1.Node) { n.Labels["node-role.kubernetes.io/x"] = "y" }), old: node},
+		{"kubernetes label", write{op: admission.Update, resource: "nodes", obj: change(func(n *corev1.Node) { n.Labels["node-role.kubernetes.io/x"] = "y" }), old: node},
 			"is not allowed to modify labels: node-role.kubernetes.io/x"},
-		{"taints", request{op: admission.Update, resource: "nodes", obj: change(func(n *corev1.Node) { n.Spec.Taints = []corev1.Taint{{Key: "x"}} }), old: node},
+		{"taints", write{op: admission.Update, resource: "nodes", obj: change(func(n *corev1.Node) { n.Spec.Taints = []corev1.Taint{{Key: "x"}} }), old: node},
 			`node "n1" is not allowed to modify taints`},
-		{"owner", request{op: admission.Update, resource: "nodes", obj: change(func(n *corev1.Node) { n.OwnerReferences = []metav1.OwnerReference{{Name: "x"}} }), old: node},
+		{"owner", write{op: admission.Update, resource: "nodes", obj: change(func(n *corev1.Node) { n.OwnerReferences = []metav1.OwnerReference{{Name: "x"}} }), old: node},
 			`node "n1" is not allowed to modify ownerReferences`},
-		{"another node", request{op: admission.Update, resource: "nodes", obj: change(func(n *corev1.Node) { n.Name = "n2" }), old: node},
+		{"another node", write{op: admission.Update, resource: "nodes", obj: change(func(n *corev1.Node) { n.Name = "n2" }), old: node},
 			`node "n1" is not allowed to modify node "n2"`},
-		{"mirror pod", request{resource: "pods", obj: mirror(func(*corev1.Pod) {})}, ""},
-		{"any pod", request{resource: "pods", obj: pod(func(p *corev1.Pod) { p.Spec.NodeName = "n1" })}, `can only create mirror pods`},
-		{"mirror pod elsewhere", request{resource: "pods", obj: mirror(func(p *corev1.Pod) { p.Spec.NodeName = "n2" })}, "spec.nodeName set to itself"},
-		{"mirror pod without owner", request{resource: "pods", obj: mirror(func(p *corev1.Pod) { p.OwnerReferences = nil })}, "an owner reference set to itself"},
-		{"mirror pod of a former node", request{resource: "pods", obj: mirror(func(p *corev1.Pod) { p.OwnerReferences[0].UID = "x" })}, "UID mismatch"},
-		{"mirror pod with a secret", request{resource: "pods", obj: mirror(func(p *corev1.Pod) {
+		{"mirror pod", write{resource: "pods", obj: mirror(func(*corev1.Pod) {})}, ""},
+		{"any pod", write{resource: "pods", obj: pod(func(p *corev1.Pod) { p.Spec.NodeName = "n1" })}, `can only create mirror pods`},
+		{"mirror pod elsewhere", write{resource: "pods", obj: mirror(func(p *corev1.Pod) { p.Spec.NodeName = "n2" })}, "spec.nodeName set to itself"},
+		{"mirror pod without owner", write{resource: "pods", obj: mirror(func(p *corev1.Pod) { p.OwnerReferences = nil })}, "an owner reference set to itself"},
+		{"mirror pod of a former node", write{resource: "pods", obj: mirror(func(p *corev1.Pod) { p.OwnerReferences[0].UID = "x" })}, "UID mismatch"},
+		{"mirror pod with a secret", write{resource: "pods", obj: mirror(func(p *corev1.Pod) {
 			p.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "x"}}}}
 		})}, "a mirror pod may not reference secrets"},
-		{"mirror pod with a claim", request{resource: "pods", obj: mirror(func(p *corev1.Pod) {
+		{"mirror pod with a claim", write{resource: "pods", obj: mirror(func(p *corev1.Pod) {
 			p.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "x"}}}}
 		})}, `can not create pods that reference persistentvolumeclaims`},
-		{"delete", request{op: admission.Delete, resource: "pods", old: mine}, ""},
-		{"delete another's", request{op: admission.Delete, resource: "pods", old: other}, `node "n1" can only delete pods`},
-		{"status", request{op: admission.Update, resource: "pods/status", obj: mine.DeepCopy(), old: mine}, ""},
-		{"another's status", request{op: admission.Update, resource: "pods/status", obj: other.DeepCopy(), old: other}, "can only update pod status for pods"},
-		{"labels by status", request{op: admission.Update, resource: "pods/status", obj: pod(func(p *corev1.Pod) {
+		{"delete", write{op: admission.Delete, resource: "pods", old: mine}, ""},
+		{"delete another's", write{op: admission.Delete, resource: "pods", old: other}, `node "n1" can only delete pods`},
+		{"status", write{op: admission.Update, resource: "pods/status", obj: mine.DeepCopy(), old: mine}, ""},
+		{"another's status", write{op: admission.Update, resource: "pods/status", obj: other.DeepCopy(), old: other}, "can only update pod status for pods"},
+		{"labels by status", write{op: admission.Update, resource: "pods/status", obj: pod(func(p *corev1.Pod) {
 			mine.DeepCopyInto(p)
 			p.Labels = map[string]string{"a": "b"}
 		}), old: mine}, "cannot update labels through pod status"},
-		{"token", request{resource: "serviceaccounts/token", obj: token("mine", "pod-uid", "vault")}, ""},
-		{"token for another audience", request{resource: "serviceaccounts/token", obj: token("mine", "pod-uid", "db")}, `is not authorized to request tokens for audience "db"`},
-		{"token without a UID", request{resource: "serviceaccounts/token", obj: token("mine", "", "vault")}, "without a uid"},
-		{"token for another's pod", request{resource: "serviceaccounts/token", obj: token("other", "x", "vault")}, "does not match the UID in record"},
-		{"lease", request{resource: "leases", obj: lease("n1", "kube-node-lease")}, `namespaces "kube-node-lease" not found`},
-		{"lease elsewhere", request{resource: "leases", obj: lease("n1", "ns")}, `can only access leases in the "kube-node-lease" system namespace`},
-		{"csinode", request{resource: "csinodes", obj: &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}}, ""},
-		{"another's csinode", request{resource: "csinodes", obj: &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: "n2"}}}, "can only access CSINode with the same name"},
+		{"token", write{resource: "serviceaccounts/token", obj: token("mine", "pod-uid", "vault")}, ""},
+		{"token for another audience", write{resource: "serviceaccounts/token", obj: token("mine", "pod-uid", "db")}, `is not authorized to request tokens for audience "db"`},
+		{"token without a UID", write{resource: "serviceaccounts/token", obj: token("mine", "", "vault")}, "without a uid"},
+		{"token for another's pod", write{resource: "serviceaccounts/token", obj: token("other", "x", "vault")}, "does not match the UID in record"},
+		{"lease", write{resource: "leases", obj: lease("n1", "kube-node-lease")}, `namespaces "kube-node-lease" not found`},
+		{"lease elsewhere", write{resource: "leases", obj: lease("n1", "ns")}, `can only access leases in the "kube-node-lease" system namespace`},
+		{"csinode", write{resource: "csinodes", obj: &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}}, ""},
+		{"another's csinode", write{resource: "csinodes", obj: &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: "n2"}}}, "can only access CSINode with the same name"},
 	} {
 		tc.r.user = "system:node:n1"
 		want(t, tc.what, c.do(tc.r), tc.want)
@@ -315,12 +317,12 @@ func TestNodes(t *testing.T) {
 	}
 
 	fresh := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: node.Labels}}
-	want(t, "register", c.do(request{resource: "nodes", obj: fresh, user: "system:node:n1"}), "")
+	want(t, "register", c.do(write{resource: "nodes", obj: fresh, user: "system:node:n1"}), "")
 	if len(fresh.Spec.Taints) != 1 || fresh.Spec.Taints[0].Key != "node.kubernetes.io/not-ready" {
 		t.Errorf("taints of a new node: %v", fresh.Spec.Taints)
 	}
 	bind := &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "web"}, Target: corev1.ObjectReference{Kind: "Node", Name: "n1"}}
-	want(t, "bind", c.do(request{resource: "pods/binding", obj: bind}), "")
+	want(t, "bind", c.do(write{resource: "pods/binding", obj: bind}), "")
 	if bind.Labels["topology.kubernetes.io/zone"] != "z" {
 		t.Errorf("labels of the binding: %v", bind.Labels)
 	}
@@ -336,7 +338,7 @@ func TestLimitRanger(t *testing.T) {
 		{Type: corev1.LimitTypePersistentVolumeClaim, Max: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}},
 	}}})
 	p := pod()
-	want(t, "defaults", c.do(request{resource: "pods", obj: p}), "")
+	want(t, "defaults", c.do(write{resource: "pods", obj: p}), "")
 	if r := p.Spec.Containers[0].Resources; r.Requests.Cpu().String() != "100m" || r.Limits.Cpu().String() != "200m" ||
 		p.Annotations[limitRangerAnnotation] != "LimitRanger plugin set: cpu request for container c; cpu limit for container c" {
 		t.Errorf("%+v, %v", r, p.Annotations)
@@ -351,13 +353,13 @@ func TestLimitRanger(t *testing.T) {
 			}
 		})
 	}
-	want(t, "small", c.do(request{resource: "pods", obj: sized("10m", "40m", 1)}), "minimum cpu usage per Container is 50m, but request is 10m")
-	want(t, "large", c.do(request{resource: "pods", obj: sized("1", "2", 1)}), "maximum cpu usage per Container is 1, but limit is 2")
-	want(t, "ratio", c.do(request{resource: "pods", obj: sized("100m", "800m", 1)}), "cpu max limit to request ratio per Container is 4, but provided ratio is 8.000000")
-	want(t, "many", c.do(request{resource: "pods", obj: sized("1", "1", 2)}), "maximum cpu usage per Pod is 1500m, but limit is 2")
+	want(t, "small", c.do(write{resource: "pods", obj: sized("10m", "40m", 1)}), "minimum cpu usage per Container is 50m, but request is 10m")
+	want(t, "large", c.do(write{resource: "pods", obj: sized("1", "2", 1)}), "maximum cpu usage per Container is 1, but limit is 2")
+	want(t, "ratio", c.do(write{resource: "pods", obj: sized("100m", "800m", 1)}), "cpu max limit to request ratio per Container is 4, but provided ratio is 8.000000")
+	want(t, "many", c.do(write{resource: "pods", obj: sized("1", "1", 2)}), "maximum cpu usage per Pod is 1500m, but limit is 2")
 	claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "c"}, Spec: corev1.PersistentVolumeClaimSpec{
 		Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("2Gi")}}}}
-	want(t, "claim", c.do(request{resource: "persistentvolumeclaims", obj: claim}), "maximum storage usage per PersistentVolumeClaim is 1Gi, but request is 2Gi")
+	want(t, "claim", c.do(write{resource: "persistentvolumeclaims", obj: claim}), "maximum storage usage per PersistentVolumeClaim is 1Gi, but request is 2Gi")
 }
 
 func TestStorageAndIngress(t *testing.T) {
@@ -370,7 +372,7 @@ func TestStorageAndIngress(t *testing.T) {
 		&networkingv1.IngressClass{ObjectMeta: metav1.ObjectMeta{Name: "ing", Annotations: map[string]string{networkingv1.AnnotationIsDefaultIngressClass: "true"}}},
 	)
 	claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "c"}}
-	want(t, "claim", c.do(request{resource: "persistentvolumeclaims", obj: claim}), "")
+	want(t, "claim", c.do(write{resource: "persistentvolumeclaims", obj: claim}), "")
 	if *claim.Spec.StorageClassName != "new" || claim.Finalizers[0] != "kubernetes.io/pvc-protection" {
 		t.Errorf("%+v", claim)
 	}
@@ -382,13 +384,13 @@ func TestStorageAndIngress(t *testing.T) {
 		return p
 	}
 	resize := func(class string, phase corev1.PersistentVolumeClaimPhase) error {
-		return c.do(request{op: admission.Update, resource: "persistentvolumeclaims", obj: sized(class, "2Gi", phase), old: sized(class, "1Gi", phase)})
+		return c.do(write{op: admission.Update, resource: "persistentvolumeclaims", obj: sized(class, "2Gi", phase), old: sized(class, "1Gi", phase)})
 	}
 	want(t, "resize", resize("new", corev1.ClaimBound), "")
 	want(t, "resize of an unbound claim", resize("new", corev1.ClaimPending), "Only bound persistent volume claims can be expanded")
 	want(t, "resize without support", resize("old", corev1.ClaimBound), "the storageclass that provisions the pvc must support resize")
 	ingress := &networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "i"}}
-	want(t, "ingress", c.do(request{resource: "ingresses", obj: ingress}), "")
+	want(t, "ingress", c.do(write{resource: "ingresses", obj: ingress}), "")
 	if ptr.Deref(ingress.Spec.IngressClassName, "") != "ing" {
 		t.Errorf("%+v", ingress.Spec)
 	}
@@ -400,9 +402,9 @@ func TestPodSecurity(t *testing.T) {
 	privileged := pod(func(p *corev1.Pod) {
 		p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Privileged: ptr.To(true)}
 	})
-	want(t, "elsewhere", c.do(request{resource: "pods", obj: privileged.DeepCopy()}), "")
+	want(t, "elsewhere", c.do(write{resource: "pods", obj: privileged.DeepCopy()}), "")
 	privileged.Namespace = "safe"
-	want(t, "in a safe namespace", c.do(request{resource: "pods", obj: privileged}),
+	want(t, "in a safe namespace", c.do(write{resource: "pods", obj: privileged}),
 		`violates PodSecurity "baseline:latest": privileged (container "c" must not set securityContext.privileged=true)`)
 }
 
@@ -411,12 +413,12 @@ func TestRuntimeClass(t *testing.T) {
 		Overhead:   &nodev1.Overhead{PodFixed: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("100Mi")}},
 		Scheduling: &nodev1.Scheduling{NodeSelector: map[string]string{"vm": "yes"}, Tolerations: []corev1.Toleration{{Key: "vm", Operator: corev1.TolerationOpExists}}}})
 	p := pod(func(p *corev1.Pod) { p.Spec.RuntimeClassName = ptr.To("vm") })
-	want(t, "create", c.do(request{resource: "pods", obj: p}), "")
+	want(t, "create", c.do(write{resource: "pods", obj: p}), "")
 	if p.Spec.Overhead.Memory().String() != "100Mi" || p.Spec.NodeSelector["vm"] != "yes" || len(p.Spec.Tolerations) != 3 {
 		t.Errorf("%+v", p.Spec)
 	}
-	want(t, "no class", c.do(request{resource: "pods", obj: pod(func(p *corev1.Pod) { p.Spec.RuntimeClassName = ptr.To("x") })}), `RuntimeClass "x" not found`)
-	want(t, "own overhead", c.do(request{resource: "pods", obj: pod(func(p *corev1.Pod) {
+	want(t, "no class", c.do(write{resource: "pods", obj: pod(func(p *corev1.Pod) { p.Spec.RuntimeClassName = ptr.To("x") })}), `RuntimeClass "x" not found`)
+	want(t, "own overhead", c.do(write{resource: "pods", obj: pod(func(p *corev1.Pod) {
 		p.Spec.Overhead = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")}
 	})}), "Pod Overhead set without corresponding RuntimeClass")
 }
@@ -437,21 +439,21 @@ func TestCertificates(t *testing.T) {
 	const resource = "certificatesigningrequests"
 	client := certificatesv1.KubeAPIServerClientSignerName
 	c := newChain(t)
-	want(t, "a user", c.do(request{resource: resource, obj: csr(client, "ann", "dev")}), "")
-	want(t, "a master", c.do(request{resource: resource, obj: csr(client, "ann", "system:masters")}), "with system:masters group is not allowed")
+	want(t, "a user", c.do(write{resource: resource, obj: csr(client, "ann", "dev")}), "")
+	want(t, "a master", c.do(write{resource: resource, obj: csr(client, "ann", "system:masters")}), "with system:masters group is not allowed")
 	kubelet := certificatesv1.KubeAPIServerClientKubeletSignerName
-	want(t, "own node", c.do(request{resource: resource, user: "system:node:n1", obj: csr(kubelet, "system:node:n1", "system:nodes")}), "")
-	want(t, "another node", c.do(request{resource: resource, user: "system:node:n1", obj: csr(kubelet, "system:node:n2", "system:nodes")}), "CN=system:node:n1")
+	want(t, "own node", c.do(write{resource: resource, user: "system:node:n1", obj: csr(kubelet, "system:node:n1", "system:nodes")}), "")
+	want(t, "another node", c.do(write{resource: resource, user: "system:node:n1", obj: csr(kubelet, "system:node:n2", "system:nodes")}), "CN=system:node:n1")
 	approve := func(signer string) error {
 		r := csr(signer, "ann")
-		return c.do(request{op: admission.Update, resource: resource + "/approval", obj: r.DeepCopy(), old: r})
+		return c.do(write{op: admission.Update, resource: resource + "/approval", obj: r.DeepCopy(), old: r})
 	}
 	want(t, "approve", approve("example.com/x"), "")
 	want(t, "approve for another", approve(client), `user not permitted to approve requests with signerName "kubernetes.io/kube-apiserver-client"`)
 	unsigned := csr(client, "ann")
 	signed := unsigned.DeepCopy()
 	signed.Status.Certificate = bytes.Repeat([]byte("x"), 3)
-	want(t, "sign", c.do(request{op: admission.Update, resource: resource + "/status", obj: signed, old: unsigned}), "user not permitted to sign requests")
+	want(t, "sign", c.do(write{op: admission.Update, resource: resource + "/status", obj: signed, old: unsigned}), "user not permitted to sign requests")
 }
 
 func TestResourceQuota(t *testing.T) {
@@ -465,16 +467,16 @@ func TestResourceQuota(t *testing.T) {
 			p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}
 		})
 	}
-	want(t, "no request", c.do(request{resource: "pods", obj: pod()}), "failed quota: q: must specify requests.cpu for: c")
-	want(t, "too large", c.do(request{resource: "pods", obj: sized("a", "2")}), "exceeded quota: q, requested: requests.cpu=2, used: requests.cpu=0, limited: requests.cpu=1")
-	want(t, "fits", c.do(request{resource: "pods", obj: sized("a", "500m")}), "")
+	want(t, "no request", c.do(write{resource: "pods", obj: pod()}), "failed quota: q: must specify requests.cpu for: c")
+	want(t, "too large", c.do(write{resource: "pods", obj: sized("a", "2")}), "exceeded quota: q, requested: requests.cpu=2, used: requests.cpu=0, limited: requests.cpu=1")
+	want(t, "fits", c.do(write{resource: "pods", obj: sized("a", "500m")}), "")
 	// The fake API server takes a stale update, a real one would not; so wait until the count is known.
 	err := wait.PollUntilContextTimeout(t.Context(), time.Millisecond, 10*time.Second, true, func(context.Context) (bool, error) {
 		q, err := c.factory.Core().V1().ResourceQuotas().Lister().ResourceQuotas("ns").Get("q")
 		return err == nil && q.Status.Used.Pods().Value() == 1, err
 	})
 	want(t, "count", err, "")
-	want(t, "one too many", c.do(request{resource: "pods", obj: sized("b", "100m")}), "exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1")
+	want(t, "one too many", c.do(write{resource: "pods", obj: sized("b", "100m")}), "exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1")
 }
 
 // A policy works as soon as it exists, though nothing was built before.
@@ -493,8 +495,8 @@ func TestValidatingAdmissionPolicy(t *testing.T) {
 		&admissionregistrationv1.ValidatingAdmissionPolicyBinding{ObjectMeta: metav1.ObjectMeta{Name: "b"}, Spec: admissionregistrationv1.ValidatingAdmissionPolicyBindingSpec{
 			PolicyName: "p", ValidationActions: []admissionregistrationv1.ValidationAction{admissionregistrationv1.Deny}}},
 	)
-	want(t, "good", c.do(request{resource: "pods", obj: pod()}), "")
-	want(t, "bad", c.do(request{resource: "pods", obj: pod(func(p *corev1.Pod) { p.Name = "bad" })}), "a bad name")
+	want(t, "good", c.do(write{resource: "pods", obj: pod()}), "")
+	want(t, "bad", c.do(write{resource: "pods", obj: pod(func(p *corev1.Pod) { p.Name = "bad" })}), "a bad name")
 }
 
 func TestOrder(t *testing.T) {
@@ -505,7 +507,7 @@ func TestOrder(t *testing.T) {
 	// The order in which plugins act is part of the API: what one fills in, the next one checks.
 	const upstream = "NamespaceLifecycle LimitRanger ServiceAccount NodeRestriction TaintNodesByCondition PodSecurity Priority " +
 		"DefaultTolerationSeconds DefaultStorageClass StorageObjectInUseProtection PersistentVolumeClaimResize RuntimeClass CertificateApproval " +
-		"CertificateSigning ClusterTrustBundleAttest CertificateSubjectRestriction DefaultIngressClass PodTopologyLabels NodeDeclaredFeatureValidator PodResizeValidator " +
+		"CertificateSigning ClusterTrustBundleAttest CertificateSubjectRestriction DefaultIngressClass PodTopologyLabels NodeDeclaredFeatureValidator PodResizeValidator RoleEscalation " +
 		"MutatingAdmissionPolicy MutatingAdmissionWebhook ValidatingAdmissionPolicy ValidatingAdmissionWebhook ResourceQuota"
 	if got := strings.Join(names, " "); got != upstream {
 		t.Errorf("order: %s", got)
@@ -523,8 +525,28 @@ func TestResize(t *testing.T) {
 	c := newChain(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"},
 		Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2"), corev1.ResourceMemory: resource.MustParse("1Gi")}}})
 	resize := func(cpu string) error {
-		return c.do(request{op: admission.Update, resource: "pods/resize", obj: sized(cpu, 2), old: sized("1", 1)})
+		return c.do(write{op: admission.Update, resource: "pods/resize", obj: sized(cpu, 2), old: sized("1", 1)})
 	}
 	want(t, "within", resize("2"), "")
 	want(t, "beyond", resize("3"), "node didn't have enough allocatable resources: cpu, requested: 3000, allocatable: 2000")
+}
+
+func TestRoleEscalation(t *testing.T) {
+	read := []rbacv1.PolicyRule{{Verbs: []string{"get"}, APIGroups: []string{""}, Resources: []string{"pods"}}}
+	reader := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "reader"}, Rules: read}
+	root := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "root"},
+		Rules: []rbacv1.PolicyRule{{Verbs: []string{"*"}, APIGroups: []string{"*"}, Resources: []string{"*"}}}}
+	binding := func(name, role, user string) *rbacv1.ClusterRoleBinding {
+		return &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: name},
+			RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role},
+			Subjects: []rbacv1.Subject{{Kind: "User", APIGroup: rbacv1.GroupName, Name: user}}}
+	}
+	c := newChain(t, reader, root, binding("b", "reader", "ann"))
+	const missing = "is attempting to grant RBAC permissions not currently held"
+	want(t, "a role of what she has", c.do(write{resource: "roles", user: "ann", obj: &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "r"}, Rules: read}}), "")
+	want(t, "a role of more", c.do(write{resource: "roles", user: "ann", obj: &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "r"}, Rules: root.Rules}}), missing)
+	want(t, "a role that grows", c.do(write{op: admission.Update, resource: "clusterroles", user: "ann",
+		obj: &rbacv1.ClusterRole{ObjectMeta: reader.ObjectMeta, Rules: root.Rules}, old: reader}), missing)
+	want(t, "bind what she has", c.do(write{resource: "clusterrolebindings", user: "ann", obj: binding("x", "reader", "bob")}), "")
+	want(t, "bind more", c.do(write{resource: "clusterrolebindings", user: "ann", obj: binding("x", "root", "ann")}), missing)
 }

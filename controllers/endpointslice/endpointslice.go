@@ -9,9 +9,11 @@
 package endpointslice
 
 import (
+	"cmp"
 	"context"
-	"errors"
+	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,6 +21,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -43,9 +46,6 @@ const (
 	changeDelay  = time.Second                       // after somebody else changed a slice of ours
 )
 
-// errStale means that the cache does not have our own last writes yet.
-var errStale = errors.New("EndpointSlice informer cache is out of date")
-
 type controller struct {
 	services   corelisters.ServiceLister
 	pods       corelisters.PodLister
@@ -56,6 +56,9 @@ type controller struct {
 	triggers   *sliceutil.TriggerTimeTracker
 	topology   *topologycache.TopologyCache
 	reconciler *slicelib.Reconciler
+
+	mu    sync.Mutex
+	stale sets.Set[types.NamespacedName] // Services that wait for our own writes to show up; guarded by mu
 }
 
 // New returns the controller of the EndpointSlices of Services.
@@ -73,6 +76,7 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, e
 		tracker:  sliceutil.NewEndpointSliceTracker(),
 		triggers: sliceutil.NewTriggerTimeTracker(),
 		topology: topologycache.NewTopologyCache(),
+		stale:    sets.New[types.NamespacedName](),
 	}
 	c.reconciler = slicelib.NewReconciler(client, c.nodes, maxEndpoints, c.tracker, c.topology, events, managedBy,
 		slicelib.WithPreferSameTrafficDistributionEnabled(true))
@@ -113,13 +117,33 @@ func ServicesOf(services corelisters.ServiceLister, old, new *corev1.Pod) []type
 	return keys
 }
 
-// sliceChanged queues the Service of a slice that is not as this controller left it.
+// setStale notes whether a Service waits for our own writes and tells whether that is new.
+func (c *controller) setStale(key types.NamespacedName, stale bool) (changed bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	changed = c.stale.Has(key) != stale
+	if stale {
+		c.stale.Insert(key)
+	} else {
+		c.stale.Delete(key)
+	}
+	return changed
+}
+
+func serviceOf(slice *discoveryv1.EndpointSlice) types.NamespacedName {
+	return types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
+}
+
+// sliceChanged queues the Service of a slice that is not as this controller left it, and one that waited for the
+// slice to show up as it did leave it.
 func (c *controller) sliceChanged(q reconcile.Queue, old, new *discoveryv1.EndpointSlice) {
 	queue := func(slice *discoveryv1.EndpointSlice) {
-		key := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
-		if key.Name != "" {
+		if key := serviceOf(slice); key.Name != "" {
 			q.AddAfter(key, changeDelay)
 		}
+	}
+	if slice := cmp.Or(new, old); c.setStale(serviceOf(slice), false) {
+		q.Add(serviceOf(slice))
 	}
 	switch {
 	case new == nil:
@@ -190,7 +214,8 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 	}
 	existing = slices.DeleteFunc(existing, func(slice *discoveryv1.EndpointSlice) bool { return slice.DeletionTimestamp != nil })
 	if c.tracker.StaleSlices(service, existing) {
-		return reconcile.Result{}, errStale
+		c.setStale(key, true)
+		return reconcile.Result{}, fmt.Errorf("EndpointSlices of Service: %w", reconcile.ErrStale)
 	}
 	triggered := c.triggers.ComputeEndpointLastChangeTriggerTime(key.Namespace, service, pods)
 	if err := c.reconciler.Reconcile(klog.FromContext(ctx), service, pods, existing, triggered); err != nil {

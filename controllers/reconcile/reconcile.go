@@ -20,6 +20,7 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -54,6 +55,9 @@ type Controller struct {
 	// Loop, if set, runs beside the queue once the informers have synced, until ctx ends.
 	Loop func(ctx context.Context, q Queue) error
 }
+
+// ErrStale is what Reconcile returns, wrapped or not, when the cache does not have its own last writes yet.
+var ErrStale = errors.New("informer cache is out of date")
 
 // Queue takes keys to be reconciled.
 type Queue interface {

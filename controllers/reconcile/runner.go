@@ -232,13 +232,18 @@ func (q *queue) process(key types.NamespacedName) {
 		}
 	case q.ctx.Err() != nil:
 	default:
-		if apierrors.IsConflict(err) || apierrors.IsNotFound(err) { // our cache was behind; the event is on its way
+		if behind(err) {
 			logger.V(4).Info("Reconciling again", "reason", err.Error())
 		} else {
 			logger.Error(err, "Reconciling")
 		}
 		q.typed.AddRateLimited(key)
 	}
+}
+
+// behind tells whether an error only means that the cache was behind: the event is on its way.
+func behind(err error) bool {
+	return errors.Is(err, ErrStale) || apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err)
 }
 
 func (q *queue) reconcile(ctx context.Context, key types.NamespacedName) (result Result, err error) {

@@ -10,11 +10,13 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/util/flushwriter"
-	"k8s.io/client-go/kubernetes/scheme"
 	internalapi "k8s.io/cri-api/pkg/apis"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-client/pkg/logs"
@@ -26,7 +28,7 @@ import (
 func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
 	o, err := logOptions(r.URL.Query())
 	if err != nil {
-		http.Error(w, fmt.Sprintf(`{"message": %q}`, err), http.StatusBadRequest)
+		http.Error(w, fmt.Sprintf(`{"message": "Unable to decode query: %v"}`, err), http.StatusBadRequest)
 		return
 	}
 	if !validLogOptions(o) {
@@ -63,12 +65,37 @@ func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// logOptions reads the options from the query, where the API server puts them under their JSON names.
 func logOptions(query url.Values) (*corev1.PodLogOptions, error) {
-	o := &corev1.PodLogOptions{}
-	if err := scheme.ParameterCodec.DecodeParameters(query, corev1.SchemeGroupVersion, o); err != nil {
-		return nil, fmt.Errorf("Unable to decode query.") //nolint:staticcheck // upstream's words
+	o := &corev1.PodLogOptions{
+		Follow: queryBool(query, "follow"), Previous: queryBool(query, "previous"), Timestamps: queryBool(query, "timestamps"),
+	}
+	for name, field := range map[string]**int64{"sinceSeconds": &o.SinceSeconds, "tailLines": &o.TailLines, "limitBytes": &o.LimitBytes} {
+		if !query.Has(name) {
+			continue
+		}
+		n, err := strconv.ParseInt(query.Get(name), 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("query parameter %s: %w", name, err)
+		}
+		*field = &n
+	}
+	if query.Has("sinceTime") {
+		o.SinceTime = &metav1.Time{}
+		if err := o.SinceTime.UnmarshalQueryParameter(query.Get("sinceTime")); err != nil {
+			return nil, fmt.Errorf("query parameter sinceTime: %w", err)
+		}
+	}
+	if stream := query.Get("stream"); stream != "" {
+		o.Stream = &stream
 	}
 	return o, nil
+}
+
+// queryBool follows apimachinery: a parameter without a value is true.
+func queryBool(query url.Values, name string) bool {
+	value := query.Get(name)
+	return query.Has(name) && value != "0" && !strings.EqualFold(value, "false")
 }
 
 func validLogOptions(o *corev1.PodLogOptions) bool {

@@ -11,9 +11,11 @@ import (
 // ControllerRevisions says what is particular to controllerrevisions.
 func ControllerRevisions() rest.Resource[*appsv1.ControllerRevision] {
 	return rest.Resource[*appsv1.ControllerRevision]{
-		Kind:       appsv1.SchemeGroupVersion.WithKind("ControllerRevision"),
-		Plural:     "controllerrevisions",
-		Singular:   "controllerrevision",
-		Namespaced: true,
+		Kind:           appsv1.SchemeGroupVersion.WithKind("ControllerRevision"),
+		Plural:         "controllerrevisions",
+		Singular:       "controllerrevision",
+		Namespaced:     true,
+		Validate:       validateControllerRevision,
+		ValidateUpdate: validateControllerRevisionUpdate,
 	}
 }

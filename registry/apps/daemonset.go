@@ -3,6 +3,8 @@
 package apps
 
 import (
+	"context"
+
 	appsv1 "k8s.io/api/apps/v1"
 
 	"github.com/skiff-k8s/skiff/registry/rest"
@@ -11,11 +13,18 @@ import (
 // DaemonSets says what is particular to daemonsets.
 func DaemonSets() rest.Resource[*appsv1.DaemonSet] {
 	return rest.Resource[*appsv1.DaemonSet]{
-		Kind:       appsv1.SchemeGroupVersion.WithKind("DaemonSet"),
-		Plural:     "daemonsets",
-		Singular:   "daemonset",
-		ShortNames: []string{"ds"},
-		Categories: []string{"all"},
-		Namespaced: true,
+		Kind:           appsv1.SchemeGroupVersion.WithKind("DaemonSet"),
+		Plural:         "daemonsets",
+		Singular:       "daemonset",
+		ShortNames:     []string{"ds"},
+		Categories:     []string{"all"},
+		Namespaced:     true,
+		Default:        defaultDaemonSet,
+		PrepareCreate:  func(_ context.Context, o *appsv1.DaemonSet) { prepareDaemonSetCreate(o) },
+		PrepareUpdate:  prepareDaemonSetUpdate,
+		Validate:       validateDaemonSet,
+		ValidateUpdate: validateDaemonSetUpdate,
+		ValidateStatus: validateDaemonSetStatusUpdate,
+		Warnings:       daemonSetWarnings,
 	}
 }

@@ -50,6 +50,8 @@ func defaultStatefulSet(s *appsv1.StatefulSet) {
 			claim.Status.Phase = corev1.ClaimPending
 		}
 		podspec.DefaultClaimSpec(&claim.Spec)
+		podspec.DefaultResourceList(claim.Status.Capacity)
+		podspec.DefaultResourceList(claim.Status.AllocatedResources)
 	}
 }
 

@@ -3,6 +3,8 @@
 package coordination
 
 import (
+	"context"
+
 	coordinationv1 "k8s.io/api/coordination/v1"
 
 	"github.com/skiff-k8s/skiff/registry/rest"
@@ -17,5 +19,9 @@ func Leases() rest.Resource[*coordinationv1.Lease] {
 		Namespaced:     true,
 		NoGeneration:   true,
 		CreateOnUpdate: true,
+		PrepareCreate:  func(_ context.Context, o *coordinationv1.Lease) { prepareLeaseCreate(o) },
+		PrepareUpdate:  prepareLeaseUpdate,
+		Validate:       validateLease,
+		ValidateUpdate: validateLeaseUpdate,
 	}
 }

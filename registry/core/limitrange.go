@@ -17,5 +17,7 @@ func LimitRanges() rest.Resource[*corev1.LimitRange] {
 		ShortNames:   []string{"limits"},
 		Namespaced:   true,
 		NoGeneration: true,
+		Default:      defaultLimitRange,
+		Validate:     validateLimitRange,
 	}
 }

@@ -3,6 +3,8 @@
 package core
 
 import (
+	"context"
+
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -27,6 +29,13 @@ func ReplicationControllers() rest.Resource[*corev1.ReplicationController] {
 		Fields: func(o *corev1.ReplicationController) fields.Set {
 			return fields.Set{"status.replicas": strconv.Itoa(int(o.Status.Replicas))}
 		},
+		Default:        defaultReplicationController,
+		PrepareCreate:  func(_ context.Context, o *corev1.ReplicationController) { prepareReplicationControllerCreate(o) },
+		PrepareUpdate:  prepareReplicationControllerUpdate,
+		Validate:       validateReplicationController,
+		ValidateUpdate: validateReplicationControllerUpdate,
+		ValidateStatus: validateReplicationControllerStatusUpdate,
+		Warnings:       replicationControllerWarnings,
 		Scale: &rest.Scale[*corev1.ReplicationController]{
 			Replicas:       func(o *corev1.ReplicationController) int32 { return ptr.Deref(o.Spec.Replicas, 1) },
 			SetReplicas:    func(o *corev1.ReplicationController, n int32) { o.Spec.Replicas = &n },

@@ -11,11 +11,16 @@ import (
 // ResourceQuotas says what is particular to resourcequotas.
 func ResourceQuotas() rest.Resource[*corev1.ResourceQuota] {
 	return rest.Resource[*corev1.ResourceQuota]{
-		Kind:         corev1.SchemeGroupVersion.WithKind("ResourceQuota"),
-		Plural:       "resourcequotas",
-		Singular:     "resourcequota",
-		ShortNames:   []string{"quota"},
-		Namespaced:   true,
-		NoGeneration: true,
+		Kind:           corev1.SchemeGroupVersion.WithKind("ResourceQuota"),
+		Plural:         "resourcequotas",
+		Singular:       "resourcequota",
+		ShortNames:     []string{"quota"},
+		Namespaced:     true,
+		NoGeneration:   true,
+		Default:        defaultResourceQuota,
+		Validate:       validateResourceQuota,
+		ValidateUpdate: validateResourceQuotaUpdate,
+		ValidateStatus: validateResourceQuotaStatusUpdate,
+		Warnings:       func(o, _ *corev1.ResourceQuota) []string { return resourceQuotaWarnings(o) },
 	}
 }

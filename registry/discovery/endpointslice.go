@@ -3,6 +3,8 @@
 package discovery
 
 import (
+	"context"
+
 	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/skiff-k8s/skiff/registry/rest"
@@ -11,10 +13,16 @@ import (
 // EndpointSlices says what is particular to endpointslices.
 func EndpointSlices() rest.Resource[*discoveryv1.EndpointSlice] {
 	return rest.Resource[*discoveryv1.EndpointSlice]{
-		Kind:         discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"),
-		Plural:       "endpointslices",
-		Singular:     "endpointslice",
-		Namespaced:   true,
-		GenerationOf: endpointSliceGeneration,
+		Kind:           discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"),
+		Plural:         "endpointslices",
+		Singular:       "endpointslice",
+		Namespaced:     true,
+		NoGeneration:   true, // the rules count it
+		Default:        defaultEndpointSlice,
+		PrepareCreate:  func(_ context.Context, o *discoveryv1.EndpointSlice) { prepareEndpointSliceCreate(o) },
+		PrepareUpdate:  prepareEndpointSliceUpdate,
+		Validate:       validateEndpointSlice,
+		ValidateUpdate: validateEndpointSliceUpdate,
+		Warnings:       endpointSliceWarnings,
 	}
 }

@@ -106,7 +106,8 @@ func validateSliceWithoutEndpoints(s *discoveryv1.EndpointSlice) field.ErrorList
 		}
 		errs = append(errs, rule.If(names.Has(name), field.Duplicate(at.Child("name"), p.Name))...)
 		names.Insert(name)
-		errs = append(errs, rule.OneOf(at.Child("protocol"), ptr.Deref(p.Protocol, ""), corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
+		errs = append(errs, rule.If(p.Protocol == nil, field.Required(at.Child("protocol"), ""))...)
+		errs = append(errs, rule.SupportedIfSet(at.Child("protocol"), p.Protocol, corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
 		if p.AppProtocol != nil {
 			errs = append(errs, rule.QualifiedName(at.Child("appProtocol"), *p.AppProtocol)...)
 		}

@@ -1,0 +1,484 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
+	"k8s.io/component-base/compatibility"
+	"k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/apiserver"
+	"github.com/skiff-k8s/skiff/apiserver/inprocess"
+	"github.com/skiff-k8s/skiff/controllers"
+	"github.com/skiff-k8s/skiff/controllers/nodeipam"
+	"github.com/skiff-k8s/skiff/datastore"
+	"github.com/skiff-k8s/skiff/registry"
+)
+
+// cluster is the real API server with all controllers, and neither scheduler nor kubelet.
+type cluster struct {
+	kubernetes.Interface
+	t *testing.T
+}
+
+func newCluster(t *testing.T) *cluster {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	store, err := datastore.Open(ctx, datastore.Config{Dir: t.TempDir(), TickMs: 5, UnsafeNoFsync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	door := inprocess.NewDoor()
+	admin := door.ClientConfig(&user.DefaultInfo{Name: "admin", Groups: []string{user.SystemPrivilegedGroup}})
+	server, err := apiserver.New(apiserver.Config{
+		Store: store, Resources: registry.All(registry.Deps{}), Door: door, Loopback: admin,
+		Authenticator: inprocess.Authenticator(), Authorizer: authorizerfactory.NewAlwaysAllowAuthorizer(),
+		ExternalAddress: "127.0.0.1:6443", Version: compatibility.NewEffectiveVersionFromString("1.37.2", "1.37", "1.37"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := kubernetes.NewForConfigOrDie(admin)
+	factory := informers.NewSharedInformerFactory(client, 0)
+	as := func(name string) *user.DefaultInfo {
+		return &user.DefaultInfo{Name: "system:serviceaccount:kube-system:" + name}
+	}
+	manager, err := controllers.New(controllers.Deps{
+		ClientFor: func(name string) kubernetes.Interface {
+			return kubernetes.NewForConfigOrDie(door.ClientConfig(as(name)))
+		},
+		MetadataFor: func(name string) metadata.Interface {
+			return metadata.NewForConfigOrDie(door.ClientConfig(as(name)))
+		},
+		Discovery: client.Discovery(),
+		Informers: factory,
+		PodRanges: []nodeipam.Range{{Cluster: netip.MustParsePrefix("10.42.0.0/16"), NodeBits: 24}},
+		RootCA:    []byte("the CA"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Run(ctx, door) }()
+	managed := make(chan error, 1)
+	controlling, stopControlling := context.WithCancel(ctx)
+	go func() {
+		factory.StartWithContext(controlling)
+		managed <- manager.Run(controlling)
+	}()
+	t.Cleanup(func() {
+		stopControlling()
+		if err := <-managed; err != nil {
+			t.Errorf("controllers: %v", err)
+		}
+		factory.Shutdown()
+		cancel()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+		_ = store.Close()
+	})
+	return &cluster{client, t}
+}
+
+// eventually waits until check returns nil.
+func (c *cluster) eventually(what string, check func(ctx context.Context) error) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), 30*time.Second)
+	defer cancel()
+	start := time.Now()
+	for {
+		err := check(ctx)
+		if err == nil {
+			c.t.Logf("%s after %v", what, time.Since(start).Round(time.Millisecond))
+			return
+		}
+		select {
+		case <-ctx.Done():
+			c.t.Fatalf("%s: not in 30s: %v", what, err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (c *cluster) namespace(name string) {
+	c.t.Helper()
+	if _, err := c.CoreV1().Namespaces().Create(c.t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *cluster) deployment(namespace, name string, replicas int32) *appsv1.Deployment {
+	c.t.Helper()
+	labels := map[string]string{"app": name}
+	d, err := c.AppsV1().Deployments(namespace).Create(c.t.Context(), &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: &replicas,
+			Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: labels},
+				Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "v1"}}},
+			},
+			Strategy: appsv1.DeploymentStrategy{
+				Type: appsv1.RollingUpdateDeploymentStrategyType,
+				RollingUpdate: &appsv1.RollingUpdateDeployment{
+					MaxSurge:       ptr.To(intstr.FromString("25%")),
+					MaxUnavailable: ptr.To(intstr.FromString("25%")),
+				},
+			},
+			RevisionHistoryLimit:    ptr.To[int32](10),
+			ProgressDeadlineSeconds: ptr.To[int32](600),
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return d
+}
+
+func (c *cluster) pods(ctx context.Context, namespace string) ([]corev1.Pod, error) {
+	list, err := c.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return list.Items, nil
+}
+
+func (c *cluster) wantPods(namespace string, n int) {
+	c.t.Helper()
+	c.eventually(fmt.Sprintf("%d pods in %s", n, namespace), func(ctx context.Context) error {
+		pods, err := c.pods(ctx, namespace)
+		if err == nil && len(pods) != n {
+			err = fmt.Errorf("%d pods", len(pods))
+		}
+		return err
+	})
+}
+
+// startPods does the kubelet's part for all pods of a namespace.
+func (c *cluster) startPods(namespace string) {
+	c.t.Helper()
+	pods, err := c.pods(c.t.Context(), namespace)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for i, pod := range pods {
+		if pod.Status.Phase == corev1.PodRunning {
+			continue
+		}
+		if pod.Spec.NodeName == "" {
+			binding := &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: pod.Name}, Target: corev1.ObjectReference{Kind: "Node", Name: "node"}}
+			if err := c.CoreV1().Pods(namespace).Bind(c.t.Context(), binding, metav1.CreateOptions{}); err != nil && !apierrors.IsNotFound(err) {
+				c.t.Fatal(err)
+			}
+			continue // it is seen as it is now the next time
+		}
+		ip := fmt.Sprintf("10.42.0.%d", i+2)
+		pod.Status.Phase = corev1.PodRunning
+		pod.Status.PodIP, pod.Status.PodIPs = ip, []corev1.PodIP{{IP: ip}}
+		pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()}}
+		if _, err := c.CoreV1().Pods(namespace).UpdateStatus(c.t.Context(), &pod, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+func (c *cluster) wantComplete(namespace, name string) {
+	c.t.Helper()
+	c.eventually("rollout of "+name, func(ctx context.Context) error {
+		c.startPods(namespace)
+		d, err := c.AppsV1().Deployments(namespace).Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		s := d.Status
+		if want := *d.Spec.Replicas; s.ObservedGeneration != d.Generation || s.Replicas != want || s.UpdatedReplicas != want || s.AvailableReplicas != want {
+			return fmt.Errorf("status %+v", s)
+		}
+		return nil
+	})
+}
+
+func TestRollout(t *testing.T) {
+	c, ctx := newCluster(t), t.Context()
+	c.namespace("ns")
+	if _, err := c.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.deployment("ns", "web", 3)
+	service := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "web"},
+		Spec:       corev1.ServiceSpec{Selector: map[string]string{"app": "web"}, Ports: []corev1.ServicePort{{Port: 80}}},
+	}
+	if _, err := c.CoreV1().Services("ns").Create(ctx, service, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.wantPods("ns", 3)
+	c.wantComplete("ns", "web")
+
+	d, err := c.AppsV1().Deployments("ns").Get(ctx, "web", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Spec.Template.Spec.Containers[0].Image = "v2"
+	if _, err := c.AppsV1().Deployments("ns").Update(ctx, d, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.wantComplete("ns", "web")
+	sets, err := c.AppsV1().ReplicaSets("ns").List(ctx, metav1.ListOptions{})
+	if err != nil || len(sets.Items) != 2 {
+		t.Fatalf("%d ReplicaSets, %v; want 2", len(sets.Items), err)
+	}
+	for _, set := range sets.Items {
+		hash := set.Labels[appsv1.DefaultDeploymentUniqueLabelKey]
+		if set.Name != "web-"+hash || set.Spec.Selector.MatchLabels[appsv1.DefaultDeploymentUniqueLabelKey] != hash {
+			t.Errorf("ReplicaSet %s has hash %q", set.Name, hash)
+		}
+	}
+	c.eventually("endpoints of all pods", func(ctx context.Context) error {
+		slices, err := c.DiscoveryV1().EndpointSlices("ns").List(ctx, metav1.ListOptions{LabelSelector: "kubernetes.io/service-name=web"})
+		if err != nil {
+			return err
+		}
+		ready := 0
+		for _, slice := range slices.Items {
+			for _, endpoint := range slice.Endpoints {
+				if *endpoint.Conditions.Ready {
+					ready++
+				}
+			}
+		}
+		if ready != 3 {
+			return fmt.Errorf("%d ready endpoints", ready)
+		}
+		endpoints, err := c.CoreV1().Endpoints("ns").Get(ctx, "web", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if len(endpoints.Subsets) != 1 || len(endpoints.Subsets[0].Addresses) != 3 {
+			return fmt.Errorf("subsets are %+v", endpoints.Subsets)
+		}
+		return nil
+	})
+	c.eventually("an event", func(ctx context.Context) error {
+		events, err := c.CoreV1().Events("ns").List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, e := range events.Items {
+			if e.Reason == "ScalingReplicaSet" && e.Source.Component == "deployment-controller" && strings.HasPrefix(e.Message, "Scaled up replica set web-") {
+				return nil
+			}
+		}
+		return fmt.Errorf("none of %d says so", len(events.Items))
+	})
+}
+
+func TestDeletionPropagation(t *testing.T) {
+	c, ctx := newCluster(t), t.Context()
+	c.namespace("ns")
+	for _, policy := range []metav1.DeletionPropagation{metav1.DeletePropagationBackground, metav1.DeletePropagationForeground} {
+		c.deployment("ns", "web", 2)
+		c.wantPods("ns", 2)
+		if err := c.AppsV1().Deployments("ns").Delete(ctx, "web", metav1.DeleteOptions{PropagationPolicy: &policy}); err != nil {
+			t.Fatal(err)
+		}
+		c.wantPods("ns", 0)
+		c.eventually(string(policy)+" deletion", func(ctx context.Context) error {
+			if _, err := c.AppsV1().Deployments("ns").Get(ctx, "web", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+				return fmt.Errorf("the Deployment is still there: %v", err)
+			}
+			sets, err := c.AppsV1().ReplicaSets("ns").List(ctx, metav1.ListOptions{})
+			if err == nil && len(sets.Items) > 0 {
+				err = fmt.Errorf("%d ReplicaSets", len(sets.Items))
+			}
+			return err
+		})
+	}
+
+	c.deployment("ns", "web", 2)
+	c.wantPods("ns", 2)
+	if err := c.AppsV1().Deployments("ns").Delete(ctx, "web", metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationOrphan)}); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually("orphaned ReplicaSet", func(ctx context.Context) error {
+		if _, err := c.AppsV1().Deployments("ns").Get(ctx, "web", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("the Deployment is still there: %v", err)
+		}
+		sets, err := c.AppsV1().ReplicaSets("ns").List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		if len(sets.Items) != 1 || len(sets.Items[0].OwnerReferences) != 0 {
+			return fmt.Errorf("ReplicaSets are %+v", sets.Items)
+		}
+		return nil
+	})
+	c.wantPods("ns", 2)
+}
+
+// An object whose owner never existed goes; one with an owner that is there stays and forgets the other.
+func TestDanglingOwners(t *testing.T) {
+	c, ctx := newCluster(t), t.Context()
+	c.namespace("ns")
+	create := func(name string, refs ...metav1.OwnerReference) *corev1.ConfigMap {
+		t.Helper()
+		cm, err := c.CoreV1().ConfigMaps("ns").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name, OwnerReferences: refs}}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cm
+	}
+	owner := create("owner")
+	real := metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "owner", UID: owner.UID}
+	false := metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "never", UID: "no-such-uid"}
+	create("dangling", false)
+	create("both", real, false)
+	c.eventually("garbage is collected", func(ctx context.Context) error {
+		if _, err := c.CoreV1().ConfigMaps("ns").Get(ctx, "dangling", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("get = %v", err)
+		}
+		both, err := c.CoreV1().ConfigMaps("ns").Get(ctx, "both", metav1.GetOptions{})
+		if err == nil && len(both.OwnerReferences) != 1 {
+			err = fmt.Errorf("owners are %v", both.OwnerReferences)
+		}
+		return err
+	})
+}
+
+func TestNamespace(t *testing.T) {
+	c, ctx := newCluster(t), t.Context()
+	c.namespace("ns")
+	c.eventually("what each namespace has", func(ctx context.Context) error {
+		if _, err := c.CoreV1().ServiceAccounts("ns").Get(ctx, "default", metav1.GetOptions{}); err != nil {
+			return err
+		}
+		cm, err := c.CoreV1().ConfigMaps("ns").Get(ctx, "kube-root-ca.crt", metav1.GetOptions{})
+		if err == nil && cm.Data["ca.crt"] != "the CA" {
+			err = fmt.Errorf("data is %v", cm.Data)
+		}
+		return err
+	})
+	c.deployment("ns", "web", 2)
+	c.wantPods("ns", 2)
+	held, err := c.CoreV1().ConfigMaps("ns").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "held", Finalizers: []string{"example.com/hold"}}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.CoreV1().Namespaces().Delete(ctx, "ns", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually("the condition that tells of the finalizer", func(ctx context.Context) error {
+		ns, err := c.CoreV1().Namespaces().Get(ctx, "ns", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		for _, condition := range ns.Status.Conditions {
+			if condition.Type == corev1.NamespaceFinalizersRemaining && condition.Status == corev1.ConditionTrue &&
+				strings.Contains(condition.Message, "example.com/hold in 1 resource instances") {
+				return nil
+			}
+		}
+		return fmt.Errorf("conditions are %+v", ns.Status.Conditions)
+	})
+	held, err = c.CoreV1().ConfigMaps("ns").Get(ctx, "held", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	held.Finalizers = nil
+	if _, err := c.CoreV1().ConfigMaps("ns").Update(ctx, held, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually("the end of the namespace", func(ctx context.Context) error {
+		_, err := c.CoreV1().Namespaces().Get(ctx, "ns", metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("get = %v", err)
+	})
+}
+
+func TestNode(t *testing.T) {
+	c, ctx := newCluster(t), t.Context()
+	c.namespace("ns")
+	for _, name := range []string{"a", "b"} {
+		node := &corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec:       corev1.NodeSpec{Taints: []corev1.Taint{{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule}}},
+		}
+		node, err := c.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: metav1.Now()}}
+		c.eventually("status of node "+name, func(ctx context.Context) error {
+			current, err := c.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			current.Status.Conditions = node.Status.Conditions
+			_, err = c.CoreV1().Nodes().UpdateStatus(ctx, current, metav1.UpdateOptions{})
+			return err
+		})
+	}
+	seen := map[string]string{}
+	for _, name := range []string{"a", "b"} {
+		c.eventually("node "+name+" is usable", func(ctx context.Context) error {
+			node, err := c.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			if len(node.Spec.Taints) > 0 || len(node.Spec.PodCIDRs) != 1 || node.Spec.PodCIDR != node.Spec.PodCIDRs[0] {
+				return fmt.Errorf("spec is %+v", node.Spec)
+			}
+			seen[name] = node.Spec.PodCIDR
+			return nil
+		})
+	}
+	if seen["a"] == seen["b"] {
+		t.Errorf("both nodes have %s", seen["a"])
+	}
+
+	// A node that says it is not ready gets both taints; the pod that does not tolerate that is evicted.
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "p"},
+		Spec:       corev1.PodSpec{NodeName: "a", TerminationGracePeriodSeconds: ptr.To[int64](0), Containers: []corev1.Container{{Name: "c", Image: "v1"}}},
+	}
+	if _, err := c.CoreV1().Pods("ns").Create(ctx, pod, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually("node a is not ready", func(ctx context.Context) error {
+		node, err := c.CoreV1().Nodes().Get(ctx, "a", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		node.Status.Conditions[0].Status = corev1.ConditionFalse
+		_, err = c.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{})
+		return err
+	})
+	c.eventually("taints", func(ctx context.Context) error {
+		node, err := c.CoreV1().Nodes().Get(ctx, "a", metav1.GetOptions{})
+		if err == nil && len(node.Spec.Taints) != 2 {
+			err = fmt.Errorf("taints are %+v", node.Spec.Taints)
+		}
+		return err
+	})
+	c.wantPods("ns", 0)
+}

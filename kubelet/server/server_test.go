@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// node is a kubelet with one pod, without a runtime behind it.
+type node struct {
+	runtimeapi.RuntimeServiceClient
+	runtimeapi.ImageServiceClient
+	pod *corev1.Pod
+	err error // what looking for a container fails with
+}
+
+func (n *node) Pods() []*corev1.Pod { return []*corev1.Pod{n.pod} }
+
+func (n *node) PodByName(namespace, name string) (*corev1.Pod, bool) {
+	return n.pod, namespace == n.pod.Namespace && name == n.pod.Name
+}
+
+func (n *node) ContainerID(context.Context, types.UID, string, bool) (string, error) {
+	return "containerd://c1", n.err
+}
+
+func (n *node) SandboxID(context.Context, types.UID) (string, error) { return "s1", n.err }
+
+func (n *node) ListPodSandbox(context.Context, *runtimeapi.ListPodSandboxRequest, ...grpc.CallOption) (*runtimeapi.ListPodSandboxResponse, error) {
+	return &runtimeapi.ListPodSandboxResponse{Items: []*runtimeapi.PodSandbox{{Id: "s1", CreatedAt: 1e18}}}, nil
+}
+
+func (n *node) ListContainers(context.Context, *runtimeapi.ListContainersRequest, ...grpc.CallOption) (*runtimeapi.ListContainersResponse, error) {
+	return &runtimeapi.ListContainersResponse{Containers: []*runtimeapi.Container{{Id: "c1", CreatedAt: 1e18}}}, nil
+}
+
+func (n *node) ListPodSandboxStats(context.Context, *runtimeapi.ListPodSandboxStatsRequest, ...grpc.CallOption) (*runtimeapi.ListPodSandboxStatsResponse, error) {
+	number := func(v uint64) *runtimeapi.UInt64Value { return &runtimeapi.UInt64Value{Value: v} }
+	cpu := &runtimeapi.CpuUsage{Timestamp: 2e18, UsageCoreNanoSeconds: number(3e9)}
+	memory := &runtimeapi.MemoryUsage{Timestamp: 2e18, WorkingSetBytes: number(1 << 20)}
+	return &runtimeapi.ListPodSandboxStatsResponse{Stats: []*runtimeapi.PodSandboxStats{{
+		Attributes: &runtimeapi.PodSandboxAttributes{Id: "s1", Metadata: &runtimeapi.PodSandboxMetadata{Name: "web", Namespace: "default", Uid: "uid"}},
+		Linux: &runtimeapi.LinuxPodSandboxStats{Cpu: cpu, Memory: memory, Containers: []*runtimeapi.ContainerStats{{
+			Attributes: &runtimeapi.ContainerAttributes{Id: "c1", Metadata: &runtimeapi.ContainerMetadata{Name: "main"}}, Cpu: cpu, Memory: memory,
+		}}},
+	}}}, n.err
+}
+
+func (n *node) ImageFsInfo(context.Context, *runtimeapi.ImageFsInfoRequest, ...grpc.CallOption) (*runtimeapi.ImageFsInfoResponse, error) {
+	return &runtimeapi.ImageFsInfoResponse{}, nil
+}
+
+// access allows one user what its list says, as verb and subresource, and records what was asked.
+type access struct {
+	allowed []string
+	asked   []string
+}
+
+func (a *access) AuthenticateRequest(r *http.Request) (*authenticator.Response, bool, error) {
+	name := r.Header.Get("User")
+	return &authenticator.Response{User: &user.DefaultInfo{Name: name}}, name != "", nil
+}
+
+func (a *access) Authorize(_ context.Context, attr authorizer.Attributes) (authorizer.Decision, string, error) {
+	what := attr.GetVerb() + " " + attr.GetResource() + "/" + attr.GetName() + "/" + attr.GetSubresource()
+	a.asked = append(a.asked, what)
+	if slices.Contains(a.allowed, what) {
+		return authorizer.DecisionAllow, "", nil
+	}
+	return authorizer.DecisionNoOpinion, "", nil
+}
+
+func newServer(t *testing.T, allowed ...string) (*Server, *node, *access) {
+	a := &access{allowed: allowed}
+	n := &node{pod: &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: "uid"},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "main"}}},
+	}}
+	dir := t.TempDir()
+	s := New(Config{NodeName: "n1", Authenticator: a, Authorizer: a, Pods: n, Runtime: n, Images: n, RootDir: dir, LogDir: dir})
+	return s, n, a
+}
+
+func get(s *Server, path string) *httptest.ResponseRecorder { return do(s, "GET", path) }
+
+func do(s *Server, method, path string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, path, nil)
+	r.Header.Set("User", "tester")
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, r)
+	return w
+}
+
+// https://kubernetes.io/docs/reference/access-authn-authz/kubelet-authn-authz/#kubelet-authorization
+func TestAuthorization(t *testing.T) {
+	for _, c := range []struct {
+		method, path string
+		asks         []string
+	}{
+		{"GET", "/stats/summary", []string{"get nodes/n1/stats"}},
+		{"GET", "/metrics/resource", []string{"get nodes/n1/metrics"}},
+		{"GET", "/metrics", []string{"get nodes/n1/metrics"}},
+		{"GET", "/logs/syslog", []string{"get nodes/n1/log"}},
+		{"GET", "/pods", []string{"get nodes/n1/pods", "get nodes/n1/proxy"}},
+		{"GET", "/runningpods/", []string{"get nodes/n1/pods", "get nodes/n1/proxy"}},
+		{"GET", "/healthz", []string{"get nodes/n1/healthz", "get nodes/n1/proxy"}},
+		{"GET", "/configz", []string{"get nodes/n1/configz", "get nodes/n1/proxy"}},
+		{"GET", "/containerLogs/default/none/main", []string{"get nodes/n1/proxy"}},
+		{"POST", "/exec/default/none/main", []string{"create nodes/n1/proxy"}},
+		{"GET", "/metricsx", []string{"get nodes/n1/proxy"}},
+	} {
+		s, _, a := newServer(t)
+		if w := do(s, c.method, c.path); w.Code != http.StatusForbidden {
+			t.Errorf("%s %s without rights = %d, want 403", c.method, c.path, w.Code)
+		}
+		if !slices.Equal(a.asked, c.asks) {
+			t.Errorf("%s %s asks for %q, want %q", c.method, c.path, a.asked, c.asks)
+		}
+		s, _, _ = newServer(t, c.asks[len(c.asks)-1])
+		if w := do(s, c.method, c.path); w.Code == http.StatusForbidden {
+			t.Errorf("%s %s with the right to %s is forbidden", c.method, c.path, c.asks[len(c.asks)-1])
+		}
+	}
+}
+
+func TestUnauthorized(t *testing.T) {
+	s, _, a := newServer(t)
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/pods", nil))
+	if w.Code != http.StatusUnauthorized || len(a.asked) > 0 {
+		t.Errorf("anonymous = %d, asked %q; want 401", w.Code, a.asked)
+	}
+}
+
+func TestAnswers(t *testing.T) {
+	s, n, _ := newServer(t, "get nodes/n1/proxy", "create nodes/n1/proxy", "get nodes/n1/stats", "get nodes/n1/metrics", "get nodes/n1/log")
+	if err := os.WriteFile(filepath.Join(s.config.LogDir, "syslog"), []byte("a line"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		path string
+		code int
+		want string
+	}{
+		{"/healthz", 200, "ok"},
+		{"/pods", 200, `"name":"web"`},
+		{"/logs/syslog", 200, "a line"},
+		{"/logs/../server.go", 307, ""}, // to /server.go, which is nothing
+		{"/containerLogs/default/none/main", 404, `pod "none" does not exist`},
+		{"/containerLogs/default/web/none", 404, `container "none" not found in pod "web"`},
+		{"/containerLogs/default/web/main?tailLines=x", 400, "tailLines"},
+		{"/containerLogs/default/web/main?tailLines=-1", 422, "Invalid request."},
+		{"/exec/default/none/main?command=ls&output=1", 404, "pod does not exist"},
+		{"/exec/default/web/main?command=ls", 400, "you must specify at least 1 of stdin, stdout, stderr"},
+		{"/exec/default/web/other-uid/main?command=ls&output=1", 404, "pod does not exist"},
+		{"/stats/summary", 200, `"podRef":{"name":"web","namespace":"default","uid":"uid"}`},
+		{"/metrics/resource", 200, `container_cpu_usage_seconds_total{container="main",namespace="default",pod="web"} 3`},
+		{"/metrics/resource", 200, `resource_scrape_error 0`},
+		{"/metrics/cadvisor", 200, "machine_cpu_cores"},
+		{"/metrics", 200, ""},
+		{"/checkpoint/default/web/main", 404, ""},
+	} {
+		if w := get(s, c.path); w.Code != c.code || !strings.Contains(w.Body.String(), c.want) {
+			t.Errorf("GET %s = %d %q, want %d with %q", c.path, w.Code, w.Body, c.code, c.want)
+		}
+	}
+	n.err = errors.New("it is gone")
+	n.pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "main", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff"}}}}
+	for path, want := range map[string]string{
+		"/containerLogs/default/web/main":               `container "main" in pod "web" is waiting to start: trying and failing to pull image`,
+		"/containerLogs/default/web/main?previous=true": `previous terminated container "main" in pod "web" not found`,
+		"/exec/default/web/main?command=ls&output=1":    `container not found ("main")`,
+		"/metrics/resource":                             "resource_scrape_error 1",
+	} {
+		if w := get(s, path); !strings.Contains(w.Body.String(), want) {
+			t.Errorf("GET %s = %d %q, want %q", path, w.Code, w.Body, want)
+		}
+	}
+}
+
+// Serve ends when its context does, and cuts connections that were upgraded to streams.
+func TestServeEnds(t *testing.T) {
+	certified := httptest.NewUnstartedServer(nil)
+	certified.StartTLS()
+	defer certified.Close()
+	s, _, _ := newServer(t)
+	s.config.TLS = &tls.Config{Certificates: certified.TLS.Certificates}
+	hijacked := make(chan struct{})
+	s.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, _, err := w.(http.Hijacker).Hijack(); err != nil {
+			t.Error(err)
+		}
+		close(hijacked)
+	})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(ctx, listener) }()
+	conn, err := tls.Dial("tcp", listener.Addr().String(), &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	<-hijacked
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("Serve = %v", err)
+	}
+	conn.SetReadDeadline(time.Now().Add(30 * time.Second))
+	if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("read after the end = %v, want that the connection is cut", err)
+	}
+}
+
+func TestBusyTime(t *testing.T) {
+	got, err := busyTime([]byte("cpu  100 10 50 9999 777 1 2 3 40 4\ncpu0 ...\n"))
+	if want := 1660 * time.Millisecond; err != nil || got != want {
+		t.Errorf("busyTime = %v, %v; want %v", got, err, want)
+	}
+}
