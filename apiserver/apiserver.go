@@ -188,6 +188,7 @@ func (s *Server) buildResources(ctx context.Context, cfg Config, codecs serializ
 			return nil, err
 		}
 		s.stores[built.Store.DefaultQualifiedResource] = built.Store
+		s.generic.RegisterDestroyFunc(built.Store.Destroy)
 		for _, gv := range built.Versions {
 			for name, storage := range built.Storage {
 				out.add(gv, name, storage)
@@ -195,7 +196,7 @@ func (s *Server) buildResources(ctx context.Context, cfg Config, codecs serializ
 		}
 	}
 	if cfg.Services != nil {
-		return out, s.openAllocator(ctx, cfg, layout(corev1.SchemeGroupVersion, "ranges"))
+		return out, s.openAllocator(ctx, cfg, layout(corev1.SchemeGroupVersion, "/ranges"))
 	}
 	return out, nil
 }
