@@ -20,15 +20,15 @@ func Deployments() rest.Resource[*appsv1.Deployment] {
 		ShortNames:          []string{"deploy"},
 		Categories:          []string{"all"},
 		Namespaced:          true,
+		GenerationOf:        func(o *appsv1.Deployment) any { return []any{o.Spec, o.Annotations} }, // a changed annotation is a new revision
 		Default:             defaultDeployment,
 		PrepareCreate:       func(_ context.Context, o *appsv1.Deployment) { prepareDeploymentCreate(o) },
-		Validate:            validateDeployment,
 		PrepareUpdate:       prepareDeploymentUpdate,
+		Validate:            validateDeployment,
 		ValidateUpdate:      validateDeploymentUpdate,
 		PrepareStatusUpdate: prepareDeploymentStatusUpdate,
 		ValidateStatus:      validateDeploymentStatusUpdate,
 		Warnings:            deploymentWarnings,
-		GenerationOf:        func(o *appsv1.Deployment) any { return []any{o.Spec, o.Annotations} }, // a changed annotation is a new revision
 		Scale: &rest.Scale[*appsv1.Deployment]{
 			Replicas:       func(o *appsv1.Deployment) int32 { return ptr.Deref(o.Spec.Replicas, 1) },
 			SetReplicas:    func(o *appsv1.Deployment, n int32) { o.Spec.Replicas = &n },

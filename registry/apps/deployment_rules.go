@@ -4,6 +4,7 @@ package apps
 
 import (
 	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -30,14 +31,24 @@ func defaultDeployment(d *appsv1.Deployment) {
 }
 
 func prepareDeploymentCreate(d *appsv1.Deployment) {
+	d.Status = appsv1.DeploymentStatus{}
+	d.Generation = 1
 	podspec.DropDisabledTemplate(&d.Spec.Template, nil)
 }
 
+// prepareDeploymentUpdate counts changes of annotations too: they are copied to ReplicaSets.
 func prepareDeploymentUpdate(d, old *appsv1.Deployment) {
+	d.Status = old.Status
 	podspec.DropDisabledTemplate(&d.Spec.Template, &old.Spec.Template)
+	if !equality.Semantic.DeepEqual(d.Spec, old.Spec) || !equality.Semantic.DeepEqual(d.Annotations, old.Annotations) {
+		d.Generation = old.Generation + 1
+	}
 }
 
-func prepareDeploymentStatusUpdate(d, old *appsv1.Deployment) { d.Labels = old.Labels }
+func prepareDeploymentStatusUpdate(d, old *appsv1.Deployment) {
+	d.Spec = old.Spec
+	d.Labels = old.Labels
+}
 
 func validateDeployment(d *appsv1.Deployment) field.ErrorList {
 	errs := rule.ObjectMeta(&d.ObjectMeta, true, apivalidation.NameIsDNSSubdomain)

@@ -5,10 +5,7 @@ package apps
 import (
 	"context"
 
-	"strconv"
-
 	appsv1 "k8s.io/api/apps/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/registry/rest"
@@ -17,22 +14,21 @@ import (
 // ReplicaSets says what is particular to replicasets.
 func ReplicaSets() rest.Resource[*appsv1.ReplicaSet] {
 	return rest.Resource[*appsv1.ReplicaSet]{
-		Kind:           appsv1.SchemeGroupVersion.WithKind("ReplicaSet"),
-		Plural:         "replicasets",
-		Singular:       "replicaset",
-		ShortNames:     []string{"rs"},
-		Categories:     []string{"all"},
-		Namespaced:     true,
-		Default:        defaultReplicaSet,
-		PrepareCreate:  func(_ context.Context, o *appsv1.ReplicaSet) { prepareReplicaSetCreate(o) },
-		Validate:       validateReplicaSet,
-		PrepareUpdate:  prepareReplicaSetUpdate,
-		ValidateUpdate: validateReplicaSetUpdate,
-		ValidateStatus: validateReplicaSetStatusUpdate,
-		Warnings:       replicaSetWarnings,
-		Fields: func(o *appsv1.ReplicaSet) fields.Set {
-			return fields.Set{"status.replicas": strconv.Itoa(int(o.Status.Replicas))}
-		},
+		Kind:                appsv1.SchemeGroupVersion.WithKind("ReplicaSet"),
+		Plural:              "replicasets",
+		Singular:            "replicaset",
+		ShortNames:          []string{"rs"},
+		Categories:          []string{"all"},
+		Namespaced:          true,
+		Default:             defaultReplicaSet,
+		PrepareCreate:       func(_ context.Context, o *appsv1.ReplicaSet) { prepareReplicaSetCreate(o) },
+		PrepareUpdate:       prepareReplicaSetUpdate,
+		Validate:            validateReplicaSet,
+		ValidateUpdate:      validateReplicaSetUpdate,
+		PrepareStatusUpdate: prepareReplicaSetStatusUpdate,
+		ValidateStatus:      validateReplicaSetStatusUpdate,
+		Warnings:            replicaSetWarnings,
+		Fields:              replicaSetFields,
 		Scale: &rest.Scale[*appsv1.ReplicaSet]{
 			Replicas:       func(o *appsv1.ReplicaSet) int32 { return ptr.Deref(o.Spec.Replicas, 1) },
 			SetReplicas:    func(o *appsv1.ReplicaSet, n int32) { o.Spec.Replicas = &n },

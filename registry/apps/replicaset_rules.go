@@ -3,8 +3,12 @@
 package apps
 
 import (
+	"strconv"
+
 	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
@@ -18,12 +22,20 @@ func defaultReplicaSet(rs *appsv1.ReplicaSet) {
 }
 
 func prepareReplicaSetCreate(rs *appsv1.ReplicaSet) {
+	rs.Status = appsv1.ReplicaSetStatus{}
+	rs.Generation = 1
 	podspec.DropDisabledTemplate(&rs.Spec.Template, nil)
 }
 
 func prepareReplicaSetUpdate(rs, old *appsv1.ReplicaSet) {
+	rs.Status = old.Status
 	podspec.DropDisabledTemplate(&rs.Spec.Template, &old.Spec.Template)
+	if !equality.Semantic.DeepEqual(rs.Spec, old.Spec) {
+		rs.Generation = old.Generation + 1
+	}
 }
+
+func prepareReplicaSetStatusUpdate(rs, old *appsv1.ReplicaSet) { rs.Spec = old.Spec }
 
 func validateReplicaSet(rs *appsv1.ReplicaSet) field.ErrorList {
 	errs := rule.ObjectMeta(&rs.ObjectMeta, true, apivalidation.NameIsDNSSubdomain)
@@ -71,4 +83,9 @@ func replicaSetWarnings(rs, old *appsv1.ReplicaSet) []string {
 		return templateWarnings(&rs.Spec.Template)
 	}
 	return nil
+}
+
+// replicaSetFields are what field selectors of ReplicaSets know besides name and namespace.
+func replicaSetFields(rs *appsv1.ReplicaSet) fields.Set {
+	return fields.Set{"status.replicas": strconv.Itoa(int(rs.Status.Replicas))}
 }

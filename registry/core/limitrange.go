@@ -16,8 +16,6 @@ func LimitRanges() rest.Resource[*corev1.LimitRange] {
 		Singular:     "limitrange",
 		ShortNames:   []string{"limits"},
 		Namespaced:   true,
-		Default:      defaultLimitRange,
-		Validate:     validateLimitRange,
 		NoGeneration: true,
 		Default:      defaultLimitRange,
 		Validate:     validateLimitRange,

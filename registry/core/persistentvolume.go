@@ -17,6 +17,9 @@ func PersistentVolumes() rest.Resource[*corev1.PersistentVolume] {
 		Kind:                corev1.SchemeGroupVersion.WithKind("PersistentVolume"),
 		Plural:              "persistentvolumes",
 		Singular:            "persistentvolume",
+		ShortNames:          []string{"pv"},
+		NoGeneration:        true,
+		Fields:              func(o *corev1.PersistentVolume) fields.Set { return fields.Set{"name": o.Name} },
 		Default:             defaultPersistentVolume,
 		PrepareCreate:       func(_ context.Context, o *corev1.PersistentVolume) { preparePersistentVolumeCreate(o) },
 		Validate:            validatePersistentVolume,
@@ -24,8 +27,5 @@ func PersistentVolumes() rest.Resource[*corev1.PersistentVolume] {
 		PrepareStatusUpdate: preparePersistentVolumeStatusUpdate,
 		ValidateStatus:      validatePersistentVolumeStatusUpdate,
 		Warnings:            func(o, _ *corev1.PersistentVolume) []string { return persistentVolumeWarnings(o) },
-		ShortNames:          []string{"pv"},
-		NoGeneration:        true,
-		Fields:              func(o *corev1.PersistentVolume) fields.Set { return fields.Set{"name": o.Name} },
 	}
 }

@@ -19,15 +19,15 @@ func PersistentVolumeClaims() rest.Resource[*corev1.PersistentVolumeClaim] {
 		Singular:            "persistentvolumeclaim",
 		ShortNames:          []string{"pvc"},
 		Namespaced:          true,
+		NoGeneration:        true,
+		Fields:              func(o *corev1.PersistentVolumeClaim) fields.Set { return fields.Set{"name": o.Name} },
 		Default:             defaultPersistentVolumeClaim,
 		PrepareCreate:       func(_ context.Context, o *corev1.PersistentVolumeClaim) { preparePersistentVolumeClaimCreate(o) },
-		Validate:            validatePersistentVolumeClaim,
 		PrepareUpdate:       preparePersistentVolumeClaimUpdate,
+		Validate:            validatePersistentVolumeClaim,
 		ValidateUpdate:      validatePersistentVolumeClaimUpdate,
 		PrepareStatusUpdate: preparePersistentVolumeClaimStatusUpdate,
 		ValidateStatus:      validatePersistentVolumeClaimStatusUpdate,
 		Warnings:            func(o, _ *corev1.PersistentVolumeClaim) []string { return persistentVolumeClaimWarnings(o) },
-		NoGeneration:        true,
-		Fields:              func(o *corev1.PersistentVolumeClaim) fields.Set { return fields.Set{"name": o.Name} },
 	}
 }

@@ -19,8 +19,8 @@ func PodTemplates() rest.Resource[*corev1.PodTemplate] {
 		Namespaced:     true,
 		Default:        defaultPodTemplate,
 		PrepareCreate:  func(_ context.Context, o *corev1.PodTemplate) { preparePodTemplateCreate(o) },
-		Validate:       validatePodTemplate,
 		PrepareUpdate:  preparePodTemplateUpdate,
+		Validate:       validatePodTemplate,
 		ValidateUpdate: validatePodTemplateUpdate,
 		Warnings:       func(o, _ *corev1.PodTemplate) []string { return podTemplateWarnings(o) },
 	}

@@ -24,13 +24,6 @@ func ReplicationControllers() rest.Resource[*corev1.ReplicationController] {
 		ShortNames:      []string{"rc"},
 		Categories:      []string{"all"},
 		Namespaced:      true,
-		Default:         defaultReplicationController,
-		PrepareCreate:   func(_ context.Context, o *corev1.ReplicationController) { prepareReplicationControllerCreate(o) },
-		Validate:        validateReplicationController,
-		PrepareUpdate:   prepareReplicationControllerUpdate,
-		ValidateUpdate:  validateReplicationControllerUpdate,
-		ValidateStatus:  validateReplicationControllerStatusUpdate,
-		Warnings:        replicationControllerWarnings,
 		KeyPrefix:       "controllers",
 		OrphanByDefault: true,
 		Fields: func(o *corev1.ReplicationController) fields.Set {

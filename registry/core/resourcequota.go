@@ -16,16 +16,11 @@ func ResourceQuotas() rest.Resource[*corev1.ResourceQuota] {
 		Singular:       "resourcequota",
 		ShortNames:     []string{"quota"},
 		Namespaced:     true,
+		NoGeneration:   true,
 		Default:        defaultResourceQuota,
 		Validate:       validateResourceQuota,
 		ValidateUpdate: validateResourceQuotaUpdate,
 		ValidateStatus: validateResourceQuotaStatusUpdate,
-		Warnings: func(o, old *corev1.ResourceQuota) []string {
-			if old != nil {
-				return nil
-			}
-			return resourceQuotaWarnings(o)
-		},
-		NoGeneration: true,
+		Warnings:       func(o, _ *corev1.ResourceQuota) []string { return resourceQuotaWarnings(o) },
 	}
 }
