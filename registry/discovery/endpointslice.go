@@ -23,6 +23,6 @@ func EndpointSlices() rest.Resource[*discoveryv1.EndpointSlice] {
 		ValidateUpdate: validateEndpointSliceUpdate,
 		Warnings:       endpointSliceWarnings,
 		PrepareUpdate:  dropTopology,
-		GenerationOf:   endpointSliceGeneration,
+		NoGeneration:   true, // the rules count it
 	}
 }
