@@ -17,6 +17,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	applycorev1 "k8s.io/client-go/applyconfigurations/core/v1"
 	"k8s.io/client-go/kubernetes"
+	restclient "k8s.io/client-go/rest"
 	"k8s.io/component-base/compatibility"
 
 	"github.com/skiff-k8s/skiff/apiserver"
@@ -28,6 +29,13 @@ import (
 // newClient serves all resources from an empty store, to a client that may do everything.
 func newClient(t *testing.T) kubernetes.Interface {
 	t.Helper()
+	config, _ := newServer(t, nil)
+	return kubernetes.NewForConfigOrDie(config)
+}
+
+// newServer is the same with what else makes the server, and gives the data below it.
+func newServer(t *testing.T, change func(*apiserver.Config)) (*restclient.Config, *datastore.Store) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	store, err := datastore.Open(ctx, datastore.Config{Dir: t.TempDir(), TickMs: 5, UnsafeNoFsync: true})
 	if err != nil {
@@ -35,11 +43,15 @@ func newClient(t *testing.T) kubernetes.Interface {
 	}
 	door := inprocess.NewDoor()
 	admin := door.ClientConfig(&user.DefaultInfo{Name: "admin", Groups: []string{user.SystemPrivilegedGroup}})
-	server, err := apiserver.New(ctx, apiserver.Config{
+	config := apiserver.Config{
 		Store: store, Resources: registry.All(registry.Deps{}), Door: door, Loopback: admin,
 		Authenticator: inprocess.Authenticator(), Authorizer: authorizerfactory.NewAlwaysAllowAuthorizer(),
 		ExternalAddress: "127.0.0.1:6443", Version: compatibility.NewEffectiveVersionFromString("1.37.2", "1.37", "1.37"),
-	})
+	}
+	if change != nil {
+		change(&config)
+	}
+	server, err := apiserver.New(ctx, config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +64,7 @@ func newClient(t *testing.T) kubernetes.Interface {
 		}
 		_ = store.Close()
 	})
-	return kubernetes.NewForConfigOrDie(admin)
+	return admin, store
 }
 
 func TestObjectsLiveThroughTheAPI(t *testing.T) {
