@@ -3,7 +3,6 @@
 package apiserver_test
 
 import (
-	"context"
 	"testing"
 	"time"
 
@@ -13,58 +12,17 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apiserver/pkg/authentication/user"
-	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	applycorev1 "k8s.io/client-go/applyconfigurations/core/v1"
 	"k8s.io/client-go/kubernetes"
-	restclient "k8s.io/client-go/rest"
-	"k8s.io/component-base/compatibility"
 
-	"github.com/skiff-k8s/skiff/apiserver"
-	"github.com/skiff-k8s/skiff/apiserver/inprocess"
-	"github.com/skiff-k8s/skiff/datastore"
 	"github.com/skiff-k8s/skiff/registry"
+	"github.com/skiff-k8s/skiff/testenv"
 )
 
-// newClient serves all resources from an empty store, to a client that may do everything.
+// newClient is for a client that may do everything on an empty cluster.
 func newClient(t *testing.T) kubernetes.Interface {
 	t.Helper()
-	config, _ := newServer(t, nil)
-	return kubernetes.NewForConfigOrDie(config)
-}
-
-// newServer is the same with what else makes the server, and gives the data below it.
-func newServer(t *testing.T, change func(*apiserver.Config)) (*restclient.Config, *datastore.Store) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	store, err := datastore.Open(ctx, datastore.Config{Dir: t.TempDir(), TickMs: 5, UnsafeNoFsync: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	door := inprocess.NewDoor()
-	admin := door.ClientConfig(&user.DefaultInfo{Name: "admin", Groups: []string{user.SystemPrivilegedGroup}})
-	config := apiserver.Config{
-		Store: store, Resources: registry.All(registry.Deps{}), Door: door, Loopback: admin,
-		Authenticator: inprocess.Authenticator(), Authorizer: authorizerfactory.NewAlwaysAllowAuthorizer(),
-		ExternalAddress: "127.0.0.1:6443", Version: compatibility.NewEffectiveVersionFromString("1.37.2", "1.37", "1.37"),
-	}
-	if change != nil {
-		change(&config)
-	}
-	server, err := apiserver.New(ctx, config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- server.Run(ctx, door) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		_ = store.Close()
-	})
-	return admin, store
+	return testenv.Start(t).Client
 }
 
 func TestObjectsLiveThroughTheAPI(t *testing.T) {

@@ -19,6 +19,8 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	restclient "k8s.io/client-go/rest"
+
+	"github.com/skiff-k8s/skiff/testenv"
 )
 
 var widgets = schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: "widgets"}
@@ -93,7 +95,8 @@ func eventually(t *testing.T, what string, ask func() error) {
 
 func TestCustomResourcesLiveThroughTheAPI(t *testing.T) {
 	ctx := t.Context()
-	config, store := newServer(t, nil)
+	env := testenv.Start(t)
+	config := env.Config
 	define(t, config, widgetDefinition())
 	client := dynamic.NewForConfigOrDie(config).Resource(widgets).Namespace("default")
 
@@ -118,11 +121,11 @@ func TestCustomResourcesLiveThroughTheAPI(t *testing.T) {
 		t.Errorf("scale = %v, %v; want a Scale", scale, err)
 	}
 
-	raw, err := store.Client().Get(ctx, "/registry/example.com/widgets/default/a")
+	raw, err := env.Store.Client().Get(ctx, "/registry/example.com/widgets/default/a")
 	if err != nil || len(raw.Kvs) != 1 || !json.Valid(raw.Kvs[0].Value) {
 		t.Errorf("stored: %v, %v; want one JSON document under upstream's key", raw, err)
 	}
-	raw, err = store.Client().Get(ctx, "/registry/apiextensions.k8s.io/customresourcedefinitions/widgets.example.com")
+	raw, err = env.Store.Client().Get(ctx, "/registry/apiextensions.k8s.io/customresourcedefinitions/widgets.example.com")
 	if err != nil || len(raw.Kvs) != 1 || !json.Valid(raw.Kvs[0].Value) {
 		t.Errorf("stored definition: %v, %v; want one JSON document under upstream's key", raw, err)
 	}
@@ -131,7 +134,7 @@ func TestCustomResourcesLiveThroughTheAPI(t *testing.T) {
 // The names are in both kinds of discovery, and go with the definition, which takes its objects along.
 func TestDiscoveryFollowsDefinitions(t *testing.T) {
 	ctx := t.Context()
-	config, _ := newServer(t, nil)
+	config := testenv.Start(t).Config
 	define(t, config, widgetDefinition())
 	if _, err := dynamic.NewForConfigOrDie(config).Resource(widgets).Namespace("default").Create(ctx, widget("a", 1), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
