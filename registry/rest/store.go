@@ -110,6 +110,7 @@ func (r Resource[T]) Build(scheme *runtime.Scheme, options OptionsGetter) (*Buil
 		DeleteStrategy:            s,
 		ResetFieldsStrategy:       s,
 		TableConvertor:            newTable(r.Columns),
+		ReturnDeletedObject:       r.ReturnDeleted,
 	}
 	if r.GracefulDelete != nil {
 		generic.DeleteStrategy = gracefulStrategy[T]{s}
