@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -109,7 +110,16 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	group.Go(func() error { return a.objects.Run(ctx) })
 	group.Go(func() error { return a.volumes.Run(ctx) })
-	group.Go(func() error { return a.kubelet.Run(ctx) })
+	group.Go(func() error {
+		if a.runtime != nil {
+			select {
+			case <-a.runtime.Ready():
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		return a.kubelet.Run(ctx)
+	})
 	group.Go(func() error { return a.api.Run(ctx) })
 	group.Go(func() error { return a.proxy.Run(ctx) })
 	group.Go(func() error { return a.runDNS(ctx) })
@@ -186,7 +196,7 @@ func (a *Agent) buildKubelet() error {
 	if a.runtime != nil {
 		driver = a.runtime.CgroupDriver()
 	}
-	a.objects = objects.New(a.deps.Node, func(uid types.UID) { a.kubelet.Resync(uid) })
+	a.objects = objects.New(a.deps.Node, func(uid types.UID) { a.kubelet.Wake(uid) })
 	services := a.deps.Informers.Core().V1().Services()
 	builder := env.New(a.objects,
 		env.Services{Lister: services.Lister(), Synced: services.Informer().HasSynced},
@@ -198,7 +208,7 @@ func (a *Agent) buildKubelet() error {
 		Objects: a.objects,
 		Env:     builder,
 		Node:    a.node,
-		Changed: func(uid types.UID) { a.kubelet.Resync(uid) },
+		Changed: func(uid types.UID) { a.kubelet.Wake(uid) },
 	})
 	a.kubelet, err = kubelet.New(kubelet.Config{
 		Node: node.Config{
@@ -227,7 +237,7 @@ func (a *Agent) buildKubelet() error {
 		CPUCFSQuota: true,
 		LogMaxSize:  10 << 20,
 		LogMaxFiles: 5,
-		ImageGC:     images.GCConfig{HighPercent: 85, LowPercent: 80},
+		ImageGC:     images.GCConfig{HighPercent: 85, LowPercent: 80, MinAge: 2 * time.Minute},
 	}, kubelet.Deps{
 		Client:    a.deps.Node,
 		Informers: a.deps.Informers,

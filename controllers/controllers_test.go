@@ -46,7 +46,7 @@ func newCluster(t *testing.T) *cluster {
 	}
 	door := inprocess.NewDoor()
 	admin := door.ClientConfig(&user.DefaultInfo{Name: "admin", Groups: []string{user.SystemPrivilegedGroup}})
-	server, err := apiserver.New(apiserver.Config{
+	server, err := apiserver.New(ctx, apiserver.Config{
 		Store: store, Resources: registry.All(registry.Deps{}), Door: door, Loopback: admin,
 		Authenticator: inprocess.Authenticator(), Authorizer: authorizerfactory.NewAlwaysAllowAuthorizer(),
 		ExternalAddress: "127.0.0.1:6443", Version: compatibility.NewEffectiveVersionFromString("1.37.2", "1.37", "1.37"),

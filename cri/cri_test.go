@@ -9,6 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -18,11 +22,15 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/skiff-k8s/skiff/testhost"
@@ -42,14 +50,19 @@ func TestMain(m *testing.M) {
 	if os.Getenv(serverEnv) == "" {
 		os.Exit(m.Run())
 	}
-	if err := serveForTest(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	for ctx.Err() == nil {
+		if err := serveForTest(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	}
 }
 
-func serveForTest() error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+// serveForTest runs a containerd until it is told to end, or by SIGHUP to start again in the same process.
+func serveForTest(ctx context.Context) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP)
 	defer stop()
 	c, err := New(Config{
 		Root:     filepath.Join(testRoot, "containerd"),
@@ -127,7 +140,6 @@ func (n *node) start() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	os.Remove(n.Path("/run/ready"))
 	cmd := n.Command(context.WithoutCancel(n.t.Context()), self)
 	cmd.Env = append(os.Environ(), serverEnv+"=1")
 	log, err := os.Create(n.logFile)
@@ -139,15 +151,21 @@ func (n *node) start() {
 	if n.process, err = n.Start(cmd); err != nil {
 		n.t.Fatal(err)
 	}
+	n.connect()
+}
+
+// connect waits until containerd is ready, and connects to its socket.
+func (n *node) connect() {
+	n.t.Helper()
 	n.await("containerd is ready", func() bool {
 		select {
 		case <-n.process.Done():
 			n.t.Fatalf("containerd ended: %v\n%s", n.process.Wait(n.t.Context()), n.log())
 		default:
 		}
-		_, err := os.Stat(n.Path("/run/ready"))
-		return err == nil
+		return os.Remove(n.Path("/run/ready")) == nil
 	})
+	var err error
 	n.conn, err = Dial("unix://" + n.Path(testAddress))
 	if err != nil {
 		n.t.Fatal(err)
@@ -360,6 +378,20 @@ func TestRestart(t *testing.T) {
 	n.removePods()
 }
 
+// One process may run a containerd again after it has ended one.
+func TestRunAgain(t *testing.T) {
+	n := newNode(t)
+	pod, podID := n.sandbox("web")
+	id := n.container(pod, podID, "main", "while :; do sleep 1; done")
+	if err := n.process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	n.conn.Close()
+	n.connect()
+	n.exec(id, "/bin/busybox", "true")
+	n.removePods()
+}
+
 // Images of the image directory are there, by the names in their archives, and pinned.
 func TestImages(t *testing.T) {
 	n := newNode(t)
@@ -381,6 +413,50 @@ func TestImages(t *testing.T) {
 	}
 }
 
+// A pull goes to the mirrors that hosts.toml names.
+func TestPull(t *testing.T) {
+	n := newNode(t)
+	listener := must[net.Listener](t)(n.Listen(t.Context(), "tcp", "127.0.0.1:5000"))
+	images := &http.Server{Handler: registry.New(registry.Logger(log.New(io.Discard, "", 0)))}
+	push(t, images.Handler, "team/tool", "2", busyboxImage(t))
+	go images.Serve(listener)
+	defer images.Close()
+	dir := n.Path("/etc/skiff/certs.d/registry.example")
+	hosts := "server = \"https://registry.example\"\n[host.\"http://127.0.0.1:5000\"]\n"
+	if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(hosts), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	const image = "registry.example/team/tool:2"
+	res := must[*runtimeapi.PullImageResponse](t)(n.images.PullImage(t.Context(), &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: image}}))
+	status := must[*runtimeapi.ImageStatusResponse](t)(n.images.ImageStatus(t.Context(), &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: image}}))
+	if status.GetImage() == nil || res.ImageRef == "" {
+		t.Errorf("after the pull of %q, ImageStatus = %v", res.ImageRef, status)
+	}
+	_, err := n.images.PullImage(t.Context(), &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: "registry.example/team/none:1"}})
+	if grpcstatus.Code(err) != codes.NotFound {
+		t.Errorf("pull of an image that does not exist = %v, want NotFound", err)
+	}
+}
+
+// push puts an image with one layer into a registry.
+func push(t *testing.T, registry http.Handler, repository, tag string, image v1.Image) {
+	t.Helper()
+	send := func(method, path, contentType string, body []byte) {
+		r := httptest.NewRequest(method, "/v2/"+repository+path, bytes.NewReader(body))
+		r.Header.Set("Content-Type", contentType)
+		w := httptest.NewRecorder()
+		if registry.ServeHTTP(w, r); w.Code != http.StatusCreated {
+			t.Fatalf("%s %s = %d %s", method, path, w.Code, w.Body)
+		}
+	}
+	layer := must[[]v1.Layer](t)(image.Layers())[0]
+	content := must[[]byte](t)(io.ReadAll(must[io.ReadCloser](t)(layer.Compressed())))
+	send("POST", "/blobs/uploads/?digest="+must[v1.Hash](t)(layer.Digest()).String(), "application/octet-stream", content)
+	config := must[[]byte](t)(image.RawConfigFile())
+	send("POST", "/blobs/uploads/?digest="+must[v1.Hash](t)(image.ConfigName()).String(), "application/octet-stream", config)
+	send("PUT", "/manifests/"+tag, string(must[types.MediaType](t)(image.MediaType())), must[[]byte](t)(image.RawManifest()))
+}
+
 func TestNewNeedsDirectories(t *testing.T) {
 	if _, err := New(Config{Root: "/a", State: "/b"}); err == nil {
 		t.Error("New without a directory for the programs succeeded")
@@ -388,6 +464,13 @@ func TestNewNeedsDirectories(t *testing.T) {
 }
 
 func writeBusybox(t *testing.T, path string) {
+	t.Helper()
+	if err := tarball.WriteToFile(path, must[name.Tag](t)(name.NewTag(busybox)), busyboxImage(t)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func busyboxImage(t *testing.T) v1.Image {
 	t.Helper()
 	program, err := os.ReadFile("/bin/busybox")
 	if err != nil {
@@ -414,8 +497,5 @@ func writeBusybox(t *testing.T, path string) {
 	config := must[*v1.ConfigFile](t)(image.ConfigFile())
 	config.Architecture, config.OS = "amd64", "linux"
 	config.Config.Env = []string{"PATH=/bin"}
-	image = must[v1.Image](t)(mutate.ConfigFile(image, config))
-	if err := tarball.WriteToFile(path, must[name.Tag](t)(name.NewTag(busybox)), image); err != nil {
-		t.Fatal(err)
-	}
+	return must[v1.Image](t)(mutate.ConfigFile(image, config))
 }

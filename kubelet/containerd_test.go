@@ -149,7 +149,7 @@ func onHost(ctx context.Context, phase string) error {
 	}
 	id := web.Status.ContainerStatuses[0].ContainerID
 	if phase == "first" {
-		if err := os.WriteFile("/run/first", []byte(id), 0o600); err != nil {
+		if err := errors.Join(os.WriteFile("/run/first.new", []byte(id), 0o600), os.Rename("/run/first.new", "/run/first")); err != nil {
 			return err
 		}
 		<-ctx.Done() // we are killed

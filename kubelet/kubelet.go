@@ -110,6 +110,7 @@ type Kubelet struct {
 	runtime     *containers.Runtime
 	status      *status.Manager
 	prober      *probe.Prober
+	puller      *images.Puller
 	imageGC     *images.Collector
 	synced      []cache.InformerSynced
 	onPodCIDR   func([]string)
@@ -140,17 +141,18 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 		k.broadcaster = record.NewBroadcaster()
 		k.events = k.broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: cfg.Node.Name})
 	}
-	k.agent, err = node.New(cfg.Node, deps.Client, deps.Runtime, deps.Images, k.events, deps.VolumesInUse)
+	k.agent, err = node.New(cfg.Node, deps.Client, deps.Runtime, deps.Images, k.events, deps.VolumesInUse, k.wakeAll)
 	if err != nil {
 		return nil, err
 	}
 	k.prober = probe.New(execer{deps.Runtime}, k.events, k.wake)
 	machine := k.agent.Machine()
+	k.puller = images.NewPuller(deps.Images, secrets{deps.Client}, k.events)
 	k.runtime = containers.New(containers.Config{
 		LogRoot: cfg.LogRoot, ContainerLogLinks: cfg.LogLinks, PodRoot: filepath.Join(cfg.Root, "pods"),
 		SeccompRoot: filepath.Join(cfg.Root, "seccomp"), CPUCFSQuota: cfg.CPUCFSQuota, CPUCFSPeriod: cfg.Cgroups.CPUPeriod,
 		MinOOMScoreAdj: cfg.MinOOMScoreAdj, MemoryCapacity: machine.Memory, HugePageSizes: machine.HugePageNames(),
-	}, deps.Runtime, images.NewPuller(deps.Images, secrets{deps.Client}, k.events), host{k}, k.prober, k.events)
+	}, deps.Runtime, k.puller, host{k}, k.prober, k.events)
 	k.imageGC = images.NewCollector(cfg.ImageGC, deps.Images, deps.Runtime)
 	k.status = status.NewManager(deps.Client, deps.Informers.Core().V1().Pods().Lister())
 	return k, k.handlers(deps.Informers)

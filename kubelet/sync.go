@@ -4,6 +4,7 @@ package kubelet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -11,9 +12,12 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/resource"
 	"k8s.io/klog/v2"
+	"k8s.io/kubectl/pkg/util/qos"
 
 	"github.com/skiff-k8s/skiff/kubelet/admit"
+	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 	"github.com/skiff-k8s/skiff/kubelet/containers"
 	"github.com/skiff-k8s/skiff/kubelet/probe"
 	"github.com/skiff-k8s/skiff/kubelet/status"
@@ -28,8 +32,8 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 	if !w.seen {
 		w.remember(have)
 	}
-	if rejected := k.admit(w, pod, have); rejected {
-		return true, then, nil
+	if rejected, err := k.admit(w, pod, have); rejected || err != nil {
+		return rejected, then, err
 	}
 	k.probeContainers(w, pod, have)
 	now := k.generate(w, pod, have, false)
@@ -87,27 +91,30 @@ func (k *Kubelet) note(w *worker, out *containers.Outcome) (changed bool) {
 }
 
 // admit decides once whether the pod may run here. A pod that runs already is not asked again.
-func (k *Kubelet) admit(w *worker, pod *v1.Pod, have *containers.Status) (rejected bool) {
+func (k *Kubelet) admit(w *worker, pod *v1.Pod, have *containers.Status) (rejected bool, err error) {
 	k.admission.Lock()
 	defer k.admission.Unlock()
 	w.mu.Lock()
 	ready := w.ready
 	w.mu.Unlock()
 	if ready || status.IsTerminal(pod.Status.Phase) {
-		return false
+		return false, nil
 	}
-	node := k.agent.Node()
-	if len(have.Containers) == 0 && node != nil {
+	if len(have.Containers) == 0 {
+		node := k.agent.Node()
+		if node == nil {
+			return false, fmt.Errorf("node %q is not registered yet", k.cfg.Node.Name)
+		}
 		if r := admit.Check(pod, node, k.active(pod.UID)); r != nil {
 			k.events.Event(pod, v1.EventTypeWarning, r.Reason, strings.TrimPrefix(r.Message, "Pod was rejected: "))
 			k.status.Set(pod, rejectedStatus(pod, r))
-			return true
+			return true, nil
 		}
 	}
 	w.mu.Lock()
 	w.ready = true
 	w.mu.Unlock()
-	return false
+	return false, nil
 }
 
 func rejectedStatus(pod *v1.Pod, r *admit.Rejection) v1.PodStatus {
@@ -143,6 +150,9 @@ func (k *Kubelet) prepareNode(ctx context.Context, pod *v1.Pod) error {
 			k.events.Eventf(pod, v1.EventTypeWarning, "FailedCreatePodContainer", "unable to ensure pod container exists: %v", err)
 			return err
 		}
+		if err := k.shareCPU(); err != nil {
+			return err
+		}
 	}
 	if err := os.MkdirAll(k.runtime.PodDir(pod.UID), 0o750); err != nil {
 		k.events.Eventf(pod, v1.EventTypeWarning, "Failed", "error making pod data directories: %v", err)
@@ -155,6 +165,18 @@ func (k *Kubelet) prepareNode(ctx context.Context, pod *v1.Pod) error {
 		return fmt.Errorf("set up volumes: %w", err)
 	}
 	return nil
+}
+
+// shareCPU gives the burstable pods together the CPU that they request.
+func (k *Kubelet) shareCPU() error {
+	var milli int64
+	for _, pod := range k.active("") {
+		if qos.GetPodQOS(pod) == v1.PodQOSBurstable {
+			requests := resource.PodRequests(pod, resource.PodResourcesOptions{})
+			milli += requests.Cpu().MilliValue()
+		}
+	}
+	return k.tree.SetBurstableShares(cgroups.Shares(milli))
 }
 
 // generate decides the pod's status.
@@ -240,7 +262,7 @@ func (k *Kubelet) tidyUp(ctx context.Context, w *worker, pod *v1.Pod) error {
 	if err := k.volumes.TearDown(ctx, pod.UID); err != nil {
 		return fmt.Errorf("tear down volumes: %w", err)
 	}
-	if err := k.tree.Remove(pod); err != nil {
+	if err := errors.Join(k.tree.Remove(pod), k.shareCPU()); err != nil {
 		return err
 	}
 	w.mu.Lock()

@@ -8,6 +8,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/skiff-k8s/skiff/kubelet/containers"
 )
@@ -104,5 +105,33 @@ func (k *Kubelet) SandboxID(ctx context.Context, uid types.UID) (string, error) 
 // Node is the Node object as last known; nil before it is registered.
 func (k *Kubelet) Node() *v1.Node { return k.agent.Node() }
 
-// Resync looks at a pod again soon: call it when something that its volumes show has changed.
-func (k *Kubelet) Resync(uid types.UID) { k.wake(uid) }
+// Wake makes the pod be looked at again: call it when something that its volumes are made of has changed.
+func (k *Kubelet) Wake(uid types.UID) { k.wake(uid) }
+
+// EnsureImage pulls the image of an image volume, as that of a container is pulled.
+func (k *Kubelet) EnsureImage(ctx context.Context, pod *v1.Pod, image *v1.ImageVolumeSource) (*runtimeapi.ImageSpec, error) {
+	handler, err := host{k}.RuntimeHandler(pod)
+	if err != nil {
+		return nil, err
+	}
+	as := &v1.Container{Image: image.Reference, ImagePullPolicy: image.PullPolicy}
+	have, failed := k.puller.Ensure(ctx, pod, as, nil, handler)
+	if failed != nil {
+		return nil, failed
+	}
+	return &runtimeapi.ImageSpec{Image: have.GetId(), UserSpecifiedImage: image.Reference, RuntimeHandler: handler}, nil
+}
+
+// RecursiveReadOnly says whether a runtime handler can make mounts read-only with all that is mounted below them.
+func (k *Kubelet) RecursiveReadOnly(handler string) bool {
+	n := k.agent.Node()
+	if n == nil {
+		return false
+	}
+	for _, h := range n.Status.RuntimeHandlers {
+		if h.Name == handler {
+			return h.Features != nil && h.Features.RecursiveReadOnlyMounts != nil && *h.Features.RecursiveReadOnlyMounts
+		}
+	}
+	return false
+}

@@ -109,6 +109,15 @@ func (k *Kubelet) wake(uid types.UID) {
 	}
 }
 
+// wakeAll makes all workers look again.
+func (k *Kubelet) wakeAll() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, w := range k.workers {
+		w.poke()
+	}
+}
+
 func (w *worker) poke() {
 	select {
 	case w.wake <- struct{}{}:
@@ -175,7 +184,10 @@ type next struct {
 
 // work makes steps until the pod is finished or ctx ends.
 func (k *Kubelet) work(ctx context.Context, w *worker) {
-	logger := klog.FromContext(ctx).WithValues("pod", klog.KObj(w.pod), "podUID", w.uid)
+	w.mu.Lock()
+	name := klog.KObj(w.pod)
+	w.mu.Unlock()
+	logger := klog.FromContext(ctx).WithValues("pod", name, "podUID", w.uid)
 	ctx = klog.NewContext(ctx, logger)
 	pause := retryFirst
 	for ctx.Err() == nil {

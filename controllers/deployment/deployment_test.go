@@ -14,7 +14,9 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/controllertest"
@@ -184,17 +186,21 @@ func TestRecreateStopsOldPodsFirst(t *testing.T) {
 		d.Spec.Strategy = appsv1.DeploymentStrategy{Type: appsv1.RecreateDeploymentStrategyType}
 		w := run(t, d)
 		w.settle()
-		// A finalizer of sorts: pods that are asked to end stay for a while.
-		var ending []corev1.Pod
-		for _, pod := range w.Pods() {
-			ending = append(ending, pod)
-		}
+		// An old pod that takes its time: new ones must wait for it.
+		pods := w.Pods()
+		slow := pods[0]
+		w.PrependReactor("delete", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+			return action.(clienttesting.DeleteAction).GetName() == slow.Name && slow.Status.Phase != corev1.PodSucceeded, nil, nil
+		})
 		w.setImage("v2")
 		w.settle()
-		w.wantSizes("v1:0 v2:2")
-		if len(ending) != 2 {
-			t.Fatalf("had %d pods, want 2", len(ending))
+		w.wantSizes("v1:0")
+		slow.Status.Phase = corev1.PodSucceeded
+		if err := w.CoreV1().Pods("default").Delete(t.Context(), slow.Name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
 		}
+		w.settle()
+		w.wantSizes("v1:0 v2:2")
 	})
 }
 

@@ -165,6 +165,7 @@ func (c *controller) healthLocked(node string) *health {
 func (c *controller) forget(node *corev1.Node) {
 	c.mu.Lock()
 	delete(c.known, node.Name)
+	delete(c.zones.granted, node.Name)
 	c.mu.Unlock()
 	c.recordEvent(node, "RemovingNode", fmt.Sprintf("Removing Node %v from Controller", node.Name))
 }
@@ -298,7 +299,10 @@ func (c *controller) taint(ctx context.Context, node *corev1.Node) (time.Duratio
 			h.alive = time.Now()
 		}
 	}
-	taints, wait := withTaints(node, verdict, func(zone string, qps float32) time.Duration { return c.zones.reserve(zone, qps) }, time.Now())
+	if verdict.allDown || noExecuteKey(node) == "" {
+		delete(c.zones.granted, node.Name)
+	}
+	taints, wait := withTaints(node, verdict, c.zones.reserve, time.Now())
 	c.mu.Unlock()
 
 	patch := map[string]any{}

@@ -83,8 +83,8 @@ func owned(t corev1.Taint) bool {
 }
 
 // withTaints returns the taints that the node should have: those of others as they are, and ours. A NoExecute taint
-// that is new needs a token of the zone, for which reserve says how long to wait; 0 means that it was taken.
-func withTaints(node *corev1.Node, verdict verdict, reserve func(zone string, qps float32) time.Duration, now time.Time) ([]corev1.Taint, time.Duration) {
+// that is new needs a token of the zone, for which reserve says how long to wait; 0 means that the node has one.
+func withTaints(node *corev1.Node, verdict verdict, reserve func(node, zone string, qps float32) time.Duration, now time.Time) ([]corev1.Taint, time.Duration) {
 	var wanted []corev1.Taint
 	want := func(key string, effect corev1.TaintEffect) {
 		wanted = append(wanted, corev1.Taint{Key: key, Effect: effect})
@@ -102,7 +102,7 @@ func withTaints(node *corev1.Node, verdict verdict, reserve func(zone string, qp
 		has := slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return owned(t) && t.Effect == corev1.TaintEffectNoExecute })
 		if !has { // not-ready becomes unreachable, and the other way round, without waiting
 			zone := zoneOf(node)
-			wait = reserve(zone, verdict.qps[zone])
+			wait = reserve(node.Name, zone, verdict.qps[zone])
 		}
 		if wait == 0 {
 			want(key, corev1.TaintEffectNoExecute)

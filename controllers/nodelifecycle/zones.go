@@ -24,10 +24,13 @@ const (
 // zones limits the rate of evictions per zone.
 type zones struct {
 	limiters map[string]*rate.Limiter
-	allDown  bool // at the last judgement
+	granted  map[string]bool // nodes that have their token: until they are ready again, whatever the cache shows
+	allDown  bool            // at the last judgement
 }
 
-func newZones() *zones { return &zones{limiters: map[string]*rate.Limiter{}} }
+func newZones() *zones {
+	return &zones{limiters: map[string]*rate.Limiter{}, granted: map[string]bool{}}
+}
 
 // verdict is what the state of all nodes means for each.
 type verdict struct {
@@ -72,8 +75,11 @@ func judge(nodes []*corev1.Node) verdict {
 	return v
 }
 
-// reserve takes a token of the zone, which has qps new ones per second, or says when to ask again.
-func (z *zones) reserve(zone string, qps float32) time.Duration {
+// reserve takes a token of the zone, which has qps new ones per second, for the node, or says when to ask again.
+func (z *zones) reserve(node, zone string, qps float32) time.Duration {
+	if z.granted[node] {
+		return 0
+	}
 	limiter := z.limiters[zone]
 	if limiter == nil {
 		limiter = rate.NewLimiter(rate.Limit(qps), 1)
@@ -86,6 +92,7 @@ func (z *zones) reserve(zone string, qps float32) time.Duration {
 		return noToken
 	}
 	if limiter.Allow() {
+		z.granted[node] = true
 		return 0
 	}
 	missing := 1 - limiter.Tokens()

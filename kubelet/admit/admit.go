@@ -45,8 +45,7 @@ func Check(pod *v1.Pod, node *v1.Node, others []*v1.Pod) *Rejection {
 		return predicate("NodePorts")
 	}
 	noExecute := func(t *v1.Taint) bool { return t.Effect == v1.TaintEffectNoExecute }
-	if taint, hurts := corev1.FindMatchingUntoleratedTaint(klog.Background(), node.Spec.Taints, pod.Spec.Tolerations, noExecute, true); hurts {
-		_ = taint
+	if _, hurts := corev1.FindMatchingUntoleratedTaint(klog.Background(), node.Spec.Taints, pod.Spec.Tolerations, noExecute, true); hurts {
 		return predicate("TaintToleration")
 	}
 	return nil

@@ -36,13 +36,15 @@ func (r *Runtime) CollectGarbage(ctx context.Context, policy Policy, gone func(a
 		return fmt.Errorf("list sandboxes: %w", err)
 	}
 	var errs []error
-	inUse := map[string]bool{} // sandboxes that still have a container
-	for _, key := range deadContainers(list.GetContainers(), policy, gone, time.Now()) {
-		errs = append(errs, r.removeContainer(ctx, key))
-		key.PodSandboxId = ""
+	removed := map[string]bool{}
+	for _, c := range deadContainers(list.GetContainers(), policy, gone, time.Now()) {
+		err := r.removeContainer(ctx, c)
+		errs = append(errs, err)
+		removed[c.GetId()] = err == nil
 	}
+	inUse := map[string]bool{} // sandboxes that still have a container
 	for _, c := range list.GetContainers() {
-		if c.GetPodSandboxId() != "" {
+		if !removed[c.GetId()] {
 			inUse[c.GetPodSandboxId()] = true
 		}
 	}

@@ -112,6 +112,7 @@ func (r *Runtime) end(ctx context.Context, pod *v1.Pod, status *Status, plan Pla
 		if err := r.KillPod(ctx, pod, status, nil); err != nil {
 			return err
 		}
+		out.Changed = len(status.RunningContainers()) > 0
 		if plan.CreateSandbox {
 			r.removeInitContainers(ctx, pod, status, 0)
 		}

@@ -50,8 +50,7 @@ type container struct {
 	sandbox string
 	config  *runtimeapi.ContainerConfig
 	status  *runtimeapi.ContainerStatus
-	// Stubborn containers ignore the stop signal, and end when the grace period does.
-	ended chan struct{}
+	ended   chan struct{} // closed when it has ended
 }
 
 // New makes a runtime that has these images.

@@ -16,8 +16,6 @@ import (
 	"time"
 
 	"github.com/distribution/reference"
-	"google.golang.org/grpc/codes"
-	grpcstatus "google.golang.org/grpc/status"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/flowcontrol"
@@ -51,8 +49,8 @@ type Puller struct {
 	events  record.EventRecorder
 	backoff *flowcontrol.Backoff
 
-	mu      sync.Mutex
-	missing map[string]time.Time // guarded by mu: image and pod to when its pull failed last
+	mu     sync.Mutex
+	failed map[string]time.Time // guarded by mu: by pod and image, when the pull failed last
 }
 
 // Secrets reads a pull secret of a namespace.
@@ -65,7 +63,7 @@ func NewPuller(cri runtimeapi.ImageServiceClient, secrets Secrets, events record
 	return &Puller{
 		cri: cri, secrets: secrets, events: events,
 		backoff: flowcontrol.NewBackOff(10*time.Second, 5*time.Minute),
-		missing: map[string]time.Time{},
+		failed:  map[string]time.Time{},
 	}
 }
 
@@ -118,9 +116,9 @@ func mustPull(policy v1.PullPolicy, present bool) bool {
 func (p *Puller) pull(ctx context.Context, pod *v1.Pod, c *v1.Container, spec *runtimeapi.ImageSpec, sandbox *runtimeapi.PodSandboxConfig) (*runtimeapi.Image, *Error) {
 	key := string(pod.UID) + "_" + c.Image
 	p.mu.Lock()
-	failed, last := p.missing[key], time.Now()
+	failed := p.failed[key]
 	p.mu.Unlock()
-	if p.backoff.IsInBackOffSinceUpdate(key, last) {
+	if p.backoff.IsInBackOffSinceUpdate(key, time.Now()) {
 		message := fmt.Sprintf("Back-off pulling image %q", c.Image)
 		p.event(pod, c, v1.EventTypeNormal, "BackOff", message)
 		return nil, &Error{Reason: ReasonImagePullBackOff, Message: message, RetryAt: failed.Add(p.backoff.Get(key))}
@@ -130,7 +128,7 @@ func (p *Puller) pull(ctx context.Context, pod *v1.Pod, c *v1.Container, spec *r
 	err := p.try(ctx, pod, spec, sandbox)
 	if err != nil {
 		p.mu.Lock()
-		p.missing[key] = time.Now()
+		p.failed[key] = time.Now()
 		p.mu.Unlock()
 		p.backoff.Next(key, time.Now())
 		p.event(pod, c, v1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", c.Image, err))
@@ -139,7 +137,7 @@ func (p *Puller) pull(ctx context.Context, pod *v1.Pod, c *v1.Container, spec *r
 	}
 	p.backoff.GC()
 	p.mu.Lock()
-	delete(p.missing, key)
+	delete(p.failed, key)
 	p.mu.Unlock()
 	image, err := p.present(ctx, spec)
 	if err == nil && image == nil {
@@ -174,9 +172,6 @@ func (p *Puller) try(ctx context.Context, pod *v1.Pod, spec *runtimeapi.ImageSpe
 // classify turns a runtime's error into the reason and text of the waiting state.
 func classify(image string, err error) (reason, message string) {
 	text := err.Error()
-	if s, ok := grpcstatus.FromError(err); ok && s.Code() != codes.Unknown {
-		text = err.Error()
-	}
 	switch {
 	case strings.HasPrefix(text, "RegistryUnavailable") || strings.Contains(text, "RegistryUnavailable:"):
 		return ReasonRegistryDown, fmt.Sprintf("image pull failed for %s because the registry is unavailable", image)

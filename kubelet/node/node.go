@@ -65,6 +65,7 @@ type Agent struct {
 	images  runtimeapi.ImageServiceClient
 	events  record.EventRecorder
 	volumes func() ([]v1.UniqueVolumeName, []v1.AttachedVolume)
+	usable  func()
 	machine Machine
 	poke    chan struct{}
 
@@ -75,14 +76,15 @@ type Agent struct {
 	asked      bool      // guarded by mu: networkErr is an answer of the runtime
 }
 
-// New makes an Agent. volumes tells which volumes are in use; nil for none.
+// New makes an Agent. volumes tells which volumes are in use, nil for none; usable is called whenever the node has
+// become able to run pods: it is registered and its network is ready.
 func New(cfg Config, client kubernetes.Interface, cri runtimeapi.RuntimeServiceClient, images runtimeapi.ImageServiceClient, events record.EventRecorder,
-	volumes func() ([]v1.UniqueVolumeName, []v1.AttachedVolume)) (*Agent, error) {
+	volumes func() ([]v1.UniqueVolumeName, []v1.AttachedVolume), usable func()) (*Agent, error) {
 	machine, err := ReadMachine(cfg.DataDir)
 	if err != nil {
 		return nil, err
 	}
-	return &Agent{cfg: cfg, client: client, cri: cri, images: images, events: events, volumes: volumes, machine: machine, poke: make(chan struct{}, 1)}, nil
+	return &Agent{cfg: cfg, client: client, cri: cri, images: images, events: events, volumes: volumes, usable: usable, machine: machine, poke: make(chan struct{}, 1)}, nil
 }
 
 // Poke asks for a look at the node's status now.
@@ -182,13 +184,19 @@ func (a *Agent) keepStatus(ctx context.Context) {
 func (a *Agent) update(ctx context.Context) (ready bool, err error) {
 	observed := a.observe(ctx)
 	a.mu.Lock()
+	before := a.asked && a.networkErr == nil
 	a.networkErr, a.asked = observed.networkError(), observed.Runtime != nil
+	became := a.asked && a.networkErr == nil && !before
 	have := a.node
 	a.mu.Unlock()
 	if have == nil {
 		if have, err = a.register(ctx, observed); err != nil {
 			return false, err
 		}
+		became = true
+	}
+	if became {
+		a.usable()
 	}
 	now := time.Now()
 	want := a.cfg.status(have, a.machine, observed, now)

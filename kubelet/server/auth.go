@@ -66,7 +66,7 @@ func (s *Server) withAuth(next http.Handler) http.Handler {
 			logger.Info("Cannot authenticate a request to the kubelet", "path", r.URL.Path, "err", err)
 		}
 		if err != nil || !ok {
-			http.Error(w, "Unauthorized", http.StatusUnauthorized)
+			writeError(w, "Unauthorized", http.StatusUnauthorized)
 			return
 		}
 		attributes := requestAttributes(s.config.NodeName, who.User, r)
@@ -74,7 +74,7 @@ func (s *Server) withAuth(next http.Handler) http.Handler {
 			decision, _, err := s.config.Authorizer.Authorize(r.Context(), a)
 			if err != nil {
 				logger.Error(err, "Cannot authorize a request to the kubelet", "user", a.User.GetName(), "path", a.Path)
-				http.Error(w, fmt.Sprintf("Authorization error (user=%s, verb=%s, resource=%s, subresource=%s)",
+				writeError(w, fmt.Sprintf("Authorization error (user=%s, verb=%s, resource=%s, subresource=%s)",
 					a.User.GetName(), a.Verb, a.Resource, a.Subresource), http.StatusInternalServerError)
 				return
 			}
@@ -83,7 +83,7 @@ func (s *Server) withAuth(next http.Handler) http.Handler {
 				return
 			}
 		}
-		http.Error(w, fmt.Sprintf("Forbidden (user=%s, verb=%s, resource=%s, subresource(s)=%v)\n",
+		writeError(w, fmt.Sprintf("Forbidden (user=%s, verb=%s, resource=%s, subresource(s)=%v)\n",
 			who.User.GetName(), attributes[0].Verb, attributes[0].Resource, subresources(r.URL.Path)), http.StatusForbidden)
 	})
 }

@@ -28,26 +28,26 @@ import (
 func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
 	o, err := logOptions(r.URL.Query())
 	if err != nil {
-		http.Error(w, fmt.Sprintf(`{"message": "Unable to decode query: %v"}`, err), http.StatusBadRequest)
+		writeError(w, fmt.Sprintf(`{"message": "Unable to decode query: %v"}`, err), http.StatusBadRequest)
 		return
 	}
 	if !validLogOptions(o) {
-		http.Error(w, `{"message": "Invalid request."}`, http.StatusUnprocessableEntity)
+		writeError(w, `{"message": "Invalid request."}`, http.StatusUnprocessableEntity)
 		return
 	}
 	name := r.PathValue("container")
 	pod, ok := s.config.Pods.PodByName(r.PathValue("namespace"), r.PathValue("pod"))
 	if !ok {
-		http.Error(w, fmt.Sprintf("pod %q does not exist", r.PathValue("pod")), http.StatusNotFound)
+		writeError(w, fmt.Sprintf("pod %q does not exist", r.PathValue("pod")), http.StatusNotFound)
 		return
 	}
 	if !hasContainer(pod, name) {
-		http.Error(w, fmt.Sprintf("container %q not found in pod %q", name, pod.Name), http.StatusNotFound)
+		writeError(w, fmt.Sprintf("container %q not found in pod %q", name, pod.Name), http.StatusNotFound)
 		return
 	}
 	id, path, err := s.findLog(r.Context(), pod, name, o.Previous)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
+		writeError(w, err.Error(), http.StatusBadRequest)
 		return
 	}
 	out := flushwriter.Wrap(w)
@@ -135,6 +135,9 @@ func (s *Server) findLog(ctx context.Context, pod *corev1.Pod, container string,
 	res, err := s.config.Runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: bareID(id)})
 	if err != nil {
 		return "", "", fmt.Errorf("unable to retrieve container logs for %s", id)
+	}
+	if res.GetStatus().GetState() == runtimeapi.ContainerState_CONTAINER_CREATED {
+		return "", "", whyNoLog(pod, container, previous) // there is no file yet
 	}
 	return bareID(id), res.GetStatus().GetLogPath(), nil
 }

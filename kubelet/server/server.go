@@ -172,7 +172,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 func (s *Server) healthz(w http.ResponseWriter, r *http.Request) {
 	if s.config.Healthy != nil {
 		if err := s.config.Healthy(); err != nil {
-			http.Error(w, "[-]syncloop failed: "+err.Error(), http.StatusInternalServerError)
+			writeError(w, "[-]syncloop failed: "+err.Error(), http.StatusInternalServerError)
 			return
 		}
 	}
@@ -191,7 +191,7 @@ func (s *Server) runningPods(w http.ResponseWriter, r *http.Request) {
 		State: &runtimeapi.PodSandboxStateValue{State: runtimeapi.PodSandboxState_SANDBOX_READY},
 	}})
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		writeError(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	var pods []*corev1.Pod
@@ -217,13 +217,21 @@ func (s *Server) configz(w http.ResponseWriter, r *http.Request) {
 func writeJSON(w http.ResponseWriter, r *http.Request, value any) {
 	raw, err := json.Marshal(value)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		writeError(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
 	if _, err := w.Write(raw); err != nil {
 		klog.FromContext(r.Context()).V(2).Info("Client left before the answer", "path", r.URL.Path, "err", err)
 	}
+}
+
+// writeError is http.Error without the newline: the API server makes a Status's message of the text.
+func writeError(w http.ResponseWriter, message string, code int) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(code)
+	fmt.Fprint(w, message)
 }
 
 // findPod finds the pod of a request, or answers it.
@@ -233,7 +241,7 @@ func (s *Server) findPod(w http.ResponseWriter, r *http.Request) (*corev1.Pod, b
 		ok = false
 	}
 	if !ok {
-		http.Error(w, "pod does not exist", http.StatusNotFound)
+		writeError(w, "pod does not exist", http.StatusNotFound)
 	}
 	return pod, ok
 }

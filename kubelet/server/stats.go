@@ -41,7 +41,7 @@ func newStatsProvider(c Config) *statsProvider {
 func (s *Server) summary(w http.ResponseWriter, r *http.Request) {
 	summary, err := s.stats.summary(r.Context())
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		writeError(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	if only, _ := strconv.ParseBool(r.FormValue("only_cpu_and_memory")); only {

@@ -44,7 +44,7 @@ func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 func (s *Server) streamStdio(w http.ResponseWriter, r *http.Request, prepare func(context.Context, string, *remotecommand.Options) (string, error)) {
 	o, err := remotecommand.NewOptions(r)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
+		writeError(w, err.Error(), http.StatusBadRequest)
 		return
 	}
 	id, ok := s.findContainer(w, r)
@@ -70,7 +70,7 @@ func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 	if !tunnel {
 		var err error
 		if o, err = portforward.NewV4Options(r); err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
+			writeError(w, err.Error(), http.StatusBadRequest)
 			return
 		}
 	}
@@ -106,12 +106,12 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request) {
 		ContainerId: id, Cmd: strings.Split(r.FormValue("cmd"), " "),
 	})
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		writeError(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	out := bytes.Join([][]byte{res.Stdout, res.Stderr}, nil)
 	if res.ExitCode != 0 {
-		http.Error(w, fmt.Sprintf("command '%s' exited with %d: %s", r.FormValue("cmd"), res.ExitCode, out), http.StatusInternalServerError)
+		writeError(w, fmt.Sprintf("command '%s' exited with %d: %s", r.FormValue("cmd"), res.ExitCode, out), http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json") // as the kubelet has always said
@@ -152,7 +152,7 @@ type errorResponder struct{}
 
 func (errorResponder) Error(w http.ResponseWriter, r *http.Request, err error) {
 	klog.FromContext(r.Context()).Error(err, "Cannot pass a stream on", "path", r.URL.Path)
-	http.Error(w, err.Error(), http.StatusInternalServerError)
+	writeError(w, err.Error(), http.StatusInternalServerError)
 }
 
 func writeStreamError(w http.ResponseWriter, r *http.Request, err error) {

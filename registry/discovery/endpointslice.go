@@ -17,12 +17,12 @@ func EndpointSlices() rest.Resource[*discoveryv1.EndpointSlice] {
 		Plural:         "endpointslices",
 		Singular:       "endpointslice",
 		Namespaced:     true,
-		NoGeneration:   true, // the rules count it
 		Default:        defaultEndpointSlice,
 		PrepareCreate:  func(_ context.Context, o *discoveryv1.EndpointSlice) { prepareEndpointSliceCreate(o) },
-		PrepareUpdate:  prepareEndpointSliceUpdate,
 		Validate:       validateEndpointSlice,
 		ValidateUpdate: validateEndpointSliceUpdate,
 		Warnings:       endpointSliceWarnings,
+		PrepareUpdate:  dropTopology,
+		NoGeneration:   true, // the rules count it
 	}
 }

@@ -39,21 +39,7 @@ func defaultEndpointSlice(s *discoveryv1.EndpointSlice) {
 	}
 }
 
-func prepareEndpointSliceCreate(s *discoveryv1.EndpointSlice) {
-	s.Generation = 1
-	dropTopology(s, nil)
-}
-
-// prepareEndpointSliceUpdate counts a change of anything but metadata, and of labels, which say whose
-// the slice is.
-func prepareEndpointSliceUpdate(s, old *discoveryv1.EndpointSlice) {
-	same := s.AddressType == old.AddressType && equality.Semantic.DeepEqual(s.Endpoints, old.Endpoints) &&
-		equality.Semantic.DeepEqual(s.Ports, old.Ports) && equality.Semantic.DeepEqual(s.Labels, old.Labels)
-	if !same {
-		s.Generation = old.Generation + 1
-	}
-	dropTopology(s, old)
-}
+func prepareEndpointSliceCreate(s *discoveryv1.EndpointSlice) { dropTopology(s, nil) }
 
 // dropTopology clears what became nodeName and zone, unless the endpoints are as they were. A node that
 // was only named there gets into its field.

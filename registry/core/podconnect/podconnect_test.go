@@ -157,10 +157,12 @@ func newCluster(t *testing.T) *cluster {
 	runtimeServer.Start()
 	t.Cleanup(runtimeServer.Close)
 
-	kubelet := httptest.NewTLSServer(server.New(server.Config{
+	kubelet := httptest.NewUnstartedServer(server.New(server.Config{
 		NodeName: "node", Authenticator: authenticator.RequestFunc(anyone), Authorizer: authorizerfactory.NewAlwaysAllowAuthorizer(),
 		Pods: m, Runtime: m,
 	}).Handler())
+	kubelet.EnableHTTP2 = true // as it has it; upgrades need HTTP/1.1 all the same
+	kubelet.StartTLS()
 	t.Cleanup(kubelet.Close)
 
 	at := kubelet.Listener.Addr().(*net.TCPAddr)
