@@ -34,10 +34,11 @@ func runPod(t *testing.T, env *testenv.Env, name string, ready corev1.ConditionS
 	}
 }
 
+// evict asks once: the client would try again by itself as long as it is told to come back.
 func evict(t *testing.T, env *testenv.Env, name string) error {
-	return env.Client.CoreV1().Pods("default").EvictV1(t.Context(), &policyv1.Eviction{
-		ObjectMeta: metav1.ObjectMeta{Name: name}, DeleteOptions: &metav1.DeleteOptions{GracePeriodSeconds: ptr.To(int64(30))},
-	})
+	eviction := &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: name}, DeleteOptions: &metav1.DeleteOptions{GracePeriodSeconds: ptr.To(int64(30))}}
+	return env.Client.CoreV1().RESTClient().Post().Namespace("default").Resource("pods").Name(name).SubResource("eviction").
+		MaxRetries(0).Body(eviction).Do(t.Context()).Error()
 }
 
 func TestEvictionSpendsTheBudget(t *testing.T) {
