@@ -17,6 +17,7 @@ func PersistentVolumes() rest.Resource[*corev1.PersistentVolume] {
 		Kind:                corev1.SchemeGroupVersion.WithKind("PersistentVolume"),
 		Plural:              "persistentvolumes",
 		Singular:            "persistentvolume",
+		Columns:             persistentVolumeColumns(),
 		ReturnDeleted:       true,
 		ShortNames:          []string{"pv"},
 		NoGeneration:        true,

@@ -20,6 +20,8 @@ func Pods(deps Deps) rest.Resource[*corev1.Pod] {
 		Kind:          corev1.SchemeGroupVersion.WithKind("Pod"),
 		Plural:        "pods",
 		Singular:      "pod",
+		Columns:       podColumns(),
+		RowConditions: podRowConditions,
 		ShortNames:    []string{"po"},
 		Categories:    []string{"all"},
 		Namespaced:    true,

@@ -16,6 +16,7 @@ func PodTemplates() rest.Resource[*corev1.PodTemplate] {
 		Kind:           corev1.SchemeGroupVersion.WithKind("PodTemplate"),
 		Plural:         "podtemplates",
 		Singular:       "podtemplate",
+		Columns:        podTemplateColumns(),
 		ReturnDeleted:  true,
 		Namespaced:     true,
 		Default:        defaultPodTemplate,

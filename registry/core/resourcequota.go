@@ -14,6 +14,7 @@ func ResourceQuotas() rest.Resource[*corev1.ResourceQuota] {
 		Kind:           corev1.SchemeGroupVersion.WithKind("ResourceQuota"),
 		Plural:         "resourcequotas",
 		Singular:       "resourcequota",
+		Columns:        resourceQuotaColumns(),
 		ReturnDeleted:  true,
 		ShortNames:     []string{"quota"},
 		Namespaced:     true,

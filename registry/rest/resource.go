@@ -77,6 +77,8 @@ type Resource[T Object] struct {
 	IndexedFields []string
 	// Columns are what kubectl prints (nil: name and age).
 	Columns []Column[T]
+	// RowConditions mark rows of tables, as completed for one (nil: none).
+	RowConditions func(obj T) []metav1.TableRowCondition
 
 	// GracefulDelete decides on a delete request whether the object stays for a while
 	// (options.GracePeriodSeconds is set then). nil: never.
