@@ -15,6 +15,12 @@ import (
 // The example of the README works as the README says, from kubectl apply to nothing left behind.
 func TestWeb(t *testing.T) {
 	n := newNode(t)
+	n.eventually(30*time.Second, "the DNS Service is in the rules", func() error {
+		if !strings.Contains(n.inside("iptables-save", "-t", "nat"), "kube-system/kube-dns:dns-tcp cluster IP") {
+			return errors.New("no rule names kube-system/kube-dns:dns-tcp")
+		}
+		return nil
+	})
 	if err := n.Mark(); err != nil {
 		t.Fatal(err)
 	}
