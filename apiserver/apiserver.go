@@ -278,7 +278,7 @@ func (s *Server) buildResources(ctx context.Context, cfg Config, codecs serializ
 		}
 	}
 	if cfg.Services != nil {
-		return out, s.openAllocator(ctx, cfg, layout(corev1.SchemeGroupVersion, "/ranges"))
+		return out, s.openAllocator(ctx, cfg, layout(corev1.SchemeGroupVersion, "ranges"))
 	}
 	return out, nil
 }

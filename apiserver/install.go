@@ -137,15 +137,23 @@ func (c *lazyTypeConverter) converter() managedfields.TypeConverter {
 }
 
 func (c *lazyTypeConverter) ObjectToTyped(obj runtime.Object, opts ...typed.ValidationOptions) (*typed.TypedValue, error) {
-	if unstoredGroups[obj.GetObjectKind().GroupVersionKind().Group] {
+	value, err := c.converter().ObjectToTyped(obj, opts...)
+	if err != nil && unstored(obj) {
 		return managedfields.NewDeducedTypeConverter().ObjectToTyped(obj, opts...)
 	}
-	return c.converter().ObjectToTyped(obj, opts...)
+	return value, err
 }
 
-// unstoredGroups hold questions that are answered and forgotten. Nobody owns their fields, and client-go's
-// schema does not have them.
-var unstoredGroups = map[string]bool{"authentication.k8s.io": true, "authorization.k8s.io": true}
+// unstored tells the kinds of questions that are answered and forgotten. Nobody owns their fields, and
+// client-go's schema does not have them.
+func unstored(obj runtime.Object) bool {
+	gvk := obj.GetObjectKind().GroupVersionKind()
+	switch gvk.Group {
+	case "authentication.k8s.io", "authorization.k8s.io":
+		return true
+	}
+	return gvk.Kind == "Binding" || gvk.Kind == "Eviction" || gvk.Kind == "Scale"
+}
 
 func (c *lazyTypeConverter) TypedToObject(value *typed.TypedValue) (runtime.Object, error) {
 	return c.converter().TypedToObject(value)

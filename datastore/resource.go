@@ -5,6 +5,7 @@ package datastore
 import (
 	"fmt"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -90,10 +91,9 @@ func (s *Store) cached(c *storagebackend.ConfigForResource, resourcePrefix strin
 	}), nil
 }
 
-// Raw is the storage of objects that are no API resource, without a watch cache. l.KeyPrefix begins with a
-// slash here, as keys do. The caller closes it.
+// Raw is the storage of objects that are no API resource, without a watch cache. The caller closes it.
 func (s *Store) Raw(resource schema.GroupResource, l Layout, newFunc, newListFunc func() runtime.Object) (storage.Interface, func(), error) {
-	raw, err := s.raw(s.RESTOptions(resource, l).StorageConfig, l.KeyPrefix, newFunc, newListFunc)
+	raw, err := s.raw(s.RESTOptions(resource, l).StorageConfig, "/"+strings.TrimPrefix(l.KeyPrefix, "/"), newFunc, newListFunc)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -22,16 +22,22 @@ import (
 // node is a Skiff server on a test host of its own.
 type node struct {
 	*testhost.Host
-	t       *testing.T
-	binary  string
-	log     string // of the server, on this machine
+	t      *testing.T
+	binary string
+	log    string // of the server, on this machine
+	server *server
+}
+
+// server is the running process, which outlives the subtest that started it.
+type server struct {
+	ctx     context.Context // of the whole test
 	process *testhost.Process
 }
 
 // newNode starts a server and waits until its Node is Ready.
 func newNode(t *testing.T) *node {
 	t.Helper()
-	n := &node{Host: testhost.New(t, testhost.Options{Name: "alpha"}), t: t, binary: binary(t), log: filepath.Join(t.TempDir(), "skiff.log")}
+	n := &node{Host: testhost.New(t, testhost.Options{Name: "alpha"}), t: t, binary: binary(t), log: filepath.Join(t.TempDir(), "skiff.log"), server: &server{ctx: t.Context()}}
 	images := n.Path("/var/lib/skiff/agent/images")
 	if err := os.MkdirAll(images, 0o755); err != nil {
 		t.Fatal(err)
@@ -53,6 +59,13 @@ func newNode(t *testing.T) *node {
 	return n
 }
 
+// with is the same node for a subtest.
+func (n *node) with(t *testing.T) *node {
+	clone := *n
+	clone.t = t
+	return &clone
+}
+
 // binary is what `make build` made.
 func binary(t *testing.T) string {
 	t.Helper()
@@ -69,14 +82,14 @@ func binary(t *testing.T) string {
 // start runs the server, and waits until kubectl can find its Node.
 func (n *node) start() {
 	n.t.Helper()
-	cmd := n.Command(n.t.Context(), n.binary, "server", "--node-name", "alpha", "--node-ip", n.IP().String(), "--cgroup-root", n.CgroupRoot())
+	cmd := n.Command(n.server.ctx, n.binary, "server", "--node-name", "alpha", "--node-ip", n.IP().String(), "--cgroup-root", n.CgroupRoot())
 	log, err := os.OpenFile(n.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	defer log.Close()
 	cmd.Stdout, cmd.Stderr = log, log
-	if n.process, err = n.Start(cmd); err != nil {
+	if n.server.process, err = n.Start(cmd); err != nil {
 		n.t.Fatal(err)
 	}
 	n.eventually(time.Minute, "the Node is there", func() error {

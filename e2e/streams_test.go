@@ -78,7 +78,7 @@ func (n *node) survivesKill() {
 	if err != nil || before == "" {
 		n.t.Fatalf("running containers = %q, %v", before, err)
 	}
-	if err := n.process.Kill(n.t.Context()); err != nil {
+	if err := n.server.process.Kill(n.t.Context()); err != nil {
 		n.t.Fatal(err)
 	}
 	n.start()

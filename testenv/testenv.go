@@ -126,6 +126,7 @@ func start(t testing.TB, s settings) (*Env, error) {
 		return fail(err)
 	}
 	s.deps.Core.Services = services
+	s.deps.Core.Budgets = env.Client.PolicyV1()
 	server, err := apiserver.New(ctx, apiserver.Config{
 		Store: store, Resources: registry.All(s.deps), Services: services, Door: env.door, Loopback: env.Config,
 		Authenticator: inprocess.Authenticator(), Authorizer: s.authorizer,

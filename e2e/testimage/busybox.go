@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 
@@ -22,8 +23,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// WriteBusybox writes an archive of the image that names refer to: Debian's busybox-static with a link for
-// each of its applets.
+// WriteBusybox writes an archive of an image named ref: Debian's busybox-static with a link for each of its
+// applets, and the program fetch.
 func WriteBusybox(path, ref string) error {
 	tag, err := name.NewTag(ref)
 	if err != nil {
@@ -88,8 +89,31 @@ func busyboxFiles() ([]byte, error) {
 			err = errors.Join(err, w.WriteHeader(&tar.Header{Name: "bin/" + applet, Typeflag: tar.TypeSymlink, Linkname: "busybox"}))
 		}
 	}
+	fetch, buildErr := fetchProgram()
+	if err = errors.Join(err, buildErr); err == nil {
+		err = w.WriteHeader(&tar.Header{Name: "bin/fetch", Mode: 0o755, Size: int64(len(fetch))})
+	}
+	if err == nil {
+		_, err = w.Write(fetch)
+	}
 	if err := errors.Join(err, w.Close()); err != nil {
 		return nil, fmt.Errorf("pack busybox: %w", err)
 	}
 	return out.Bytes(), nil
+}
+
+// fetchProgram builds command fetch.
+func fetchProgram() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "fetch")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "fetch")
+	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", path, "github.com/skiff-k8s/skiff/e2e/testimage/fetch")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build fetch: %w\n%s", err, out)
+	}
+	return os.ReadFile(path)
 }

@@ -116,10 +116,15 @@ func merged(into, more map[string]string) map[string]string {
 }
 
 func setPodScheduled(pod *corev1.Pod) {
-	want := corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now(), ObservedGeneration: pod.Generation}
+	setPodCondition(pod, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, ObservedGeneration: pod.Generation})
+}
+
+// setPodCondition sets the condition of want's type. Its transition time is now if its status changes.
+func setPodCondition(pod *corev1.Pod, want corev1.PodCondition) {
+	want.LastTransitionTime = metav1.Now()
 	for i := range pod.Status.Conditions {
 		c := &pod.Status.Conditions[i]
-		if c.Type != corev1.PodScheduled {
+		if c.Type != want.Type {
 			continue
 		}
 		if c.Status == want.Status {

@@ -14,6 +14,7 @@ func ConfigMaps() rest.Resource[*corev1.ConfigMap] {
 		Kind:           corev1.SchemeGroupVersion.WithKind("ConfigMap"),
 		Plural:         "configmaps",
 		Singular:       "configmap",
+		Columns:        configMapColumns(),
 		ShortNames:     []string{"cm"},
 		Namespaced:     true,
 		Default:        defaultConfigMap,

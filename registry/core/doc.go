@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/registry/generic/registry"
 	genericrest "k8s.io/apiserver/pkg/registry/rest"
+	policyclient "k8s.io/client-go/kubernetes/typed/policy/v1"
 )
 
 // Deps is what resources of this group need besides their own storage. Each may be missing; then the
@@ -23,6 +24,8 @@ type Deps struct {
 	NodeProxy, ServiceProxy genericrest.Storage
 	// Tokens serves serviceaccounts/token.
 	Tokens genericrest.Storage
+	// Budgets reads and spends PodDisruptionBudgets, for pods/eviction.
+	Budgets policyclient.PodDisruptionBudgetsGetter
 	// Services gives Services their addresses and ports; without it they get none.
 	Services ServiceAllocator
 }

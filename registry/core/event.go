@@ -16,6 +16,7 @@ func Events() rest.Resource[*corev1.Event] {
 		Kind:           corev1.SchemeGroupVersion.WithKind("Event"),
 		Plural:         "events",
 		Singular:       "event",
+		Columns:        eventColumns(),
 		ShortNames:     []string{"ev"},
 		Namespaced:     true,
 		Served:         []schema.GroupVersion{eventsv1.SchemeGroupVersion},

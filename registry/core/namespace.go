@@ -28,6 +28,8 @@ func Namespaces() rest.Resource[*corev1.Namespace] {
 		Kind:                corev1.SchemeGroupVersion.WithKind("Namespace"),
 		Plural:              "namespaces",
 		Singular:            "namespace",
+		Columns:             namespaceColumns(),
+		ReturnDeleted:       true,
 		ShortNames:          []string{"ns"},
 		NoGeneration:        true,
 		Fields:              namespaceFields,

@@ -17,6 +17,7 @@ func Nodes(deps Deps) rest.Resource[*corev1.Node] {
 		Kind:                corev1.SchemeGroupVersion.WithKind("Node"),
 		Plural:              "nodes",
 		Singular:            "node",
+		Columns:             nodeColumns(),
 		ShortNames:          []string{"no"},
 		KeyPrefix:           "minions",
 		NoGeneration:        true,

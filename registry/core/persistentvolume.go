@@ -17,6 +17,8 @@ func PersistentVolumes() rest.Resource[*corev1.PersistentVolume] {
 		Kind:                corev1.SchemeGroupVersion.WithKind("PersistentVolume"),
 		Plural:              "persistentvolumes",
 		Singular:            "persistentvolume",
+		Columns:             persistentVolumeColumns(),
+		ReturnDeleted:       true,
 		ShortNames:          []string{"pv"},
 		NoGeneration:        true,
 		Fields:              func(o *corev1.PersistentVolume) fields.Set { return fields.Set{"name": o.Name} },

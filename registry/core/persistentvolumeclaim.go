@@ -17,6 +17,8 @@ func PersistentVolumeClaims() rest.Resource[*corev1.PersistentVolumeClaim] {
 		Kind:                corev1.SchemeGroupVersion.WithKind("PersistentVolumeClaim"),
 		Plural:              "persistentvolumeclaims",
 		Singular:            "persistentvolumeclaim",
+		Columns:             persistentVolumeClaimColumns(),
+		ReturnDeleted:       true,
 		ShortNames:          []string{"pvc"},
 		Namespaced:          true,
 		NoGeneration:        true,

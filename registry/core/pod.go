@@ -20,6 +20,8 @@ func Pods(deps Deps) rest.Resource[*corev1.Pod] {
 		Kind:          corev1.SchemeGroupVersion.WithKind("Pod"),
 		Plural:        "pods",
 		Singular:      "pod",
+		Columns:       podColumns(),
+		RowConditions: podRowConditions,
 		ShortNames:    []string{"po"},
 		Categories:    []string{"all"},
 		Namespaced:    true,
@@ -43,11 +45,15 @@ func Pods(deps Deps) rest.Resource[*corev1.Pod] {
 		PrepareStatusUpdate: preparePodStatusUpdate,
 		ValidateStatus:      validatePodStatusUpdate,
 		GracefulDelete:      checkPodGracefulDelete,
-		Subresources: func(store, _ *rest.Store) map[string]genericrest.Storage {
+		ReturnDeleted:       true,
+		Subresources: func(store, status *rest.Store) map[string]genericrest.Storage {
 			out := map[string]genericrest.Storage{
 				"binding":             &bindingREST{store},
 				"ephemeralcontainers": rest.Part(store, preparePodEphemeralContainersUpdate, validatePodEphemeralContainersUpdate),
 				"resize":              rest.Part(store, preparePodResizeUpdate, validatePodResizeUpdate),
+			}
+			if deps.Budgets != nil {
+				out["eviction"] = &evictionREST{status, deps.Budgets}
 			}
 			for name, storage := range deps.PodConnections {
 				out[name] = storage

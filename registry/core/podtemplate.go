@@ -16,6 +16,8 @@ func PodTemplates() rest.Resource[*corev1.PodTemplate] {
 		Kind:           corev1.SchemeGroupVersion.WithKind("PodTemplate"),
 		Plural:         "podtemplates",
 		Singular:       "podtemplate",
+		Columns:        podTemplateColumns(),
+		ReturnDeleted:  true,
 		Namespaced:     true,
 		Default:        defaultPodTemplate,
 		PrepareCreate:  func(_ context.Context, o *corev1.PodTemplate) { preparePodTemplateCreate(o) },

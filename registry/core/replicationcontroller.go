@@ -21,6 +21,7 @@ func ReplicationControllers() rest.Resource[*corev1.ReplicationController] {
 		Kind:            corev1.SchemeGroupVersion.WithKind("ReplicationController"),
 		Plural:          "replicationcontrollers",
 		Singular:        "replicationcontroller",
+		Columns:         replicationControllerColumns(),
 		ShortNames:      []string{"rc"},
 		Categories:      []string{"all"},
 		Namespaced:      true,

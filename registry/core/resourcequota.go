@@ -14,6 +14,8 @@ func ResourceQuotas() rest.Resource[*corev1.ResourceQuota] {
 		Kind:           corev1.SchemeGroupVersion.WithKind("ResourceQuota"),
 		Plural:         "resourcequotas",
 		Singular:       "resourcequota",
+		Columns:        resourceQuotaColumns(),
+		ReturnDeleted:  true,
 		ShortNames:     []string{"quota"},
 		Namespaced:     true,
 		NoGeneration:   true,

@@ -14,6 +14,7 @@ func Secrets() rest.Resource[*corev1.Secret] {
 		Kind:           corev1.SchemeGroupVersion.WithKind("Secret"),
 		Plural:         "secrets",
 		Singular:       "secret",
+		Columns:        secretColumns(),
 		Namespaced:     true,
 		Default:        defaultSecret,
 		Validate:       validateSecret,

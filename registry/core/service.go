@@ -20,6 +20,7 @@ func Services(deps Deps) rest.Resource[*corev1.Service] {
 		Kind:                corev1.SchemeGroupVersion.WithKind("Service"),
 		Plural:              "services",
 		Singular:            "service",
+		Columns:             serviceColumns(),
 		ShortNames:          []string{"svc"},
 		Categories:          []string{"all"},
 		Namespaced:          true,
@@ -33,8 +34,8 @@ func Services(deps Deps) rest.Resource[*corev1.Service] {
 		ValidateStatus:      validateServiceStatusUpdate,
 		Warnings:            func(o, _ *corev1.Service) []string { return serviceWarnings(o) },
 		Fields:              serviceFields,
+		ReturnDeleted:       true,
 		Customize: func(store *rest.Store) genericrest.Storage {
-			store.ReturnDeletedObject = true
 			if deps.Services != nil {
 				allocateWith(deps.Services, store)
 			}

@@ -17,6 +17,7 @@ func ServiceAccounts(deps Deps) rest.Resource[*corev1.ServiceAccount] {
 		Kind:           corev1.SchemeGroupVersion.WithKind("ServiceAccount"),
 		Plural:         "serviceaccounts",
 		Singular:       "serviceaccount",
+		ReturnDeleted:  true,
 		ShortNames:     []string{"sa"},
 		Namespaced:     true,
 		PrepareCreate:  func(_ context.Context, o *corev1.ServiceAccount) { prepareServiceAccount(o) },

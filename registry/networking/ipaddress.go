@@ -4,6 +4,7 @@ package networking
 
 import (
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/skiff-k8s/skiff/registry/rest"
 )
@@ -16,5 +17,15 @@ func IPAddresses() rest.Resource[*networkingv1.IPAddress] {
 		Singular:     "ipaddress",
 		ShortNames:   []string{"ip"},
 		NoGeneration: true,
+		ValidateName: validateIPAddressName,
 	}
+}
+
+// validateIPAddressName: the name is the address, so there is one way to write it.
+func validateIPAddressName(name string, _ bool) []string {
+	var out []string
+	for _, err := range validation.IsValidIP(nil, name) {
+		out = append(out, err.Detail)
+	}
+	return out
 }

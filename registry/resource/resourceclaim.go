@@ -11,10 +11,11 @@ import (
 // ResourceClaims says what is particular to resourceclaims.
 func ResourceClaims() rest.Resource[*resourcev1.ResourceClaim] {
 	return rest.Resource[*resourcev1.ResourceClaim]{
-		Kind:         resourcev1.SchemeGroupVersion.WithKind("ResourceClaim"),
-		Plural:       "resourceclaims",
-		Singular:     "resourceclaim",
-		Namespaced:   true,
-		NoGeneration: true,
+		Kind:          resourcev1.SchemeGroupVersion.WithKind("ResourceClaim"),
+		Plural:        "resourceclaims",
+		Singular:      "resourceclaim",
+		ReturnDeleted: true,
+		Namespaced:    true,
+		NoGeneration:  true,
 	}
 }

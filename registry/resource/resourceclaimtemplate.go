@@ -11,10 +11,11 @@ import (
 // ResourceClaimTemplates says what is particular to resourceclaimtemplates.
 func ResourceClaimTemplates() rest.Resource[*resourcev1.ResourceClaimTemplate] {
 	return rest.Resource[*resourcev1.ResourceClaimTemplate]{
-		Kind:         resourcev1.SchemeGroupVersion.WithKind("ResourceClaimTemplate"),
-		Plural:       "resourceclaimtemplates",
-		Singular:     "resourceclaimtemplate",
-		Namespaced:   true,
-		NoGeneration: true,
+		Kind:          resourcev1.SchemeGroupVersion.WithKind("ResourceClaimTemplate"),
+		Plural:        "resourceclaimtemplates",
+		Singular:      "resourceclaimtemplate",
+		ReturnDeleted: true,
+		Namespaced:    true,
+		NoGeneration:  true,
 	}
 }

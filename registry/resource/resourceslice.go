@@ -13,9 +13,10 @@ import (
 // ResourceSlices says what is particular to resourceslices.
 func ResourceSlices() rest.Resource[*resourcev1.ResourceSlice] {
 	return rest.Resource[*resourcev1.ResourceSlice]{
-		Kind:     resourcev1.SchemeGroupVersion.WithKind("ResourceSlice"),
-		Plural:   "resourceslices",
-		Singular: "resourceslice",
+		Kind:          resourcev1.SchemeGroupVersion.WithKind("ResourceSlice"),
+		Plural:        "resourceslices",
+		Singular:      "resourceslice",
+		ReturnDeleted: true,
 		Fields: func(o *resourcev1.ResourceSlice) fields.Set {
 			return fields.Set{"spec.nodeName": ptr.Deref(o.Spec.NodeName, ""), "spec.driver": o.Spec.Driver}
 		},

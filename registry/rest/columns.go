@@ -5,8 +5,10 @@ package rest
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -44,6 +46,71 @@ func Age[T Object]() Column[T] {
 	}
 }
 
+// Text is a column of strings.
+func Text[T Object](name, description string, value func(obj T) string) Column[T] {
+	return Column[T]{Name: name, Description: description, Value: func(obj T) any { return value(obj) }}
+}
+
+// Number is a column of integers.
+func Number[T Object, N int | int32 | int64](name, description string, value func(obj T) N) Column[T] {
+	return Column[T]{Name: name, Type: "integer", Description: description, Value: func(obj T) any { return int64(value(obj)) }}
+}
+
+// Bool is a column of true and false.
+func Bool[T Object](name, description string, value func(obj T) bool) Column[T] {
+	return Column[T]{Name: name, Type: "boolean", Description: description, Value: func(obj T) any { return value(obj) }}
+}
+
+// OnWide shows the column with -o wide only.
+func (c Column[T]) OnWide() Column[T] {
+	c.Wide = true
+	return c
+}
+
+// ContainerNames and ContainerImages are the columns by which workloads show their pod template.
+func ContainerNames[T Object](containers func(obj T) []corev1.Container) Column[T] {
+	return Text("Containers", "Names of each container in the template.", func(obj T) string {
+		return joined(containers(obj), func(c corev1.Container) string { return c.Name })
+	})
+}
+
+// ContainerImages see ContainerNames.
+func ContainerImages[T Object](containers func(obj T) []corev1.Container) Column[T] {
+	return Text("Images", "Images referenced by each container in the template.", func(obj T) string {
+		return joined(containers(obj), func(c corev1.Container) string { return c.Image })
+	})
+}
+
+func joined(containers []corev1.Container, text func(corev1.Container) string) string {
+	out := make([]string, len(containers))
+	for i, c := range containers {
+		out[i] = text(c)
+	}
+	return strings.Join(out, ",")
+}
+
+// FirstFew lists up to most items and says how many more there are of total.
+func FirstFew(items []string, most, total int) string {
+	out := strings.Join(items[:min(len(items), most)], ",")
+	if total > most {
+		out += fmt.Sprintf(" + %d more...", total-most)
+	}
+	return out
+}
+
+// Or is s, or instead if s is empty.
+func Or[S ~string](s S, instead string) string {
+	if s == "" {
+		return instead
+	}
+	return string(s)
+}
+
+// Doc is what the API's documentation says about a field of a type.
+func Doc(of interface{ SwaggerDoc() map[string]string }, field string) string {
+	return of.SwaggerDoc()[field]
+}
+
 // Since prints how long ago t was, as kubectl does.
 func Since(t metav1.Time) string {
 	if t.IsZero() {
@@ -56,15 +123,16 @@ func Since(t metav1.Time) string {
 type table[T Object] struct {
 	columns     []Column[T]
 	definitions []metav1.TableColumnDefinition
+	conditions  func(obj T) []metav1.TableRowCondition // nil: rows have none
 }
 
 var _ genericrest.TableConvertor = table[*metav1.PartialObjectMetadata]{}
 
-func newTable[T Object](columns []Column[T]) table[T] {
+func newTable[T Object](columns []Column[T], conditions func(obj T) []metav1.TableRowCondition) table[T] {
 	if len(columns) == 0 {
 		columns = []Column[T]{Name[T](), Age[T]()}
 	}
-	t := table[T]{columns: columns}
+	t := table[T]{columns: columns, conditions: conditions}
 	for _, c := range columns {
 		d := metav1.TableColumnDefinition{Name: c.Name, Type: c.Type, Format: c.Format, Description: c.Description}
 		if d.Type == "" {
@@ -89,7 +157,11 @@ func (t table[T]) ConvertToTable(_ context.Context, object, options runtime.Obje
 		for i, c := range t.columns {
 			cells[i] = c.Value(obj)
 		}
-		out.Rows = append(out.Rows, metav1.TableRow{Cells: cells, Object: runtime.RawExtension{Object: o}})
+		row := metav1.TableRow{Cells: cells, Object: runtime.RawExtension{Object: o}}
+		if t.conditions != nil {
+			row.Conditions = t.conditions(obj)
+		}
+		out.Rows = append(out.Rows, row)
 		return nil
 	}
 	if m, err := meta.ListAccessor(object); err == nil {

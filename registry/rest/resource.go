@@ -77,10 +77,14 @@ type Resource[T Object] struct {
 	IndexedFields []string
 	// Columns are what kubectl prints (nil: name and age).
 	Columns []Column[T]
+	// RowConditions mark rows of tables, as completed for one (nil: none).
+	RowConditions func(obj T) []metav1.TableRowCondition
 
 	// GracefulDelete decides on a delete request whether the object stays for a while
 	// (options.GracePeriodSeconds is set then). nil: never.
 	GracefulDelete func(obj T, options *metav1.DeleteOptions) bool
+	// ReturnDeleted answers a delete with the object instead of a Status.
+	ReturnDeleted bool
 	// OrphanByDefault makes a delete without propagation policy leave dependents (ReplicationController and
 	// old versions of others); see DefaultGarbageCollectionPolicy.
 	OrphanByDefault bool

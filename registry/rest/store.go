@@ -109,7 +109,8 @@ func (r Resource[T]) Build(scheme *runtime.Scheme, options OptionsGetter) (*Buil
 		UpdateStrategy:            s,
 		DeleteStrategy:            s,
 		ResetFieldsStrategy:       s,
-		TableConvertor:            newTable(r.Columns),
+		TableConvertor:            newTable(r.Columns, r.RowConditions),
+		ReturnDeletedObject:       r.ReturnDeleted,
 	}
 	if r.GracefulDelete != nil {
 		generic.DeleteStrategy = gracefulStrategy[T]{s}

@@ -11,8 +11,9 @@ import (
 // CSIDrivers says what is particular to csidrivers.
 func CSIDrivers() rest.Resource[*storagev1.CSIDriver] {
 	return rest.Resource[*storagev1.CSIDriver]{
-		Kind:     storagev1.SchemeGroupVersion.WithKind("CSIDriver"),
-		Plural:   "csidrivers",
-		Singular: "csidriver",
+		Kind:          storagev1.SchemeGroupVersion.WithKind("CSIDriver"),
+		Plural:        "csidrivers",
+		Singular:      "csidriver",
+		ReturnDeleted: true,
 	}
 }

@@ -11,9 +11,10 @@ import (
 // CSINodes says what is particular to csinodes.
 func CSINodes() rest.Resource[*storagev1.CSINode] {
 	return rest.Resource[*storagev1.CSINode]{
-		Kind:         storagev1.SchemeGroupVersion.WithKind("CSINode"),
-		Plural:       "csinodes",
-		Singular:     "csinode",
-		NoGeneration: true,
+		Kind:          storagev1.SchemeGroupVersion.WithKind("CSINode"),
+		Plural:        "csinodes",
+		Singular:      "csinode",
+		ReturnDeleted: true,
+		NoGeneration:  true,
 	}
 }

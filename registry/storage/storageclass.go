@@ -11,9 +11,10 @@ import (
 // StorageClasses says what is particular to storageclasses.
 func StorageClasses() rest.Resource[*storagev1.StorageClass] {
 	return rest.Resource[*storagev1.StorageClass]{
-		Kind:       storagev1.SchemeGroupVersion.WithKind("StorageClass"),
-		Plural:     "storageclasses",
-		Singular:   "storageclass",
-		ShortNames: []string{"sc"},
+		Kind:          storagev1.SchemeGroupVersion.WithKind("StorageClass"),
+		Plural:        "storageclasses",
+		Singular:      "storageclass",
+		ReturnDeleted: true,
+		ShortNames:    []string{"sc"},
 	}
 }

@@ -11,9 +11,10 @@ import (
 // VolumeAttachments says what is particular to volumeattachments.
 func VolumeAttachments() rest.Resource[*storagev1.VolumeAttachment] {
 	return rest.Resource[*storagev1.VolumeAttachment]{
-		Kind:         storagev1.SchemeGroupVersion.WithKind("VolumeAttachment"),
-		Plural:       "volumeattachments",
-		Singular:     "volumeattachment",
-		NoGeneration: true,
+		Kind:          storagev1.SchemeGroupVersion.WithKind("VolumeAttachment"),
+		Plural:        "volumeattachments",
+		Singular:      "volumeattachment",
+		ReturnDeleted: true,
+		NoGeneration:  true,
 	}
 }

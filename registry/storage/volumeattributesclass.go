@@ -11,9 +11,10 @@ import (
 // VolumeAttributesClasses says what is particular to volumeattributesclasses.
 func VolumeAttributesClasses() rest.Resource[*storagev1.VolumeAttributesClass] {
 	return rest.Resource[*storagev1.VolumeAttributesClass]{
-		Kind:       storagev1.SchemeGroupVersion.WithKind("VolumeAttributesClass"),
-		Plural:     "volumeattributesclasses",
-		Singular:   "volumeattributesclass",
-		ShortNames: []string{"vac"},
+		Kind:          storagev1.SchemeGroupVersion.WithKind("VolumeAttributesClass"),
+		Plural:        "volumeattributesclasses",
+		Singular:      "volumeattributesclass",
+		ReturnDeleted: true,
+		ShortNames:    []string{"vac"},
 	}
 }
