@@ -16,6 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	apiextensionsserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -24,14 +25,18 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	discoveryaggregated "k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericrest "k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
+	"k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
 	restclient "k8s.io/client-go/rest"
 	basecompatibility "k8s.io/component-base/compatibility"
+	aggregator "k8s.io/kube-aggregator/pkg/apiserver"
 
 	"github.com/skiff-k8s/skiff/apiserver/inprocess"
 	"github.com/skiff-k8s/skiff/datastore"
@@ -65,7 +70,14 @@ type Config struct {
 	Authorizer    authorizer.Authorizer
 	RuleResolver  authorizer.RuleResolver
 	Admission     admission.Interface
-	Informers     informers.SharedInformerFactory
+	Informers     informers.SharedInformerFactory // nil: its own, which see everything
+
+	// ServiceResolver finds the Services of conversion webhooks and aggregated API servers (nil: by endpoints).
+	ServiceResolver webhook.ServiceResolver
+	// WebhookAuth says how conversion webhooks are told who calls (nil: they are not).
+	WebhookAuth webhook.AuthenticationInfoResolverWrapper
+	// ProxyClientCert is shown to aggregated API servers. It may change while serving.
+	ProxyClientCert CertFiles
 
 	// ExternalAddress is the host:port that clients outside are told.
 	ExternalAddress string
@@ -73,25 +85,39 @@ type Config struct {
 	Version basecompatibility.EffectiveVersion
 }
 
-// Server is a built API server.
+// CertFiles are the paths of a certificate and its key.
+type CertFiles struct{ CertFile, KeyFile string }
+
+// Server is a built API server: three in a row, each asked for what the one before does not serve.
 type Server struct {
-	generic *genericapiserver.GenericAPIServer
-	stores  map[schema.GroupResource]*rest.Store
-	scheme  *runtime.Scheme
+	front   *aggregator.APIAggregator          // APIServices and the way to remote ones
+	generic *genericapiserver.GenericAPIServer // what is built in
+	crds    *apiextensionsserver.CustomResourceDefinitions
+
+	stores map[schema.GroupResource]*rest.Store
+	scheme *runtime.Scheme
 }
 
 // New builds the server. Nothing is served until Run. Of ctx it keeps the values, not the end.
 func New(ctx context.Context, cfg Config) (*Server, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
 	scheme, err := registry.NewScheme(cfg.Resources)
 	if err != nil {
 		return nil, err
 	}
 	codecs := newCodecs(scheme)
-	generic, err := newGeneric(cfg, codecs)
+	base := genericConfig(cfg, codecs)
+	crds, err := newCRDs(base, cfg)
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{generic: generic, stores: map[schema.GroupResource]*rest.Store{}, scheme: scheme}
+	generic, err := base.Complete(cfg.Informers).New("kube-apiserver", crds.GenericAPIServer)
+	if err != nil {
+		return nil, fmt.Errorf("build the API server: %w", err)
+	}
+	s := &Server{generic: generic, crds: crds, stores: map[schema.GroupResource]*rest.Store{}, scheme: scheme}
 	groups, err := s.buildResources(ctx, cfg, codecs)
 	if err != nil {
 		return nil, err
@@ -104,7 +130,28 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err := s.install(groups, cfg, codecs); err != nil {
 		return nil, err
 	}
+	s.front, err = newAggregator(base, cfg, generic, crds.Informers.Apiextensions().V1().CustomResourceDefinitions())
+	if err != nil {
+		return nil, err
+	}
 	return s, nil
+}
+
+func (cfg *Config) complete() error {
+	if cfg.Informers == nil {
+		client, err := kubernetes.NewForConfig(cfg.Loopback)
+		if err != nil {
+			return fmt.Errorf("make the API server's own client: %w", err)
+		}
+		cfg.Informers = informers.NewSharedInformerFactory(client, 0)
+	}
+	if cfg.ServiceResolver == nil {
+		var err error
+		if cfg.ServiceResolver, err = NewServiceResolver(cfg.Informers); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Store is the store of a resource, for parts of the API server that work below the API.
@@ -114,16 +161,36 @@ func (s *Server) Store(resource schema.GroupResource) *rest.Store { return s.sto
 func (s *Server) Scheme() *runtime.Scheme { return s.scheme }
 
 // Generic is the machinery, for what hooks into it (more health checks, handlers, post-start hooks).
-func (s *Server) Generic() *genericapiserver.GenericAPIServer { return s.generic }
+func (s *Server) Generic() *genericapiserver.GenericAPIServer { return s.front.GenericAPIServer }
 
 // Run opens door and serves until ctx ends and requests in flight are answered.
 func (s *Server) Run(ctx context.Context, door *inprocess.Door) error {
-	prepared := s.generic.PrepareRun()
-	door.Open(s.generic.Handler)
-	if err := prepared.RunWithContext(ctx); err != nil {
+	prepared := s.Generic().PrepareRun()
+	door.Open(s.Generic().Handler)
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	defer context.AfterFunc(ctx, func() {
+		s.waitForDefinitions(running)
+		stop()
+	})()
+	if err := prepared.RunWithContext(running); err != nil {
 		return fmt.Errorf("serve the API: %w", err)
 	}
 	return nil
+}
+
+// waitForDefinitions returns when all CustomResourceDefinitions have been read. The machinery's hook that
+// waits for them ends the process (with klog.Fatal) if it is interrupted, so a stop right after the start
+// waits for it.
+func (s *Server) waitForDefinitions(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for _, complete := range s.crds.GenericAPIServer.MuxAndDiscoveryCompleteSignals() {
+		select {
+		case <-complete:
+		case <-ctx.Done():
+		}
+	}
 }
 
 // newCodecs is the codec factory of all served types, which streams lists.
@@ -133,7 +200,8 @@ func newCodecs(scheme *runtime.Scheme) serializer.CodecFactory {
 		serializer.WithStreamingCollectionEncodingToProtobuf())
 }
 
-func newGeneric(cfg Config, codecs serializer.CodecFactory) (*genericapiserver.GenericAPIServer, error) {
+// genericConfig is what the servers have in common.
+func genericConfig(cfg Config, codecs serializer.CodecFactory) genericapiserver.Config {
 	c := genericapiserver.NewConfig(codecs)
 	c.EffectiveVersion = cfg.Version
 	c.LoopbackClientConfig = cfg.Loopback
@@ -159,12 +227,8 @@ func newGeneric(cfg Config, codecs serializer.CodecFactory) (*genericapiserver.G
 	if cfg.Listener == nil {
 		c.SecureServing.Listener = newNoListener()
 	}
-	completed := c.Complete(cfg.Informers)
-	generic, err := completed.New("kube-apiserver", genericapiserver.NewEmptyDelegate())
-	if err != nil {
-		return nil, fmt.Errorf("build the API server: %w", err)
-	}
-	return generic, nil
+	c.AggregatedDiscoveryGroupManager = discoveryaggregated.NewResourceManager("apis") // one document of all servers
+	return *c
 }
 
 // buildResources opens the storage of all resources.

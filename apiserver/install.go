@@ -5,7 +5,6 @@ package apiserver
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -26,21 +25,13 @@ import (
 	"github.com/skiff-k8s/skiff/registry/rest"
 )
 
-// groupOrder is the order of groups in discovery, as upstream's; groups that are not named come after, by name.
-var groupOrder = []string{
-	"", "apiregistration.k8s.io", "events.k8s.io", "authentication.k8s.io", "authorization.k8s.io", "apps", "autoscaling", "batch",
-	"certificates.k8s.io", "networking.k8s.io", "policy", "rbac.authorization.k8s.io", "storage.k8s.io",
-	"admissionregistration.k8s.io", "apiextensions.k8s.io", "scheduling.k8s.io", "coordination.k8s.io", "node.k8s.io",
-	"discovery.k8s.io", "resource.k8s.io", "flowcontrol.apiserver.k8s.io", "storagemigration.k8s.io",
-}
-
 // install makes the groups reachable and discoverable.
 //
 // It does what GenericAPIServer.InstallAPIGroups does, without building OpenAPI models of every type at
 // each start: the types' schema comes compiled in with client-go and is parsed when first needed.
 func (s *Server) install(all groups, cfg Config, codecs serializer.CodecFactory) error {
 	converter := &lazyTypeConverter{scheme: s.scheme}
-	for _, group := range orderedGroups(all) {
+	for _, group := range sortedGroups(all) {
 		versions := s.scheme.PrioritizedVersionsForGroup(group)
 		versions = slices.DeleteFunc(versions, func(gv schema.GroupVersion) bool { return len(all[gv]) == 0 })
 		for _, gv := range versions {
@@ -61,25 +52,14 @@ func (s *Server) install(all groups, cfg Config, codecs serializer.CodecFactory)
 	return nil
 }
 
-func orderedGroups(all groups) []string {
+func sortedGroups(all groups) []string {
 	var names []string
 	for gv := range all {
 		if !slices.Contains(names, gv.Group) {
 			names = append(names, gv.Group)
 		}
 	}
-	rank := func(name string) int {
-		if i := slices.Index(groupOrder, name); i >= 0 {
-			return i
-		}
-		return len(groupOrder)
-	}
-	slices.SortFunc(names, func(a, b string) int {
-		if d := rank(a) - rank(b); d != 0 {
-			return d
-		}
-		return strings.Compare(a, b)
-	})
+	slices.Sort(names)
 	return names
 }
 
@@ -157,15 +137,23 @@ func (c *lazyTypeConverter) converter() managedfields.TypeConverter {
 }
 
 func (c *lazyTypeConverter) ObjectToTyped(obj runtime.Object, opts ...typed.ValidationOptions) (*typed.TypedValue, error) {
-	if unstoredGroups[obj.GetObjectKind().GroupVersionKind().Group] {
+	value, err := c.converter().ObjectToTyped(obj, opts...)
+	if err != nil && unstored(obj) {
 		return managedfields.NewDeducedTypeConverter().ObjectToTyped(obj, opts...)
 	}
-	return c.converter().ObjectToTyped(obj, opts...)
+	return value, err
 }
 
-// unstoredGroups hold questions that are answered and forgotten. Nobody owns their fields, and client-go's
-// schema does not have them.
-var unstoredGroups = map[string]bool{"authentication.k8s.io": true, "authorization.k8s.io": true}
+// unstored tells the kinds of questions that are answered and forgotten. Nobody owns their fields, and
+// client-go's schema does not have them.
+func unstored(obj runtime.Object) bool {
+	gvk := obj.GetObjectKind().GroupVersionKind()
+	switch gvk.Group {
+	case "authentication.k8s.io", "authorization.k8s.io":
+		return true
+	}
+	return gvk.Kind == "Binding" || gvk.Kind == "Eviction" || gvk.Kind == "Scale"
+}
 
 func (c *lazyTypeConverter) TypedToObject(value *typed.TypedValue) (runtime.Object, error) {
 	return c.converter().TypedToObject(value)

@@ -93,6 +93,14 @@ func (o clusterObjects) serviceCIDR(ctx context.Context) error {
 }
 
 func (o clusterObjects) apiService(ctx context.Context) error {
+	// Asked first: a second create would be refused for its address, not for its name.
+	_, err := o.client.CoreV1().Services(metav1.NamespaceDefault).Get(ctx, "kubernetes", metav1.GetOptions{})
+	if err == nil {
+		return nil
+	}
+	if !apierrors.IsNotFound(err) {
+		return fmt.Errorf("look for the kubernetes Service: %w", err)
+	}
 	service := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Namespace: metav1.NamespaceDefault, Labels: map[string]string{"provider": "kubernetes", "component": "apiserver"}},
 		Spec: corev1.ServiceSpec{

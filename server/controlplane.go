@@ -156,7 +156,13 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 		return fmt.Errorf("make the in-process client: %w", err)
 	}
 	effective := version.Effective()
+	resolver, err := apiserver.NewServiceResolver(c.informers)
+	if err != nil {
+		return err
+	}
 	chain, err := admission.New(admission.Deps{
+		ServiceResolver: resolver,
+
 		Client: c.admin, Dynamic: dynamicClient, Informers: c.informers, Authorizer: c.authz, RESTMapper: c.mapper,
 		Features: utilfeature.DefaultFeatureGate, Version: effective, Done: c.requests,
 	})
@@ -170,6 +176,7 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	if err != nil {
 		return fmt.Errorf("build the allocation of Service addresses: %w", err)
 	}
+	proxyCert, proxyKey := c.pki.FrontProxyClient.Files()
 	deps := c.connections()
 	deps.Tokens, deps.Services = tokens, c.services
 	c.api, err = apiserver.New(ctx, apiserver.Config{
@@ -191,6 +198,8 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 		RuleResolver:    c.authz,
 		Admission:       chain,
 		Informers:       c.informers,
+		ServiceResolver: resolver,
+		ProxyClientCert: apiserver.CertFiles{CertFile: proxyCert, KeyFile: proxyKey},
 		ExternalAddress: net.JoinHostPort(cfg.NodeIP.String(), strconv.Itoa(cfg.SecurePort)),
 		Version:         effective,
 	})

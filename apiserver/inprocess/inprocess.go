@@ -52,6 +52,8 @@ func (d *Door) ClientConfig(u user.Info) *restclient.Config {
 			AcceptContentTypes: runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON,
 		},
 		UserAgent: "skiff/" + u.GetName(),
+		// Warnings are for people at the other end.
+		WarningHandlerWithContext: restclient.NoWarnings{},
 	}
 }
 

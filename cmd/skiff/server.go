@@ -3,8 +3,10 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"strconv"
@@ -13,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
+	"k8s.io/klog/v2/textlogger"
 	"sigs.k8s.io/yaml"
 
 	"github.com/skiff-k8s/skiff/agent"
@@ -51,11 +54,31 @@ func runServer(cmd *cobra.Command, cfg server.Config) error {
 	if err := cfg.Complete(); err != nil {
 		return err
 	}
-	s, err := server.New(cmd.Context(), cfg)
+	ctx := logging(cmd.Context())
+	s, err := server.New(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	return s.Run(cmd.Context())
+	return s.Run(ctx)
+}
+
+// logging sends our own messages to standard error, and those of the libraries only if they are warnings or
+// if more than the usual was asked for. The libraries log through klog itself, our parts through the context.
+func logging(ctx context.Context) context.Context {
+	if klog.V(1).Enabled() {
+		return ctx
+	}
+	var fs flag.FlagSet
+	klog.InitFlags(&fs)
+	for name, value := range map[string]string{"logtostderr": "false", "alsologtostderr": "false", "one_output": "true", "stderrthreshold": "FATAL"} {
+		if err := fs.Set(name, value); err != nil {
+			panic(err) // they are klog's own flags
+		}
+	}
+	klog.SetOutputBySeverity("INFO", io.Discard)
+	klog.SetOutputBySeverity("WARNING", os.Stderr)
+	klog.SetOutputBySeverity("ERROR", os.Stderr)
+	return klog.NewContext(ctx, textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(os.Stderr))))
 }
 
 func serverFlags(fs *pflag.FlagSet, cfg *server.Config) {

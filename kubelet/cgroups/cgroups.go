@@ -52,8 +52,9 @@ type Tree struct {
 	controllers []string // v1: folders of the mounted controllers
 }
 
-// v1Controllers are those that Kubernetes uses; named as the kernel does.
-var v1Controllers = []string{"cpu", "cpuacct", "cpuset", "memory", "pids", "hugetlb", "blkio", "devices", "freezer", "systemd"}
+// v1Controllers are those that Kubernetes uses; named as the kernel does. On a hybrid machine runc makes each
+// group in the v2 tree (unified) too, from where it has to be removed again.
+var v1Controllers = []string{"cpu", "cpuacct", "cpuset", "memory", "pids", "hugetlb", "blkio", "devices", "freezer", "systemd", "unified"}
 
 // New finds out which version of cgroups there is.
 func New(cfg Config) (*Tree, error) {

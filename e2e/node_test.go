@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package e2e runs whole nodes on test hosts with real containers, as a user would: the built binary, its
+// command line, and kubectl.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/skiff-k8s/skiff/e2e/testimage"
+	"github.com/skiff-k8s/skiff/testhost"
+)
+
+// node is a Skiff server on a test host of its own.
+type node struct {
+	*testhost.Host
+	t      *testing.T
+	binary string
+	log    string // of the server, on this machine
+	server *server
+}
+
+// server is the running process, which outlives the subtest that started it.
+type server struct {
+	ctx     context.Context // of the whole test
+	process *testhost.Process
+}
+
+// newNode starts a server and waits until its Node is Ready.
+func newNode(t *testing.T) *node {
+	t.Helper()
+	n := &node{Host: testhost.New(t, testhost.Options{Name: "alpha"}), t: t, binary: binary(t), log: filepath.Join(t.TempDir(), "skiff.log"), server: &server{ctx: t.Context()}}
+	images := n.Path("/var/lib/skiff/agent/images")
+	if err := os.MkdirAll(images, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := testimage.WriteBusybox(filepath.Join(images, "busybox.tar"), "docker.io/library/busybox:stable"); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Mark(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			log, _ := os.ReadFile(n.log)
+			t.Logf("the end of the server's log:\n%s", tail(log, 16000))
+		}
+	})
+	n.start()
+	n.kubectl("wait", "--for=condition=Ready", "node/alpha", "--timeout=60s")
+	return n
+}
+
+// with is the same node for a subtest.
+func (n *node) with(t *testing.T) *node {
+	clone := *n
+	clone.t = t
+	return &clone
+}
+
+// binary is what `make build` made.
+func binary(t *testing.T) string {
+	t.Helper()
+	path, err := filepath.Abs("../bin/skiff")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("%v (run make build)", err)
+	}
+	return path
+}
+
+// start runs the server, and waits until kubectl can find its Node.
+func (n *node) start() {
+	n.t.Helper()
+	cmd := n.Command(n.server.ctx, n.binary, "server", "--node-name", "alpha", "--node-ip", n.IP().String(), "--cgroup-root", n.CgroupRoot())
+	log, err := os.OpenFile(n.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	if n.server.process, err = n.Start(cmd); err != nil {
+		n.t.Fatal(err)
+	}
+	n.eventually(time.Minute, "the Node is there", func() error {
+		_, err := n.try("get", "node", "alpha")
+		return err
+	})
+}
+
+// command is a kubectl in the host.
+func (n *node) command(ctx context.Context, args ...string) *exec.Cmd {
+	return n.Command(ctx, n.binary, append([]string{"kubectl", "--kubeconfig=/etc/skiff/skiff.yaml"}, args...)...)
+}
+
+// try runs kubectl and returns what it printed.
+func (n *node) try(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(n.t.Context(), 2*time.Minute)
+	defer cancel()
+	return output(n.command(ctx, args...))
+}
+
+func output(cmd *exec.Cmd) (string, error) {
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return stdout.String(), fmt.Errorf("%s: %w\n%s%s", strings.Join(cmd.Args, " "), err, stdout.String(), stderr.String())
+	}
+	return stdout.String(), nil
+}
+
+// kubectl is try for what has to work.
+func (n *node) kubectl(args ...string) string {
+	n.t.Helper()
+	out, err := n.try(args...)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return out
+}
+
+// inside runs a command in the host that has to work.
+func (n *node) inside(name string, args ...string) string {
+	n.t.Helper()
+	out, err := n.Output(n.t.Context(), name, args...)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return out
+}
+
+// eventually waits until check returns nil.
+func (n *node) eventually(limit time.Duration, what string, check func() error) {
+	n.t.Helper()
+	deadline := time.Now().Add(limit)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			n.t.Fatalf("after %s not true: %s: %v", limit, what, err)
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-n.t.Context().Done():
+			n.t.Fatalf("waiting until %s: %v", what, n.t.Context().Err())
+		}
+	}
+}
+
+func tail(b []byte, n int) []byte {
+	if len(b) > n {
+		return b[len(b)-n:]
+	}
+	return b
+}
