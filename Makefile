@@ -31,8 +31,9 @@ help: ## say what there is to make
 build: bundle ## build bin/skiff
 	go build -ldflags '$(LDFLAGS)' -o bin/skiff ./cmd/skiff
 
-bundle: deps
+bundle: deps ## build what the binary carries: runc, the shim, OpenAPI documents
 	@go run ./cri/bundle/build
+	@go run ./apiserver/openapi/generate
 
 run: build ## start a node on this machine; end it with Control-C
 	@bin/skiff server
