@@ -11,9 +11,14 @@ import (
 // MutatingAdmissionPolicyBindings says what is particular to mutatingadmissionpolicybindings.
 func MutatingAdmissionPolicyBindings() rest.Resource[*admissionregistrationv1.MutatingAdmissionPolicyBinding] {
 	return rest.Resource[*admissionregistrationv1.MutatingAdmissionPolicyBinding]{
-		Kind:       admissionregistrationv1.SchemeGroupVersion.WithKind("MutatingAdmissionPolicyBinding"),
-		Plural:     "mutatingadmissionpolicybindings",
-		Singular:   "mutatingadmissionpolicybinding",
+		Kind:     admissionregistrationv1.SchemeGroupVersion.WithKind("MutatingAdmissionPolicyBinding"),
+		Plural:   "mutatingadmissionpolicybindings",
+		Singular: "mutatingadmissionpolicybinding",
+		Columns: bindingColumns(
+			func(o *admissionregistrationv1.MutatingAdmissionPolicyBinding) string { return o.Spec.PolicyName },
+			func(o *admissionregistrationv1.MutatingAdmissionPolicyBinding) *admissionregistrationv1.ParamRef {
+				return o.Spec.ParamRef
+			}),
 		Categories: []string{"api-extensions"},
 	}
 }

@@ -11,9 +11,14 @@ import (
 // ValidatingAdmissionPolicies says what is particular to validatingadmissionpolicies.
 func ValidatingAdmissionPolicies() rest.Resource[*admissionregistrationv1.ValidatingAdmissionPolicy] {
 	return rest.Resource[*admissionregistrationv1.ValidatingAdmissionPolicy]{
-		Kind:       admissionregistrationv1.SchemeGroupVersion.WithKind("ValidatingAdmissionPolicy"),
-		Plural:     "validatingadmissionpolicies",
-		Singular:   "validatingadmissionpolicy",
+		Kind:     admissionregistrationv1.SchemeGroupVersion.WithKind("ValidatingAdmissionPolicy"),
+		Plural:   "validatingadmissionpolicies",
+		Singular: "validatingadmissionpolicy",
+		Columns: policyColumns("Validations", "Validations indicates the number of validation rules defined in this configuration",
+			func(o *admissionregistrationv1.ValidatingAdmissionPolicy) int { return len(o.Spec.Validations) },
+			func(o *admissionregistrationv1.ValidatingAdmissionPolicy) *admissionregistrationv1.ParamKind {
+				return o.Spec.ParamKind
+			}),
 		Categories: []string{"api-extensions"},
 	}
 }

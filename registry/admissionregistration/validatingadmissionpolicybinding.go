@@ -11,9 +11,14 @@ import (
 // ValidatingAdmissionPolicyBindings says what is particular to validatingadmissionpolicybindings.
 func ValidatingAdmissionPolicyBindings() rest.Resource[*admissionregistrationv1.ValidatingAdmissionPolicyBinding] {
 	return rest.Resource[*admissionregistrationv1.ValidatingAdmissionPolicyBinding]{
-		Kind:       admissionregistrationv1.SchemeGroupVersion.WithKind("ValidatingAdmissionPolicyBinding"),
-		Plural:     "validatingadmissionpolicybindings",
-		Singular:   "validatingadmissionpolicybinding",
+		Kind:     admissionregistrationv1.SchemeGroupVersion.WithKind("ValidatingAdmissionPolicyBinding"),
+		Plural:   "validatingadmissionpolicybindings",
+		Singular: "validatingadmissionpolicybinding",
+		Columns: bindingColumns(
+			func(o *admissionregistrationv1.ValidatingAdmissionPolicyBinding) string { return o.Spec.PolicyName },
+			func(o *admissionregistrationv1.ValidatingAdmissionPolicyBinding) *admissionregistrationv1.ParamRef {
+				return o.Spec.ParamRef
+			}),
 		Categories: []string{"api-extensions"},
 	}
 }

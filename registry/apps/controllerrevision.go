@@ -14,6 +14,7 @@ func ControllerRevisions() rest.Resource[*appsv1.ControllerRevision] {
 		Kind:           appsv1.SchemeGroupVersion.WithKind("ControllerRevision"),
 		Plural:         "controllerrevisions",
 		Singular:       "controllerrevision",
+		Columns:        controllerRevisionColumns(),
 		Namespaced:     true,
 		Validate:       validateControllerRevision,
 		ValidateUpdate: validateControllerRevisionUpdate,

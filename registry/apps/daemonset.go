@@ -16,6 +16,7 @@ func DaemonSets() rest.Resource[*appsv1.DaemonSet] {
 		Kind:           appsv1.SchemeGroupVersion.WithKind("DaemonSet"),
 		Plural:         "daemonsets",
 		Singular:       "daemonset",
+		Columns:        daemonSetColumns(),
 		ShortNames:     []string{"ds"},
 		Categories:     []string{"all"},
 		Namespaced:     true,

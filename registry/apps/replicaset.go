@@ -17,6 +17,7 @@ func ReplicaSets() rest.Resource[*appsv1.ReplicaSet] {
 		Kind:                appsv1.SchemeGroupVersion.WithKind("ReplicaSet"),
 		Plural:              "replicasets",
 		Singular:            "replicaset",
+		Columns:             replicaSetColumns(),
 		ShortNames:          []string{"rs"},
 		Categories:          []string{"all"},
 		Namespaced:          true,

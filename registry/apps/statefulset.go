@@ -17,6 +17,7 @@ func StatefulSets() rest.Resource[*appsv1.StatefulSet] {
 		Kind:           appsv1.SchemeGroupVersion.WithKind("StatefulSet"),
 		Plural:         "statefulsets",
 		Singular:       "statefulset",
+		Columns:        statefulSetColumns(),
 		ShortNames:     []string{"sts"},
 		Categories:     []string{"all"},
 		Namespaced:     true,

@@ -14,6 +14,7 @@ func HorizontalPodAutoscalers() rest.Resource[*autoscalingv2.HorizontalPodAutosc
 		Kind:       autoscalingv2.SchemeGroupVersion.WithKind("HorizontalPodAutoscaler"),
 		Plural:     "horizontalpodautoscalers",
 		Singular:   "horizontalpodautoscaler",
+		Columns:    horizontalPodAutoscalerColumns(),
 		ShortNames: []string{"hpa"},
 		Categories: []string{"all"},
 		Namespaced: true,

@@ -14,6 +14,7 @@ func CronJobs() rest.Resource[*batchv1.CronJob] {
 		Kind:       batchv1.SchemeGroupVersion.WithKind("CronJob"),
 		Plural:     "cronjobs",
 		Singular:   "cronjob",
+		Columns:    cronJobColumns(),
 		ShortNames: []string{"cj"},
 		Categories: []string{"all"},
 		Namespaced: true,

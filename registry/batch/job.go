@@ -17,6 +17,7 @@ func Jobs() rest.Resource[*batchv1.Job] {
 		Kind:       batchv1.SchemeGroupVersion.WithKind("Job"),
 		Plural:     "jobs",
 		Singular:   "job",
+		Columns:    jobColumns(),
 		Categories: []string{"all"},
 		Namespaced: true,
 		Fields: func(o *batchv1.Job) fields.Set {

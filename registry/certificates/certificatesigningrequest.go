@@ -15,6 +15,7 @@ func CertificateSigningRequests() rest.Resource[*certificatesv1.CertificateSigni
 		Kind:         certificatesv1.SchemeGroupVersion.WithKind("CertificateSigningRequest"),
 		Plural:       "certificatesigningrequests",
 		Singular:     "certificatesigningrequest",
+		Columns:      certificateSigningRequestColumns(),
 		ShortNames:   []string{"csr"},
 		NoGeneration: true,
 		Fields: func(o *certificatesv1.CertificateSigningRequest) fields.Set {

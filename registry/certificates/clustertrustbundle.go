@@ -15,6 +15,7 @@ func ClusterTrustBundles() rest.Resource[*certificatesv1.ClusterTrustBundle] {
 		Kind:         certificatesv1.SchemeGroupVersion.WithKind("ClusterTrustBundle"),
 		Plural:       "clustertrustbundles",
 		Singular:     "clustertrustbundle",
+		Columns:      clusterTrustBundleColumns(),
 		NoGeneration: true,
 		Fields: func(o *certificatesv1.ClusterTrustBundle) fields.Set {
 			return fields.Set{"spec.signerName": o.Spec.SignerName}

@@ -15,6 +15,7 @@ func PodCertificateRequests() rest.Resource[*certificatesv1.PodCertificateReques
 		Kind:         certificatesv1.SchemeGroupVersion.WithKind("PodCertificateRequest"),
 		Plural:       "podcertificaterequests",
 		Singular:     "podcertificaterequest",
+		Columns:      podCertificateRequestColumns(),
 		Namespaced:   true,
 		NoGeneration: true,
 		Fields: func(o *certificatesv1.PodCertificateRequest) fields.Set {

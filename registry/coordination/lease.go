@@ -16,6 +16,7 @@ func Leases() rest.Resource[*coordinationv1.Lease] {
 		Kind:           coordinationv1.SchemeGroupVersion.WithKind("Lease"),
 		Plural:         "leases",
 		Singular:       "lease",
+		Columns:        leaseColumns(),
 		Namespaced:     true,
 		NoGeneration:   true,
 		CreateOnUpdate: true,

@@ -14,6 +14,7 @@ func LimitRanges() rest.Resource[*corev1.LimitRange] {
 		Kind:         corev1.SchemeGroupVersion.WithKind("LimitRange"),
 		Plural:       "limitranges",
 		Singular:     "limitrange",
+		Columns:      rest.NameAndDate[*corev1.LimitRange](),
 		ShortNames:   []string{"limits"},
 		Namespaced:   true,
 		NoGeneration: true,

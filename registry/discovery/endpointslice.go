@@ -16,6 +16,7 @@ func EndpointSlices() rest.Resource[*discoveryv1.EndpointSlice] {
 		Kind:           discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"),
 		Plural:         "endpointslices",
 		Singular:       "endpointslice",
+		Columns:        endpointSliceColumns(),
 		Namespaced:     true,
 		Default:        defaultEndpointSlice,
 		PrepareCreate:  func(_ context.Context, o *discoveryv1.EndpointSlice) { prepareEndpointSliceCreate(o) },

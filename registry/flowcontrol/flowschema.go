@@ -14,5 +14,6 @@ func FlowSchemas() rest.Resource[*flowcontrolv1.FlowSchema] {
 		Kind:     flowcontrolv1.SchemeGroupVersion.WithKind("FlowSchema"),
 		Plural:   "flowschemas",
 		Singular: "flowschema",
+		Columns:  flowSchemaColumns(),
 	}
 }

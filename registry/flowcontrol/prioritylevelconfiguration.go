@@ -14,5 +14,6 @@ func PriorityLevelConfigurations() rest.Resource[*flowcontrolv1.PriorityLevelCon
 		Kind:     flowcontrolv1.SchemeGroupVersion.WithKind("PriorityLevelConfiguration"),
 		Plural:   "prioritylevelconfigurations",
 		Singular: "prioritylevelconfiguration",
+		Columns:  priorityLevelColumns(),
 	}
 }

@@ -14,6 +14,7 @@ func Ingresses() rest.Resource[*networkingv1.Ingress] {
 		Kind:       networkingv1.SchemeGroupVersion.WithKind("Ingress"),
 		Plural:     "ingresses",
 		Singular:   "ingress",
+		Columns:    ingressColumns(),
 		ShortNames: []string{"ing"},
 		Namespaced: true,
 		KeyPrefix:  "ingress",

@@ -14,5 +14,6 @@ func IngressClasses() rest.Resource[*networkingv1.IngressClass] {
 		Kind:     networkingv1.SchemeGroupVersion.WithKind("IngressClass"),
 		Plural:   "ingressclasses",
 		Singular: "ingressclass",
+		Columns:  ingressClassColumns(),
 	}
 }

@@ -15,6 +15,7 @@ func IPAddresses() rest.Resource[*networkingv1.IPAddress] {
 		Kind:         networkingv1.SchemeGroupVersion.WithKind("IPAddress"),
 		Plural:       "ipaddresses",
 		Singular:     "ipaddress",
+		Columns:      ipAddressColumns(),
 		ShortNames:   []string{"ip"},
 		NoGeneration: true,
 		ValidateName: validateIPAddressName,

@@ -14,6 +14,7 @@ func NetworkPolicies() rest.Resource[*networkingv1.NetworkPolicy] {
 		Kind:       networkingv1.SchemeGroupVersion.WithKind("NetworkPolicy"),
 		Plural:     "networkpolicies",
 		Singular:   "networkpolicy",
+		Columns:    networkPolicyColumns(),
 		ShortNames: []string{"netpol"},
 		Namespaced: true,
 	}

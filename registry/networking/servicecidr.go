@@ -14,6 +14,7 @@ func ServiceCIDRs() rest.Resource[*networkingv1.ServiceCIDR] {
 		Kind:         networkingv1.SchemeGroupVersion.WithKind("ServiceCIDR"),
 		Plural:       "servicecidrs",
 		Singular:     "servicecidr",
+		Columns:      serviceCIDRColumns(),
 		NoGeneration: true,
 	}
 }

@@ -14,5 +14,6 @@ func RuntimeClasses() rest.Resource[*nodev1.RuntimeClass] {
 		Kind:     nodev1.SchemeGroupVersion.WithKind("RuntimeClass"),
 		Plural:   "runtimeclasses",
 		Singular: "runtimeclass",
+		Columns:  runtimeClassColumns(),
 	}
 }

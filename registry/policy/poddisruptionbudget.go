@@ -14,6 +14,7 @@ func PodDisruptionBudgets() rest.Resource[*policyv1.PodDisruptionBudget] {
 		Kind:       policyv1.SchemeGroupVersion.WithKind("PodDisruptionBudget"),
 		Plural:     "poddisruptionbudgets",
 		Singular:   "poddisruptionbudget",
+		Columns:    podDisruptionBudgetColumns(),
 		ShortNames: []string{"pdb"},
 		Namespaced: true,
 	}

@@ -15,6 +15,7 @@ func ClusterRoles() rest.Resource[*rbacv1.ClusterRole] {
 		Kind:           rbacv1.SchemeGroupVersion.WithKind("ClusterRole"),
 		Plural:         "clusterroles",
 		Singular:       "clusterrole",
+		Columns:        rest.NameAndDate[*rbacv1.ClusterRole](),
 		ValidateName:   path.ValidatePathSegmentName,
 		CreateOnUpdate: true,
 	}

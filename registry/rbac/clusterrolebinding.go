@@ -15,6 +15,7 @@ func ClusterRoleBindings() rest.Resource[*rbacv1.ClusterRoleBinding] {
 		Kind:           rbacv1.SchemeGroupVersion.WithKind("ClusterRoleBinding"),
 		Plural:         "clusterrolebindings",
 		Singular:       "clusterrolebinding",
+		Columns:        clusterRoleBindingColumns(),
 		ValidateName:   path.ValidatePathSegmentName,
 		CreateOnUpdate: true,
 	}

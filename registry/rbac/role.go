@@ -15,6 +15,7 @@ func Roles() rest.Resource[*rbacv1.Role] {
 		Kind:           rbacv1.SchemeGroupVersion.WithKind("Role"),
 		Plural:         "roles",
 		Singular:       "role",
+		Columns:        rest.NameAndDate[*rbacv1.Role](),
 		Namespaced:     true,
 		ValidateName:   path.ValidatePathSegmentName,
 		CreateOnUpdate: true,

@@ -15,6 +15,7 @@ func RoleBindings() rest.Resource[*rbacv1.RoleBinding] {
 		Kind:           rbacv1.SchemeGroupVersion.WithKind("RoleBinding"),
 		Plural:         "rolebindings",
 		Singular:       "rolebinding",
+		Columns:        roleBindingColumns(),
 		Namespaced:     true,
 		ValidateName:   path.ValidatePathSegmentName,
 		CreateOnUpdate: true,

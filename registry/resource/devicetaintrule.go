@@ -14,5 +14,6 @@ func DeviceTaintRules() rest.Resource[*resourcev1.DeviceTaintRule] {
 		Kind:     resourcev1.SchemeGroupVersion.WithKind("DeviceTaintRule"),
 		Plural:   "devicetaintrules",
 		Singular: "devicetaintrule",
+		Columns:  deviceTaintRuleColumns(),
 	}
 }

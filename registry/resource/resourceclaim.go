@@ -14,6 +14,7 @@ func ResourceClaims() rest.Resource[*resourcev1.ResourceClaim] {
 		Kind:          resourcev1.SchemeGroupVersion.WithKind("ResourceClaim"),
 		Plural:        "resourceclaims",
 		Singular:      "resourceclaim",
+		Columns:       resourceClaimColumns(),
 		ReturnDeleted: true,
 		Namespaced:    true,
 		NoGeneration:  true,

@@ -16,6 +16,7 @@ func ResourceSlices() rest.Resource[*resourcev1.ResourceSlice] {
 		Kind:          resourcev1.SchemeGroupVersion.WithKind("ResourceSlice"),
 		Plural:        "resourceslices",
 		Singular:      "resourceslice",
+		Columns:       resourceSliceColumns(),
 		ReturnDeleted: true,
 		Fields: func(o *resourcev1.ResourceSlice) fields.Set {
 			return fields.Set{"spec.nodeName": ptr.Deref(o.Spec.NodeName, ""), "spec.driver": o.Spec.Driver}

@@ -46,6 +46,15 @@ func Age[T Object]() Column[T] {
 	}
 }
 
+// NameAndDate are the columns of kinds that upstream has no printer for.
+func NameAndDate[T Object]() []Column[T] {
+	return []Column[T]{Name[T](), {
+		Name: "Created At", Type: "date",
+		Description: metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"],
+		Value:       func(obj T) any { return obj.GetCreationTimestamp().UTC().Format(time.RFC3339) },
+	}}
+}
+
 // Text is a column of strings.
 func Text[T Object](name, description string, value func(obj T) string) Column[T] {
 	return Column[T]{Name: name, Description: description, Value: func(obj T) any { return value(obj) }}

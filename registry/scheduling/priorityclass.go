@@ -14,6 +14,7 @@ func PriorityClasses() rest.Resource[*schedulingv1.PriorityClass] {
 		Kind:       schedulingv1.SchemeGroupVersion.WithKind("PriorityClass"),
 		Plural:     "priorityclasses",
 		Singular:   "priorityclass",
+		Columns:    priorityClassColumns(),
 		ShortNames: []string{"pc"},
 	}
 }

@@ -14,6 +14,7 @@ func CSIDrivers() rest.Resource[*storagev1.CSIDriver] {
 		Kind:          storagev1.SchemeGroupVersion.WithKind("CSIDriver"),
 		Plural:        "csidrivers",
 		Singular:      "csidriver",
+		Columns:       csiDriverColumns(),
 		ReturnDeleted: true,
 	}
 }

@@ -14,6 +14,7 @@ func CSINodes() rest.Resource[*storagev1.CSINode] {
 		Kind:          storagev1.SchemeGroupVersion.WithKind("CSINode"),
 		Plural:        "csinodes",
 		Singular:      "csinode",
+		Columns:       csiNodeColumns(),
 		ReturnDeleted: true,
 		NoGeneration:  true,
 	}

@@ -14,6 +14,7 @@ func CSIStorageCapacities() rest.Resource[*storagev1.CSIStorageCapacity] {
 		Kind:       storagev1.SchemeGroupVersion.WithKind("CSIStorageCapacity"),
 		Plural:     "csistoragecapacities",
 		Singular:   "csistoragecapacity",
+		Columns:    rest.NameAndDate[*storagev1.CSIStorageCapacity](),
 		Namespaced: true,
 	}
 }

@@ -14,6 +14,7 @@ func StorageClasses() rest.Resource[*storagev1.StorageClass] {
 		Kind:          storagev1.SchemeGroupVersion.WithKind("StorageClass"),
 		Plural:        "storageclasses",
 		Singular:      "storageclass",
+		Columns:       storageClassColumns(),
 		ReturnDeleted: true,
 		ShortNames:    []string{"sc"},
 	}

@@ -14,6 +14,7 @@ func VolumeAttachments() rest.Resource[*storagev1.VolumeAttachment] {
 		Kind:          storagev1.SchemeGroupVersion.WithKind("VolumeAttachment"),
 		Plural:        "volumeattachments",
 		Singular:      "volumeattachment",
+		Columns:       volumeAttachmentColumns(),
 		ReturnDeleted: true,
 		NoGeneration:  true,
 	}

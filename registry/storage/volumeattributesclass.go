@@ -14,6 +14,7 @@ func VolumeAttributesClasses() rest.Resource[*storagev1.VolumeAttributesClass] {
 		Kind:          storagev1.SchemeGroupVersion.WithKind("VolumeAttributesClass"),
 		Plural:        "volumeattributesclasses",
 		Singular:      "volumeattributesclass",
+		Columns:       volumeAttributesClassColumns(),
 		ReturnDeleted: true,
 		ShortNames:    []string{"vac"},
 	}

@@ -14,6 +14,7 @@ func StorageVersionMigrations() rest.Resource[*storagemigrationv1.StorageVersion
 		Kind:         storagemigrationv1.SchemeGroupVersion.WithKind("StorageVersionMigration"),
 		Plural:       "storageversionmigrations",
 		Singular:     "storageversionmigration",
+		Columns:      storageVersionMigrationColumns(),
 		NoGeneration: true,
 	}
 }
