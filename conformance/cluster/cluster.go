@@ -193,7 +193,8 @@ func (o *Own) Kubeconfig() string { return kubeconfig }
 
 // Command is a process in the server's network.
 func (o *Own) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	return o.host.Command(ctx, name, args...)
+	// nsenter leaves a working directory that has no path in the host, which e2e.test asks for.
+	return o.host.Command(ctx, "env", append([]string{"--chdir=/", name}, args...)...)
 }
 
 // Done is closed when the server has ended.
