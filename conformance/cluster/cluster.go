@@ -27,7 +27,7 @@ type Cluster interface {
 	Command(ctx context.Context, name string, args ...string) *exec.Cmd
 	// Done is closed when the cluster has ended by itself.
 	Done() <-chan struct{}
-	// Close takes the cluster away, and says what it left behind.
+	// Close takes the cluster away. The error says what went wrong with its end.
 	Close() error
 }
 
@@ -207,7 +207,9 @@ func (o *Own) Close() error {
 	err := o.server.Signal(syscall.SIGTERM)
 	if err == nil {
 		if waited := o.server.Wait(ctx); errors.Is(waited, context.DeadlineExceeded) {
-			err = fmt.Errorf("the server did not end within %s of a SIGTERM", stopPatience)
+			err = fmt.Errorf("the server did not end within %s of a SIGTERM; its log says where it is", stopPatience)
+			o.server.Signal(syscall.SIGQUIT) // Go prints all goroutines
+			<-o.server.Done()
 		}
 	}
 	if errors.Is(err, os.ErrProcessDone) {

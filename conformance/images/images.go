@@ -90,13 +90,13 @@ func gather(ctx context.Context, dir, cache string, say func(format string, args
 
 func cook(ctx context.Context, in ingredients) (map[name.Reference]v1.Image, error) {
 	made := map[string]v1.Layer{}
-	for name, how := range layers {
+	for l, how := range layers {
 		entries, err := how(ctx, in)
 		if err != nil {
-			return nil, fmt.Errorf("make layer %s: %w", name, err)
+			return nil, fmt.Errorf("make layer %s: %w", l, err)
 		}
-		if made[name], err = layer(entries); err != nil {
-			return nil, fmt.Errorf("make layer %s: %w", name, err)
+		if made[l], err = layer(entries); err != nil {
+			return nil, fmt.Errorf("make layer %s: %w", l, err)
 		}
 	}
 	all := map[name.Reference]v1.Image{}

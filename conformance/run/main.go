@@ -25,19 +25,18 @@ import (
 )
 
 type options struct {
-	focus, skip  string
-	smoke        bool
-	repeat       int
-	parallel     int
-	kubeconfig   string
-	binary       string
-	cache        string
-	output       string
-	results      string
-	fresh        bool
-	prepareOnly  bool
-	serverFlags  string
-	skiffVersion string
+	focus, skip string
+	smoke       bool
+	repeat      int
+	parallel    int
+	kubeconfig  string
+	binary      string
+	cache       string
+	output      string
+	results     string
+	fresh       bool
+	prepareOnly bool
+	serverFlags string
 }
 
 func main() {
@@ -138,7 +137,7 @@ func version(ctx context.Context, o options) (string, error) {
 	return line, nil
 }
 
-// testee is a digest of what is tested: an interrupted run of something else is not continued.
+// testeeKey is a digest of what is tested: an interrupted run of something else is not continued.
 func testeeKey(o options) (string, error) {
 	if o.kubeconfig != "" {
 		return filepath.Abs(o.kubeconfig)

@@ -41,7 +41,7 @@ func List(ctx context.Context, e2e string) ([]results.Test, error) {
 	return tests, nil
 }
 
-// Select returns the names that one of the focus expressions matches (all, if there is none) and no skip expression does.
+// Select returns the tests whose names focus matches and skip, unless it is empty, does not.
 func Select(tests []*results.Test, focus, skip string) ([]*results.Test, error) {
 	wanted, err := regexp.Compile(focus)
 	if err != nil {
