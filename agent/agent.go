@@ -26,6 +26,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/cri"
 	"github.com/skiff-k8s/skiff/dns"
@@ -209,6 +210,9 @@ func (a *Agent) buildKubelet() error {
 		Env:     builder,
 		Node:    a.node,
 		Changed: func(uid types.UID) { a.kubelet.Wake(uid) },
+		Stale: func(pod *corev1.Pod, err error) {
+			klog.ErrorS(err, "Volume is not up to date", "pod", klog.KObj(pod))
+		},
 	})
 	a.kubelet, err = kubelet.New(kubelet.Config{
 		Node: node.Config{

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# The conformance bench; the Makefile above includes this. Variables:
+#   FOCUS='\[sig-cli\]'   run the tests whose names this regular expression matches
+#   SKIP='\[Serial\]'     but not these
+#   REPEAT=3              run each of them that often: what does not always pass is named as flaky
+#   PARALLEL=3            that many at once
+#   KUBECONFIG=...        test this cluster (give it on the command line) and not one of its own
+#   FRESH=1               do not continue a run that was interrupted
+
+CONFORMANCE_FLAGS = $(if $(FOCUS),-focus '$(FOCUS)') $(if $(SKIP),-skip '$(SKIP)') $(if $(REPEAT),-repeat $(REPEAT)) \
+	$(if $(PARALLEL),-parallel $(PARALLEL)) $(if $(FRESH),-fresh)
+
+# From the environment it is the user's everyday cluster, where the suite must not go by accident.
+ifeq ($(origin KUBECONFIG),command line)
+CONFORMANCE_FLAGS += -kubeconfig '$(abspath $(KUBECONFIG))'
+endif
+
+.PHONY: conformance conformance-smoke conformance-report
+
+conformance: build ## run Kubernetes' conformance suite, or a part: FOCUS=, SKIP=, REPEAT=, PARALLEL=, KUBECONFIG=
+	cd conformance && go run ./run $(CONFORMANCE_FLAGS)
+
+conformance-smoke: build ## run the ten minutes of it that say most
+	cd conformance && go run ./run -smoke $(CONFORMANCE_FLAGS)
+
+conformance-report: ## render conformance/REPORT.md from conformance/results.json
+	cd conformance && go run ./report

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command run runs Kubernetes' conformance suite against Skiff on test hosts, or against the cluster of a
+// kubeconfig. It has to be started in the directory of this module.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/skiff-k8s/skiff/conformance/cluster"
+	"github.com/skiff-k8s/skiff/conformance/images"
+	"github.com/skiff-k8s/skiff/conformance/programs"
+	"github.com/skiff-k8s/skiff/conformance/results"
+	"github.com/skiff-k8s/skiff/conformance/suite"
+)
+
+type options struct {
+	focus, skip string
+	smoke       bool
+	repeat      int
+	parallel    int
+	kubeconfig  string
+	binary      string
+	cache       string
+	output      string
+	results     string
+	fresh       bool
+	prepareOnly bool
+	serverFlags string
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, parse()); err != nil {
+		fmt.Fprintln(os.Stderr, "conformance:", err)
+		os.Exit(1)
+	}
+}
+
+func parse() options {
+	var o options
+	userCache, _ := os.UserCacheDir()
+	flag.StringVar(&o.focus, "focus", "", "run the tests whose names this regular expression matches")
+	flag.StringVar(&o.skip, "skip", "", "but not those that this one matches")
+	flag.BoolVar(&o.smoke, "smoke", false, "run the tests that smoke.txt names")
+	flag.IntVar(&o.repeat, "repeat", 1, "run each test that many times")
+	flag.IntVar(&o.parallel, "parallel", 3, "how many tests run at once")
+	flag.StringVar(&o.kubeconfig, "kubeconfig", "", "test this cluster and not one of its own")
+	flag.StringVar(&o.binary, "binary", "../bin/skiff", "the skiff to test")
+	flag.StringVar(&o.cache, "cache", filepath.Join(userCache, "skiff", "conformance"), "directory for what takes long to make")
+	flag.StringVar(&o.output, "output", "", "directory for logs (default: run in the cache)")
+	flag.StringVar(&o.results, "results", "results.json", "file with the verdicts")
+	flag.BoolVar(&o.fresh, "fresh", false, "do not continue an interrupted run")
+	flag.BoolVar(&o.prepareOnly, "prepare", false, "build programs and images, and run nothing")
+	flag.StringVar(&o.serverFlags, "server-flags", "", "more flags for skiff server")
+	flag.Parse()
+	if o.output == "" {
+		o.output = filepath.Join(o.cache, "run")
+	}
+	return o
+}
+
+func say(format string, args ...any) {
+	fmt.Printf(time.Now().Format("15:04:05 ")+format+"\n", args...)
+}
+
+func run(ctx context.Context, o options) error {
+	dir, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	built, err := programs.Build(ctx, dir, o.cache, programs.Suite, say)
+	if err != nil {
+		return err
+	}
+	archive := ""
+	if o.kubeconfig == "" || o.prepareOnly {
+		if archive, err = images.Archive(ctx, dir, o.cache, say); err != nil {
+			return err
+		}
+	}
+	if o.prepareOnly {
+		return nil
+	}
+	plan, err := newPlan(ctx, o, built["e2e.test"])
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(o.output, 0o755); err != nil {
+		return err
+	}
+	testee, err := start(ctx, o, archive)
+	if err != nil {
+		return err
+	}
+	runErr := plan.run(ctx, suite.Config{
+		E2E: built["e2e.test"], Kubectl: built["kubectl"], Cluster: testee, OutputDir: o.output, Parallel: o.parallel, Say: say,
+	})
+	return errors.Join(runErr, testee.Close())
+}
+
+func start(ctx context.Context, o options, archive string) (cluster.Cluster, error) {
+	if o.kubeconfig != "" {
+		return cluster.Existing(o.kubeconfig)
+	}
+	binary, err := filepath.Abs(o.binary)
+	if err != nil {
+		return nil, err
+	}
+	say("starting Skiff on a test host; its log is in %s", o.output)
+	return cluster.Start(ctx, cluster.Config{
+		Binary: binary, Archive: archive, LogDir: o.output, Flags: strings.Fields(o.serverFlags), Say: say,
+	})
+}
+
+// version is what the skiff that is tested says of itself.
+func version(ctx context.Context, o options) (string, error) {
+	if o.kubeconfig != "" {
+		return "cluster of " + filepath.Base(o.kubeconfig), nil
+	}
+	out, err := exec.CommandContext(ctx, o.binary, "version").Output()
+	if err != nil {
+		return "", fmt.Errorf("ask %s for its version (run make build): %w", o.binary, err)
+	}
+	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	return line, nil
+}
+
+// testeeKey is a digest of what is tested: an interrupted run of something else is not continued.
+func testeeKey(o options) (string, error) {
+	if o.kubeconfig != "" {
+		return filepath.Abs(o.kubeconfig)
+	}
+	return programs.Digest(o.binary)
+}
+
+// readResults reads what was known before, for exactly the tests that there are.
+func readResults(ctx context.Context, o options, e2e string) (*results.Results, error) {
+	known, err := results.Read(o.results)
+	if err != nil {
+		return nil, err
+	}
+	tests, err := suite.List(ctx, e2e)
+	if err != nil {
+		return nil, err
+	}
+	known.Kubernetes = programs.Upstream
+	known.Cover(tests)
+	return known, nil
+}

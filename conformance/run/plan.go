@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/skiff-k8s/skiff/conformance/results"
+	"github.com/skiff-k8s/skiff/conformance/suite"
+)
+
+// plan is what is to be run, and how much of it has been.
+type plan struct {
+	options  options
+	path     string // of the state below
+	known    *results.Results
+	selected []*results.Test
+	skiff    string
+	state    state
+}
+
+// state survives an interruption.
+type state struct {
+	// Of is what the run is about. Another one starts anew.
+	Of string `json:"of"`
+	// Done counts how often each test has run.
+	Done map[string]int `json:"done"`
+}
+
+func newPlan(ctx context.Context, o options, e2e string) (*plan, error) {
+	p := &plan{options: o, path: filepath.Join(o.output, "state.json")}
+	var err error
+	if p.known, err = readResults(ctx, o, e2e); err != nil {
+		return nil, err
+	}
+	if p.skiff, err = version(ctx, o); err != nil {
+		return nil, err
+	}
+	if p.selected, err = p.choose(); err != nil {
+		return nil, err
+	}
+	if len(p.selected) == 0 {
+		return nil, fmt.Errorf("no test has a name that FOCUS %q matches", o.focus)
+	}
+	return p, p.resume()
+}
+
+func (p *plan) choose() ([]*results.Test, error) {
+	selected, err := suite.Select(p.known.Tests, p.options.focus, p.options.skip)
+	if err != nil || !p.options.smoke {
+		return selected, err
+	}
+	content, err := os.ReadFile("smoke.txt")
+	if err != nil {
+		return nil, err
+	}
+	names := strings.Split(strings.TrimSpace(string(content)), "\n")
+	for _, name := range names {
+		if !strings.HasPrefix(name, "#") && p.known.Get(name) == nil {
+			return nil, fmt.Errorf("smoke.txt: there is no test %q", name)
+		}
+	}
+	return slices.DeleteFunc(selected, func(t *results.Test) bool { return !slices.Contains(names, t.Name) }), nil
+}
+
+// resume takes up the run that was interrupted, if it was one like this.
+func (p *plan) resume() error {
+	key, err := testeeKey(p.options)
+	if err != nil {
+		return err
+	}
+	of := fmt.Sprintf("%s focus=%q skip=%q smoke=%t repeat=%d", key, p.options.focus, p.options.skip, p.options.smoke, p.options.repeat)
+	content, err := os.ReadFile(p.path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err == nil && !p.options.fresh {
+		if err := json.Unmarshal(content, &p.state); err != nil {
+			return fmt.Errorf("read %s: %w", p.path, err)
+		}
+	}
+	if p.state.Of == of && len(p.left(p.options.repeat)) > 0 {
+		say("continuing the run that was interrupted")
+		return nil
+	}
+	p.state = state{Of: of, Done: map[string]int{}}
+	for _, t := range p.selected {
+		t.Runs, t.Failures = 0, 0
+	}
+	return nil
+}
+
+// left are the tests that have run less than that often.
+func (p *plan) left(times int) []*results.Test {
+	var left []*results.Test
+	for _, t := range p.selected {
+		if p.state.Done[t.Name] < times {
+			left = append(left, t)
+		}
+	}
+	return left
+}
+
+func (p *plan) run(ctx context.Context, config suite.Config) error {
+	config.Skiff = p.skiff
+	config.Save = p.save
+	for round := 1; round <= p.options.repeat && ctx.Err() == nil; round++ {
+		left := p.left(round)
+		if len(left) == 0 {
+			continue
+		}
+		say("running %d tests (%d of %d)", len(left), round, p.options.repeat)
+		if err := suite.Run(ctx, config, left); err != nil {
+			return err
+		}
+	}
+	return p.conclude()
+}
+
+// save keeps what is known. What runs again later has a verdict, but is counted by its runs.
+func (p *plan) save() error {
+	for _, t := range p.selected {
+		p.state.Done[t.Name] = t.Runs
+	}
+	content, err := json.Marshal(p.state)
+	if err != nil {
+		return err
+	}
+	return errors.Join(p.known.Write(p.options.results), os.WriteFile(p.path, content, 0o644))
+}
+
+func (p *plan) conclude() error {
+	left := p.left(p.options.repeat)
+	if len(left) > 0 {
+		return fmt.Errorf("interrupted with %d tests left; the same command continues", len(left))
+	}
+	run := results.Results{Tests: p.selected}
+	say("%d passed, %d failed, %d skipped; logs are in %s", run.Count(results.Passed), run.Count(results.Failed), run.Count(results.Skipped), p.options.output)
+	if n := run.Count(results.Failed); n > 0 {
+		return fmt.Errorf("%d of %d tests failed", n, len(p.selected))
+	}
+	return nil
+}
