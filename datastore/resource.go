@@ -5,6 +5,7 @@ package datastore
 import (
 	"fmt"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -92,7 +93,7 @@ func (s *Store) cached(c *storagebackend.ConfigForResource, resourcePrefix strin
 
 // Raw is the storage of objects that are no API resource, without a watch cache. The caller closes it.
 func (s *Store) Raw(resource schema.GroupResource, l Layout, newFunc, newListFunc func() runtime.Object) (storage.Interface, func(), error) {
-	raw, err := s.raw(s.RESTOptions(resource, l).StorageConfig, l.KeyPrefix, newFunc, newListFunc)
+	raw, err := s.raw(s.RESTOptions(resource, l).StorageConfig, "/"+strings.TrimPrefix(l.KeyPrefix, "/"), newFunc, newListFunc)
 	if err != nil {
 		return nil, nil, err
 	}

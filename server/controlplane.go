@@ -45,6 +45,7 @@ import (
 	"github.com/skiff-k8s/skiff/registry/authentication"
 	"github.com/skiff-k8s/skiff/registry/authorization"
 	"github.com/skiff-k8s/skiff/registry/core/allocation"
+	"github.com/skiff-k8s/skiff/registry/rbac"
 	"github.com/skiff-k8s/skiff/version"
 )
 
@@ -178,11 +179,11 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	}
 	proxyCert, proxyKey := c.pki.FrontProxyClient.Files()
 	deps := c.connections()
-	deps.Tokens, deps.Services = tokens, c.services
+	deps.Tokens, deps.Services, deps.Budgets = tokens, c.services, c.admin.PolicyV1()
 	c.api, err = apiserver.New(ctx, apiserver.Config{
 		Store:     c.store,
 		Services:  c.services,
-		Resources: registry.All(registry.Deps{Core: deps}),
+		Resources: registry.All(registry.Deps{Core: deps, RBAC: rbac.Deps{Permit: c.authz.Guard.Check}}),
 		Reviews: map[schema.GroupVersion]map[string]genericrest.Storage{
 			authenticationv1.SchemeGroupVersion: authentication.Storages(authentication.Deps{Token: authenticators.Token, Audiences: audiences}),
 			authorizationv1.SchemeGroupVersion:  authorization.Storages(authorization.Deps{Authorizer: c.authz, Rules: c.authz}),
