@@ -14,6 +14,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/emicklei/go-restful/v3"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apiextensionsserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
@@ -39,6 +40,7 @@ import (
 	aggregator "k8s.io/kube-aggregator/pkg/apiserver"
 
 	"github.com/skiff-k8s/skiff/apiserver/inprocess"
+	"github.com/skiff-k8s/skiff/apiserver/openapi"
 	"github.com/skiff-k8s/skiff/datastore"
 	"github.com/skiff-k8s/skiff/registry"
 	"github.com/skiff-k8s/skiff/registry/core/allocation"
@@ -134,6 +136,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	openapi.New(crds.Informers.Apiextensions().V1().CustomResourceDefinitions().Lister()).Install(s.Generic().Handler.NonGoRestfulMux)
 	return s, nil
 }
 
@@ -162,6 +165,21 @@ func (s *Server) Scheme() *runtime.Scheme { return s.scheme }
 
 // Generic is the machinery, for what hooks into it (more health checks, handlers, post-start hooks).
 func (s *Server) Generic() *genericapiserver.GenericAPIServer { return s.front.GenericAPIServer }
+
+// WebServices are the routes of all that is built in, each root once.
+func (s *Server) WebServices() []*restful.WebService {
+	var out []*restful.WebService
+	seen := map[string]bool{}
+	for _, server := range []*genericapiserver.GenericAPIServer{s.front.GenericAPIServer, s.generic, s.crds.GenericAPIServer} {
+		for _, ws := range server.Handler.GoRestfulContainer.RegisteredWebServices() {
+			if !seen[ws.RootPath()] {
+				seen[ws.RootPath()] = true
+				out = append(out, ws)
+			}
+		}
+	}
+	return out
+}
 
 // Run opens door and serves until ctx ends and requests in flight are answered.
 func (s *Server) Run(ctx context.Context, door *inprocess.Door) error {

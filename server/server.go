@@ -127,6 +127,9 @@ func (s *Server) runParts(ctx context.Context) error {
 	if err := (clusterObjects{client: s.plane.admin, cfg: s.cfg}).ensure(ctx); err != nil {
 		return err
 	}
+	if err := publishAuthentication(ctx, s.plane.admin, s.plane.pki); err != nil {
+		return err
+	}
 	logger.Info("API is ready", "port", s.cfg.SecurePort, "seconds", time.Since(s.started).Seconds())
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.controllers.Run(ctx) })

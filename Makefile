@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# make build   bin/skiff, with the container runtime that it carries
+# make run     install what is needed, build, and start a node on this machine (as root)
+# make test    build and run all tests (as root: they make network namespaces and run containers)
+# make help    the rest
+
+# The same flags for every build, so that one cache serves all.
+export CGO_ENABLED := 0
+export GOFLAGS := -trimpath -buildvcs=false
+
+VERSION ?= 0.1.0-dev
+KUBERNETES := 1.37.2
+COMMIT := $(shell git rev-parse --short=12 HEAD 2>/dev/null)
+LDFLAGS := -s -w \
+	-X github.com/skiff-k8s/skiff/version.Skiff=$(VERSION) \
+	-X github.com/skiff-k8s/skiff/version.Commit=$(COMMIT) \
+	-X k8s.io/component-base/version.gitVersion=v$(KUBERNETES)+skiff.$(VERSION) \
+	-X k8s.io/component-base/version.gitCommit=$(COMMIT)
+
+# Debian packages: to build runc with seccomp; to run a node; to test.
+BUILD_PACKAGES := gcc libc6-dev libseccomp-dev pkg-config
+RUN_PACKAGES := iptables
+TEST_PACKAGES := busybox-static curl iproute2 util-linux conntrack
+
+.PHONY: help build run test unit e2e lint generate bench bundle deps test-deps clean
+
+help: ## say what there is to make
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+
+build: bundle ## build bin/skiff
+	go build -ldflags '$(LDFLAGS)' -o bin/skiff ./cmd/skiff
+
+bundle: deps
+	@go run ./cri/bundle/build
+
+run: build ## start a node on this machine; end it with Control-C
+	@bin/skiff server
+
+test: lint unit e2e ## lint and run all tests
+
+unit: build test-deps ## run the tests of the packages
+	go test -p 2 -timeout 15m $$(go list ./... | grep -v /skiff/e2e$$)
+
+e2e: build test-deps ## run whole nodes on test hosts, with real containers
+	go test -p 1 -count=1 -timeout 20m ./e2e
+
+lint: bundle ## gofmt, go vet, staticcheck, and the rules of the house
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }
+	go vet ./...
+	cd tools && go build -o ../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
+	bin/staticcheck ./...
+
+generate: ## make all generated files anew
+	go generate ./...
+
+bench: build test-deps ## measure start time, memory, idle CPU and pod start on this machine
+	go run ./bench
+
+deps:
+	@$(call install,$(BUILD_PACKAGES) $(RUN_PACKAGES))
+
+test-deps:
+	@$(call install,$(TEST_PACKAGES))
+
+clean: ## remove what was built
+	rm -rf bin
+
+# install installs the Debian packages that are missing.
+define install
+missing=$$(dpkg-query -W -f='$${db:Status-Status} $${binary:Package}\n' $(1) 2>&1 | grep -v '^installed ' | sed -E 's/.*no packages found matching //; s/^[a-z-]+ //'); \
+if [ -n "$$missing" ]; then echo "installing" $$missing; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+endef
