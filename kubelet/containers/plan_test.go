@@ -4,7 +4,6 @@ package containers
 
 import (
 	"reflect"
-	"slices"
 	"testing"
 	"time"
 
@@ -115,15 +114,6 @@ func TestMakePlan(t *testing.T) {
 				t.Errorf("plan = %+v, want %+v", got, c.want)
 			}
 		})
-	}
-}
-
-func TestExpand(t *testing.T) {
-	env := []*runtimeapi.KeyValue{{Key: "A", Value: []byte("1")}}
-	got := expand([]string{"$(A)", "$$(A)", "$(B)", "$A", "x$(A)y$(A", "$"}, env)
-	want := []string{"1", "$(A)", "$(B)", "$A", "x1y$(A", "$"}
-	if !slices.Equal(got, want) {
-		t.Errorf("expand = %q, want %q", got, want)
 	}
 }
 

@@ -169,8 +169,10 @@ func (r *Runtime) createSandbox(ctx context.Context, s *session, attempt uint32)
 		return fmt.Errorf("create sandbox of pod %q: %w", podText(s.pod), err)
 	}
 	resp, err := r.cri.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: id})
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		r.events.Eventf(s.pod, v1.EventTypeWarning, "FailedPodSandBoxStatus", "Unable to get pod sandbox status: %v", err)
+	}
+	if err != nil {
 		return fmt.Errorf("get status of new sandbox %s: %w", id, err)
 	}
 	s.sandboxID = id
@@ -198,17 +200,42 @@ func (r *Runtime) start(ctx context.Context, s *session, c *v1.Container, target
 	if err != nil {
 		return r.startFailed(ctx, s.pod, c, ReasonConfigError, err)
 	}
-	created, err := r.cri.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: s.sandboxID, Config: config, SandboxConfig: s.config})
+	if ctx.Err() != nil {
+		return &startError{Waiting: Waiting{ReasonCreateError, ctx.Err().Error()}} // the pod is being ended
+	}
+	created, err := r.create(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: s.sandboxID, Config: config, SandboxConfig: s.config})
 	if err != nil {
 		return r.startFailed(ctx, s.pod, c, ReasonCreateError, err)
 	}
 	r.containerEvent(s.pod, c, v1.EventTypeNormal, "Created", "Container created")
-	if _, err := r.cri.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: created.GetContainerId()}); err != nil {
+	if err := r.run(ctx, created.GetContainerId()); err != nil {
 		return r.startFailed(ctx, s.pod, c, ReasonRunError, err)
 	}
 	r.containerEvent(s.pod, c, v1.EventTypeNormal, "Started", "Container started")
 	r.linkLog(ctx, s, c, config, created.GetContainerId())
 	return r.postStart(ctx, s, c, created.GetContainerId())
+}
+
+// runtimeTimeout is how long one call may take that makes or starts something.
+const runtimeTimeout = 4 * time.Minute
+
+// whole is a context for a call that must not be cut short when the pod is deleted: a runtime that is left in the
+// middle of making something may keep half of it.
+func whole(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), runtimeTimeout)
+}
+
+func (r *Runtime) create(ctx context.Context, req *runtimeapi.CreateContainerRequest) (*runtimeapi.CreateContainerResponse, error) {
+	ctx, cancel := whole(ctx)
+	defer cancel()
+	return r.cri.CreateContainer(ctx, req)
+}
+
+func (r *Runtime) run(ctx context.Context, id string) error {
+	ctx, cancel := whole(ctx)
+	defer cancel()
+	_, err := r.cri.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id})
+	return err
 }
 
 func (r *Runtime) startFailed(ctx context.Context, pod *v1.Pod, c *v1.Container, reason string, err error) *startError {

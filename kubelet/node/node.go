@@ -203,7 +203,7 @@ func (a *Agent) update(ctx context.Context) (ready bool, err error) {
 		became = true
 	}
 	if became {
-		a.usable()
+		defer a.usable() // when the status is written, without which no pod is admitted
 	}
 	now := time.Now()
 	want := a.cfg.status(have, a.machine, observed, now)

@@ -22,9 +22,18 @@ type Input struct {
 	Waiting map[string]*containers.Waiting // why containers could not be started
 	Probes  Probes
 	// Terminal means that nothing of the pod runs any more, or ever will.
-	Terminal    bool
+	Terminal bool
+	// End is set when the node has decided that the pod is over, whatever its containers say.
+	End         *End
 	HostIPs     []string
 	RuntimeName string // the scheme of container IDs: "containerd"
+}
+
+// End is how a pod ended by the node's own decision.
+type End struct {
+	Phase           v1.PodPhase
+	Reason, Message string
+	Condition       *v1.PodCondition // besides the usual ones: DisruptionTarget
 }
 
 // Probes are the results of probes, by container ID.
@@ -59,7 +68,16 @@ func Generate(in Input) v1.PodStatus {
 	in.probed(&s)
 	in.conditions(&s)
 	in.addresses(&s)
+	in.hold(&s)
 	return s
+}
+
+// hold keeps a final phase back while something of the pod still runs: who sees Failed or Succeeded may rely on its end.
+func (in *Input) hold(s *v1.PodStatus) {
+	if !isTerminal(s.Phase) || isTerminal(in.Old.Phase) || isTerminal(in.Pod.Status.Phase) || in.Terminal || len(in.Runtime.RunningContainers()) == 0 {
+		return
+	}
+	s.Phase, s.Reason, s.Message = in.Old.Phase, in.Old.Reason, in.Old.Message
 }
 
 // observedGeneration follows the pod's generation, where the API server counts it.
@@ -75,13 +93,14 @@ func ephemeralSpecs(pod *v1.Pod) []v1.Container {
 
 // keepTerminal never lets a pod come back from Failed or Succeeded, and keeps the reason while the phase stays.
 func (in *Input) keepTerminal(s *v1.PodStatus) {
-	for _, was := range []v1.PodPhase{in.Old.Phase, in.Pod.Status.Phase} {
-		if isTerminal(was) && !isTerminal(s.Phase) {
+	for _, was := range []v1.PodPhase{in.Pod.Status.Phase, in.Old.Phase} {
+		if isTerminal(was) {
 			s.Phase = was
 		}
 	}
-	if isTerminal(in.Pod.Status.Phase) {
-		s.Phase = in.Pod.Status.Phase
+	if in.End != nil && !isTerminal(in.Pod.Status.Phase) {
+		s.Phase, s.Reason, s.Message = in.End.Phase, in.End.Reason, in.End.Message
+		return
 	}
 	if s.Phase != in.Old.Phase {
 		return
