@@ -31,10 +31,13 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 		return false, then, err
 	}
 	if !w.seen {
-		w.remember(have)
+		w.remember(pod, have)
 	}
 	if rejected, err := k.admit(w, pod, have); rejected || err != nil {
 		return rejected, then, err
+	}
+	if pod, err = k.grant(w, pod, have); err != nil { // from here on its resources are those that it was granted
+		return false, then, err
 	}
 	k.probeContainers(w, pod, have)
 	if deadline, set := k.deadlineOf(pod); set && w.verdict == nil {
@@ -54,6 +57,7 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 	}
 	out, err := k.runtime.Sync(ctx, pod, have)
 	changed := k.note(w, out)
+	changed = k.resizeFailed(w, pod, out.ResizeErr) || changed
 	if out.Changed {
 		return false, next{now: true}, nil // read again what is new; a failure shows then too
 	}
@@ -66,9 +70,11 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 	return false, then, err
 }
 
-// remember notes which containers ran before this process: their probes start from what the API says of them.
-func (w *worker) remember(have *containers.Status) {
+// remember notes which containers ran before this process: their probes start from what the API says of them, and so
+// does a resize.
+func (w *worker) remember(pod *v1.Pod, have *containers.Status) {
 	w.seen = true
+	w.resize.remember(pod)
 	for _, c := range have.RunningContainers() {
 		w.old = append(w.old, c.ID)
 	}
@@ -99,6 +105,7 @@ func (k *Kubelet) admit(w *worker, pod *v1.Pod, have *containers.Status) (reject
 	if ready || status.IsTerminal(pod.Status.Phase) {
 		return false, nil
 	}
+	pod, _ = k.grants.Apply(pod)
 	if len(have.Containers) == 0 {
 		node := k.agent.Node()
 		if node == nil || len(node.Status.Allocatable) == 0 { // before the first report nothing would fit
@@ -109,6 +116,9 @@ func (k *Kubelet) admit(w *worker, pod *v1.Pod, have *containers.Status) (reject
 			k.status.Set(pod, rejectedStatus(pod, r))
 			return true, nil
 		}
+	}
+	if err := k.grants.Allocate(pod); err != nil {
+		return false, err
 	}
 	w.mu.Lock()
 	w.ready = true
@@ -196,7 +206,7 @@ func (k *Kubelet) generate(w *worker, pod *v1.Pod, have *containers.Status, term
 		old = *pod.Status.DeepCopy()
 	}
 	return status.Generate(status.Input{
-		Pod: pod, Old: &old, Runtime: have, Waiting: w.waiting, Probes: k.prober, Terminal: terminal, End: w.verdict,
+		Pod: pod, Old: &old, Runtime: have, Waiting: w.waiting, Probes: k.prober, Terminal: terminal, End: w.verdict, Resize: w.resize.conditions(), Resizing: w.resize.progress != nil, Actuated: k.grants.Actuated,
 		HostIPs: k.cfg.Node.IPs, RuntimeName: k.runtimeName,
 	})
 }
@@ -243,6 +253,7 @@ func (k *Kubelet) terminate(ctx context.Context, w *worker, pod *v1.Pod) error {
 		return err
 	}
 	w.seen = true
+	pod, _ = k.grants.Apply(pod)
 	k.status.Set(pod, k.generate(w, pod, have, false))
 	k.prober.StopHealth(pod.UID)
 	if err := k.runtime.KillPod(ctx, pod, have, nil); err != nil {
@@ -273,6 +284,7 @@ func (k *Kubelet) tidyUp(ctx context.Context, w *worker, pod *v1.Pod) error {
 	if err := errors.Join(k.tree.Remove(pod), k.shareCPU()); err != nil {
 		return err
 	}
+	k.wakeWaiting()
 	w.mu.Lock()
 	deleted := w.gone || w.pod.DeletionTimestamp != nil
 	w.mu.Unlock()

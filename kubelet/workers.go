@@ -43,8 +43,10 @@ type worker struct {
 	gone   bool               // guarded by mu: no longer in the API
 	cancel context.CancelFunc // guarded by mu: ends the step under way
 	ready  bool               // guarded by mu: admitted to this node
+	waits  bool               // guarded by mu: for room to grow
 
 	waiting map[string]*containers.Waiting // why containers could not be started
+	resize  resizing                       // how far a change of resources is
 	verdict *status.End                    // the node has decided that the pod is over
 	seen    bool                           // a first sync was made
 	old     []string                       // containers that ran before this process
@@ -314,10 +316,11 @@ func (k *Kubelet) dismiss(w *worker) {
 	k.mu.Unlock()
 	k.prober.Forget(w.uid)
 	k.status.Forget(w.uid)
+	k.grants.Forget(w.uid)
 	k.cleanUp(w.uid)
 }
 
-// active lists the pods that hold resources of the node, but one.
+// active lists the pods that hold resources of the node, but one, each with what it was granted.
 func (k *Kubelet) active(but types.UID) []*v1.Pod {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -325,7 +328,8 @@ func (k *Kubelet) active(but types.UID) []*v1.Pod {
 	for uid, w := range k.workers {
 		w.mu.Lock()
 		if uid != but && w.ready && w.stage < terminated {
-			pods = append(pods, w.pod)
+			granted, _ := k.grants.Apply(w.pod)
+			pods = append(pods, granted)
 		}
 		w.mu.Unlock()
 	}

@@ -24,7 +24,7 @@ type Rejection struct {
 	Message string
 }
 
-// Check compares a pod with the node and the pods that run on it already. It returns nil if the pod fits.
+// Check compares a pod with the node and the pods that run on it already, as they were granted. It returns nil if the pod fits.
 func Check(pod *v1.Pod, node *v1.Node, others []*v1.Pod) *Rejection {
 	if os, set := pod.Labels[v1.LabelOSStable]; set && os != runtime.GOOS {
 		return &Rejection{"PodOSSelectorNodeLabelDoesNotMatch", "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label"}
@@ -62,11 +62,16 @@ var explanations = map[string]string{
 	"TaintToleration": "node(s) had taints that the pod didn't tolerate",
 }
 
+// CheckResize says whether a pod that runs here may have what its spec asks for now.
+func CheckResize(pod *v1.Pod, node *v1.Node, others []*v1.Pod) *Rejection {
+	return resources(pod, node, others)
+}
+
 // resources checks that what is requested on the node in all stays within what it can give.
 func resources(pod *v1.Pod, node *v1.Node, others []*v1.Pod) *Rejection {
 	used := v1.ResourceList{}
 	for _, other := range others {
-		for name, q := range resource.PodRequests(other, resource.PodResourcesOptions{UseStatusResources: true}) {
+		for name, q := range resource.PodRequests(other, resource.PodResourcesOptions{}) {
 			sum := used[name]
 			sum.Add(q)
 			used[name] = sum

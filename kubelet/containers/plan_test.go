@@ -105,7 +105,7 @@ func TestMakePlan(t *testing.T) {
 		"init is not repeated once main ran": {with(pod(v1.RestartPolicyAlways, "a"), v1.Container{Name: "i"}), have(is("a", running, 0)), health{}, want{}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			plan := MakePlan(c.pod, c.status, c.health)
+			plan := MakePlan(c.pod, c.status, c.health, nil)
 			got := want{create: plan.CreateSandbox, killPod: plan.KillPod, init: plan.StartInit, start: plan.Start}
 			for _, k := range plan.Kill {
 				got.kill = append(got.kill, k.Container.Name)

@@ -40,6 +40,8 @@ type Outcome struct {
 	Waiting map[string]*Waiting
 	// Changed means that something was started or ended, so the pod's status is out of date.
 	Changed bool
+	// ResizeErr is why the pod's resources could not be changed.
+	ResizeErr error
 	// RetryAt is when a back-off ends; zero if nothing waits for one.
 	RetryAt time.Time
 }
@@ -62,13 +64,18 @@ func (e *startError) Error() string { return e.Reason + ": " + e.Message }
 // Sync makes one step from status towards the pod's spec. An error means that it is to be tried again
 // with a growing pause, unless the Outcome names a time.
 func (r *Runtime) Sync(ctx context.Context, pod *v1.Pod, status *Status) (*Outcome, error) {
-	plan := MakePlan(pod, status, r.health)
+	plan := MakePlan(pod, status, r.health, r.grants)
 	out := &Outcome{Waiting: map[string]*Waiting{}}
 	klog.FromContext(ctx).V(4).Info("Planned pod", "plan", plan)
 	if err := r.end(ctx, pod, status, plan, out); err != nil {
 		return out, err
 	}
 	r.pruneInitContainers(ctx, pod, status)
+	resized := len(plan.Resize) > 0 || podResized(pod, r.grants)
+	if out.ResizeErr = r.resize(ctx, pod, plan); out.ResizeErr != nil {
+		return out, out.ResizeErr
+	}
+	out.Changed = out.Changed || resized
 	s := session{pod: pod, status: status, sandboxID: plan.SandboxID, ips: status.IPs}
 	if plan.CreateSandbox {
 		if err := r.createSandbox(ctx, &s, plan.Attempt); err != nil {
@@ -208,6 +215,9 @@ func (r *Runtime) start(ctx context.Context, s *session, c *v1.Container, target
 		return r.startFailed(ctx, s.pod, c, ReasonCreateError, err)
 	}
 	r.containerEvent(s.pod, c, v1.EventTypeNormal, "Created", "Container created")
+	if err := r.grants.Actuate(s.pod, false, c.Name); err != nil {
+		klog.FromContext(ctx).Error(err, "Recording a container's resources", "container", c.Name)
+	}
 	if err := r.run(ctx, created.GetContainerId()); err != nil {
 		return r.startFailed(ctx, s.pod, c, ReasonRunError, err)
 	}

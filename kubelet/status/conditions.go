@@ -69,10 +69,8 @@ func (in *Input) conditions(s *v1.PodStatus) {
 	if c := condition(in.Old.Conditions, v1.DisruptionTarget); c != nil && condition(s.Conditions, v1.DisruptionTarget) == nil {
 		s.Conditions = append(s.Conditions, *c)
 	}
-	for _, t := range []v1.PodConditionType{v1.PodResizePending, v1.PodResizeInProgress} {
-		if c := condition(in.Old.Conditions, t); c != nil && !in.Terminal {
-			s.Conditions = append(s.Conditions, *c)
-		}
+	if !in.Terminal {
+		s.Conditions = append(s.Conditions, in.Resize...)
 	}
 	containersReady := in.containersReady(s)
 	s.Conditions = append(s.Conditions,

@@ -8,6 +8,7 @@ package status
 
 import (
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-helpers/resource"
 	"k8s.io/kubectl/pkg/util/qos"
 
@@ -24,7 +25,12 @@ type Input struct {
 	// Terminal means that nothing of the pod runs any more, or ever will.
 	Terminal bool
 	// End is set when the node has decided that the pod is over, whatever its containers say.
-	End         *End
+	End *End
+	// Resize are the conditions of a change of resources, and Resizing says that one is under way.
+	Resize   []v1.PodCondition
+	Resizing bool
+	// Actuated is what a container was last given; nil when nobody knows.
+	Actuated    func(pod types.UID, container string) (v1.ResourceRequirements, bool)
 	HostIPs     []string
 	RuntimeName string // the scheme of container IDs: "containerd"
 }
@@ -57,7 +63,7 @@ func Generate(in Input) v1.PodStatus {
 		ResourceClaimStatuses:       pod.Status.ResourceClaimStatuses,
 		ExtendedResourceClaimStatus: pod.Status.ExtendedResourceClaimStatus,
 		AllocatedResources:          resource.PodRequests(pod, resource.PodResourcesOptions{}),
-		Resources:                   pod.Spec.Resources.DeepCopy(),
+		Resources:                   in.podResources(),
 	}
 	for _, ip := range in.Runtime.IPs {
 		s.PodIPs = append(s.PodIPs, v1.PodIP{IP: ip})
@@ -70,6 +76,20 @@ func Generate(in Input) v1.PodStatus {
 	in.addresses(&s)
 	in.hold(&s)
 	return s
+}
+
+// podResources are what the pod as a whole has: what was granted, once that is in force.
+func (in *Input) podResources() *v1.ResourceRequirements {
+	if in.Resizing && in.Old.Resources != nil {
+		return in.Old.Resources
+	}
+	r := in.Pod.Spec.Resources.DeepCopy()
+	if r == nil {
+		r = &v1.ResourceRequirements{}
+	}
+	r.Requests = resource.PodRequests(in.Pod, resource.PodResourcesOptions{})
+	r.Limits = resource.PodLimits(in.Pod, resource.PodResourcesOptions{})
+	return r
 }
 
 // hold keeps a final phase back while something of the pod still runs: who sees Failed or Succeeded may rely on its end.
