@@ -58,6 +58,8 @@ type Config struct {
 	LogLinks  string // /var/log/containers; empty for none
 	HostsFile string // the node's own, for pods on its network: /etc/hosts
 
+	AllowedSysctls []string // besides the safe ones; "kernel.msg*" is a family
+
 	CPUCFSQuota    bool
 	MinOOMScoreAdj int64 // 0 when the runtime may not lower scores, else -1000
 

@@ -5,6 +5,7 @@ package kubelet
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -77,13 +78,13 @@ func (k *Kubelet) tryToGrant(w *worker, pod *v1.Pod) error {
 		return fmt.Errorf("node %q is not registered yet", k.cfg.Node.Name)
 	}
 	if r := admit.CheckResize(pod, node, k.active(pod.UID)); r != nil {
-		was := w.resize.pending
-		w.resize.pending = resizeCondition(v1.PodResizePending, v1.PodReasonDeferred, r.Message, pod.Generation)
+		was, message := w.resize.pending, strings.TrimPrefix(r.Message, "Pod was rejected: ")
+		w.resize.pending = resizeCondition(v1.PodResizePending, v1.PodReasonDeferred, message, pod.Generation)
 		if was != nil && was.Reason == v1.PodReasonDeferred {
 			w.resize.pending.LastTransitionTime = was.LastTransitionTime
 		}
 		if was == nil || was.Reason != v1.PodReasonDeferred || was.ObservedGeneration != pod.Generation {
-			k.resizeEvent(pod, v1.EventTypeWarning, "ResizeDeferred", "Pod resize "+v1.PodReasonDeferred, pod.Generation, r.Message)
+			k.resizeEvent(pod, v1.EventTypeWarning, "ResizeDeferred", "Pod resize "+v1.PodReasonDeferred, pod.Generation, message)
 		}
 		w.wait(true)
 		return nil

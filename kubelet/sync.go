@@ -111,7 +111,11 @@ func (k *Kubelet) admit(w *worker, pod *v1.Pod, have *containers.Status) (reject
 		if node == nil || len(node.Status.Allocatable) == 0 { // before the first report nothing would fit
 			return false, fmt.Errorf("node %q is not registered yet", k.cfg.Node.Name)
 		}
-		if r := admit.Check(pod, node, k.active(pod.UID)); r != nil {
+		r := admit.Sysctls(pod, k.cfg.AllowedSysctls)
+		if r == nil {
+			r = admit.Check(pod, node, k.active(pod.UID))
+		}
+		if r != nil {
 			k.events.Event(pod, v1.EventTypeWarning, r.Reason, strings.TrimPrefix(r.Message, "Pod was rejected: "))
 			k.status.Set(pod, rejectedStatus(pod, r))
 			return true, nil
