@@ -23,7 +23,7 @@ BUILD_PACKAGES := gcc libc6-dev libseccomp-dev pkg-config
 RUN_PACKAGES := iptables
 TEST_PACKAGES := busybox-static curl iproute2 util-linux conntrack
 
-.PHONY: help build run test unit e2e lint generate bench bundle deps test-deps clean
+.PHONY: help build run test unit e2e lint generate bundle deps test-deps clean
 
 help: ## say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -31,8 +31,9 @@ help: ## say what there is to make
 build: bundle ## build bin/skiff
 	go build -ldflags '$(LDFLAGS)' -o bin/skiff ./cmd/skiff
 
-bundle: deps
+bundle: deps ## build what the binary carries: runc, the shim, OpenAPI documents
 	@go run ./cri/bundle/build
+	@go run ./apiserver/openapi/generate
 
 run: build ## start a node on this machine; end it with Control-C
 	@bin/skiff server
@@ -54,9 +55,6 @@ lint: bundle ## gofmt, go vet, staticcheck, and the rules of the house
 generate: ## make all generated files anew
 	go generate ./...
 
-bench: build test-deps ## measure start time, memory, idle CPU and pod start on this machine
-	go run ./bench
-
 deps:
 	@$(call install,$(BUILD_PACKAGES) $(RUN_PACKAGES))
 
@@ -72,3 +70,5 @@ missing=$$(dpkg-query -W -f='$${db:Status-Status} $${binary:Package}\n' $(1) 2>&
 if [ -n "$$missing" ]; then echo "installing" $$missing; \
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
 endef
+
+include conformance/conformance.mk

@@ -85,7 +85,7 @@ func (s *Server) installVersion(gv schema.GroupVersion, versions []schema.GroupV
 		ParameterCodec:              runtime.NewParameterCodec(s.scheme),
 		Serializer:                  rest.Serializer{NegotiatedSerializer: codecs, Scheme: s.scheme},
 		Creater:                     s.scheme,
-		Convertor:                   s.scheme,
+		Convertor:                   rest.Convertor{Scheme: s.scheme},
 		ConvertabilityChecker:       s.scheme,
 		UnsafeConvertor:             rest.Convertor{Scheme: s.scheme},
 		Defaulter:                   s.scheme,

@@ -63,8 +63,8 @@ type service struct {
 // handoffType and handoffID name a plugin of ours. It is loaded after all that it requires, and hands
 // their instances over.
 const (
-	handoffType plugin.Type = "io.skiff.handoff.v1"
-	handoffID               = "cri"
+	handoffType = plugin.Type("io.skiff.handoff.v1")
+	handoffID   = "cri"
 )
 
 type handoffKey struct{}

@@ -29,7 +29,7 @@ func TestWeb(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.kubectl("apply", "--validate=false", "-n", "demo", "-f", example)
+	n.kubectl("apply", "-n", "demo", "-f", example)
 	n.kubectl("rollout", "status", "-n", "demo", "deployment/web", "--timeout=120s")
 	pods := n.podNames("app=web")
 	if len(pods) != 3 {

@@ -32,7 +32,10 @@ type Config struct {
 	KubeconfigMode os.FileMode // 0600
 
 	NoNode bool // control plane only
-	Node   agent.Settings
+
+	// Progress is told what a person wants to know while the server starts: a line each. Optional.
+	Progress func(line string)
+	Node     agent.Settings
 }
 
 // PortRange is a range of ports, both ends included.
@@ -91,6 +94,13 @@ func (c *Config) Complete() error {
 		return fmt.Errorf("node port range %s is not a range of ports (change --service-node-port-range)", c.NodePorts)
 	}
 	return c.Node.Check()
+}
+
+// progress tells the person who waits.
+func (c *Config) progress(format string, args ...any) {
+	if c.Progress != nil {
+		c.Progress(fmt.Sprintf(format, args...))
+	}
 }
 
 // apiServiceIP is the ClusterIP of the kubernetes Service.

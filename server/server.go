@@ -13,10 +13,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/agent"
@@ -130,12 +133,46 @@ func (s *Server) runParts(ctx context.Context) error {
 	if err := publishAuthentication(ctx, s.plane.admin, s.plane.pki); err != nil {
 		return err
 	}
+	s.cfg.progress("API is ready at https://127.0.0.1:%d after %.1f s", s.cfg.SecurePort, time.Since(s.started).Seconds())
 	logger.Info("API is ready", "port", s.cfg.SecurePort, "seconds", time.Since(s.started).Seconds())
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.controllers.Run(ctx) })
 	group.Go(func() error { return s.scheduler.Run(ctx) })
 	if s.agent != nil {
 		group.Go(func() error { return s.agent.Run(ctx) })
+		group.Go(func() error { return s.announceNode(ctx) })
 	}
 	return group.Wait()
+}
+
+// announceNode tells when the Node has become Ready for the first time.
+func (s *Server) announceNode(ctx context.Context) error {
+	ready := make(chan struct{})
+	once := sync.OnceFunc(func() { close(ready) })
+	look := func(obj any) {
+		if n, ok := obj.(*corev1.Node); ok && n.Name == s.cfg.NodeName && isReady(n) {
+			once()
+		}
+	}
+	informer := s.plane.informers.Core().V1().Nodes().Informer()
+	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: look, UpdateFunc: func(_, obj any) { look(obj) }})
+	if err != nil {
+		return fmt.Errorf("watch the Node: %w", err)
+	}
+	defer func() { _ = informer.RemoveEventHandler(registration) }()
+	select {
+	case <-ready:
+		s.cfg.progress("Node %s is Ready after %.1f s", s.cfg.NodeName, time.Since(s.started).Seconds())
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+func isReady(n *corev1.Node) bool {
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/agent"
 	"github.com/skiff-k8s/skiff/server"
+	"github.com/skiff-k8s/skiff/version"
 )
 
 const configFile = "/etc/skiff/config.yaml"
@@ -55,6 +56,14 @@ func runServer(cmd *cobra.Command, cfg server.Config) error {
 		return err
 	}
 	ctx := logging(cmd.Context())
+	out := cmd.OutOrStdout()
+	fmt.Fprintf(out, "Skiff %s (Kubernetes v%s), data in %s\n", version.Skiff, version.Kubernetes, cfg.DataDir)
+	cfg.Progress = func(line string) {
+		fmt.Fprintln(out, line)
+		if strings.HasPrefix(line, "API is ready") {
+			fmt.Fprintf(out, "  export KUBECONFIG=%s\n  skiff kubectl get nodes\n", cfg.Kubeconfig)
+		}
+	}
 	s, err := server.New(ctx, cfg)
 	if err != nil {
 		return err

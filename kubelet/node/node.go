@@ -59,15 +59,16 @@ const (
 
 // Agent keeps the Node.
 type Agent struct {
-	cfg     Config
-	client  kubernetes.Interface
-	cri     runtimeapi.RuntimeServiceClient
-	images  runtimeapi.ImageServiceClient
-	events  record.EventRecorder
-	volumes func() ([]v1.UniqueVolumeName, []v1.AttachedVolume)
-	usable  func()
-	machine Machine
-	poke    chan struct{}
+	cfg        Config
+	client     kubernetes.Interface
+	cri        runtimeapi.RuntimeServiceClient
+	images     runtimeapi.ImageServiceClient
+	events     record.EventRecorder
+	volumes    func() ([]v1.UniqueVolumeName, []v1.AttachedVolume)
+	usable     func()
+	machine    Machine
+	poke       chan struct{}
+	registered chan struct{} // closed when there is a Node
 
 	mu         sync.Mutex
 	node       *v1.Node  // guarded by mu: as our last write returned it, or the informer; nil until registered
@@ -84,7 +85,7 @@ func New(cfg Config, client kubernetes.Interface, cri runtimeapi.RuntimeServiceC
 	if err != nil {
 		return nil, err
 	}
-	return &Agent{cfg: cfg, client: client, cri: cri, images: images, events: events, volumes: volumes, usable: usable, machine: machine, poke: make(chan struct{}, 1)}, nil
+	return &Agent{cfg: cfg, client: client, cri: cri, images: images, events: events, volumes: volumes, usable: usable, machine: machine, poke: make(chan struct{}, 1), registered: make(chan struct{})}, nil
 }
 
 // Poke asks for a look at the node's status now.
@@ -138,7 +139,13 @@ func (a *Agent) ref() *v1.ObjectReference {
 	return &v1.ObjectReference{Kind: "Node", Name: a.cfg.Name, UID: types.UID(a.cfg.Name)}
 }
 
+// renewLease begins when there is a Node for the lease to belong to.
 func (a *Agent) renewLease(ctx context.Context) {
+	select {
+	case <-a.registered:
+	case <-ctx.Done():
+		return
+	}
 	lease.NewController(clock.RealClock{}, a.client, a.cfg.Name, leaseSeconds, nil, leaseRenew, a.cfg.Name, v1.NamespaceNodeLease, a.ownLease).Run(ctx)
 }
 
@@ -222,8 +229,12 @@ func (a *Agent) register(ctx context.Context, o Observed) (*v1.Node, error) {
 		return nil, fmt.Errorf("register Node %s: %w", a.cfg.Name, err)
 	}
 	a.mu.Lock()
+	first := a.node == nil
 	a.node = node
 	a.mu.Unlock()
+	if first {
+		close(a.registered)
+	}
 	klog.FromContext(ctx).Info("Registered node", "node", node.Name)
 	return node, nil
 }

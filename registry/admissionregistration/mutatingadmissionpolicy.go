@@ -14,6 +14,7 @@ func MutatingAdmissionPolicies() rest.Resource[*admissionregistrationv1.Mutating
 		Kind:     admissionregistrationv1.SchemeGroupVersion.WithKind("MutatingAdmissionPolicy"),
 		Plural:   "mutatingadmissionpolicies",
 		Singular: "mutatingadmissionpolicy",
+		Default:  defaultMutatingPolicy,
 		Columns: policyColumns("Mutations", "Mutation indicates the number of mutations rules defined in this configuration",
 			func(o *admissionregistrationv1.MutatingAdmissionPolicy) int { return len(o.Spec.Mutations) },
 			func(o *admissionregistrationv1.MutatingAdmissionPolicy) *admissionregistrationv1.ParamKind {

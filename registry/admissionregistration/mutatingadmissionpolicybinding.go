@@ -14,6 +14,7 @@ func MutatingAdmissionPolicyBindings() rest.Resource[*admissionregistrationv1.Mu
 		Kind:     admissionregistrationv1.SchemeGroupVersion.WithKind("MutatingAdmissionPolicyBinding"),
 		Plural:   "mutatingadmissionpolicybindings",
 		Singular: "mutatingadmissionpolicybinding",
+		Default:  defaultMutatingPolicyBinding,
 		Columns: bindingColumns(
 			func(o *admissionregistrationv1.MutatingAdmissionPolicyBinding) string { return o.Spec.PolicyName },
 			func(o *admissionregistrationv1.MutatingAdmissionPolicyBinding) *admissionregistrationv1.ParamRef {

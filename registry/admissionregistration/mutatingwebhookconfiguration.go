@@ -14,6 +14,7 @@ func MutatingWebhookConfigurations() rest.Resource[*admissionregistrationv1.Muta
 		Kind:         admissionregistrationv1.SchemeGroupVersion.WithKind("MutatingWebhookConfiguration"),
 		Plural:       "mutatingwebhookconfigurations",
 		Singular:     "mutatingwebhookconfiguration",
+		Default:      defaultMutatingWebhooks,
 		Columns:      webhookColumns(func(o *admissionregistrationv1.MutatingWebhookConfiguration) int { return len(o.Webhooks) }),
 		Categories:   []string{"api-extensions"},
 		GenerationOf: func(o *admissionregistrationv1.MutatingWebhookConfiguration) any { return o.Webhooks },

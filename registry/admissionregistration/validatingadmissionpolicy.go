@@ -14,6 +14,7 @@ func ValidatingAdmissionPolicies() rest.Resource[*admissionregistrationv1.Valida
 		Kind:     admissionregistrationv1.SchemeGroupVersion.WithKind("ValidatingAdmissionPolicy"),
 		Plural:   "validatingadmissionpolicies",
 		Singular: "validatingadmissionpolicy",
+		Default:  defaultValidatingPolicy,
 		Columns: policyColumns("Validations", "Validations indicates the number of validation rules defined in this configuration",
 			func(o *admissionregistrationv1.ValidatingAdmissionPolicy) int { return len(o.Spec.Validations) },
 			func(o *admissionregistrationv1.ValidatingAdmissionPolicy) *admissionregistrationv1.ParamKind {

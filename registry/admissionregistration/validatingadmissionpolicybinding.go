@@ -14,6 +14,7 @@ func ValidatingAdmissionPolicyBindings() rest.Resource[*admissionregistrationv1.
 		Kind:     admissionregistrationv1.SchemeGroupVersion.WithKind("ValidatingAdmissionPolicyBinding"),
 		Plural:   "validatingadmissionpolicybindings",
 		Singular: "validatingadmissionpolicybinding",
+		Default:  defaultValidatingPolicyBinding,
 		Columns: bindingColumns(
 			func(o *admissionregistrationv1.ValidatingAdmissionPolicyBinding) string { return o.Spec.PolicyName },
 			func(o *admissionregistrationv1.ValidatingAdmissionPolicyBinding) *admissionregistrationv1.ParamRef {

@@ -14,6 +14,7 @@ func ValidatingWebhookConfigurations() rest.Resource[*admissionregistrationv1.Va
 		Kind:         admissionregistrationv1.SchemeGroupVersion.WithKind("ValidatingWebhookConfiguration"),
 		Plural:       "validatingwebhookconfigurations",
 		Singular:     "validatingwebhookconfiguration",
+		Default:      defaultValidatingWebhooks,
 		Columns:      webhookColumns(func(o *admissionregistrationv1.ValidatingWebhookConfiguration) int { return len(o.Webhooks) }),
 		Categories:   []string{"api-extensions"},
 		GenerationOf: func(o *admissionregistrationv1.ValidatingWebhookConfiguration) any { return o.Webhooks },

@@ -37,6 +37,21 @@ func (c Convertor) ConvertToVersion(in runtime.Object, target runtime.GroupVersi
 	return c.Scheme.UnsafeConvertToVersion(in, target)
 }
 
+// Convert implements runtime.ObjectConvertor. Admission plugins that change objects convert to a version and
+// back; where both are one Go type, out gets the content and keeps its name.
+func (c Convertor) Convert(in, out, context any) error {
+	from, to := reflect.TypeOf(in), reflect.TypeOf(out)
+	source, ok := in.(runtime.Object)
+	if _, unstructured := in.(runtime.Unstructured); from != to || !ok || unstructured {
+		return c.Scheme.Convert(in, out, context)
+	}
+	target := out.(runtime.Object)
+	name := target.GetObjectKind().GroupVersionKind()
+	reflect.ValueOf(target).Elem().Set(reflect.ValueOf(source.DeepCopyObject()).Elem())
+	target.GetObjectKind().SetGroupVersionKind(name)
+	return nil
+}
+
 // named is a shallow copy of in that carries gvk (nothing for the internal version, as the scheme does it).
 func named(in runtime.Object, gvk schema.GroupVersionKind) runtime.Object {
 	v := reflect.ValueOf(in)
