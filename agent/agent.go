@@ -10,6 +10,7 @@ package agent
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -102,29 +103,49 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 
 // Run runs the node until ctx ends. Pods go on without it.
 func (a *Agent) Run(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
+	// The runtime and the pod network outlive the kubelet, so that what it is doing ends well.
+	below, belowCtx := errgroup.WithContext(context.WithoutCancel(ctx))
+	belowCtx, stopBelow := context.WithCancel(belowCtx)
+	defer stopBelow()
 	if a.runtime != nil {
-		group.Go(func() error { return a.runtime.Run(ctx) })
+		below.Go(func() error { return a.runtime.Run(belowCtx) })
 	}
 	if a.network != nil {
-		group.Go(func() error { return a.network.Run(ctx) })
+		below.Go(func() error { return a.network.Run(belowCtx) })
 	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		select {
+		case <-belowCtx.Done(): // one of them failed
+			return errors.New("the container runtime or the pod network stopped")
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	group.Go(func() error { return a.objects.Run(ctx) })
 	group.Go(func() error { return a.volumes.Run(ctx) })
-	group.Go(func() error {
-		if a.runtime != nil {
-			select {
-			case <-a.runtime.Ready():
-			case <-ctx.Done():
-				return nil
-			}
-		}
-		return a.kubelet.Run(ctx)
-	})
+	group.Go(func() error { return a.runKubelet(ctx) })
 	group.Go(func() error { return a.api.Run(ctx) })
 	group.Go(func() error { return a.proxy.Run(ctx) })
 	group.Go(func() error { return a.runDNS(ctx) })
-	return group.Wait()
+	err := group.Wait()
+	stopBelow()
+	if cause := below.Wait(); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// runKubelet runs the kubelet as soon as there is a runtime.
+func (a *Agent) runKubelet(ctx context.Context) error {
+	if a.runtime != nil {
+		select {
+		case <-a.runtime.Ready():
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	return a.kubelet.Run(ctx)
 }
 
 func (a *Agent) buildRuntime() error {
