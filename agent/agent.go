@@ -59,6 +59,8 @@ type Config struct {
 
 	ServingCert func(*tls.ClientHelloInfo) (*tls.Certificate, error) // of the kubelet's port
 	ClientCA    dynamiccertificates.CAContentProvider                // of those who may call it
+
+	RuntimeReady func() // told when containers can be started; optional
 }
 
 // Deps are the ways to the API, by whom they act as.
@@ -145,6 +147,9 @@ func (a *Agent) runKubelet(ctx context.Context) error {
 			return nil
 		}
 	}
+	if a.cfg.RuntimeReady != nil {
+		a.cfg.RuntimeReady()
+	}
 	return a.kubelet.Run(ctx)
 }
 
@@ -173,22 +178,10 @@ func (a *Agent) buildRuntime() error {
 }
 
 func (a *Agent) buildNetwork() error {
-	var err error
-	if a.cfg.Network == NetworkSkiff {
-		a.network, err = network.New(network.Config{
-			DataDir:      filepath.Join(a.cfg.DataDir, "agent"),
-			Socket:       filepath.Join(a.cfg.StateDir, "cni.sock"),
-			ConfDir:      a.cfg.CNIConfDir,
-			PluginType:   "thincni",
-			Bridge:       "skiff0",
-			ClusterCIDRs: []netip.Prefix{a.cfg.ClusterCIDR},
-			ServiceCIDRs: []netip.Prefix{a.cfg.ServiceCIDR},
-			OnReady:      a.networkReady,
-		})
-		if err != nil {
-			return fmt.Errorf("build the pod network: %w", err)
-		}
+	if err := a.buildPodNetwork(); err != nil {
+		return err
 	}
+	var err error
 	a.proxy, err = proxy.New(proxy.Config{
 		NodeName:      a.cfg.NodeName,
 		ClusterCIDRs:  []netip.Prefix{a.cfg.ClusterCIDR},
@@ -196,6 +189,30 @@ func (a *Agent) buildNetwork() error {
 	}, a.deps.Proxy, a.deps.Informers)
 	if err != nil {
 		return fmt.Errorf("build the Service proxy: %w", err)
+	}
+	return nil
+}
+
+// bridgeName is the interface that pods of this node are behind.
+const bridgeName = "skiff0"
+
+func (a *Agent) buildPodNetwork() error {
+	if a.cfg.Network != NetworkSkiff {
+		return nil
+	}
+	var err error
+	a.network, err = network.New(network.Config{
+		DataDir:      filepath.Join(a.cfg.DataDir, "agent"),
+		Socket:       filepath.Join(a.cfg.StateDir, "cni.sock"),
+		ConfDir:      a.cfg.CNIConfDir,
+		PluginType:   "thincni",
+		Bridge:       bridgeName,
+		ClusterCIDRs: []netip.Prefix{a.cfg.ClusterCIDR},
+		ServiceCIDRs: []netip.Prefix{a.cfg.ServiceCIDR},
+		OnReady:      a.networkReady,
+	})
+	if err != nil {
+		return fmt.Errorf("build the pod network: %w", err)
 	}
 	return nil
 }
@@ -208,6 +225,8 @@ func (a *Agent) networkReady(gateways []netip.Addr) {
 	default: // DNS listens already; the addresses of a node do not change
 	}
 }
+
+const cgroupMount = "/sys/fs/cgroup"
 
 func (a *Agent) buildKubelet() error {
 	machine, err := node.ReadMachine(a.cfg.DataDir)
@@ -249,7 +268,7 @@ func (a *Agent) buildKubelet() error {
 				corev1.ResourceEphemeralStorage: *resource.NewQuantity(machine.Disk/10, resource.BinarySI),
 			},
 		},
-		Cgroups: cgroups.Config{Mount: "/sys/fs/cgroup", Root: a.cfg.CgroupRoot, Driver: cgroups.Driver(driver)},
+		Cgroups: cgroups.Config{Mount: cgroupMount, Root: a.cfg.CgroupRoot, Driver: cgroups.Driver(driver)},
 		DNS: podnet.DNS{
 			ClusterIPs: []string{a.cfg.ClusterDNS.String()},
 			Domain:     a.cfg.ClusterDomain,

@@ -113,7 +113,7 @@ func (h *host) start(ctx context.Context) (api, ready time.Duration, err error) 
 	}
 	err = await(ctx, func(ctx context.Context) (watch.Interface, error) {
 		return client.CoreV1().Nodes().Watch(ctx, named(nodeName))
-	}, nodeIsReady)
+	}, func(e watch.Event) bool { return nodeIsReady(e, begin.Truncate(time.Second)) })
 	return api, time.Since(begin), err
 }
 
@@ -220,14 +220,16 @@ func named(name string) metav1.ListOptions {
 	return metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", name).String()}
 }
 
-func nodeIsReady(e watch.Event) bool {
+// nodeIsReady looks for a Ready condition with a heartbeat of the present run: an earlier one may have left
+// the Node Ready.
+func nodeIsReady(e watch.Event, since time.Time) bool {
 	node, ok := e.Object.(*corev1.Node)
 	if !ok {
 		return false
 	}
 	for _, c := range node.Status.Conditions {
 		if c.Type == corev1.NodeReady {
-			return c.Status == corev1.ConditionTrue
+			return c.Status == corev1.ConditionTrue && !c.LastHeartbeatTime.Time.Before(since)
 		}
 	}
 	return false
