@@ -115,7 +115,7 @@ func (t *Teardown) removePods(ctx context.Context) error {
 			return err
 		}
 		if n := len(list.Items); n > 0 {
-			t.say("ended %d pods", n)
+			t.say("ended %d pod(s)", n)
 		}
 		return nil
 	})
@@ -137,7 +137,7 @@ func (t *Teardown) endShims(ctx context.Context) error {
 		}
 		_ = unix.Kill(pid, unix.SIGKILL)
 	}
-	t.say("killed %d processes that were left of containers", len(shims))
+	t.say("killed %d process(es) that were left of containers", len(shims))
 	for _, pid := range shims {
 		if err := awaitEnd(ctx, pid); err != nil {
 			return err
@@ -228,7 +228,7 @@ func (t *Teardown) unmount(dirs ...string) error {
 		}
 	}
 	if n := len(mounts) - len(errs); n > 0 {
-		t.say("unmounted %d file systems of pods", n)
+		t.say("unmounted %d file system(s) of pods", n)
 	}
 	return errors.Join(errs...)
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -44,6 +45,9 @@ environment variable (SKIFF_NODE_NAME). A flag wins over the environment, which 
 
 func runServer(cmd *cobra.Command, s *settings) error {
 	cfg := s.server
+	if os.Geteuid() != 0 && !cfg.NoNode {
+		return errors.New("a node needs root (use sudo, or --no-node for a control plane alone)")
+	}
 	if err := cfg.Complete(); err != nil {
 		return err
 	}
