@@ -24,6 +24,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/endpoints"
 	"github.com/skiff-k8s/skiff/controllers/endpointslice"
 	"github.com/skiff-k8s/skiff/controllers/garbagecollector"
+	"github.com/skiff-k8s/skiff/controllers/job"
 	"github.com/skiff-k8s/skiff/controllers/namespace"
 	"github.com/skiff-k8s/skiff/controllers/nodeipam"
 	"github.com/skiff-k8s/skiff/controllers/nodelifecycle"
@@ -88,6 +89,10 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	withEvents(deployment.Name, deployment.Component, deployment.New),
 	withEvents(replicaset.Name, replicaset.Component, replicaset.New),
 	withEvents(replicationcontroller.Name, replicationcontroller.Component, replicationcontroller.New),
+	withEvents(job.Name, job.Component, job.New),
+	func(m *Manager) (reconcile.Controller, error) {
+		return job.NewOrphans(m.deps.ClientFor(job.Name), m.deps.Informers)
+	},
 	withEvents(endpointslice.Name, endpointslice.Component, endpointslice.New),
 	withEvents(endpoints.Name, endpoints.Component, endpoints.New),
 	withEvents(nodelifecycle.Name, nodelifecycle.Component, nodelifecycle.New),
