@@ -34,6 +34,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/replicationcontroller"
 	"github.com/skiff-k8s/skiff/controllers/rootcacertpublisher"
 	"github.com/skiff-k8s/skiff/controllers/serviceaccount"
+	"github.com/skiff-k8s/skiff/controllers/statefulset"
 	"github.com/skiff-k8s/skiff/controllers/tainteviction"
 	"github.com/skiff-k8s/skiff/controllers/ttlafterfinished"
 )
@@ -89,6 +90,7 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	withEvents(deployment.Name, deployment.Component, deployment.New),
 	withEvents(replicaset.Name, replicaset.Component, replicaset.New),
 	withEvents(replicationcontroller.Name, replicationcontroller.Component, replicationcontroller.New),
+	withEvents(statefulset.Name, statefulset.Component, statefulset.New),
 	withEvents(job.Name, job.Component, job.New),
 	func(m *Manager) (reconcile.Controller, error) {
 		return job.NewOrphans(m.deps.ClientFor(job.Name), m.deps.Informers)
