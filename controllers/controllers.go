@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/skiff-k8s/skiff/controllers/clusterroleaggregation"
+	"github.com/skiff-k8s/skiff/controllers/daemonset"
 	"github.com/skiff-k8s/skiff/controllers/deployment"
 	"github.com/skiff-k8s/skiff/controllers/endpoints"
 	"github.com/skiff-k8s/skiff/controllers/endpointslice"
@@ -91,6 +92,7 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	withEvents(replicaset.Name, replicaset.Component, replicaset.New),
 	withEvents(replicationcontroller.Name, replicationcontroller.Component, replicationcontroller.New),
 	withEvents(statefulset.Name, statefulset.Component, statefulset.New),
+	withEvents(daemonset.Name, daemonset.Component, daemonset.New),
 	withEvents(job.Name, job.Component, job.New),
 	func(m *Manager) (reconcile.Controller, error) {
 		return job.NewOrphans(m.deps.ClientFor(job.Name), m.deps.Informers)
