@@ -107,6 +107,11 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	case <-w.ready:
 		return w.result, nil
 	case <-ctx.Done():
+		select {
+		case <-w.ready: // the handler is through, which ends ctx as well
+			return w.result, nil
+		default:
+		}
 		w.abort(ctx.Err())
 		return nil, context.Cause(ctx)
 	}
