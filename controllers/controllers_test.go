@@ -386,7 +386,7 @@ func TestNamespace(t *testing.T) {
 	})
 	c.deployment("ns", "web", 2)
 	c.wantPods("ns", 2)
-	held, err := c.CoreV1().ConfigMaps("ns").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "held", Finalizers: []string{"example.com/hold"}}}, metav1.CreateOptions{})
+	_, err := c.CoreV1().ConfigMaps("ns").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "held", Finalizers: []string{"example.com/hold"}}}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -406,7 +406,7 @@ func TestNamespace(t *testing.T) {
 		}
 		return fmt.Errorf("conditions are %+v", ns.Status.Conditions)
 	})
-	held, err = c.CoreV1().ConfigMaps("ns").Get(ctx, "held", metav1.GetOptions{})
+	held, err := c.CoreV1().ConfigMaps("ns").Get(ctx, "held", metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

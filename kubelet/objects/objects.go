@@ -69,8 +69,8 @@ func (c *Cache) Run(ctx context.Context) error {
 	}
 	c.mu.Unlock()
 	<-ctx.Done()
-	//lint:ignore SA2001 whoever started a watch before ctx ended has it in wg now, and nobody will again
 	c.mu.Lock()
+	//lint:ignore SA2001 whoever started a watch before ctx ended has it in wg now, and nobody will again
 	c.mu.Unlock()
 	c.wg.Wait()
 	return nil
