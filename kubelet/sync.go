@@ -20,6 +20,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/admit"
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 	"github.com/skiff-k8s/skiff/kubelet/containers"
+	"github.com/skiff-k8s/skiff/kubelet/eviction"
 	"github.com/skiff-k8s/skiff/kubelet/probe"
 	"github.com/skiff-k8s/skiff/kubelet/status"
 )
@@ -40,16 +41,18 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 		return false, then, err
 	}
 	k.probeContainers(w, pod, have)
-	if deadline, set := k.deadlineOf(pod); set && w.verdict == nil {
+	if deadline, set := k.deadlineOf(pod); set {
 		then.at = deadline
 		if !time.Now().Before(deadline) {
-			w.verdict = &status.End{Phase: v1.PodFailed, Reason: "DeadlineExceeded", Message: "Pod was active on the node longer than the specified deadline"}
-			k.events.Event(pod, v1.EventTypeNormal, w.verdict.Reason, w.verdict.Message)
+			end := &status.End{Phase: v1.PodFailed, Reason: "DeadlineExceeded", Message: "Pod was active on the node longer than the specified deadline"}
+			k.events.Event(pod, v1.EventTypeNormal, end.Reason, end.Message)
+			w.decide(end, nil)
+			return true, then, nil
 		}
 	}
 	now := k.generate(w, pod, have, false)
 	k.status.Set(pod, now)
-	if w.verdict != nil || status.IsTerminal(now.Phase) {
+	if status.IsTerminal(now.Phase) {
 		return true, then, nil
 	}
 	if err := k.prepareNode(ctx, pod); err != nil {
@@ -112,6 +115,9 @@ func (k *Kubelet) admit(w *worker, pod *v1.Pod, have *containers.Status) (reject
 			return false, fmt.Errorf("node %q is not registered yet", k.cfg.Node.Name)
 		}
 		r := admit.Sysctls(pod, k.cfg.AllowedSysctls)
+		if why := k.evictor.Refuse(pod); why != "" {
+			r = &admit.Rejection{Reason: eviction.Reason, Message: "Pod was rejected: " + why}
+		}
 		if r == nil {
 			r = admit.Check(pod, node, k.active(pod.UID))
 		}
@@ -209,8 +215,9 @@ func (k *Kubelet) generate(w *worker, pod *v1.Pod, have *containers.Status, term
 	if !known {
 		old = *pod.Status.DeepCopy()
 	}
+	end, _ := w.decided()
 	return status.Generate(status.Input{
-		Pod: pod, Old: &old, Runtime: have, Waiting: w.waiting, Probes: k.prober, Terminal: terminal, End: w.verdict, Resize: w.resize.conditions(), Resizing: w.resize.progress != nil, Actuated: k.grants.Actuated,
+		Pod: pod, Old: &old, Runtime: have, Waiting: w.waiting, Probes: k.prober, Terminal: terminal, End: end, Resize: w.resize.conditions(), Resizing: w.resize.progress != nil, Actuated: k.grants.Actuated,
 		HostIPs: k.cfg.Node.IPs, RuntimeName: k.runtimeName,
 	})
 }
@@ -260,7 +267,8 @@ func (k *Kubelet) terminate(ctx context.Context, w *worker, pod *v1.Pod) error {
 	pod, _ = k.grants.Apply(pod)
 	k.status.Set(pod, k.generate(w, pod, have, false))
 	k.prober.StopHealth(pod.UID)
-	if err := k.runtime.KillPod(ctx, pod, have, nil); err != nil {
+	_, grace := w.decided()
+	if err := k.runtime.KillPod(ctx, pod, have, grace); err != nil {
 		if ctx.Err() == nil {
 			k.events.Eventf(pod, v1.EventTypeWarning, "FailedKillPod", "error killing pod: %v", err)
 		}
