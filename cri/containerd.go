@@ -75,7 +75,7 @@ const (
 	// What containerd itself allows in one message. Lists of many containers are large.
 	maxMessageSize = 16 << 20
 	bufconnSize    = 64 << 10
-	stopPatience   = 5 * time.Second
+	stopPatience   = time.Second
 )
 
 // Containerd is a containerd in this process. There can be one at a time.
@@ -207,11 +207,16 @@ func (c *Containerd) serve(services service) (stop func(), served <-chan error, 
 	done := make(chan error, 1)
 	go func() { done <- grpcServer.Serve(c.listener) }()
 	stop = func() {
-		// Streams such as GetContainerEvents never end by themselves.
-		force := time.AfterFunc(stopPatience, grpcServer.Stop)
 		c.conn.Close()
-		grpcServer.GracefulStop()
-		force.Stop()
+		ended := make(chan struct{})
+		go func() {
+			grpcServer.GracefulStop()
+			close(ended)
+		}()
+		select {
+		case <-ended:
+		case <-time.After(stopPatience): // containerd's stream of container events notices only at the next event
+		}
 	}
 	return stop, done, nil
 }
