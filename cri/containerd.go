@@ -188,7 +188,6 @@ func (c *Containerd) Run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		stop()
-		<-served
 	case err := <-served:
 		return fmt.Errorf("serve CRI: %w", err)
 	}
@@ -215,7 +214,8 @@ func (c *Containerd) serve(services service) (stop func(), served <-chan error, 
 		}()
 		select {
 		case <-ended:
-		case <-time.After(stopPatience): // containerd's stream of container events notices only at the next event
+		case <-time.After(stopPatience):
+			// containerd's stream of container events notices only at the next event, so gRPC may never be through.
 		}
 	}
 	return stop, done, nil

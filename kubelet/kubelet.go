@@ -10,6 +10,7 @@
 //   - containers makes the containers of one pod what its spec says; images, podnet, cgroups and the Volumes and Env that
 //     are passed in serve it.
 //   - allocation remembers what a pod was granted; resize.go grants more or less of it to a running one.
+//   - userns gives users of their own to pods that want them.
 //   - probe asks containers how they are; status tells the API.
 //   - eviction ends pods when the node runs short of something; evict.go tells it what they use.
 //   - events.go hears from the runtime what changed; housekeeping.go removes what is dead and rotates logs.
@@ -47,6 +48,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/podnet"
 	"github.com/skiff-k8s/skiff/kubelet/probe"
 	"github.com/skiff-k8s/skiff/kubelet/status"
+	"github.com/skiff-k8s/skiff/kubelet/userns"
 )
 
 // Config is what the operator chose.
@@ -119,6 +121,7 @@ type Kubelet struct {
 	tree        *cgroups.Tree
 	runtime     *containers.Runtime
 	grants      *allocation.Store
+	users       *userns.Ranges
 	status      *status.Manager
 	prober      *probe.Prober
 	puller      *images.Puller
@@ -158,6 +161,7 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 		return nil, err
 	}
 	k.grants = allocation.New(filepath.Join(cfg.Root, "pods"))
+	k.users = userns.New(filepath.Join(cfg.Root, "pods"), cfg.Node.MaxPods)
 	k.prober = probe.New(execer{deps.Runtime}, k.events, k.wake)
 	machine := k.agent.Machine()
 	k.puller = images.NewPuller(deps.Images, secrets{deps.Client}, k.events)

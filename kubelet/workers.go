@@ -340,6 +340,7 @@ func (k *Kubelet) dismiss(w *worker) {
 	k.prober.Forget(w.uid)
 	k.status.Forget(w.uid)
 	k.grants.Forget(w.uid)
+	k.users.Forget(w.uid)
 	k.cleanUp(w.uid)
 }
 
