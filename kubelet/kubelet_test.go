@@ -382,6 +382,15 @@ func TestAdmission(t *testing.T) {
 	if got := b.cri.Dump(); len(got) > 0 {
 		t.Errorf("runtime: %v", got)
 	}
+	b.stop()
+	b.start()
+	b.create(testPod("web", v1.Container{Name: "app"}))
+	b.eventually("the next pod is ready", func() bool { return b.ready("web") })
+	if s := b.get("big").Status; len(s.ContainerStatuses) > 0 || s.Reason != "OutOfcpu" {
+		t.Errorf("after a restart: status = %s %+v", s.Reason, s.ContainerStatuses)
+	}
+	b.delete("big", 30)
+	b.gone("big")
 }
 
 // A liveness probe that fails has the container replaced; readiness decides about Ready.

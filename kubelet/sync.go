@@ -40,6 +40,9 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 	if pod, err = k.grant(w, pod, have); err != nil { // from here on its resources are those that it was granted
 		return false, then, err
 	}
+	if k.neverStarted(pod, have) {
+		return true, then, nil
+	}
 	k.probeContainers(w, pod, have)
 	if deadline, set := k.deadlineOf(pod); set {
 		then.at = deadline
@@ -265,7 +268,10 @@ func (k *Kubelet) terminate(ctx context.Context, w *worker, pod *v1.Pod) error {
 	}
 	w.seen = true
 	pod, _ = k.grants.Apply(pod)
-	k.status.Set(pod, k.generate(w, pod, have, false))
+	rejected := k.neverStarted(pod, have)
+	if !rejected {
+		k.status.Set(pod, k.generate(w, pod, have, false))
+	}
 	k.prober.StopHealth(pod.UID)
 	_, grace := w.decided()
 	if err := k.runtime.KillPod(ctx, pod, have, grace); err != nil {
@@ -283,9 +289,20 @@ func (k *Kubelet) terminate(ctx context.Context, w *worker, pod *v1.Pod) error {
 		return fmt.Errorf("%d containers run after the pod was ended", len(running))
 	}
 	after.IPs = have.IPs // the last address stays readable
-	k.status.Set(pod, k.generate(w, pod, after, true))
+	if !rejected {
+		k.status.Set(pod, k.generate(w, pod, after, true))
+	}
 	klog.FromContext(ctx).V(4).Info("All containers of the pod have ended")
 	return nil
+}
+
+// neverStarted says that a pod was refused, now or by an earlier process: its status says why, and nothing about containers.
+func (k *Kubelet) neverStarted(pod *v1.Pod, have *containers.Status) bool {
+	now, known := k.status.Get(pod.UID)
+	if !known {
+		now = pod.Status
+	}
+	return status.IsTerminal(now.Phase) && len(now.ContainerStatuses)+len(have.Containers)+len(have.Sandboxes) == 0
 }
 
 // tidyUp removes the volumes and cgroups of an ended pod. Its dead containers stay for their logs until it is deleted.
