@@ -43,6 +43,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/openapi"
 	"github.com/skiff-k8s/skiff/datastore"
 	"github.com/skiff-k8s/skiff/registry"
+	"github.com/skiff-k8s/skiff/registry/core"
 	"github.com/skiff-k8s/skiff/registry/core/allocation"
 	"github.com/skiff-k8s/skiff/registry/rest"
 )
@@ -123,6 +124,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	groups, err := s.buildResources(ctx, cfg, codecs)
 	if err != nil {
 		return nil, err
+	}
+	if pods := s.Store(corev1.Resource("pods")); pods != nil {
+		groups.add(corev1.SchemeGroupVersion, "bindings", core.Bindings(pods))
 	}
 	for gv, resources := range cfg.Reviews {
 		for name, storage := range resources {

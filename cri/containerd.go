@@ -75,7 +75,7 @@ const (
 	// What containerd itself allows in one message. Lists of many containers are large.
 	maxMessageSize = 16 << 20
 	bufconnSize    = 64 << 10
-	stopPatience   = time.Second
+	stopPatience   = 5 * time.Second
 )
 
 // Containerd is a containerd in this process. There can be one at a time.
@@ -188,6 +188,7 @@ func (c *Containerd) Run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		stop()
+		<-served
 	case err := <-served:
 		return fmt.Errorf("serve CRI: %w", err)
 	}
@@ -197,9 +198,15 @@ func (c *Containerd) Run(ctx context.Context) error {
 	return nil
 }
 
-// serve serves CRI on the connection in memory.
+// serve serves CRI on the connection in memory. stop ends all calls and returns when they have ended.
 func (c *Containerd) serve(services service) (stop func(), served <-chan error, err error) {
-	grpcServer := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessageSize), grpc.MaxSendMsgSize(maxMessageSize))
+	var calls sync.WaitGroup
+	grpcServer := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessageSize), grpc.MaxSendMsgSize(maxMessageSize),
+		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+			calls.Add(1)
+			defer calls.Done()
+			return handle(ctx, req)
+		}))
 	if err := services.cri.Register(grpcServer); err != nil {
 		return nil, nil, fmt.Errorf("serve CRI: %w", err)
 	}
@@ -207,15 +214,13 @@ func (c *Containerd) serve(services service) (stop func(), served <-chan error, 
 	go func() { done <- grpcServer.Serve(c.listener) }()
 	stop = func() {
 		c.conn.Close()
+		// Not GracefulStop, which would wait for GetContainerEvents: that returns at the next event, if ever.
+		grpcServer.Stop()
 		ended := make(chan struct{})
-		go func() {
-			grpcServer.GracefulStop()
-			close(ended)
-		}()
+		go func() { calls.Wait(); close(ended) }()
 		select {
 		case <-ended:
 		case <-time.After(stopPatience):
-			// containerd's stream of container events notices only at the next event, so gRPC may never be through.
 		}
 	}
 	return stop, done, nil

@@ -31,6 +31,7 @@ type Definition = rest.Definition
 // Deps is what resources need besides their own storage, by group.
 type Deps struct {
 	Core core.Deps
+	RBAC rbac.Deps
 }
 
 // All is every resource that is stored.
@@ -84,10 +85,10 @@ func All(deps Deps) []Definition {
 
 		policy.PodDisruptionBudgets(),
 
-		rbac.Roles(),
-		rbac.RoleBindings(),
-		rbac.ClusterRoles(),
-		rbac.ClusterRoleBindings(),
+		rbac.Roles(deps.RBAC),
+		rbac.RoleBindings(deps.RBAC),
+		rbac.ClusterRoles(deps.RBAC),
+		rbac.ClusterRoleBindings(deps.RBAC),
 
 		resource.DeviceClasses(),
 		resource.ResourceClaims(),

@@ -31,6 +31,7 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skiff-k8s/skiff/agent"
 	"github.com/skiff-k8s/skiff/apiserver"
@@ -44,7 +45,9 @@ import (
 	"github.com/skiff-k8s/skiff/registry"
 	"github.com/skiff-k8s/skiff/registry/authentication"
 	"github.com/skiff-k8s/skiff/registry/authorization"
+	"github.com/skiff-k8s/skiff/registry/core"
 	"github.com/skiff-k8s/skiff/registry/core/allocation"
+	"github.com/skiff-k8s/skiff/registry/rbac"
 	"github.com/skiff-k8s/skiff/version"
 )
 
@@ -81,6 +84,7 @@ func newControlPlane(ctx context.Context, cfg Config) (_ *controlPlane, err erro
 	if err := c.open(ctx, cfg); err != nil {
 		return nil, err
 	}
+	cfg.progress(StepData)
 	if c.admin, err = kubernetes.NewForConfig(c.adminConfig()); err != nil {
 		return nil, fmt.Errorf("make the in-process client: %w", err)
 	}
@@ -178,14 +182,15 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	}
 	proxyCert, proxyKey := c.pki.FrontProxyClient.Files()
 	deps := c.connections()
-	deps.Tokens, deps.Services = tokens, c.services
+	deps.Tokens, deps.Services, deps.Budgets = tokens, c.services, c.admin.PolicyV1()
 	c.api, err = apiserver.New(ctx, apiserver.Config{
 		Store:     c.store,
 		Services:  c.services,
-		Resources: registry.All(registry.Deps{Core: deps}),
+		Resources: registry.All(registry.Deps{Core: deps, RBAC: rbac.Deps{Permit: c.authz.Guard.Check}}),
 		Reviews: map[schema.GroupVersion]map[string]genericrest.Storage{
 			authenticationv1.SchemeGroupVersion: authentication.Storages(authentication.Deps{Token: authenticators.Token, Audiences: audiences}),
 			authorizationv1.SchemeGroupVersion:  authorization.Storages(authorization.Deps{Authorizer: c.authz, Rules: c.authz}),
+			corev1.SchemeGroupVersion:           {"componentstatuses": core.ComponentStatuses(c.components())},
 		},
 		Door:            c.door,
 		Loopback:        c.adminConfig(),
@@ -226,6 +231,19 @@ func (c *controlPlane) run(ctx context.Context) error {
 	return c.api.Run(ctx, c.door)
 }
 
+// components are what componentstatuses asks. Controllers and scheduler end with the process.
+func (c *controlPlane) components() map[string]core.Health {
+	alive := func(context.Context) error { return nil }
+	return map[string]core.Health{
+		"controller-manager": alive,
+		"scheduler":          alive,
+		"etcd-0": func(ctx context.Context) error {
+			_, err := c.store.Client().Get(ctx, "health")
+			return err
+		},
+	}
+}
+
 // controllerDeps are clients under controllers' names.
 func (c *controlPlane) clientFor(name string) kubernetes.Interface {
 	return kubernetes.NewForConfigOrDie(c.configForController(name)) // fails for impossible configurations only
@@ -263,6 +281,7 @@ func (c *controlPlane) newAgent(cfg Config) (*agent.Agent, error) {
 		ClusterDomain: cfg.ClusterDomain,
 		ServingCert:   c.pki.KubeletServing.GetCertificate,
 		ClientCA:      c.pki.ClientCA,
+		RuntimeReady:  func() { cfg.progress(StepRuntime) },
 	}, agent.Deps{Node: clients["node"], Proxy: clients["proxy"], DNS: clients["dns"], Informers: c.informers})
 }
 

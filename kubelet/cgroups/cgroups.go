@@ -274,6 +274,18 @@ func (t *Tree) RemoveUID(uid types.UID) error {
 	return errors.Join(errs...)
 }
 
+// RemoveAll removes the whole tree with the processes in it: for the end of a node. It says whether there was one.
+func (t *Tree) RemoveAll() (removed bool, err error) {
+	var errs []error
+	for _, dir := range t.dirs(name{kubepods}) {
+		if _, err := os.Stat(dir); err == nil {
+			removed = true
+			errs = append(errs, removeTree(dir))
+		}
+	}
+	return removed, errors.Join(errs...)
+}
+
 func (t *Tree) eachPodDir(do func(uid types.UID, dir string)) {
 	for _, class := range []name{{kubepods}, {kubepods, "burstable"}, {kubepods, "besteffort"}} {
 		for _, dir := range t.dirs(class) {

@@ -5,6 +5,7 @@ package certificates
 import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	genericrest "k8s.io/apiserver/pkg/registry/rest"
 
 	"github.com/skiff-k8s/skiff/registry/rest"
 )
@@ -12,12 +13,18 @@ import (
 // CertificateSigningRequests says what is particular to certificatesigningrequests.
 func CertificateSigningRequests() rest.Resource[*certificatesv1.CertificateSigningRequest] {
 	return rest.Resource[*certificatesv1.CertificateSigningRequest]{
-		Kind:         certificatesv1.SchemeGroupVersion.WithKind("CertificateSigningRequest"),
-		Plural:       "certificatesigningrequests",
-		Singular:     "certificatesigningrequest",
-		Columns:      certificateSigningRequestColumns(),
-		ShortNames:   []string{"csr"},
-		NoGeneration: true,
+		Kind:                certificatesv1.SchemeGroupVersion.WithKind("CertificateSigningRequest"),
+		Plural:              "certificatesigningrequests",
+		Singular:            "certificatesigningrequest",
+		Columns:             certificateSigningRequestColumns(),
+		ShortNames:          []string{"csr"},
+		NoGeneration:        true,
+		PrepareCreate:       prepareRequestCreate,
+		PrepareUpdate:       func(o, old *certificatesv1.CertificateSigningRequest) { o.Spec = old.Spec },
+		PrepareStatusUpdate: prepareRequestStatusUpdate,
+		Subresources: func(store, _ *rest.Store) map[string]genericrest.Storage {
+			return map[string]genericrest.Storage{"approval": rest.Part(store, prepareApproval, validateApproval)}
+		},
 		Fields: func(o *certificatesv1.CertificateSigningRequest) fields.Set {
 			return fields.Set{"spec.signerName": o.Spec.SignerName}
 		},

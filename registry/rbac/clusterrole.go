@@ -10,11 +10,12 @@ import (
 )
 
 // ClusterRoles says what is particular to clusterroles.
-func ClusterRoles() rest.Resource[*rbacv1.ClusterRole] {
+func ClusterRoles(deps Deps) rest.Resource[*rbacv1.ClusterRole] {
 	return rest.Resource[*rbacv1.ClusterRole]{
 		Kind:           rbacv1.SchemeGroupVersion.WithKind("ClusterRole"),
 		Plural:         "clusterroles",
 		Singular:       "clusterrole",
+		Permit:         deps.Permit,
 		Columns:        rest.NameAndDate[*rbacv1.ClusterRole](),
 		ValidateName:   path.ValidatePathSegmentName,
 		CreateOnUpdate: true,

@@ -10,11 +10,12 @@ import (
 )
 
 // ClusterRoleBindings says what is particular to clusterrolebindings.
-func ClusterRoleBindings() rest.Resource[*rbacv1.ClusterRoleBinding] {
+func ClusterRoleBindings(deps Deps) rest.Resource[*rbacv1.ClusterRoleBinding] {
 	return rest.Resource[*rbacv1.ClusterRoleBinding]{
 		Kind:           rbacv1.SchemeGroupVersion.WithKind("ClusterRoleBinding"),
 		Plural:         "clusterrolebindings",
 		Singular:       "clusterrolebinding",
+		Permit:         deps.Permit,
 		Columns:        clusterRoleBindingColumns(),
 		ValidateName:   path.ValidatePathSegmentName,
 		CreateOnUpdate: true,

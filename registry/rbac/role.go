@@ -10,11 +10,12 @@ import (
 )
 
 // Roles says what is particular to roles.
-func Roles() rest.Resource[*rbacv1.Role] {
+func Roles(deps Deps) rest.Resource[*rbacv1.Role] {
 	return rest.Resource[*rbacv1.Role]{
 		Kind:           rbacv1.SchemeGroupVersion.WithKind("Role"),
 		Plural:         "roles",
 		Singular:       "role",
+		Permit:         deps.Permit,
 		Columns:        rest.NameAndDate[*rbacv1.Role](),
 		Namespaced:     true,
 		ValidateName:   path.ValidatePathSegmentName,

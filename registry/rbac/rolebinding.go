@@ -10,11 +10,12 @@ import (
 )
 
 // RoleBindings says what is particular to rolebindings.
-func RoleBindings() rest.Resource[*rbacv1.RoleBinding] {
+func RoleBindings(deps Deps) rest.Resource[*rbacv1.RoleBinding] {
 	return rest.Resource[*rbacv1.RoleBinding]{
 		Kind:           rbacv1.SchemeGroupVersion.WithKind("RoleBinding"),
 		Plural:         "rolebindings",
 		Singular:       "rolebinding",
+		Permit:         deps.Permit,
 		Columns:        roleBindingColumns(),
 		Namespaced:     true,
 		ValidateName:   path.ValidatePathSegmentName,

@@ -137,6 +137,11 @@ type table[T Object] struct {
 
 var _ genericrest.TableConvertor = table[*metav1.PartialObjectMetadata]{}
 
+// NewTable is for resources that are not a Resource.
+func NewTable[T Object](columns []Column[T]) genericrest.TableConvertor {
+	return newTable(columns, nil)
+}
+
 func newTable[T Object](columns []Column[T], conditions func(obj T) []metav1.TableRowCondition) table[T] {
 	if len(columns) == 0 {
 		columns = []Column[T]{Name[T](), Age[T]()}

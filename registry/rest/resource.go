@@ -57,6 +57,9 @@ type Resource[T Object] struct {
 	// ValidateUpdate judges the whole of an update (nil: Validate judges the new object). What nobody may
 	// change in metadata is refused before.
 	ValidateUpdate func(obj, old T) field.ErrorList
+	// Permit judges a write by who makes it, beyond what authorization knows; old is nil on create. Its error
+	// is an API status.
+	Permit func(ctx context.Context, obj, old runtime.Object) error
 	// Warnings returns texts for Warning headers; old is nil on create.
 	Warnings func(obj, old T) []string
 

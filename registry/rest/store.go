@@ -118,6 +118,9 @@ func (r Resource[T]) Build(scheme *runtime.Scheme, options OptionsGetter) (*Buil
 	if r.TTL != nil {
 		generic.TTLFunc = func(obj runtime.Object, _ uint64, _ bool) (uint64, error) { return r.TTL(obj.(T)), nil }
 	}
+	if r.Permit != nil {
+		permitWith(r.Permit, generic)
+	}
 	if err := generic.CompleteWithOptions(r.storeOptions(options)); err != nil {
 		return nil, fmt.Errorf("build %s: %w", r.Plural, err)
 	}
@@ -144,6 +147,17 @@ func (r Resource[T]) Build(scheme *runtime.Scheme, options OptionsGetter) (*Buil
 		}
 	}
 	return built, nil
+}
+
+// permitWith asks permit before every write of store.
+func permitWith(permit func(ctx context.Context, obj, old runtime.Object) error, store *registry.Store) {
+	nothing := func(context.Context, bool) {}
+	store.BeginCreate = func(ctx context.Context, obj runtime.Object, _ *metav1.CreateOptions) (registry.FinishFunc, error) {
+		return nothing, permit(ctx, obj, nil)
+	}
+	store.BeginUpdate = func(ctx context.Context, obj, old runtime.Object, _ *metav1.UpdateOptions) (registry.FinishFunc, error) {
+		return nothing, permit(ctx, obj, old)
+	}
 }
 
 func (r Resource[T]) zero() T { return reflect.New(reflect.TypeFor[T]().Elem()).Interface().(T) }

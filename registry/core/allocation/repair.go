@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/big"
 	"net/netip"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -25,7 +26,21 @@ import (
 // freed, what a Service has and nobody wrote down (as in data of old) is written down. No Service may be
 // written meanwhile: it runs before the API is served.
 func (a *Allocator) Repair(ctx context.Context) error {
-	ctx = genericapirequest.WithNamespace(ctx, metav1.NamespaceAll)
+	// A watch cache that is still being filled asks for patience; the repair is as good a moment later.
+	for {
+		err := a.repair(genericapirequest.WithNamespace(ctx, metav1.NamespaceAll))
+		if !apierrors.IsTooManyRequests(err) {
+			return err
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+func (a *Allocator) repair(ctx context.Context) error {
 	list, err := a.services.List(ctx, &internalversion.ListOptions{})
 	if err != nil {
 		return fmt.Errorf("list Services: %w", err)
