@@ -34,6 +34,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet"
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 	"github.com/skiff-k8s/skiff/kubelet/env"
+	"github.com/skiff-k8s/skiff/kubelet/eviction"
 	"github.com/skiff-k8s/skiff/kubelet/images"
 	"github.com/skiff-k8s/skiff/kubelet/node"
 	"github.com/skiff-k8s/skiff/kubelet/objects"
@@ -282,6 +283,7 @@ func (a *Agent) buildKubelet() error {
 		LogMaxSize:  10 << 20,
 		LogMaxFiles: 5,
 		ImageGC:     images.GCConfig{HighPercent: 85, LowPercent: 80, MinAge: 2 * time.Minute},
+		Eviction:    eviction.Defaults(),
 	}, kubelet.Deps{
 		Client:    a.deps.Node,
 		Informers: a.deps.Informers,

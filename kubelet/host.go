@@ -51,6 +51,20 @@ func (h host) RuntimeHandler(pod *v1.Pod) (string, error) {
 	return class.Handler, nil
 }
 
+func (h host) UserNamespace(pod *v1.Pod) (*runtimeapi.UserNamespace, error) {
+	handler, err := h.RuntimeHandler(pod)
+	if err != nil {
+		return nil, err
+	}
+	if !h.k.handlerHas(handler, func(f *v1.NodeRuntimeHandlerFeatures) *bool { return f.UserNamespaces }) {
+		if handler != "" {
+			return nil, fmt.Errorf("can't set `spec.hostUsers: false`, RuntimeClass handler %q does not support user namespaces", handler)
+		}
+		return nil, errors.New("can't set `spec.hostUsers: false`, runtime does not support user namespaces")
+	}
+	return h.k.users.Of(pod.UID)
+}
+
 func (h host) Environ(ctx context.Context, pod *v1.Pod, c *v1.Container, podIP string, podIPs []string) ([]*runtimeapi.KeyValue, error) {
 	if pod.Spec.HostNetwork && podIP == "" && len(h.k.cfg.Node.IPs) > 0 {
 		podIP, podIPs = h.k.cfg.Node.IPs[0], h.k.cfg.Node.IPs

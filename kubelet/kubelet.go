@@ -10,7 +10,9 @@
 //   - containers makes the containers of one pod what its spec says; images, podnet, cgroups and the Volumes and Env that
 //     are passed in serve it.
 //   - allocation remembers what a pod was granted; resize.go grants more or less of it to a running one.
+//   - userns gives users of their own to pods that want them.
 //   - probe asks containers how they are; status tells the API.
+//   - eviction ends pods when the node runs short of something; evict.go tells it what they use.
 //   - events.go hears from the runtime what changed; housekeeping.go removes what is dead and rotates logs.
 //
 // What runs is known by the labels on the containers alone, so a new process takes over all containers of an earlier
@@ -40,11 +42,13 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/allocation"
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 	"github.com/skiff-k8s/skiff/kubelet/containers"
+	"github.com/skiff-k8s/skiff/kubelet/eviction"
 	"github.com/skiff-k8s/skiff/kubelet/images"
 	"github.com/skiff-k8s/skiff/kubelet/node"
 	"github.com/skiff-k8s/skiff/kubelet/podnet"
 	"github.com/skiff-k8s/skiff/kubelet/probe"
 	"github.com/skiff-k8s/skiff/kubelet/status"
+	"github.com/skiff-k8s/skiff/kubelet/userns"
 )
 
 // Config is what the operator chose.
@@ -67,6 +71,9 @@ type Config struct {
 	LogMaxFiles int   // 5
 
 	ImageGC images.GCConfig
+
+	// Eviction is when pods are ended for the node's sake; nothing is ever evicted without thresholds.
+	Eviction map[eviction.Signal]eviction.Threshold
 }
 
 // Volumes makes the volumes of pods. SetUp may be called at each sync, and has made all of them when it returns nil.
@@ -104,6 +111,7 @@ type Kubelet struct {
 	cfg     Config
 	client  kubernetes.Interface
 	cri     runtimeapi.RuntimeServiceClient
+	images  runtimeapi.ImageServiceClient
 	volumes Volumes
 	env     Env
 	events  record.EventRecorder
@@ -113,10 +121,12 @@ type Kubelet struct {
 	tree        *cgroups.Tree
 	runtime     *containers.Runtime
 	grants      *allocation.Store
+	users       *userns.Ranges
 	status      *status.Manager
 	prober      *probe.Prober
 	puller      *images.Puller
 	imageGC     *images.Collector
+	evictor     *eviction.Manager
 	synced      []cache.InformerSynced
 	onPodCIDR   func([]string)
 	runtimeName string // set by Run before any pod is looked at
@@ -139,7 +149,7 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 		return nil, err
 	}
 	k := &Kubelet{
-		cfg: cfg, client: deps.Client, cri: deps.Runtime, volumes: deps.Volumes, env: deps.Env, tree: tree, onPodCIDR: deps.OnPodCIDR,
+		cfg: cfg, client: deps.Client, cri: deps.Runtime, images: deps.Images, volumes: deps.Volumes, env: deps.Env, tree: tree, onPodCIDR: deps.OnPodCIDR,
 		events: deps.Recorder, workers: map[types.UID]*worker{}, orphans: map[types.UID]bool{},
 	}
 	if k.events == nil {
@@ -151,6 +161,7 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 		return nil, err
 	}
 	k.grants = allocation.New(filepath.Join(cfg.Root, "pods"))
+	k.users = userns.New(filepath.Join(cfg.Root, "pods"), cfg.Node.MaxPods)
 	k.prober = probe.New(execer{deps.Runtime}, k.events, k.wake)
 	machine := k.agent.Machine()
 	k.puller = images.NewPuller(deps.Images, secrets{deps.Client}, k.events)
@@ -160,6 +171,8 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 		MinOOMScoreAdj: cfg.MinOOMScoreAdj, MemoryCapacity: machine.Memory, HugePageSizes: machine.HugePageNames(),
 	}, deps.Runtime, k.puller, host{k}, k.prober, k.grants, k.events)
 	k.imageGC = images.NewCollector(cfg.ImageGC, deps.Images, deps.Runtime)
+	k.evictor = eviction.New(eviction.Config{Hard: cfg.Eviction, Transition: pressureTransition, Root: cfg.Root}, evictable{k}, k.agent.Ref(), k.events)
+	k.agent.Pressure = k.evictor.Pressure
 	k.status = status.NewManager(deps.Client, deps.Informers.Core().V1().Pods().Lister())
 	return k, k.handlers(deps.Informers)
 }
@@ -279,6 +292,7 @@ func (k *Kubelet) runPods(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return k.watchContainers(ctx) })
 	group.Go(func() error { return k.keepHouse(ctx) })
+	group.Go(func() error { return k.evictor.Run(ctx) })
 	err := group.Wait()
 	k.wg.Wait()
 	if errors.Is(err, context.Canceled) {

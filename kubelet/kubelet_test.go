@@ -23,6 +23,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
+	"github.com/skiff-k8s/skiff/kubelet/eviction"
 	"github.com/skiff-k8s/skiff/kubelet/fakecri"
 	"github.com/skiff-k8s/skiff/kubelet/node"
 	"github.com/skiff-k8s/skiff/kubelet/podnet"
@@ -381,6 +382,15 @@ func TestAdmission(t *testing.T) {
 	if got := b.cri.Dump(); len(got) > 0 {
 		t.Errorf("runtime: %v", got)
 	}
+	b.stop()
+	b.start()
+	b.create(testPod("web", v1.Container{Name: "app"}))
+	b.eventually("the next pod is ready", func() bool { return b.ready("web") })
+	if s := b.get("big").Status; len(s.ContainerStatuses) > 0 || s.Reason != "OutOfcpu" {
+		t.Errorf("after a restart: status = %s %+v", s.Reason, s.ContainerStatuses)
+	}
+	b.delete("big", 30)
+	b.gone("big")
 }
 
 // A liveness probe that fails has the container replaced; readiness decides about Ready.
@@ -427,4 +437,91 @@ func TestShorterGracePeriod(t *testing.T) {
 	if !slices.Contains(b.cri.Dump(), "stop web/app 2") || !slices.Contains(b.cri.Dump(), "exit web/app 137") {
 		t.Errorf("runtime: %v", b.cri.Dump())
 	}
+}
+
+// A pod that is evicted fails with the reason, keeps it, and its node refuses others while it is under pressure.
+func TestEviction(t *testing.T) {
+	b := newBench(t, "app:1")
+	b.create(testPod("web", v1.Container{Name: "app"}))
+	b.eventually("pod is ready", func() bool { return b.ready("web") })
+	gone := evictable{b.kubelet}.Evict(b.get("web").UID, eviction.Verdict{Message: "The node was low on resource: memory. "})
+	select {
+	case <-gone:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the pod never went")
+	}
+	b.eventually("it failed", func() bool { return b.get("web").Status.Phase == v1.PodFailed })
+	s := b.get("web").Status
+	if s.Reason != "Evicted" || s.Message != "The node was low on resource: memory. " || !slices.Contains(b.cri.Dump(), "stop web/app 2") {
+		t.Errorf("status = %s %q; runtime: %v", s.Reason, s.Message, b.cri.Dump())
+	}
+	if !slices.ContainsFunc(s.Conditions, func(c v1.PodCondition) bool {
+		return c.Type == v1.DisruptionTarget && c.Reason == "TerminationByKubelet" && c.Status == v1.ConditionTrue
+	}) {
+		t.Errorf("conditions = %+v", s.Conditions)
+	}
+}
+
+// A pod whose time is over fails, and keeps that reason although its container ended well.
+func TestDeadline(t *testing.T) {
+	b := newBench(t, "app:1")
+	pod, deadline := testPod("web", v1.Container{Name: "app"}), int64(1)
+	pod.Spec.ActiveDeadlineSeconds = &deadline
+	b.create(pod)
+	b.eventually("it failed", func() bool { return b.get("web").Status.Phase == v1.PodFailed })
+	s := b.get("web").Status
+	if s.Reason != "DeadlineExceeded" || s.ContainerStatuses[0].State.Terminated == nil {
+		t.Errorf("status = %s %+v", s.Reason, s.ContainerStatuses)
+	}
+}
+
+// Resources follow the spec of a running pod; a container that asks for it is replaced.
+func TestResize(t *testing.T) {
+	b := newBench(t, "app:1")
+	with := func(cpu, memory string) v1.ResourceRequirements {
+		list := v1.ResourceList{v1.ResourceCPU: resource.MustParse(cpu), v1.ResourceMemory: resource.MustParse(memory)}
+		return v1.ResourceRequirements{Requests: list, Limits: list.DeepCopy()}
+	}
+	b.create(testPod("web", v1.Container{Name: "app", Resources: with("100m", "64Mi"), ResizePolicy: []v1.ContainerResizePolicy{
+		{ResourceName: v1.ResourceCPU, RestartPolicy: v1.NotRequired}, {ResourceName: v1.ResourceMemory, RestartPolicy: v1.RestartContainer},
+	}}))
+	b.eventually("pod is ready", func() bool { return b.ready("web") })
+	resize := func(to v1.ResourceRequirements) {
+		t.Helper()
+		pod := b.get("web")
+		pod.Spec.Containers[0].Resources = to
+		if _, err := b.client.CoreV1().Pods("default").UpdateResize(t.Context(), "web", pod, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	has := func(cpu, memory string, restarts int32) func() bool {
+		return func() bool {
+			s := b.get("web").Status.ContainerStatuses[0]
+			return s.Resources != nil && s.Resources.Limits.Cpu().Equal(resource.MustParse(cpu)) && s.AllocatedResources.Memory().Equal(resource.MustParse(memory)) && s.RestartCount == restarts && b.ready("web")
+		}
+	}
+	resize(with("200m", "64Mi"))
+	b.eventually("CPU is changed in place", has("200m", "64Mi", 0))
+	resize(with("200m", "128Mi"))
+	b.eventually("memory is changed by a restart", has("200m", "128Mi", 1))
+	b.eventually("the change is over", func() bool { return resizeConditions(b.get("web")) == "" })
+	resize(with("200m", "900Ti"))
+	b.eventually("there is no room", func() bool { return resizeConditions(b.get("web")) == "PodResizePending=Deferred " })
+	resize(with("100m", "128Mi"))
+	b.eventually("it is given up", func() bool { return resizeConditions(b.get("web")) == "" && has("100m", "128Mi", 1)() })
+	for _, want := range []string{"Normal ResizeStarted Pod resize started: {", "Normal ResizeCompleted Pod resize completed: {", "Warning ResizeDeferred Pod resize Deferred: {"} {
+		if !b.hadEvent(want) {
+			t.Errorf("no event %q", want)
+		}
+	}
+}
+
+func resizeConditions(pod *v1.Pod) string {
+	text := ""
+	for _, c := range pod.Status.Conditions {
+		if c.Type == v1.PodResizePending || c.Type == v1.PodResizeInProgress {
+			text += string(c.Type) + "=" + c.Reason + " "
+		}
+	}
+	return text
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/admit"
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 	"github.com/skiff-k8s/skiff/kubelet/containers"
+	"github.com/skiff-k8s/skiff/kubelet/eviction"
 	"github.com/skiff-k8s/skiff/kubelet/probe"
 	"github.com/skiff-k8s/skiff/kubelet/status"
 )
@@ -39,17 +40,22 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 	if pod, err = k.grant(w, pod, have); err != nil { // from here on its resources are those that it was granted
 		return false, then, err
 	}
+	if k.neverStarted(pod, have) {
+		return true, then, nil
+	}
 	k.probeContainers(w, pod, have)
-	if deadline, set := k.deadlineOf(pod); set && w.verdict == nil {
+	if deadline, set := k.deadlineOf(pod); set {
 		then.at = deadline
 		if !time.Now().Before(deadline) {
-			w.verdict = &status.End{Phase: v1.PodFailed, Reason: "DeadlineExceeded", Message: "Pod was active on the node longer than the specified deadline"}
-			k.events.Event(pod, v1.EventTypeNormal, w.verdict.Reason, w.verdict.Message)
+			end := &status.End{Phase: v1.PodFailed, Reason: "DeadlineExceeded", Message: "Pod was active on the node longer than the specified deadline"}
+			k.events.Event(pod, v1.EventTypeNormal, end.Reason, end.Message)
+			w.decide(end, nil)
+			return true, then, nil
 		}
 	}
 	now := k.generate(w, pod, have, false)
 	k.status.Set(pod, now)
-	if w.verdict != nil || status.IsTerminal(now.Phase) {
+	if status.IsTerminal(now.Phase) {
 		return true, then, nil
 	}
 	if err := k.prepareNode(ctx, pod); err != nil {
@@ -112,6 +118,9 @@ func (k *Kubelet) admit(w *worker, pod *v1.Pod, have *containers.Status) (reject
 			return false, fmt.Errorf("node %q is not registered yet", k.cfg.Node.Name)
 		}
 		r := admit.Sysctls(pod, k.cfg.AllowedSysctls)
+		if why := k.evictor.Refuse(pod); why != "" {
+			r = &admit.Rejection{Reason: eviction.Reason, Message: "Pod was rejected: " + why}
+		}
 		if r == nil {
 			r = admit.Check(pod, node, k.active(pod.UID))
 		}
@@ -209,8 +218,9 @@ func (k *Kubelet) generate(w *worker, pod *v1.Pod, have *containers.Status, term
 	if !known {
 		old = *pod.Status.DeepCopy()
 	}
+	end, _ := w.decided()
 	return status.Generate(status.Input{
-		Pod: pod, Old: &old, Runtime: have, Waiting: w.waiting, Probes: k.prober, Terminal: terminal, End: w.verdict, Resize: w.resize.conditions(), Resizing: w.resize.progress != nil, Actuated: k.grants.Actuated,
+		Pod: pod, Old: &old, Runtime: have, Waiting: w.waiting, Probes: k.prober, Terminal: terminal, End: end, Resize: w.resize.conditions(), Resizing: w.resize.progress != nil, Actuated: k.grants.Actuated,
 		HostIPs: k.cfg.Node.IPs, RuntimeName: k.runtimeName,
 	})
 }
@@ -258,9 +268,13 @@ func (k *Kubelet) terminate(ctx context.Context, w *worker, pod *v1.Pod) error {
 	}
 	w.seen = true
 	pod, _ = k.grants.Apply(pod)
-	k.status.Set(pod, k.generate(w, pod, have, false))
+	rejected := k.neverStarted(pod, have)
+	if !rejected {
+		k.status.Set(pod, k.generate(w, pod, have, false))
+	}
 	k.prober.StopHealth(pod.UID)
-	if err := k.runtime.KillPod(ctx, pod, have, nil); err != nil {
+	_, grace := w.decided()
+	if err := k.runtime.KillPod(ctx, pod, have, grace); err != nil {
 		if ctx.Err() == nil {
 			k.events.Eventf(pod, v1.EventTypeWarning, "FailedKillPod", "error killing pod: %v", err)
 		}
@@ -275,9 +289,20 @@ func (k *Kubelet) terminate(ctx context.Context, w *worker, pod *v1.Pod) error {
 		return fmt.Errorf("%d containers run after the pod was ended", len(running))
 	}
 	after.IPs = have.IPs // the last address stays readable
-	k.status.Set(pod, k.generate(w, pod, after, true))
+	if !rejected {
+		k.status.Set(pod, k.generate(w, pod, after, true))
+	}
 	klog.FromContext(ctx).V(4).Info("All containers of the pod have ended")
 	return nil
+}
+
+// neverStarted says that a pod was refused, now or by an earlier process: its status says why, and nothing about containers.
+func (k *Kubelet) neverStarted(pod *v1.Pod, have *containers.Status) bool {
+	now, known := k.status.Get(pod.UID)
+	if !known {
+		now = pod.Status
+	}
+	return status.IsTerminal(now.Phase) && len(now.ContainerStatuses)+len(have.Containers)+len(have.Sandboxes) == 0
 }
 
 // tidyUp removes the volumes and cgroups of an ended pod. Its dead containers stay for their logs until it is deleted.

@@ -131,13 +131,19 @@ func (k *Kubelet) EnsureImage(ctx context.Context, pod *v1.Pod, image *v1.ImageV
 
 // RecursiveReadOnly says whether a runtime handler can make mounts read-only with all that is mounted below them.
 func (k *Kubelet) RecursiveReadOnly(handler string) bool {
+	return k.handlerHas(handler, func(f *v1.NodeRuntimeHandlerFeatures) *bool { return f.RecursiveReadOnlyMounts })
+}
+
+// handlerHas says whether the node has reported a feature of a runtime handler.
+func (k *Kubelet) handlerHas(handler string, feature func(*v1.NodeRuntimeHandlerFeatures) *bool) bool {
 	n := k.agent.Node()
 	if n == nil {
 		return false
 	}
 	for _, h := range n.Status.RuntimeHandlers {
-		if h.Name == handler {
-			return h.Features != nil && h.Features.RecursiveReadOnlyMounts != nil && *h.Features.RecursiveReadOnlyMounts
+		if h.Name == handler && h.Features != nil {
+			yes := feature(h.Features)
+			return yes != nil && *yes
 		}
 	}
 	return false

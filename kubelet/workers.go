@@ -44,10 +44,12 @@ type worker struct {
 	cancel context.CancelFunc // guarded by mu: ends the step under way
 	ready  bool               // guarded by mu: admitted to this node
 	waits  bool               // guarded by mu: for room to grow
+	over   *status.End        // guarded by mu: the node has decided that the pod is over
+	grace  *int64             // guarded by mu: the seconds that its containers have then; nil for the pod's own
 
 	waiting map[string]*containers.Waiting // why containers could not be started
+	ended   chan struct{}                  // closed when nothing of the pod is left but its object
 	resize  resizing                       // how far a change of resources is
-	verdict *status.End                    // the node has decided that the pod is over
 	seen    bool                           // a first sync was made
 	old     []string                       // containers that ran before this process
 }
@@ -64,7 +66,7 @@ func (k *Kubelet) podChanged(pod *v1.Pod) {
 	k.mu.Lock()
 	w := k.workers[pod.UID]
 	if w == nil {
-		w = &worker{uid: pod.UID, news: make(chan struct{}, 1), wake: make(chan struct{}, 1), pod: pod, waiting: map[string]*containers.Waiting{}}
+		w = &worker{uid: pod.UID, news: make(chan struct{}, 1), wake: make(chan struct{}, 1), ended: make(chan struct{}), pod: pod, waiting: map[string]*containers.Waiting{}}
 		k.workers[pod.UID] = w
 		if pod.DeletionTimestamp != nil {
 			w.stage = terminating
@@ -189,9 +191,30 @@ func (w *worker) advanceLocked(to stage) {
 		return
 	}
 	w.stage = to
+	if to == finished {
+		close(w.ended)
+	}
 	if to == terminating && w.cancel != nil {
 		w.cancel() // whatever starts containers now must stop doing so
 	}
+}
+
+// decide ends the pod by the node's own will, unless that was decided before.
+func (w *worker) decide(end *status.End, grace *int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over == nil {
+		w.over, w.grace = end, grace
+	}
+	w.advanceLocked(terminating)
+	signal(w.news)
+}
+
+// decided is what the node decided, if it did.
+func (w *worker) decided() (*status.End, *int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.over, w.grace
 }
 
 // begin opens a step on the newest version of the pod.
@@ -317,6 +340,7 @@ func (k *Kubelet) dismiss(w *worker) {
 	k.prober.Forget(w.uid)
 	k.status.Forget(w.uid)
 	k.grants.Forget(w.uid)
+	k.users.Forget(w.uid)
 	k.cleanUp(w.uid)
 }
 

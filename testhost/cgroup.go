@@ -40,6 +40,9 @@ func makeCgroups() (cgroups, error) {
 	if err != nil {
 		return cgroups{}, fmt.Errorf("make cgroup: %w", err)
 	}
+	if err := os.Chmod(first, 0o755); err != nil { // as all cgroups are: users of user namespaces pass through
+		return cgroups{}, errors.Join(fmt.Errorf("open cgroup: %w", err), os.Remove(first))
+	}
 	name := filepath.Base(first)
 	c := cgroups{path: "/" + name}
 	for _, root := range roots {

@@ -148,6 +148,9 @@ func (t *Tree) Limits(pod *v1.Pod) (l Limits, memory int64, err error) {
 // SetLimits changes the limits of the pod's group.
 func (t *Tree) SetLimits(pod *v1.Pod, l Limits) error { return t.apply(podName(pod), l) }
 
+// Processes counts those of the pod, threads included; 0 if the kernel does not.
+func (t *Tree) Processes(pod *v1.Pod) int64 { return number(t.read(pod, "pids", "pids.current")) }
+
 // read returns a file of the pod's group; empty if there is none.
 func (t *Tree) read(pod *v1.Pod, controller, file string) string {
 	for _, dir := range t.dirs(podName(pod)) {

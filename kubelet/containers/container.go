@@ -35,6 +35,11 @@ func (r *Runtime) containerConfig(ctx context.Context, s *session, c *v1.Contain
 	if err != nil {
 		return nil, err
 	}
+	if users := security.GetNamespaceOptions().GetUsernsOptions(); users.GetMode() == runtimeapi.NamespaceMode_POD {
+		for _, m := range mounts { // files belong to the users that the container knows them by
+			m.UidMappings, m.GidMappings = users.GetUids(), users.GetGids()
+		}
+	}
 	devices, err := r.host.Devices(ctx, s.pod, c)
 	if err != nil {
 		return nil, err

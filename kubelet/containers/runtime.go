@@ -43,6 +43,8 @@ type Host interface {
 	DNS(pod *v1.Pod) (*runtimeapi.DNSConfig, error)
 	Hostname(pod *v1.Pod) (hostname, domain string, err error)
 	RuntimeHandler(pod *v1.Pod) (string, error)
+	// UserNamespace is the pod's, made at the first call.
+	UserNamespace(pod *v1.Pod) (*runtimeapi.UserNamespace, error)
 	Environ(ctx context.Context, pod *v1.Pod, c *v1.Container, podIP string, podIPs []string) ([]*runtimeapi.KeyValue, error)
 	Mounts(ctx context.Context, pod *v1.Pod, c *v1.Container, podIPs []string) ([]*runtimeapi.Mount, error)
 	Devices(ctx context.Context, pod *v1.Pod, c *v1.Container) ([]*runtimeapi.Device, error)

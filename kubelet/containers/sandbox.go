@@ -4,7 +4,6 @@ package containers
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -56,7 +55,7 @@ func (r *Runtime) sandboxConfig(pod *v1.Pod, attempt uint32) (*runtimeapi.PodSan
 			return nil, err
 		}
 	}
-	security, err := sandboxSecurity(pod)
+	security, err := r.sandboxSecurity(pod)
 	if err != nil {
 		return nil, err
 	}
@@ -131,8 +130,8 @@ func sysctls(pod *v1.Pod) map[string]string {
 	return set
 }
 
-func sandboxSecurity(pod *v1.Pod) (*runtimeapi.LinuxSandboxSecurityContext, error) {
-	namespaces, err := namespaceOptions(pod)
+func (r *Runtime) sandboxSecurity(pod *v1.Pod) (*runtimeapi.LinuxSandboxSecurityContext, error) {
+	namespaces, err := r.namespaceOptions(pod)
 	if err != nil {
 		return nil, err
 	}
@@ -153,14 +152,18 @@ func sandboxSecurity(pod *v1.Pod) (*runtimeapi.LinuxSandboxSecurityContext, erro
 	return out, err
 }
 
-func namespaceOptions(pod *v1.Pod) (*runtimeapi.NamespaceOption, error) {
-	if users := pod.Spec.HostUsers; users != nil && !*users {
-		return nil, errors.New("user namespaces (`hostUsers: false`) are not supported on this node")
-	}
+func (r *Runtime) namespaceOptions(pod *v1.Pod) (*runtimeapi.NamespaceOption, error) {
 	options := &runtimeapi.NamespaceOption{
-		Network: networkMode(pod),
-		Ipc:     runtimeapi.NamespaceMode_POD,
-		Pid:     runtimeapi.NamespaceMode_CONTAINER,
+		Network:       networkMode(pod),
+		Ipc:           runtimeapi.NamespaceMode_POD,
+		Pid:           runtimeapi.NamespaceMode_CONTAINER,
+		UsernsOptions: &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_NODE},
+	}
+	if users := pod.Spec.HostUsers; users != nil && !*users {
+		var err error
+		if options.UsernsOptions, err = r.host.UserNamespace(pod); err != nil {
+			return nil, err
+		}
 	}
 	if pod.Spec.HostIPC {
 		options.Ipc = runtimeapi.NamespaceMode_NODE

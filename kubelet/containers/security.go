@@ -44,7 +44,7 @@ func (r *Runtime) containerSecurity(pod *v1.Pod, c *v1.Container, image *runtime
 	if err := verifyNonRoot(pod, c, sc, image); err != nil {
 		return nil, err
 	}
-	namespaces, err := namespaceOptions(pod)
+	namespaces, err := r.namespaceOptions(pod)
 	if err != nil {
 		return nil, err
 	}

@@ -52,13 +52,33 @@ func (c *Collector) Collect(ctx context.Context) error {
 		if free <= 0 {
 			break
 		}
-		if _, err := c.images.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: image.GetId()}}); err != nil {
-			errs = append(errs, fmt.Errorf("remove image %s: %w", image.GetId(), err))
+		if err := c.remove(ctx, image); err != nil {
+			errs = append(errs, err)
 			continue
 		}
 		free -= int64(image.GetSize())
 	}
 	return errors.Join(errs...)
+}
+
+// Free removes all images that nobody uses, to make room.
+func (c *Collector) Free(ctx context.Context) error {
+	unused, err := c.look(ctx, time.Now())
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, image := range unused {
+		errs = append(errs, c.remove(ctx, image))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Collector) remove(ctx context.Context, image *runtimeapi.Image) error {
+	if _, err := c.images.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: image.GetId()}}); err != nil {
+		return fmt.Errorf("remove image %s: %w", image.GetId(), err)
+	}
+	return nil
 }
 
 // look brings the times of last use up to date and returns what may be removed, longest unused first.

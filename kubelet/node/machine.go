@@ -54,8 +54,6 @@ func ReadMachine(dataDir string) (Machine, error) {
 	}
 }
 
-func availableMemory() int64 { return memInfo("MemAvailable") }
-
 // memInfo reads a line of /proc/meminfo in bytes; -1 if there is none.
 func memInfo(name string) int64 {
 	data, err := os.ReadFile("/proc/meminfo")

@@ -60,6 +60,9 @@ const (
 
 // Agent keeps the Node.
 type Agent struct {
+	// Pressure says which pressure conditions the node has. It is set before Run; nil for none.
+	Pressure func() []v1.NodeConditionType
+
 	cfg        Config
 	client     kubernetes.Interface
 	cri        runtimeapi.RuntimeServiceClient
@@ -128,7 +131,7 @@ func (a *Agent) NetworkError() error {
 
 // Run registers the node and keeps its status and lease until ctx ends.
 func (a *Agent) Run(ctx context.Context) error {
-	a.events.Event(a.ref(), v1.EventTypeNormal, "Starting", "Starting kubelet.")
+	a.events.Event(a.Ref(), v1.EventTypeNormal, "Starting", "Starting kubelet.")
 	var wg sync.WaitGroup
 	wg.Go(func() { a.renewLease(ctx) })
 	a.keepStatus(ctx)
@@ -136,7 +139,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	return nil
 }
 
-func (a *Agent) ref() *v1.ObjectReference {
+// Ref names the node as the object of an event.
+func (a *Agent) Ref() *v1.ObjectReference {
 	return &v1.ObjectReference{Kind: "Node", Name: a.cfg.Name, UID: types.UID(a.cfg.Name)}
 }
 
@@ -314,7 +318,7 @@ func (a *Agent) announce(before, after *v1.Node) {
 		if c.Status == v1.ConditionTrue {
 			reason = reasons.yes
 		}
-		a.events.Eventf(a.ref(), v1.EventTypeNormal, reason, "Node %s status is now: %s", a.cfg.Name, reason)
+		a.events.Eventf(a.Ref(), v1.EventTypeNormal, reason, "Node %s status is now: %s", a.cfg.Name, reason)
 	}
 }
 
@@ -336,7 +340,10 @@ func conditionStatus(n *v1.Node, t v1.NodeConditionType) v1.ConditionStatus {
 
 // observe asks the runtime, and reads what changes on the machine.
 func (a *Agent) observe(ctx context.Context) Observed {
-	o := Observed{AvailableMemory: availableMemory()}
+	var o Observed
+	if a.Pressure != nil {
+		o.Pressure = a.Pressure()
+	}
 	resp, err := a.cri.Status(ctx, &runtimeapi.StatusRequest{})
 	if err != nil {
 		o.RuntimeErr = err

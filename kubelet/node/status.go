@@ -23,7 +23,7 @@ type Observed struct {
 	RuntimeErr      error
 	RuntimeVersion  string
 	Images          []*runtimeapi.Image
-	AvailableMemory int64 // bytes; negative when unknown
+	Pressure        []v1.NodeConditionType
 	VolumesInUse    []v1.UniqueVolumeName
 	VolumesAttached []v1.AttachedVolume
 }
@@ -98,7 +98,7 @@ func (c *Config) status(have *v1.Node, m Machine, o Observed, now time.Time) v1.
 		s.RuntimeHandlers, s.Features = handlers(o.Runtime), features(o.Runtime)
 	}
 	s.VolumesInUse, s.VolumesAttached = o.VolumesInUse, cmpNil(o.VolumesAttached, have.Status.VolumesAttached)
-	for _, condition := range c.conditions(m, o) {
+	for _, condition := range o.conditions() {
 		setCondition(&s, condition, metav1.NewTime(now).Rfc3339Copy())
 	}
 	return s
@@ -162,22 +162,27 @@ func withForeign(own, have v1.ResourceList) v1.ResourceList {
 	return own
 }
 
-func (c *Config) conditions(m Machine, o Observed) []v1.NodeCondition {
-	no := func(t v1.NodeConditionType, reason, message string) v1.NodeCondition {
-		return v1.NodeCondition{Type: t, Status: v1.ConditionFalse, Reason: reason, Message: message}
-	}
-	memory := no(v1.NodeMemoryPressure, "KubeletHasSufficientMemory", "kubelet has sufficient memory available")
-	if least := c.EvictionHard.Memory().Value(); o.AvailableMemory >= 0 && o.AvailableMemory < least {
-		memory = v1.NodeCondition{Type: v1.NodeMemoryPressure, Status: v1.ConditionTrue, Reason: "KubeletHasInsufficientMemory", Message: "kubelet has insufficient memory available"}
+func (o *Observed) conditions() []v1.NodeCondition {
+	pressure := func(t v1.NodeConditionType, yes, no [2]string) v1.NodeCondition {
+		if slices.Contains(o.Pressure, t) {
+			return v1.NodeCondition{Type: t, Status: v1.ConditionTrue, Reason: yes[0], Message: yes[1]}
+		}
+		return v1.NodeCondition{Type: t, Status: v1.ConditionFalse, Reason: no[0], Message: no[1]}
 	}
 	ready := v1.NodeCondition{Type: v1.NodeReady, Status: v1.ConditionTrue, Reason: "KubeletReady", Message: "kubelet is posting ready status"}
 	if err := o.ready(); err != nil {
-		ready = no(v1.NodeReady, "KubeletNotReady", strings.ReplaceAll(err.Error(), "\n", ", "))
+		ready = v1.NodeCondition{Type: v1.NodeReady, Status: v1.ConditionFalse, Reason: "KubeletNotReady", Message: strings.ReplaceAll(err.Error(), "\n", ", ")}
 	}
 	return []v1.NodeCondition{
-		memory,
-		no(v1.NodeDiskPressure, "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-		no(v1.NodePIDPressure, "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+		pressure(v1.NodeMemoryPressure,
+			[2]string{"KubeletHasInsufficientMemory", "kubelet has insufficient memory available"},
+			[2]string{"KubeletHasSufficientMemory", "kubelet has sufficient memory available"}),
+		pressure(v1.NodeDiskPressure,
+			[2]string{"KubeletHasDiskPressure", "kubelet has disk pressure"},
+			[2]string{"KubeletHasNoDiskPressure", "kubelet has no disk pressure"}),
+		pressure(v1.NodePIDPressure,
+			[2]string{"KubeletHasInsufficientPID", "kubelet has insufficient PID available"},
+			[2]string{"KubeletHasSufficientPID", "kubelet has sufficient PID available"}),
 		ready, // the last, as everybody expects it there
 	}
 }

@@ -205,17 +205,22 @@ func (p *Prober) loop(ctx context.Context, k key, r *run) {
 	timer := time.NewTimer(max(first, 0))
 	defer timer.Stop()
 	var v verdict
+	asked := false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
 		case <-r.wake:
+			if asked {
+				continue // its period ended at the very time at which the startup probe passed
+			}
 		}
 		timer.Reset(period)
 		if k.kind != Startup && !p.started(r.target.ContainerID) {
 			continue
 		}
+		asked = true
 		ok, err := p.ask(ctx, k, r)
 		if ctx.Err() != nil {
 			return

@@ -178,8 +178,8 @@ func (m *Manager) write(ctx context.Context, uid types.UID) error {
 func (m *Manager) current(ctx context.Context, uid types.UID, d *desired) (*v1.Pod, error) {
 	pod, err := m.pods.Pods(d.namespace).Get(d.name)
 	if apierrors.IsNotFound(err) || err == nil && pod.UID != uid { // the lister may be behind, or the pod replaced
-		if pod, err = m.client.CoreV1().Pods(d.namespace).Get(ctx, d.name, metav1.GetOptions{}); apierrors.IsNotFound(err) {
-			return nil, nil
+		if pod, err = m.client.CoreV1().Pods(d.namespace).Get(ctx, d.name, metav1.GetOptions{}); apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
+			return nil, nil // a node may not even ask for a pod that is no longer bound to it
 		}
 	}
 	if err != nil {

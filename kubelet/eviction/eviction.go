@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package eviction keeps a node alive that runs out of memory, disk or process IDs: it says so in the node's conditions,
+// frees what nobody needs, and then ends pods one by one, the most expendable first.
+//
+// signals.go reads what is left; rank.go decides without I/O who goes first and what is said about it; this file has the loop.
+// It looks every ten seconds, and at once when the kernel reports that processes wait for memory (PSI).
+// Reference: https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/
+package eviction
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+	corev1 "k8s.io/component-helpers/scheduling/corev1"
+	"k8s.io/klog/v2"
+	"k8s.io/kubectl/pkg/util/qos"
+)
+
+// Signal is something that can run out, named as the operator knows it.
+type Signal string
+
+// The signals.
+const (
+	MemoryAvailable   Signal = "memory.available"
+	NodeFSAvailable   Signal = "nodefs.available"
+	NodeFSInodesFree  Signal = "nodefs.inodesFree"
+	ImageFSAvailable  Signal = "imagefs.available"
+	ImageFSInodesFree Signal = "imagefs.inodesFree"
+	PIDAvailable      Signal = "pid.available"
+)
+
+// Threshold is the least that must be left: a quantity, or a percentage of all there is.
+type Threshold struct {
+	Quantity int64
+	Percent  int64
+}
+
+// Config is what the operator chose.
+type Config struct {
+	Hard       map[Signal]Threshold
+	Transition time.Duration // a condition stays that long after it was last true; 5 min
+	Root       string        // its file system is nodefs
+}
+
+// Defaults are upstream's.
+func Defaults() map[Signal]Threshold {
+	return map[Signal]Threshold{
+		MemoryAvailable: {Quantity: 100 << 20}, NodeFSAvailable: {Percent: 10}, NodeFSInodesFree: {Percent: 5},
+		ImageFSAvailable: {Percent: 15}, ImageFSInodesFree: {Percent: 5},
+	}
+}
+
+// Usage is what one pod uses.
+type Usage struct {
+	Memory, Disk, Inodes, Processes int64
+	Containers                      map[string]ContainerUsage
+}
+
+// ContainerUsage is what one container uses.
+type ContainerUsage struct{ Memory, Disk int64 }
+
+// Verdict is why a pod is evicted.
+type Verdict struct {
+	Message     string
+	Annotations map[string]string // of the event
+}
+
+// Node is what the manager works on.
+type Node interface {
+	// Pods that run, each with what it was granted.
+	Pods() []*v1.Pod
+	Usage(ctx context.Context, pod *v1.Pod) (Usage, error)
+	// ImageFS is a folder on the file system of images; empty if that is nodefs.
+	ImageFS(ctx context.Context) string
+	// FreeDisk removes dead containers and images that nobody needs.
+	FreeDisk(ctx context.Context) error
+	// Evict ends a pod. The channel is closed when nothing of it is left.
+	Evict(uid types.UID, v Verdict) <-chan struct{}
+	// PressureChanged is called when Pressure has.
+	PressureChanged()
+}
+
+// Manager watches over a node.
+type Manager struct {
+	cfg    Config
+	node   Node
+	ref    *v1.ObjectReference
+	events record.EventRecorder
+
+	mu   sync.Mutex
+	last map[v1.NodeConditionType]time.Time // guarded by mu: when a condition was last true
+}
+
+// New makes a Manager.
+func New(cfg Config, node Node, ref *v1.ObjectReference, events record.EventRecorder) *Manager {
+	return &Manager{cfg: cfg, node: node, ref: ref, events: events, last: map[v1.NodeConditionType]time.Time{}}
+}
+
+// The rhythm, as upstream's.
+const (
+	period         = 10 * time.Second
+	cleanUpTimeout = 30 * time.Second // how long one eviction may take before the next is considered
+	stallPause     = time.Second      // between two looks that the kernel asked for
+)
+
+// Run looks after the node until ctx ends.
+func (m *Manager) Run(ctx context.Context) error {
+	if len(m.cfg.Hard) == 0 {
+		return nil
+	}
+	stalls := watchMemory(ctx)
+	ticker := time.NewTicker(period)
+	defer ticker.Stop()
+	for {
+		m.look(ctx)
+		select {
+		case <-ticker.C:
+		case <-stalls:
+			pause(ctx, stallPause)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// Pressure says which conditions the node has.
+func (m *Manager) Pressure() []v1.NodeConditionType {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []v1.NodeConditionType
+	for t, last := range m.last {
+		if time.Since(last) < m.cfg.Transition {
+			all = append(all, t)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// look compares what is left with the thresholds, and evicts at most one pod.
+func (m *Manager) look(ctx context.Context) {
+	logger := klog.FromContext(ctx)
+	was := m.Pressure()
+	seen := observe(m.cfg.Root, m.node.ImageFS(ctx))
+	short := met(m.cfg.Hard, seen)
+	m.mu.Lock()
+	for _, s := range short {
+		m.last[conditions[s]] = time.Now()
+	}
+	m.mu.Unlock()
+	if !slices.Equal(was, m.Pressure()) {
+		m.node.PressureChanged()
+	}
+	if len(short) == 0 {
+		return
+	}
+	signal := short[0]
+	m.events.Eventf(m.ref, v1.EventTypeWarning, "EvictionThresholdMet", "Attempting to reclaim %s", resources[signal])
+	logger.Info("The node runs short; reclaiming", "signal", signal, "available", seen[signal].Available, "capacity", seen[signal].Capacity)
+	if isDisk(signal) {
+		if err := m.node.FreeDisk(ctx); err != nil {
+			logger.Error(err, "Freeing disk space")
+		}
+		if !slices.Contains(met(m.cfg.Hard, observe(m.cfg.Root, m.node.ImageFS(ctx))), signal) {
+			return
+		}
+	}
+	m.evict(ctx, signal, seen[signal])
+}
+
+// evict ends the first pod in line and waits until it is gone.
+func (m *Manager) evict(ctx context.Context, signal Signal, seen Observation) {
+	pods := m.node.Pods()
+	usage := map[types.UID]*Usage{}
+	for _, pod := range pods {
+		u, err := m.node.Usage(ctx, pod)
+		if err != nil {
+			klog.FromContext(ctx).Error(err, "Finding out what a pod uses", "pod", klog.KObj(pod))
+			continue
+		}
+		usage[pod.UID] = &u
+	}
+	rank(pods, usage, signal)
+	for _, pod := range pods {
+		if Critical(pod) {
+			continue
+		}
+		v := verdict(pod, usage[pod.UID], signal, m.cfg.Hard[signal], seen)
+		klog.FromContext(ctx).Info("Evicting pod", "pod", klog.KObj(pod), "message", v.Message)
+		m.events.AnnotatedEventf(pod, v.Annotations, v1.EventTypeWarning, Reason, "%s", v.Message)
+		gone := m.node.Evict(pod.UID, v)
+		timer := time.NewTimer(cleanUpTimeout)
+		defer timer.Stop()
+		select {
+		case <-gone:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		return
+	}
+}
+
+// Refuse says why a pod may not start on a node under pressure; empty if it may.
+func (m *Manager) Refuse(pod *v1.Pod) string {
+	pressure := m.Pressure()
+	if len(pressure) == 0 || Critical(pod) {
+		return ""
+	}
+	if len(pressure) == 1 && pressure[0] == v1.NodeMemoryPressure {
+		taint := &v1.Taint{Key: v1.TaintNodeMemoryPressure, Effect: v1.TaintEffectNoSchedule}
+		if qos.GetPodQOS(pod) != v1.PodQOSBestEffort || corev1.TolerationsTolerateTaint(klog.Background(), pod.Spec.Tolerations, taint, true) {
+			return ""
+		}
+	}
+	return nodeCondition(pressure)
+}
