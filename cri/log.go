@@ -89,10 +89,11 @@ func returned(message string) bool {
 		(slices.ContainsFunc(runtimeapi.RuntimeService_ServiceDesc.Methods, is) || slices.ContainsFunc(runtimeapi.ImageService_ServiceDesc.Methods, is))
 }
 
-// abandoned says that nothing went wrong but that the caller has left, as at the end of a node: it knows, and
-// an answer that comes later is for nobody.
+// abandoned says that nothing went wrong but that the caller has left or that containerd itself ends, as at
+// the end of a node: who waits knows, and an answer that comes later is for nobody.
 func abandoned(message string, err error) bool {
-	return err != nil && strings.Contains(err.Error(), context.Canceled.Error()) || strings.HasPrefix(message, "ttrpc: received message on inactive stream")
+	return strings.HasPrefix(message, "ttrpc: received message on inactive stream") ||
+		err != nil && (strings.Contains(err.Error(), context.Canceled.Error()) || strings.HasSuffix(err.Error(), "database not open"))
 }
 
 // noFormatter spares the work of formatting what goes to io.Discard.

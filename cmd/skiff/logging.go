@@ -50,23 +50,34 @@ func isNoise(message string, err error) bool {
 }
 
 // quiet is a log without the noise, for who did not ask to know more.
-type quiet struct{ klog.LogSink }
+type quiet struct {
+	klog.LogSink
+	ctx context.Context // of all that logs
+}
 
 func (q quiet) Error(err error, message string, keysAndValues ...any) {
-	if !isNoise(message, err) {
+	if !isNoise(message, err) && !q.cutShort(err) {
 		q.LogSink.Error(err, message, keysAndValues...)
 	}
 }
 
-func (q quiet) WithName(name string) klog.LogSink { return quiet{q.LogSink.WithName(name)} }
+// cutShort says that an error only means that everything ends.
+func (q quiet) cutShort(err error) bool {
+	if q.ctx.Err() == nil || err == nil {
+		return false
+	}
+	return strings.Contains(err.Error(), context.Canceled.Error()) || strings.Contains(err.Error(), context.Cause(q.ctx).Error())
+}
+
+func (q quiet) WithName(name string) klog.LogSink { return quiet{q.LogSink.WithName(name), q.ctx} }
 
 func (q quiet) WithValues(keysAndValues ...any) klog.LogSink {
-	return quiet{q.LogSink.WithValues(keysAndValues...)}
+	return quiet{q.LogSink.WithValues(keysAndValues...), q.ctx}
 }
 
 func (q quiet) WithCallDepth(depth int) klog.LogSink {
 	if sink, ok := q.LogSink.(interface{ WithCallDepth(int) klog.LogSink }); ok {
-		return quiet{sink.WithCallDepth(depth)}
+		return quiet{sink.WithCallDepth(depth), q.ctx}
 	}
 	return q
 }
@@ -92,7 +103,7 @@ func (l *logs) start(ctx context.Context, out io.Writer) (context.Context, error
 	logger := textlogger.NewLogger(config)
 	if level < 0 {
 		// One deeper than the text logger, for the place in the source that a message names.
-		logger = logger.WithSink(quiet{logger.WithCallDepth(1).GetSink()})
+		logger = logger.WithSink(quiet{logger.WithCallDepth(1).GetSink(), ctx})
 	}
 	// Through a logger and not by klog's flags, because containerd sets those.
 	klog.SetLoggerWithOptions(logger, klog.ContextualLogger(true), klog.WriteKlogBuffer(func(line []byte) {

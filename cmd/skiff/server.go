@@ -68,7 +68,7 @@ func runServer(cmd *cobra.Command, s *settings) error {
 		tell(out, &cfg, step, after)
 		if step == lastStep(&cfg) {
 			profile.started()
-			go forgetStart()
+			time.AfterFunc(settling, forgetStart)
 		}
 	}
 	srv, err := server.New(ctx, cfg)
@@ -87,6 +87,9 @@ func runServer(cmd *cobra.Command, s *settings) error {
 	<-stopped
 	return nil
 }
+
+// settling is how long controllers and informers are busy with their first look at everything.
+const settling = 5 * time.Second
 
 // tell prints a step of the start, and after the last one how to go on.
 func tell(out io.Writer, cfg *server.Config, step server.Step, after time.Duration) {
