@@ -20,10 +20,12 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/skiff-k8s/skiff/controllers/clusterroleaggregation"
+	"github.com/skiff-k8s/skiff/controllers/daemonset"
 	"github.com/skiff-k8s/skiff/controllers/deployment"
 	"github.com/skiff-k8s/skiff/controllers/endpoints"
 	"github.com/skiff-k8s/skiff/controllers/endpointslice"
 	"github.com/skiff-k8s/skiff/controllers/garbagecollector"
+	"github.com/skiff-k8s/skiff/controllers/job"
 	"github.com/skiff-k8s/skiff/controllers/namespace"
 	"github.com/skiff-k8s/skiff/controllers/nodeipam"
 	"github.com/skiff-k8s/skiff/controllers/nodelifecycle"
@@ -33,6 +35,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/replicationcontroller"
 	"github.com/skiff-k8s/skiff/controllers/rootcacertpublisher"
 	"github.com/skiff-k8s/skiff/controllers/serviceaccount"
+	"github.com/skiff-k8s/skiff/controllers/statefulset"
 	"github.com/skiff-k8s/skiff/controllers/tainteviction"
 	"github.com/skiff-k8s/skiff/controllers/ttlafterfinished"
 )
@@ -88,6 +91,12 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	withEvents(deployment.Name, deployment.Component, deployment.New),
 	withEvents(replicaset.Name, replicaset.Component, replicaset.New),
 	withEvents(replicationcontroller.Name, replicationcontroller.Component, replicationcontroller.New),
+	withEvents(statefulset.Name, statefulset.Component, statefulset.New),
+	withEvents(daemonset.Name, daemonset.Component, daemonset.New),
+	withEvents(job.Name, job.Component, job.New),
+	func(m *Manager) (reconcile.Controller, error) {
+		return job.NewOrphans(m.deps.ClientFor(job.Name), m.deps.Informers)
+	},
 	withEvents(endpointslice.Name, endpointslice.Component, endpointslice.New),
 	withEvents(endpoints.Name, endpoints.Component, endpoints.New),
 	withEvents(nodelifecycle.Name, nodelifecycle.Component, nodelifecycle.New),

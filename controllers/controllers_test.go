@@ -172,7 +172,15 @@ func (c *cluster) wantPods(namespace string, n int) {
 	})
 }
 
-// startPods does the kubelet's part for all pods of a namespace.
+// nodeFor is the only node that a daemon pod may be on, or else "node".
+func nodeFor(pod *corev1.Pod) string {
+	if pod.Spec.Affinity == nil {
+		return "node"
+	}
+	return pod.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms[0].MatchFields[0].Values[0]
+}
+
+// startPods does the scheduler's and the kubelet's part for all pods of a namespace.
 func (c *cluster) startPods(namespace string) {
 	c.t.Helper()
 	pods, err := c.pods(c.t.Context(), namespace)
@@ -184,7 +192,7 @@ func (c *cluster) startPods(namespace string) {
 			continue
 		}
 		if pod.Spec.NodeName == "" {
-			binding := &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: pod.Name}, Target: corev1.ObjectReference{Kind: "Node", Name: "node"}}
+			binding := &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: pod.Name}, Target: corev1.ObjectReference{Kind: "Node", Name: nodeFor(&pod)}}
 			if err := c.CoreV1().Pods(namespace).Bind(c.t.Context(), binding, metav1.CreateOptions{}); err != nil && !apierrors.IsNotFound(err) {
 				c.t.Fatal(err)
 			}

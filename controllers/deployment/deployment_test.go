@@ -20,6 +20,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/controllertest"
+	"github.com/skiff-k8s/skiff/controllers/podcontrol"
 	"github.com/skiff-k8s/skiff/controllers/replicaset"
 )
 
@@ -285,7 +286,7 @@ func TestHashCollision(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDeployment(1, "v1")
 		stranger := &appsv1.ReplicaSet{
-			ObjectMeta: metav1.ObjectMeta{Name: replicaSetName("web", templateHash(&d.Spec.Template, nil)), Namespace: "default"},
+			ObjectMeta: metav1.ObjectMeta{Name: replicaSetName("web", podcontrol.TemplateHash(&d.Spec.Template, nil)), Namespace: "default"},
 			Spec: appsv1.ReplicaSetSpec{
 				Replicas: ptr.To[int32](0),
 				Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "other"}},
@@ -303,7 +304,7 @@ func TestHashCollision(t *testing.T) {
 		if got := w.get().Status.CollisionCount; got == nil || *got != 1 {
 			t.Fatalf("collision count is %v, want 1", got)
 		}
-		name := replicaSetName("web", templateHash(&d.Spec.Template, ptr.To[int32](1)))
+		name := replicaSetName("web", podcontrol.TemplateHash(&d.Spec.Template, ptr.To[int32](1)))
 		if _, err := w.AppsV1().ReplicaSets("default").Get(t.Context(), name, metav1.GetOptions{}); err != nil {
 			t.Error(err)
 		}

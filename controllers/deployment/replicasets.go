@@ -4,12 +4,9 @@ package deployment
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
-	"hash/fnv"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -17,9 +14,9 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/validation"
-	"k8s.io/utils/dump"
+
+	"github.com/skiff-k8s/skiff/controllers/podcontrol"
 )
 
 // createError is the failure to create the new ReplicaSet, which a condition tells about.
@@ -114,7 +111,7 @@ func (r *rollout) createNew(ctx context.Context) error {
 
 func (r *rollout) newReplicaSet() *appsv1.ReplicaSet {
 	template := *r.Spec.Template.DeepCopy()
-	hash := templateHash(&template, r.Status.CollisionCount)
+	hash := podcontrol.TemplateHash(&template, r.Status.CollisionCount)
 	if template.Labels == nil {
 		template.Labels = map[string]string{}
 	}
@@ -161,19 +158,6 @@ func (r *rollout) useExisting(ctx context.Context, name string, alreadyExists er
 	}
 	*r.Status.CollisionCount++
 	return &createError{alreadyExists}
-}
-
-// templateHash is the value of the label pod-template-hash. It is computed as upstream does, so that a
-// cluster that changes hands keeps its ReplicaSets.
-func templateHash(template *corev1.PodTemplateSpec, collisions *int32) string {
-	hasher := fnv.New32a()
-	fmt.Fprintf(hasher, "%v", dump.ForHash(*template))
-	if collisions != nil {
-		suffix := make([]byte, 8)
-		binary.LittleEndian.PutUint32(suffix, uint32(*collisions))
-		hasher.Write(suffix)
-	}
-	return rand.SafeEncodeString(strconv.FormatUint(uint64(hasher.Sum32()), 10))
 }
 
 // replicaSetName shortens the Deployment's name where name and hash would be too long together.

@@ -24,6 +24,8 @@ type Claimer[T metav1.Object] struct {
 	Owner    metav1.Object
 	Kind     schema.GroupVersionKind // of Owner
 	Selector labels.Selector
+	// Match, if set, must hold of an object besides the selector.
+	Match func(obj T) bool
 	// Live reads the owner from the API server. It is asked, at most once, before the first adoption:
 	// an owner that is being deleted must not adopt, and the cache may not know yet.
 	Live func(ctx context.Context) (metav1.Object, error)
@@ -73,7 +75,7 @@ const (
 )
 
 func (c *Claimer[T]) decide(obj T) decision {
-	matches := c.Selector.Matches(labels.Set(obj.GetLabels()))
+	matches := c.Selector.Matches(labels.Set(obj.GetLabels())) && (c.Match == nil || c.Match(obj))
 	ref := metav1.GetControllerOfNoCopy(obj)
 	ownerLives := c.Owner.GetDeletionTimestamp() == nil
 	switch {

@@ -277,7 +277,7 @@ func (c *controller) create(ctx context.Context, set *appsv1.ReplicaSet, n int) 
 	ref := metav1.NewControllerRef(set, c.sets.Kind)
 	object := c.sets.EventObject(set)
 	c.expectations.ExpectCreations(set.UID, n)
-	created, err := slowStart(n, func() error {
+	created, err := podcontrol.SlowStart(n, func(int) error {
 		_, err := c.control.Create(ctx, object, podcontrol.FromTemplate(&set.Spec.Template, set, ref))
 		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			return nil // cannot work and need not: the set goes as well
@@ -288,33 +288,6 @@ func (c *controller) create(ctx context.Context, set *appsv1.ReplicaSet, n int) 
 		c.expectations.Created(set.UID)
 	}
 	return err
-}
-
-// slowStart calls f n times in parallel batches of 1, 2, 4, ... and stops after the first batch in
-// which a call failed, so that a full quota is not hit n times. It returns how many calls succeeded.
-func slowStart(n int, f func() error) (int, error) {
-	done := 0
-	for batch := 1; done < n; batch *= 2 {
-		batch = min(batch, n-done)
-		errs := make([]error, batch)
-		var wg sync.WaitGroup
-		for i := range batch {
-			wg.Go(func() { errs[i] = f() })
-		}
-		wg.Wait()
-		var firstErr error
-		for _, err := range errs {
-			if err == nil {
-				done++
-			} else if firstErr == nil {
-				firstErr = err
-			}
-		}
-		if firstErr != nil {
-			return done, firstErr
-		}
-	}
-	return done, nil
 }
 
 func (c *controller) delete(ctx context.Context, set *appsv1.ReplicaSet, active []*corev1.Pod, n int) error {
