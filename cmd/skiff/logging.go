@@ -56,17 +56,17 @@ type quiet struct {
 }
 
 func (q quiet) Error(err error, message string, keysAndValues ...any) {
-	if !isNoise(message, err) && !q.cutShort(err) {
+	if !isNoise(message, err) && !q.cutShort(message, err) {
 		q.LogSink.Error(err, message, keysAndValues...)
 	}
 }
 
 // cutShort says that an error only means that everything ends.
-func (q quiet) cutShort(err error) bool {
+func (q quiet) cutShort(message string, err error) bool {
 	if q.ctx.Err() == nil || err == nil {
 		return false
 	}
-	return strings.Contains(err.Error(), context.Canceled.Error()) || strings.Contains(err.Error(), context.Cause(q.ctx).Error())
+	return strings.HasPrefix(message, "Will retry") || strings.Contains(err.Error(), context.Canceled.Error()) || strings.Contains(err.Error(), context.Cause(q.ctx).Error())
 }
 
 func (q quiet) WithName(name string) klog.LogSink { return quiet{q.LogSink.WithName(name), q.ctx} }
