@@ -30,6 +30,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/cri"
+	"github.com/skiff-k8s/skiff/cri/bundle"
 	"github.com/skiff-k8s/skiff/dns"
 	"github.com/skiff-k8s/skiff/kubelet"
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
@@ -61,7 +62,8 @@ type Config struct {
 	ServingCert func(*tls.ClientHelloInfo) (*tls.Certificate, error) // of the kubelet's port
 	ClientCA    dynamiccertificates.CAContentProvider                // of those who may call it
 
-	RuntimeReady func() // told when containers can be started; optional
+	RuntimeReady func()          // told when containers can be started; optional
+	ClusterReady <-chan struct{} // closed when the API has what every cluster has; nil: it has
 }
 
 // Deps are the ways to the API, by whom they act as.
@@ -104,7 +106,7 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 	return a, a.buildKubeletAPI()
 }
 
-// Run runs the node until ctx ends. Pods go on without it.
+// Run runs the node until ctx ends. Pods go on without it. It may be called before the API serves.
 func (a *Agent) Run(ctx context.Context) error {
 	// The runtime and the pod network outlive the kubelet, so that what it is doing ends well.
 	below, belowCtx := errgroup.WithContext(context.WithoutCancel(ctx))
@@ -129,7 +131,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.volumes.Run(ctx) })
 	group.Go(func() error { return a.runKubelet(ctx) })
 	group.Go(func() error { return a.api.Run(ctx) })
-	group.Go(func() error { return a.proxy.Run(ctx) })
+	group.Go(func() error {
+		if !a.awaitCluster(ctx) {
+			return nil
+		}
+		return a.proxy.Run(ctx)
+	})
 	group.Go(func() error { return a.runDNS(ctx) })
 	err := group.Wait()
 	stopBelow()
@@ -139,7 +146,20 @@ func (a *Agent) Run(ctx context.Context) error {
 	return err
 }
 
-// runKubelet runs the kubelet as soon as there is a runtime.
+// awaitCluster waits until it makes sense to ask the API for anything. It returns false if ctx ends first.
+func (a *Agent) awaitCluster(ctx context.Context) bool {
+	if a.cfg.ClusterReady == nil {
+		return true
+	}
+	select {
+	case <-a.cfg.ClusterReady:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// runKubelet runs the kubelet as soon as there are a runtime and a cluster.
 func (a *Agent) runKubelet(ctx context.Context) error {
 	if a.runtime != nil {
 		select {
@@ -151,7 +171,21 @@ func (a *Agent) runKubelet(ctx context.Context) error {
 	if a.cfg.RuntimeReady != nil {
 		a.cfg.RuntimeReady()
 	}
+	if !a.awaitCluster(ctx) {
+		return nil
+	}
 	return a.kubelet.Run(ctx)
+}
+
+func binDir(dataDir string) string { return filepath.Join(dataDir, "agent", "bin") }
+
+// Unpack puts the programs of the container runtime in place. An Agent does so too, but who can do it while
+// waiting for something else spares it the time.
+func Unpack(dataDir string) error {
+	if err := bundle.Unpack(binDir(dataDir)); err != nil && !errors.Is(err, bundle.ErrMissing) {
+		return fmt.Errorf("unpack the container runtime: %w", err)
+	}
+	return nil
 }
 
 func (a *Agent) buildRuntime() error {
@@ -166,9 +200,9 @@ func (a *Agent) buildRuntime() error {
 	runtime, err := cri.New(cri.Config{
 		Root:       filepath.Join(a.cfg.DataDir, "agent", "containerd"),
 		State:      filepath.Join(a.cfg.StateDir, "containerd"),
-		BinDir:     filepath.Join(a.cfg.DataDir, "agent", "bin"),
+		BinDir:     binDir(a.cfg.DataDir),
 		ImageDir:   filepath.Join(a.cfg.DataDir, "agent", "images"),
-		CNIBinDirs: []string{filepath.Join(a.cfg.DataDir, "agent", "bin"), a.cfg.CNIBinDir},
+		CNIBinDirs: []string{binDir(a.cfg.DataDir), a.cfg.CNIBinDir},
 		CNIConfDir: a.cfg.CNIConfDir,
 	})
 	if err != nil {

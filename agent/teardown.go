@@ -124,7 +124,7 @@ func (t *Teardown) removePods(ctx context.Context) error {
 
 // endShims ends the shims that the runtime has not ended, and what runs below them.
 func (t *Teardown) endShims(ctx context.Context) error {
-	shims, err := processesOf(filepath.Join(t.cfg.DataDir, "agent", "bin") + string(filepath.Separator))
+	shims, err := processesOf(binDir(t.cfg.DataDir) + "/")
 	if err != nil {
 		return err
 	}

@@ -124,6 +124,9 @@ func (s *Server) installGroup(group string, versions []schema.GroupVersion, cfg 
 	container.Add(discovery.NewAPIGroupHandler(s.generic.Serializer, doc).WebService())
 }
 
+// Warm parses the schema of the built-in types, once in a process, so that the first write need not.
+func Warm() { applyconfigurations.NewTypeConverter(runtime.NewScheme()) }
+
 // lazyTypeConverter parses the schema of the built-in types when the first write needs it.
 type lazyTypeConverter struct {
 	scheme *runtime.Scheme

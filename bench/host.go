@@ -88,33 +88,47 @@ func (h *host) close() {
 	}
 }
 
-// start starts a server and says how long it took until the API answered and the Node was Ready.
-func (h *host) start(ctx context.Context) (api, ready time.Duration, err error) {
+// startup is how long it took from the start of a server until the API answered and the Node was Ready, and
+// the processor time used up to then.
+type startup struct{ api, ready, cpu time.Duration }
+
+// start starts a server.
+func (h *host) start(ctx context.Context) (took startup, err error) {
 	cmd := h.Command(ctx, h.options.binary, "server", "--node-name", nodeName, "--node-ip", h.IP().String(), "--cgroup-root", h.CgroupRoot())
 	if h.log != nil {
 		cmd.Stdout, cmd.Stderr = h.log, h.log
 	}
 	if h.options.profile != "" {
-		cmd.Env = append(os.Environ(), "SKIFF_PROFILE="+h.options.profile)
+		dir, err := os.MkdirTemp(h.options.profile, time.Now().Format("150405-"))
+		if err != nil {
+			return startup{}, err
+		}
+		cmd.Env = append(os.Environ(), "SKIFF_PROFILE="+dir)
 	}
 	begin := time.Now()
 	if h.server, err = h.Start(cmd); err != nil {
-		return 0, 0, err
+		return startup{}, err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no Ready node after %s", patience))
 	defer cancel()
 	if err := h.awaitAPI(ctx); err != nil {
-		return 0, 0, err
+		return startup{}, err
 	}
-	api = time.Since(begin)
+	took.api = time.Since(begin)
 	client, err := h.client()
 	if err != nil {
-		return 0, 0, err
+		return startup{}, err
 	}
 	err = await(ctx, func(ctx context.Context) (watch.Interface, error) {
 		return client.CoreV1().Nodes().Watch(ctx, named(nodeName))
 	}, func(e watch.Event) bool { return nodeIsReady(e, begin.Truncate(time.Second)) })
-	return api, time.Since(begin), err
+	took.ready = time.Since(begin)
+	if err != nil {
+		return startup{}, err
+	}
+	used, err := usage(h.server.PID())
+	took.cpu = used.cpu
+	return took, err
 }
 
 // stop ends the server as a service manager would.

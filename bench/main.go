@@ -34,6 +34,7 @@ type options struct {
 	save    bool
 	log     string
 	profile string
+	idle    bool
 }
 
 func main() {
@@ -43,6 +44,7 @@ func main() {
 	fs.IntVar(&o.runs, "runs", 5, "how often to start a server, and a pod; the median counts")
 	fs.IntVar(&o.seconds, "seconds", 60, "how long to watch the idle server")
 	fs.IntVar(&o.settle, "settle", 15, "seconds between the Ready node and the watch of the idle server")
+	fs.BoolVar(&o.idle, "only-idle", false, "after the starts, watch the idle server and nothing else")
 	fs.BoolVar(&o.save, "save", false, "write the figures to bench/results")
 	fs.StringVar(&o.log, "log", "", "file for the servers' output (default: none)")
 	fs.StringVar(&o.profile, "profile", "", "directory for CPU and heap profiles of the servers (default: none)")

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/sirupsen/logrus"
+	"google.golang.org/grpc"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 )
 
@@ -57,7 +59,7 @@ func (h logHook) Fire(e *logrus.Entry) error {
 		keysAndValues = append(keysAndValues, key, e.Data[key])
 	}
 	level := e.Level
-	if level == logrus.ErrorLevel && abandoned(e.Message, err) {
+	if level == logrus.ErrorLevel && (returned(e.Message) || abandoned(e.Message, err)) {
 		level = logrus.WarnLevel
 	}
 	switch level {
@@ -78,10 +80,20 @@ func (h logHook) Fire(e *logrus.Entry) error {
 	return nil
 }
 
-// abandoned says that nothing went wrong but that the caller has left, as at the end of a node: it knows, and
-// an answer that comes later is for nobody.
+// returned says that the error is that of a call, such as `PullImage "nginx" failed`. The kubelet has it as
+// the call's answer and says it with the pod's name, in the log or as an event.
+func returned(message string) bool {
+	call, _, _ := strings.Cut(message, " ")
+	is := func(m grpc.MethodDesc) bool { return m.MethodName == call }
+	return strings.HasSuffix(message, " failed") &&
+		(slices.ContainsFunc(runtimeapi.RuntimeService_ServiceDesc.Methods, is) || slices.ContainsFunc(runtimeapi.ImageService_ServiceDesc.Methods, is))
+}
+
+// abandoned says that nothing went wrong but that the caller has left or that containerd itself ends, as at
+// the end of a node: who waits knows, and an answer that comes later is for nobody.
 func abandoned(message string, err error) bool {
-	return err != nil && strings.Contains(err.Error(), context.Canceled.Error()) || strings.HasPrefix(message, "ttrpc: received message on inactive stream")
+	return strings.HasPrefix(message, "ttrpc: received message on inactive stream") ||
+		err != nil && (strings.Contains(err.Error(), context.Canceled.Error()) || strings.HasSuffix(err.Error(), "database not open"))
 }
 
 // noFormatter spares the work of formatting what goes to io.Discard.

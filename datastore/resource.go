@@ -79,6 +79,7 @@ func (s *Store) cached(c *storagebackend.ConfigForResource, resourcePrefix strin
 		IndexerFuncs:        triggers,
 		Indexers:            indexers,
 		Codec:               c.Codec,
+		Clock:               alignedClock{},
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("open watch cache of %s: %w", c.GroupResource, err)

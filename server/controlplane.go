@@ -101,6 +101,7 @@ func newControlPlane(ctx context.Context, cfg Config) (_ *controlPlane, err erro
 
 // open makes the keys and starts etcd, at the same time: both wait for the disk.
 func (c *controlPlane) open(ctx context.Context, cfg Config) error {
+	go apiserver.Warm() // which takes longer than both; the first write waits for it
 	var wg sync.WaitGroup
 	var pkiErr, storeErr error
 	wg.Go(func() {
@@ -256,7 +257,7 @@ func (c *controlPlane) metadataFor(name string) metadata.Interface {
 func (c *controlPlane) discovery() discovery.DiscoveryInterface { return c.admin.Discovery() }
 
 // newAgent builds the node that this machine is.
-func (c *controlPlane) newAgent(cfg Config) (*agent.Agent, error) {
+func (c *controlPlane) newAgent(cfg Config, clusterReady <-chan struct{}) (*agent.Agent, error) {
 	clients := map[string]kubernetes.Interface{}
 	for name, config := range map[string]*restclient.Config{
 		"node":  c.configFor("system:node:"+cfg.NodeName, user.NodesGroup),
@@ -282,6 +283,7 @@ func (c *controlPlane) newAgent(cfg Config) (*agent.Agent, error) {
 		ServingCert:   c.pki.KubeletServing.GetCertificate,
 		ClientCA:      c.pki.ClientCA,
 		RuntimeReady:  func() { cfg.progress(StepRuntime) },
+		ClusterReady:  clusterReady,
 	}, agent.Deps{Node: clients["node"], Proxy: clients["proxy"], DNS: clients["dns"], Informers: c.informers})
 }
 

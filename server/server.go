@@ -36,6 +36,8 @@ type Server struct {
 	scheduler   *scheduler.Scheduler
 	agent       *agent.Agent // nil without a node
 	claim       *Claim
+
+	clusterReady chan struct{} // closed when the API has what every cluster has
 }
 
 // New opens the data and builds all parts. cfg must be complete. The API's port and the state directory are
@@ -44,7 +46,7 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if cfg.Started.IsZero() {
 		cfg.Started = time.Now()
 	}
-	s := &Server{cfg: cfg}
+	s := &Server{cfg: cfg, clusterReady: make(chan struct{})}
 	if s.claim, err = TakeClaim(cfg.StateDir); err != nil {
 		return nil, err
 	}
@@ -56,15 +58,35 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if err := cfg.record(); err != nil {
 		return nil, err
 	}
-	if !cfg.NoNode {
-		if err := cfg.Node.Preflight(); err != nil {
-			return nil, err
-		}
-	}
-	if s.plane, err = newControlPlane(ctx, cfg); err != nil {
+	if err := s.prepare(ctx); err != nil {
 		return nil, err
 	}
 	return s, s.buildParts()
+}
+
+// prepare looks at the machine, and meanwhile builds the control plane: one waits for the kernel, the other
+// for the disk.
+func (s *Server) prepare(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var group errgroup.Group
+	group.Go(func() (err error) {
+		s.plane, err = newControlPlane(ctx, s.cfg)
+		return err
+	})
+	if !s.cfg.NoNode {
+		group.Go(func() error {
+			err := s.cfg.Node.Preflight()
+			if err == nil && s.cfg.Node.RuntimeEndpoint == "" {
+				err = agent.Unpack(s.cfg.DataDir)
+			}
+			if err != nil {
+				cancel() // who waits for the other is spared that
+			}
+			return err
+		})
+	}
+	return group.Wait()
 }
 
 // close gives back what New has taken.
@@ -98,7 +120,7 @@ func (s *Server) buildParts() error {
 	if s.cfg.NoNode {
 		return nil
 	}
-	s.agent, err = s.plane.newAgent(s.cfg)
+	s.agent, err = s.plane.newAgent(s.cfg, s.clusterReady)
 	return err
 }
 
@@ -142,8 +164,26 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
-// runParts brings the cluster's own objects in place, and runs what acts on the cluster.
+// runParts runs what acts on the cluster. The container runtime is made ready while the API is.
 func (s *Server) runParts(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	if s.agent != nil {
+		group.Go(func() error { return s.agent.Run(ctx) })
+		group.Go(func() error { return s.announceNode(ctx) })
+	}
+	group.Go(func() error {
+		if err := s.makeCluster(ctx); err != nil {
+			return err
+		}
+		group.Go(func() error { return s.controllers.Run(ctx) })
+		group.Go(func() error { return s.scheduler.Run(ctx) })
+		return nil
+	})
+	return group.Wait()
+}
+
+// makeCluster brings the cluster's own objects in place.
+func (s *Server) makeCluster(ctx context.Context) error {
 	s.plane.informers.Start(ctx.Done())
 	if err := s.plane.authz.Policy.Ensure(ctx, s.plane.admin); err != nil {
 		return fmt.Errorf("put the default roles in place: %w", err)
@@ -154,16 +194,10 @@ func (s *Server) runParts(ctx context.Context) error {
 	if err := publishAuthentication(ctx, s.plane.admin, s.plane.pki); err != nil {
 		return err
 	}
+	close(s.clusterReady)
 	s.cfg.progress(StepAPI)
 	klog.FromContext(ctx).Info("API is ready", "port", s.cfg.SecurePort, "seconds", time.Since(s.cfg.Started).Seconds())
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.controllers.Run(ctx) })
-	group.Go(func() error { return s.scheduler.Run(ctx) })
-	if s.agent != nil {
-		group.Go(func() error { return s.agent.Run(ctx) })
-		group.Go(func() error { return s.announceNode(ctx) })
-	}
-	return group.Wait()
+	return nil
 }
 
 // announceNode tells when the Node has become Ready: not as an earlier run has left it, but with a heartbeat

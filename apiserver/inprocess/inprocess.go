@@ -77,13 +77,20 @@ type transport struct {
 
 // RoundTrip implements http.RoundTripper. The handler runs in a goroutine of its own until it returns; the
 // response is handed out with its first byte or flush, so that watches stream.
+//
+// A write that has begun is carried through although its client leaves, as most do when the process ends:
+// the client cannot know how far it got, and the machinery would take it for a server that is too slow.
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	select {
 	case <-t.door.opened:
 	case <-req.Context().Done():
 		return nil, req.Context().Err()
 	}
-	ctx, cancel := context.WithCancel(context.WithValue(req.Context(), userKey{}, t.user))
+	base := req.Context()
+	if isWrite(req) {
+		base = context.WithoutCancel(base)
+	}
+	ctx, cancel := context.WithCancel(context.WithValue(base, userKey{}, t.user))
 	served := req.Clone(ctx)
 	served.RequestURI = req.URL.RequestURI()
 	served.RemoteAddr = "127.0.0.1:0"
@@ -106,15 +113,20 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	select {
 	case <-w.ready:
 		return w.result, nil
-	case <-ctx.Done():
+	case <-req.Context().Done():
 		select {
-		case <-w.ready: // the handler is through, which ends ctx as well
+		case <-w.ready: // an answer counts more than that the client leaves just now
 			return w.result, nil
 		default:
 		}
-		w.abort(ctx.Err())
-		return nil, context.Cause(ctx)
+		w.abort(req.Context().Err())
+		return nil, context.Cause(req.Context())
 	}
+}
+
+// isWrite tells the requests that change objects from those that read, and from streams.
+func isWrite(req *http.Request) bool {
+	return req.Method != http.MethodGet && req.Method != http.MethodHead && req.Header.Get("Upgrade") == ""
 }
 
 var errAborted = errors.New("in-process request: the handler aborted")
@@ -170,6 +182,9 @@ func (w *response) Write(p []byte) (int, error) {
 	w.writeHeader(http.StatusOK)
 	for len(w.buf) > maxBuffered && !w.closed {
 		w.cond.Wait()
+	}
+	if w.closed && isWrite(w.result.Request) {
+		return len(p), nil // it is done, and nobody wants to know
 	}
 	if w.closed {
 		return 0, http.ErrAbortHandler
@@ -236,6 +251,8 @@ func (w *response) Close() error {
 	w.buf = nil
 	w.cond.Broadcast()
 	w.mu.Unlock()
-	w.cancel()
+	if !isWrite(w.result.Request) {
+		w.cancel()
+	}
 	return nil
 }

@@ -5,11 +5,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
@@ -28,9 +30,57 @@ func (l *logs) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&l.modules, "vmodule", "", "other values of -v for single source files, as pattern=N,...")
 }
 
-// unservedVersion is in a warning of k8s.io/apiserver about versions of its own APIs that it knows and that
-// nobody has served for years. They cannot be taken from it.
-const unservedVersion = "because it has no resources"
+// noise are messages of libraries, at the level of errors or warnings, about what happens in a healthy
+// cluster. They are for those who want to know what happens.
+var noise = []struct{ message, err string }{
+	// Versions of k8s.io/apiserver's own APIs that it knows and nobody has served for years.
+	{message: "because it has no resources"},
+	// The end of each exec over WebSocket, and clients that leave without a word.
+	{message: "Error on socket receive", err: "use of closed network connection"},
+	{message: "Error proxying data from client to backend", err: "close 1006 (abnormal closure)"},
+}
+
+func isNoise(message string, err error) bool {
+	for _, n := range noise {
+		if strings.Contains(message, n.message) && (n.err == "" || err != nil && strings.Contains(err.Error(), n.err)) {
+			return true
+		}
+	}
+	return false
+}
+
+// quiet is a log without the noise, for who did not ask to know more.
+type quiet struct {
+	klog.LogSink
+	ctx context.Context // of all that logs
+}
+
+func (q quiet) Error(err error, message string, keysAndValues ...any) {
+	if !isNoise(message, err) && !q.cutShort(message, err) {
+		q.LogSink.Error(err, message, keysAndValues...)
+	}
+}
+
+// cutShort says that an error only means that everything ends.
+func (q quiet) cutShort(message string, err error) bool {
+	if q.ctx.Err() == nil || err == nil {
+		return false
+	}
+	return strings.HasPrefix(message, "Will retry") || strings.Contains(err.Error(), context.Canceled.Error()) || strings.Contains(err.Error(), context.Cause(q.ctx).Error())
+}
+
+func (q quiet) WithName(name string) klog.LogSink { return quiet{q.LogSink.WithName(name), q.ctx} }
+
+func (q quiet) WithValues(keysAndValues ...any) klog.LogSink {
+	return quiet{q.LogSink.WithValues(keysAndValues...), q.ctx}
+}
+
+func (q quiet) WithCallDepth(depth int) klog.LogSink {
+	if sink, ok := q.LogSink.(interface{ WithCallDepth(int) klog.LogSink }); ok {
+		return quiet{sink.WithCallDepth(depth), q.ctx}
+	}
+	return q
+}
 
 // start directs the messages of the libraries and of our parts to out. It must be called once.
 func (l *logs) start(ctx context.Context, out io.Writer) (context.Context, error) {
@@ -51,9 +101,13 @@ func (l *logs) start(ctx context.Context, out io.Writer) (context.Context, error
 		return nil, fmt.Errorf("--vmodule: %w", err)
 	}
 	logger := textlogger.NewLogger(config)
+	if level < 0 {
+		// One deeper than the text logger, for the place in the source that a message names.
+		logger = logger.WithSink(quiet{logger.WithCallDepth(1).GetSink(), ctx})
+	}
 	// Through a logger and not by klog's flags, because containerd sets those.
 	klog.SetLoggerWithOptions(logger, klog.ContextualLogger(true), klog.WriteKlogBuffer(func(line []byte) {
-		if level < 0 && (bytes.HasPrefix(line, []byte("I")) || bytes.Contains(line, []byte(unservedVersion))) {
+		if level < 0 && (bytes.HasPrefix(line, []byte("I")) || isNoise(string(line), errors.New(string(line)))) {
 			return
 		}
 		_, _ = out.Write(line)

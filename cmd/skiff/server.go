@@ -60,13 +60,15 @@ func runServer(cmd *cobra.Command, s *settings) error {
 		return err
 	}
 	defer profile.stop()
+	collectSeldom()
 	cfg.Started = processStart()
 	out := cmd.OutOrStdout()
 	fmt.Fprintf(out, "Skiff %s (Kubernetes v%s)\n", version.Skiff, version.Kubernetes)
 	cfg.Progress = func(step server.Step, after time.Duration) {
 		tell(out, &cfg, step, after)
-		if step == server.StepNode {
+		if step == lastStep(&cfg) {
 			profile.started()
+			time.AfterFunc(settling, forgetStart)
 		}
 	}
 	srv, err := server.New(ctx, cfg)
@@ -86,12 +88,11 @@ func runServer(cmd *cobra.Command, s *settings) error {
 	return nil
 }
 
+// settling is how long controllers and informers are busy with their first look at everything.
+const settling = 5 * time.Second
+
 // tell prints a step of the start, and after the last one how to go on.
 func tell(out io.Writer, cfg *server.Config, step server.Step, after time.Duration) {
-	last := server.StepNode
-	if cfg.NoNode {
-		last = server.StepAPI
-	}
 	what := map[server.Step]string{
 		server.StepData:    "data is open in " + cfg.DataDir,
 		server.StepAPI:     fmt.Sprintf("API serves at port %d", cfg.SecurePort),
@@ -99,9 +100,16 @@ func tell(out io.Writer, cfg *server.Config, step server.Step, after time.Durati
 		server.StepNode:    fmt.Sprintf("node %s is Ready", cfg.NodeName),
 	}[step]
 	fmt.Fprintf(out, "%6.1f s  %s\n", after.Seconds(), what)
-	if step == last {
+	if step == lastStep(cfg) {
 		fmt.Fprintf(out, "\nUse it from another shell:\n\n  export KUBECONFIG=%s\n  skiff kubectl get nodes\n\n", cfg.Kubeconfig)
 	}
+}
+
+func lastStep(cfg *server.Config) server.Step {
+	if cfg.NoNode {
+		return server.StepAPI
+	}
+	return server.StepNode
 }
 
 // processStart is when the kernel started this process, some 0.1 s before main is reached.

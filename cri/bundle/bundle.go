@@ -18,7 +18,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -89,7 +88,6 @@ func Unpack(dir string) error {
 	if !changed {
 		return nil
 	}
-	debug.FreeOSMemory() // the decoder's windows will not be needed again
 	raw, err := json.Marshal(there)
 	if err != nil {
 		return err

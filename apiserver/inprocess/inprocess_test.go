@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package inprocess
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"k8s.io/apiserver/pkg/authentication/user"
+	restclient "k8s.io/client-go/rest"
+)
+
+// client is one in whose requests handler is called.
+func client(t *testing.T, handler http.HandlerFunc) *http.Client {
+	t.Helper()
+	door := NewDoor()
+	door.Open(handler)
+	c, err := restclient.HTTPClientFor(door.ClientConfig(&user.DefaultInfo{Name: "somebody"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// A write that has begun is carried through although its client leaves; a read ends with its client.
+func TestClientLeaves(t *testing.T) {
+	for _, test := range []struct {
+		method  string
+		carried bool
+	}{
+		{http.MethodPost, true}, {http.MethodPut, true}, {http.MethodPatch, true}, {http.MethodDelete, true}, {http.MethodGet, false},
+	} {
+		t.Run(test.method, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				goOn := make(chan struct{})
+				handled := make(chan error, 1)
+				c := client(t, func(w http.ResponseWriter, r *http.Request) {
+					select {
+					case <-goOn:
+					case <-r.Context().Done():
+					}
+					_, err := w.Write([]byte("done"))
+					handled <- errors.Join(r.Context().Err(), err)
+				})
+				ctx, leave := context.WithCancel(t.Context())
+				request, err := http.NewRequestWithContext(ctx, test.method, "http://in.process/object", strings.NewReader("{}"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				answered := make(chan error, 1)
+				go func() {
+					response, err := c.Do(request)
+					if err == nil {
+						err = response.Body.Close()
+					}
+					answered <- err
+				}()
+				synctest.Wait()
+				leave()
+				if err := <-answered; test.carried && !errors.Is(err, context.Canceled) {
+					t.Errorf("the client that left got %v, want that it was canceled", err)
+				}
+				synctest.Wait()
+				close(goOn)
+				if err := <-handled; (err == nil) != test.carried {
+					t.Errorf("the handler ended with %v, carried through: %v", err, test.carried)
+				}
+			})
+		})
+	}
+}
