@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/skiff-k8s/skiff/controllers/clusterroleaggregation"
+	"github.com/skiff-k8s/skiff/controllers/cronjob"
 	"github.com/skiff-k8s/skiff/controllers/daemonset"
 	"github.com/skiff-k8s/skiff/controllers/deployment"
 	"github.com/skiff-k8s/skiff/controllers/endpoints"
@@ -97,6 +98,7 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	func(m *Manager) (reconcile.Controller, error) {
 		return job.NewOrphans(m.deps.ClientFor(job.Name), m.deps.Informers)
 	},
+	withEvents(cronjob.Name, cronjob.Component, cronjob.New),
 	withEvents(endpointslice.Name, endpointslice.Component, endpointslice.New),
 	withEvents(endpoints.Name, endpoints.Component, endpoints.New),
 	withEvents(nodelifecycle.Name, nodelifecycle.Component, nodelifecycle.New),
