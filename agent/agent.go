@@ -10,6 +10,7 @@ package agent
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -58,6 +59,8 @@ type Config struct {
 
 	ServingCert func(*tls.ClientHelloInfo) (*tls.Certificate, error) // of the kubelet's port
 	ClientCA    dynamiccertificates.CAContentProvider                // of those who may call it
+
+	RuntimeReady func() // told when containers can be started; optional
 }
 
 // Deps are the ways to the API, by whom they act as.
@@ -102,29 +105,52 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 
 // Run runs the node until ctx ends. Pods go on without it.
 func (a *Agent) Run(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
+	// The runtime and the pod network outlive the kubelet, so that what it is doing ends well.
+	below, belowCtx := errgroup.WithContext(context.WithoutCancel(ctx))
+	belowCtx, stopBelow := context.WithCancel(belowCtx)
+	defer stopBelow()
 	if a.runtime != nil {
-		group.Go(func() error { return a.runtime.Run(ctx) })
+		below.Go(func() error { return a.runtime.Run(belowCtx) })
 	}
 	if a.network != nil {
-		group.Go(func() error { return a.network.Run(ctx) })
+		below.Go(func() error { return a.network.Run(belowCtx) })
 	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		select {
+		case <-belowCtx.Done(): // one of them failed
+			return errors.New("the container runtime or the pod network stopped")
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	group.Go(func() error { return a.objects.Run(ctx) })
 	group.Go(func() error { return a.volumes.Run(ctx) })
-	group.Go(func() error {
-		if a.runtime != nil {
-			select {
-			case <-a.runtime.Ready():
-			case <-ctx.Done():
-				return nil
-			}
-		}
-		return a.kubelet.Run(ctx)
-	})
+	group.Go(func() error { return a.runKubelet(ctx) })
 	group.Go(func() error { return a.api.Run(ctx) })
 	group.Go(func() error { return a.proxy.Run(ctx) })
 	group.Go(func() error { return a.runDNS(ctx) })
-	return group.Wait()
+	err := group.Wait()
+	stopBelow()
+	if cause := below.Wait(); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// runKubelet runs the kubelet as soon as there is a runtime.
+func (a *Agent) runKubelet(ctx context.Context) error {
+	if a.runtime != nil {
+		select {
+		case <-a.runtime.Ready():
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	if a.cfg.RuntimeReady != nil {
+		a.cfg.RuntimeReady()
+	}
+	return a.kubelet.Run(ctx)
 }
 
 func (a *Agent) buildRuntime() error {
@@ -152,22 +178,10 @@ func (a *Agent) buildRuntime() error {
 }
 
 func (a *Agent) buildNetwork() error {
-	var err error
-	if a.cfg.Network == NetworkSkiff {
-		a.network, err = network.New(network.Config{
-			DataDir:      filepath.Join(a.cfg.DataDir, "agent"),
-			Socket:       filepath.Join(a.cfg.StateDir, "cni.sock"),
-			ConfDir:      a.cfg.CNIConfDir,
-			PluginType:   "thincni",
-			Bridge:       "skiff0",
-			ClusterCIDRs: []netip.Prefix{a.cfg.ClusterCIDR},
-			ServiceCIDRs: []netip.Prefix{a.cfg.ServiceCIDR},
-			OnReady:      a.networkReady,
-		})
-		if err != nil {
-			return fmt.Errorf("build the pod network: %w", err)
-		}
+	if err := a.buildPodNetwork(); err != nil {
+		return err
 	}
+	var err error
 	a.proxy, err = proxy.New(proxy.Config{
 		NodeName:      a.cfg.NodeName,
 		ClusterCIDRs:  []netip.Prefix{a.cfg.ClusterCIDR},
@@ -175,6 +189,30 @@ func (a *Agent) buildNetwork() error {
 	}, a.deps.Proxy, a.deps.Informers)
 	if err != nil {
 		return fmt.Errorf("build the Service proxy: %w", err)
+	}
+	return nil
+}
+
+// bridgeName is the interface that pods of this node are behind.
+const bridgeName = "skiff0"
+
+func (a *Agent) buildPodNetwork() error {
+	if a.cfg.Network != NetworkSkiff {
+		return nil
+	}
+	var err error
+	a.network, err = network.New(network.Config{
+		DataDir:      filepath.Join(a.cfg.DataDir, "agent"),
+		Socket:       filepath.Join(a.cfg.StateDir, "cni.sock"),
+		ConfDir:      a.cfg.CNIConfDir,
+		PluginType:   "thincni",
+		Bridge:       bridgeName,
+		ClusterCIDRs: []netip.Prefix{a.cfg.ClusterCIDR},
+		ServiceCIDRs: []netip.Prefix{a.cfg.ServiceCIDR},
+		OnReady:      a.networkReady,
+	})
+	if err != nil {
+		return fmt.Errorf("build the pod network: %w", err)
 	}
 	return nil
 }
@@ -187,6 +225,8 @@ func (a *Agent) networkReady(gateways []netip.Addr) {
 	default: // DNS listens already; the addresses of a node do not change
 	}
 }
+
+const cgroupMount = "/sys/fs/cgroup"
 
 func (a *Agent) buildKubelet() error {
 	machine, err := node.ReadMachine(a.cfg.DataDir)
@@ -228,7 +268,7 @@ func (a *Agent) buildKubelet() error {
 				corev1.ResourceEphemeralStorage: *resource.NewQuantity(machine.Disk/10, resource.BinarySI),
 			},
 		},
-		Cgroups: cgroups.Config{Mount: "/sys/fs/cgroup", Root: a.cfg.CgroupRoot, Driver: cgroups.Driver(driver)},
+		Cgroups: cgroups.Config{Mount: cgroupMount, Root: a.cfg.CgroupRoot, Driver: cgroups.Driver(driver)},
 		DNS: podnet.DNS{
 			ClusterIPs: []string{a.cfg.ClusterDNS.String()},
 			Domain:     a.cfg.ClusterDomain,

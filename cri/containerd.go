@@ -198,20 +198,30 @@ func (c *Containerd) Run(ctx context.Context) error {
 	return nil
 }
 
-// serve serves CRI on the connection in memory.
+// serve serves CRI on the connection in memory. stop ends all calls and returns when they have ended.
 func (c *Containerd) serve(services service) (stop func(), served <-chan error, err error) {
-	grpcServer := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessageSize), grpc.MaxSendMsgSize(maxMessageSize))
+	var calls sync.WaitGroup
+	grpcServer := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessageSize), grpc.MaxSendMsgSize(maxMessageSize),
+		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+			calls.Add(1)
+			defer calls.Done()
+			return handle(ctx, req)
+		}))
 	if err := services.cri.Register(grpcServer); err != nil {
 		return nil, nil, fmt.Errorf("serve CRI: %w", err)
 	}
 	done := make(chan error, 1)
 	go func() { done <- grpcServer.Serve(c.listener) }()
 	stop = func() {
-		// Streams such as GetContainerEvents never end by themselves.
-		force := time.AfterFunc(stopPatience, grpcServer.Stop)
 		c.conn.Close()
-		grpcServer.GracefulStop()
-		force.Stop()
+		// Not GracefulStop, which would wait for GetContainerEvents: that returns at the next event, if ever.
+		grpcServer.Stop()
+		ended := make(chan struct{})
+		go func() { calls.Wait(); close(ended) }()
+		select {
+		case <-ended:
+		case <-time.After(stopPatience):
+		}
 	}
 	return stop, done, nil
 }

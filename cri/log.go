@@ -3,9 +3,11 @@
 package cri
 
 import (
+	"context"
 	"io"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/sirupsen/logrus"
 	"k8s.io/klog/v2"
@@ -54,7 +56,11 @@ func (h logHook) Fire(e *logrus.Entry) error {
 		}
 		keysAndValues = append(keysAndValues, key, e.Data[key])
 	}
-	switch e.Level {
+	level := e.Level
+	if level == logrus.ErrorLevel && abandoned(e.Message, err) {
+		level = logrus.WarnLevel
+	}
+	switch level {
 	case logrus.PanicLevel, logrus.FatalLevel, logrus.ErrorLevel:
 		h.logger.Error(err, e.Message, keysAndValues...)
 		return nil
@@ -70,6 +76,12 @@ func (h logHook) Fire(e *logrus.Entry) error {
 	}
 	h.logger.Info(e.Message, keysAndValues...)
 	return nil
+}
+
+// abandoned says that nothing went wrong but that the caller has left, as at the end of a node: it knows, and
+// an answer that comes later is for nobody.
+func abandoned(message string, err error) bool {
+	return err != nil && strings.Contains(err.Error(), context.Canceled.Error()) || strings.HasPrefix(message, "ttrpc: received message on inactive stream")
 }
 
 // noFormatter spares the work of formatting what goes to io.Discard.

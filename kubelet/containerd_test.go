@@ -22,6 +22,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/record"
@@ -231,6 +232,7 @@ func realPod(name, command string) *v1.Pod {
 	})
 	pod.Spec.InitContainers = []v1.Container{{Name: "init", Image: busybox, ImagePullPolicy: v1.PullIfNotPresent, Command: []string{"/bin/sh", "-c", "exit 0"}}}
 	pod.Spec.HostNetwork, pod.Spec.RestartPolicy = true, v1.RestartPolicyNever
+	pod.UID = types.UID("uid-" + name)
 	return pod
 }
 

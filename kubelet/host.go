@@ -4,6 +4,7 @@ package kubelet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 	"github.com/skiff-k8s/skiff/kubelet/podnet"
 )
 
@@ -58,6 +60,15 @@ func (h host) Environ(ctx context.Context, pod *v1.Pod, c *v1.Container, podIP s
 
 func (h host) Devices(ctx context.Context, pod *v1.Pod, c *v1.Container) ([]*runtimeapi.Device, error) {
 	return h.k.volumes.Devices(ctx, pod, c)
+}
+
+func (h host) PodLimits(pod *v1.Pod) (have, want cgroups.Limits, memory int64, err error) {
+	have, memory, err = h.k.tree.Limits(pod)
+	return have, h.k.tree.PodLimits(pod), memory, err
+}
+
+func (h host) SetPodLimits(pod *v1.Pod, limits cgroups.Limits) error {
+	return errors.Join(h.k.tree.SetLimits(pod, limits), h.k.shareCPU())
 }
 
 // Mounts are the container's volumes and the pod's /etc/hosts, unless the container mounts one of its own.

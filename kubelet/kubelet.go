@@ -9,6 +9,7 @@
 //   - sync.go is one step of such a worker, level-driven: read the runtime, decide, act, report.
 //   - containers makes the containers of one pod what its spec says; images, podnet, cgroups and the Volumes and Env that
 //     are passed in serve it.
+//   - allocation remembers what a pod was granted; resize.go grants more or less of it to a running one.
 //   - probe asks containers how they are; status tells the API.
 //   - events.go hears from the runtime what changed; housekeeping.go removes what is dead and rotates logs.
 //
@@ -36,6 +37,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/skiff-k8s/skiff/kubelet/allocation"
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 	"github.com/skiff-k8s/skiff/kubelet/containers"
 	"github.com/skiff-k8s/skiff/kubelet/images"
@@ -55,6 +57,8 @@ type Config struct {
 	LogRoot   string // /var/log/pods
 	LogLinks  string // /var/log/containers; empty for none
 	HostsFile string // the node's own, for pods on its network: /etc/hosts
+
+	AllowedSysctls []string // besides the safe ones; "kernel.msg*" is a family
 
 	CPUCFSQuota    bool
 	MinOOMScoreAdj int64 // 0 when the runtime may not lower scores, else -1000
@@ -108,6 +112,7 @@ type Kubelet struct {
 	agent       *node.Agent
 	tree        *cgroups.Tree
 	runtime     *containers.Runtime
+	grants      *allocation.Store
 	status      *status.Manager
 	prober      *probe.Prober
 	puller      *images.Puller
@@ -145,6 +150,7 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	if err != nil {
 		return nil, err
 	}
+	k.grants = allocation.New(filepath.Join(cfg.Root, "pods"))
 	k.prober = probe.New(execer{deps.Runtime}, k.events, k.wake)
 	machine := k.agent.Machine()
 	k.puller = images.NewPuller(deps.Images, secrets{deps.Client}, k.events)
@@ -152,7 +158,7 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 		LogRoot: cfg.LogRoot, ContainerLogLinks: cfg.LogLinks, PodRoot: filepath.Join(cfg.Root, "pods"),
 		SeccompRoot: filepath.Join(cfg.Root, "seccomp"), CPUCFSQuota: cfg.CPUCFSQuota, CPUCFSPeriod: cfg.Cgroups.CPUPeriod,
 		MinOOMScoreAdj: cfg.MinOOMScoreAdj, MemoryCapacity: machine.Memory, HugePageSizes: machine.HugePageNames(),
-	}, deps.Runtime, k.puller, host{k}, k.prober, k.events)
+	}, deps.Runtime, k.puller, host{k}, k.prober, k.grants, k.events)
 	k.imageGC = images.NewCollector(cfg.ImageGC, deps.Images, deps.Runtime)
 	k.status = status.NewManager(deps.Client, deps.Informers.Core().V1().Pods().Lister())
 	return k, k.handlers(deps.Informers)

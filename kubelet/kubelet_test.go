@@ -13,11 +13,12 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -26,6 +27,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/node"
 	"github.com/skiff-k8s/skiff/kubelet/podnet"
 	"github.com/skiff-k8s/skiff/kubelet/volumes"
+	"github.com/skiff-k8s/skiff/testenv"
 )
 
 // The neighbour's part fits.
@@ -58,11 +60,11 @@ func (plainEnv) Environ(_ context.Context, _ *v1.Pod, c *v1.Container, _ string,
 	return out, nil
 }
 
-// bench is a kubelet on a fake runtime and a fake API.
+// bench is a kubelet on a fake runtime and the real API server.
 type bench struct {
 	t       *testing.T
 	dir     string
-	client  *fake.Clientset
+	client  kubernetes.Interface
 	cri     *fakecri.Runtime
 	events  *record.FakeRecorder
 	kubelet *Kubelet
@@ -72,7 +74,7 @@ type bench struct {
 
 func newBench(t *testing.T, images ...string) *bench {
 	t.Helper()
-	b := &bench{t: t, dir: t.TempDir(), client: fake.NewClientset(), cri: fakecri.New(images...)}
+	b := &bench{t: t, dir: t.TempDir(), client: testenv.Start(t).Client, cri: fakecri.New(images...)}
 	for _, controller := range []string{"cpu", "memory", "pids"} { // a cgroup v1 tree without the kernel's files
 		if err := os.MkdirAll(filepath.Join(b.dir, "cgroup", controller), 0o755); err != nil {
 			t.Fatal(err)
@@ -129,7 +131,21 @@ func (b *bench) eventually(what string, holds func() bool) {
 			return
 		}
 	}
-	b.t.Fatalf("never: %s\nruntime: %s", what, strings.Join(b.cri.Dump(), ", "))
+	b.t.Fatalf("never: %s\nruntime: %s\npods: %s", what, strings.Join(b.cri.Dump(), ", "), b.pods())
+}
+
+// pods is a line for each, for people.
+func (b *bench) pods() string {
+	list, err := b.client.CoreV1().Pods("default").List(b.t.Context(), metav1.ListOptions{})
+	if err != nil {
+		return err.Error()
+	}
+	var lines []string
+	for i := range list.Items {
+		s := &list.Items[i].Status
+		lines = append(lines, fmt.Sprintf("%s %s %s %s %+v", list.Items[i].Name, s.Phase, s.Reason, s.Message, s.ContainerStatuses))
+	}
+	return strings.Join(lines, "\n")
 }
 
 func (b *bench) create(pod *v1.Pod) {
@@ -140,38 +156,29 @@ func (b *bench) create(pod *v1.Pod) {
 }
 
 func (b *bench) get(name string) *v1.Pod {
+	b.t.Helper()
 	pod, err := b.client.CoreV1().Pods("default").Get(b.t.Context(), name, metav1.GetOptions{})
-	if err != nil {
+	if apierrors.IsNotFound(err) {
 		return nil
+	}
+	if err != nil {
+		b.t.Fatal(err)
 	}
 	return pod
 }
 
-// markDeleted does what the API server does with a graceful deletion.
-func (b *bench) markDeleted(name string, grace int64) {
+// delete asks for the pod's end within that many seconds.
+func (b *bench) delete(name string, grace int64) {
 	b.t.Helper()
-	pod := b.get(name)
-	if pod == nil {
-		return
-	}
-	now := metav1.Now()
-	pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds = &now, &grace
-	if err := b.client.Tracker().Update(v1.SchemeGroupVersion.WithResource("pods"), pod, "default"); err != nil {
+	if err := b.client.CoreV1().Pods("default").Delete(b.t.Context(), name, metav1.DeleteOptions{GracePeriodSeconds: &grace}); err != nil {
 		b.t.Fatal(err)
 	}
 }
 
-// gone waits until the pod's object is. The fake API's patches are not atomic, so one that was under way may have undone
-// the deletion; it is repeated then.
-func (b *bench) gone(name string, grace int64) {
+// gone waits until the pod's object is.
+func (b *bench) gone(name string) {
 	b.t.Helper()
-	b.eventually("pod object is gone", func() bool {
-		pod := b.get(name)
-		if pod != nil && (pod.DeletionTimestamp == nil || *pod.DeletionGracePeriodSeconds != grace) {
-			b.markDeleted(name, grace)
-		}
-		return pod == nil
-	})
+	b.eventually("pod object is gone", func() bool { return b.get(name) == nil })
 }
 
 func (b *bench) ready(name string) bool {
@@ -203,7 +210,7 @@ func testPod(name string, cs ...v1.Container) *v1.Pod {
 		}
 	}
 	return &v1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", UID: types.UID("uid-" + name)},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"},
 		Spec:       v1.PodSpec{NodeName: "n1", RestartPolicy: v1.RestartPolicyAlways, Containers: cs, TerminationGracePeriodSeconds: &grace},
 		Status:     v1.PodStatus{Phase: v1.PodPending},
 	}
@@ -253,8 +260,8 @@ func TestPodRunsAndGoes(t *testing.T) {
 			t.Errorf("no event %q", want)
 		}
 	}
-	b.markDeleted("web", 7)
-	b.gone("web", 7)
+	b.delete("web", 7)
+	b.gone("web")
 	b.eventually("runtime is empty", func() bool { s, c := b.cri.Count(); return s+c == 0 })
 	if !slices.Contains(b.cri.Dump(), "stop web/app 7") {
 		t.Errorf("runtime: %v; want a stop within 7 s", b.cri.Dump())
@@ -275,9 +282,7 @@ func TestRestartTakesOver(t *testing.T) {
 	if got := b.cri.Running(); !slices.Equal(got, []string{"old/app", "web/app"}) {
 		t.Fatalf("after a stop run %v", got)
 	}
-	if err := b.client.Tracker().Delete(v1.SchemeGroupVersion.WithResource("pods"), "default", "old"); err != nil {
-		t.Fatal(err)
-	}
+	b.delete("old", 0)
 	b.start()
 	b.eventually("the orphan is removed", func() bool { s, _ := b.cri.Count(); return s == 1 })
 	b.eventually("pod is ready", func() bool { return b.ready("web") })
@@ -330,10 +335,10 @@ func TestCrashLoop(t *testing.T) {
 		return s.State.Waiting != nil && s.State.Waiting.Reason == "CrashLoopBackOff"
 	})
 	s := b.get("web").Status.ContainerStatuses[0]
-	if s.RestartCount != 1 || s.LastTerminationState.Terminated == nil || s.State.Waiting.Message != "back-off 10s restarting failed container=app pod=web_default(uid-web)" {
+	if s.RestartCount != 1 || s.LastTerminationState.Terminated == nil || s.State.Waiting.Message != "back-off 10s restarting failed container=app pod=web_default("+string(b.get("web").UID)+")" {
 		t.Errorf("status = %+v", s)
 	}
-	if !b.hadEvent("BackOff Back-off restarting failed container app in pod web_default(uid-web)") {
+	if !b.hadEvent("BackOff Back-off restarting failed container app in pod web_default(" + string(b.get("web").UID) + ")") {
 		t.Error("no BackOff event")
 	}
 }
@@ -346,7 +351,9 @@ func TestWaitingReasons(t *testing.T) {
 	b.create(never)
 	b.create(testPod("pull", v1.Container{Name: "app", Image: "gone:1"}))
 	b.create(testPod("name", v1.Container{Name: "app", Image: "Not An Image"}))
-	b.create(testPod("config", v1.Container{Name: "app", Env: []v1.EnvVar{{Name: "KEY", ValueFrom: &v1.EnvVarSource{}}}}))
+	b.create(testPod("config", v1.Container{Name: "app", Env: []v1.EnvVar{{Name: "KEY", ValueFrom: &v1.EnvVarSource{
+		ConfigMapKeyRef: &v1.ConfigMapKeySelector{LocalObjectReference: v1.LocalObjectReference{Name: "settings"}, Key: "KEY"},
+	}}}}))
 	for pod, reasons := range map[string][]string{
 		"never": {"ErrImageNeverPull"}, "pull": {"ErrImagePull", "ImagePullBackOff"}, "name": {"InvalidImageName"}, "config": {"CreateContainerConfigError"},
 	} {
@@ -413,11 +420,11 @@ func TestShorterGracePeriod(t *testing.T) {
 	b := newBench(t, "app:1")
 	b.create(testPod("web", v1.Container{Name: "app", Command: []string{"stubborn"}}))
 	b.eventually("pod is ready", func() bool { return b.ready("web") })
-	b.markDeleted("web", 600)
+	b.delete("web", 600)
 	b.eventually("it is asked to stop", func() bool { return slices.Contains(b.cri.Dump(), "stop web/app 600") })
-	b.markDeleted("web", 0)
-	b.gone("web", 0)
-	if !slices.Contains(b.cri.Dump(), "exit web/app 137") {
+	b.delete("web", 1)
+	b.gone("web")
+	if !slices.Contains(b.cri.Dump(), "stop web/app 2") || !slices.Contains(b.cri.Dump(), "exit web/app 137") {
 		t.Errorf("runtime: %v", b.cri.Dump())
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/component-helpers/resource"
 	"k8s.io/klog/v2"
 	"k8s.io/kubectl/pkg/util/qos"
@@ -30,31 +31,33 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 		return false, then, err
 	}
 	if !w.seen {
-		w.remember(have)
+		w.remember(pod, have)
 	}
 	if rejected, err := k.admit(w, pod, have); rejected || err != nil {
 		return rejected, then, err
 	}
+	if pod, err = k.grant(w, pod, have); err != nil { // from here on its resources are those that it was granted
+		return false, then, err
+	}
 	k.probeContainers(w, pod, have)
-	now := k.generate(w, pod, have, false)
-	if deadline, set := deadlineOf(pod, &now); set {
+	if deadline, set := k.deadlineOf(pod); set && w.verdict == nil {
+		then.at = deadline
 		if !time.Now().Before(deadline) {
-			now.Phase, now.Reason, now.Message = v1.PodFailed, "DeadlineExceeded", "Pod was active on the node longer than the specified deadline"
-			k.events.Event(pod, v1.EventTypeNormal, now.Reason, now.Message)
-		} else {
-			then.at = deadline
+			w.verdict = &status.End{Phase: v1.PodFailed, Reason: "DeadlineExceeded", Message: "Pod was active on the node longer than the specified deadline"}
+			k.events.Event(pod, v1.EventTypeNormal, w.verdict.Reason, w.verdict.Message)
 		}
 	}
-	if status.IsTerminal(now.Phase) {
-		k.setTerminal(pod, have, now)
+	now := k.generate(w, pod, have, false)
+	k.status.Set(pod, now)
+	if w.verdict != nil || status.IsTerminal(now.Phase) {
 		return true, then, nil
 	}
-	k.status.Set(pod, now)
 	if err := k.prepareNode(ctx, pod); err != nil {
 		return false, next{}, err
 	}
 	out, err := k.runtime.Sync(ctx, pod, have)
 	changed := k.note(w, out)
+	changed = k.resizeFailed(w, pod, out.ResizeErr) || changed
 	if out.Changed {
 		return false, next{now: true}, nil // read again what is new; a failure shows then too
 	}
@@ -67,9 +70,11 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 	return false, then, err
 }
 
-// remember notes which containers ran before this process: their probes start from what the API says of them.
-func (w *worker) remember(have *containers.Status) {
+// remember notes which containers ran before this process: their probes start from what the API says of them, and so
+// does a resize.
+func (w *worker) remember(pod *v1.Pod, have *containers.Status) {
 	w.seen = true
+	w.resize.remember(pod)
 	for _, c := range have.RunningContainers() {
 		w.old = append(w.old, c.ID)
 	}
@@ -100,16 +105,24 @@ func (k *Kubelet) admit(w *worker, pod *v1.Pod, have *containers.Status) (reject
 	if ready || status.IsTerminal(pod.Status.Phase) {
 		return false, nil
 	}
+	pod, _ = k.grants.Apply(pod)
 	if len(have.Containers) == 0 {
 		node := k.agent.Node()
-		if node == nil {
+		if node == nil || len(node.Status.Allocatable) == 0 { // before the first report nothing would fit
 			return false, fmt.Errorf("node %q is not registered yet", k.cfg.Node.Name)
 		}
-		if r := admit.Check(pod, node, k.active(pod.UID)); r != nil {
+		r := admit.Sysctls(pod, k.cfg.AllowedSysctls)
+		if r == nil {
+			r = admit.Check(pod, node, k.active(pod.UID))
+		}
+		if r != nil {
 			k.events.Event(pod, v1.EventTypeWarning, r.Reason, strings.TrimPrefix(r.Message, "Pod was rejected: "))
 			k.status.Set(pod, rejectedStatus(pod, r))
 			return true, nil
 		}
+	}
+	if err := k.grants.Allocate(pod); err != nil {
+		return false, err
 	}
 	w.mu.Lock()
 	w.ready = true
@@ -125,18 +138,18 @@ func rejectedStatus(pod *v1.Pod, r *admit.Rejection) v1.PodStatus {
 }
 
 // deadlineOf is when the pod's activeDeadlineSeconds are over.
-func deadlineOf(pod *v1.Pod, s *v1.PodStatus) (time.Time, bool) {
-	if pod.Spec.ActiveDeadlineSeconds == nil || s.StartTime.IsZero() {
+func (k *Kubelet) deadlineOf(pod *v1.Pod) (time.Time, bool) {
+	if pod.Spec.ActiveDeadlineSeconds == nil {
 		return time.Time{}, false
 	}
-	return s.StartTime.Add(time.Duration(*pod.Spec.ActiveDeadlineSeconds) * time.Second), true
-}
-
-// setTerminal reports the end of a pod, unless something of it still runs: then that ends first.
-func (k *Kubelet) setTerminal(pod *v1.Pod, have *containers.Status, s v1.PodStatus) {
-	if len(have.RunningContainers()) == 0 || s.Reason != "" {
-		k.status.Set(pod, s)
+	start := pod.Status.StartTime
+	if now, known := k.status.Get(pod.UID); known {
+		start = now.StartTime
 	}
+	if start.IsZero() {
+		return time.Time{}, false
+	}
+	return start.Add(time.Duration(*pod.Spec.ActiveDeadlineSeconds) * time.Second), true
 }
 
 // prepareNode makes what the pod's containers need around them.
@@ -160,11 +173,22 @@ func (k *Kubelet) prepareNode(ctx context.Context, pod *v1.Pod) error {
 	}
 	if err := k.volumes.SetUp(ctx, pod); err != nil {
 		if ctx.Err() == nil {
-			k.events.Event(pod, v1.EventTypeWarning, "FailedMount", err.Error())
+			k.mountsFailed(pod, err)
 		}
 		return fmt.Errorf("set up volumes: %w", err)
 	}
 	return nil
+}
+
+// mountsFailed tells about each volume that could not be made.
+func (k *Kubelet) mountsFailed(pod *v1.Pod, err error) {
+	all := []error{err}
+	if each := utilerrors.Aggregate(nil); errors.As(err, &each) {
+		all = each.Errors()
+	}
+	for _, err := range all {
+		k.events.Event(pod, v1.EventTypeWarning, "FailedMount", err.Error())
+	}
 }
 
 // shareCPU gives the burstable pods together the CPU that they request.
@@ -186,7 +210,7 @@ func (k *Kubelet) generate(w *worker, pod *v1.Pod, have *containers.Status, term
 		old = *pod.Status.DeepCopy()
 	}
 	return status.Generate(status.Input{
-		Pod: pod, Old: &old, Runtime: have, Waiting: w.waiting, Probes: k.prober, Terminal: terminal,
+		Pod: pod, Old: &old, Runtime: have, Waiting: w.waiting, Probes: k.prober, Terminal: terminal, End: w.verdict, Resize: w.resize.conditions(), Resizing: w.resize.progress != nil, Actuated: k.grants.Actuated,
 		HostIPs: k.cfg.Node.IPs, RuntimeName: k.runtimeName,
 	})
 }
@@ -233,9 +257,8 @@ func (k *Kubelet) terminate(ctx context.Context, w *worker, pod *v1.Pod) error {
 		return err
 	}
 	w.seen = true
-	if now := k.generate(w, pod, have, false); !status.IsTerminal(now.Phase) {
-		k.status.Set(pod, now)
-	}
+	pod, _ = k.grants.Apply(pod)
+	k.status.Set(pod, k.generate(w, pod, have, false))
 	k.prober.StopHealth(pod.UID)
 	if err := k.runtime.KillPod(ctx, pod, have, nil); err != nil {
 		if ctx.Err() == nil {
@@ -265,6 +288,7 @@ func (k *Kubelet) tidyUp(ctx context.Context, w *worker, pod *v1.Pod) error {
 	if err := errors.Join(k.tree.Remove(pod), k.shareCPU()); err != nil {
 		return err
 	}
+	k.wakeWaiting()
 	w.mu.Lock()
 	deleted := w.gone || w.pod.DeletionTimestamp != nil
 	w.mu.Unlock()

@@ -106,7 +106,14 @@ func (k *Kubelet) SandboxID(ctx context.Context, uid types.UID) (string, error) 
 func (k *Kubelet) Node() *v1.Node { return k.agent.Node() }
 
 // Wake makes the pod be looked at again: call it when something that its volumes are made of has changed.
-func (k *Kubelet) Wake(uid types.UID) { k.wake(uid) }
+func (k *Kubelet) Wake(uid types.UID) {
+	k.mu.Lock()
+	w := k.workers[uid]
+	k.mu.Unlock()
+	if w != nil {
+		signal(w.news)
+	}
+}
 
 // EnsureImage pulls the image of an image volume, as that of a container is pulled.
 func (k *Kubelet) EnsureImage(ctx context.Context, pod *v1.Pod, image *v1.ImageVolumeSource) (*runtimeapi.ImageSpec, error) {

@@ -4,15 +4,19 @@ package kubelet
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/kubelet/containers"
+	"github.com/skiff-k8s/skiff/kubelet/status"
 )
 
 // stage is how far a pod is. It only ever grows.
@@ -30,7 +34,8 @@ const (
 // Only run and what it calls touch the fields without a guard.
 type worker struct {
 	uid  types.UID
-	wake chan struct{} // capacity 1: something changed
+	news chan struct{} // capacity 1: the pod itself changed, or must be looked at for its sake
+	wake chan struct{} // capacity 1: something around it changed
 
 	mu     sync.Mutex
 	pod    *v1.Pod            // guarded by mu: the newest version
@@ -38,8 +43,11 @@ type worker struct {
 	gone   bool               // guarded by mu: no longer in the API
 	cancel context.CancelFunc // guarded by mu: ends the step under way
 	ready  bool               // guarded by mu: admitted to this node
+	waits  bool               // guarded by mu: for room to grow
 
 	waiting map[string]*containers.Waiting // why containers could not be started
+	resize  resizing                       // how far a change of resources is
+	verdict *status.End                    // the node has decided that the pod is over
 	seen    bool                           // a first sync was made
 	old     []string                       // containers that ran before this process
 }
@@ -56,7 +64,7 @@ func (k *Kubelet) podChanged(pod *v1.Pod) {
 	k.mu.Lock()
 	w := k.workers[pod.UID]
 	if w == nil {
-		w = &worker{uid: pod.UID, wake: make(chan struct{}, 1), pod: pod, waiting: map[string]*containers.Waiting{}}
+		w = &worker{uid: pod.UID, news: make(chan struct{}, 1), wake: make(chan struct{}, 1), pod: pod, waiting: map[string]*containers.Waiting{}}
 		k.workers[pod.UID] = w
 		if pod.DeletionTimestamp != nil {
 			w.stage = terminating
@@ -84,7 +92,7 @@ func (k *Kubelet) podDeleted(pod *v1.Pod) {
 	done := w.stage == finished
 	w.advanceLocked(terminating)
 	w.mu.Unlock()
-	w.poke()
+	signal(w.news)
 	if done {
 		k.dismiss(w)
 	}
@@ -109,23 +117,26 @@ func (k *Kubelet) wake(uid types.UID) {
 	}
 }
 
-// wakeAll makes all workers look again.
+// wakeAll makes all workers look again, also those that failed a moment ago.
 func (k *Kubelet) wakeAll() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, w := range k.workers {
-		w.poke()
+		signal(w.news)
 	}
 }
 
-func (w *worker) poke() {
+func (w *worker) poke() { signal(w.wake) }
+
+func signal(c chan struct{}) {
 	select {
-	case w.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
 
-// update takes a newer version. A deletion, or one with a shorter grace period, ends the step under way.
+// update takes a newer version. A deletion, or one with a shorter grace period, ends the step under way. What only
+// says what this kubelet wrote itself is no reason to look again.
 func (w *worker) update(pod *v1.Pod) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -137,7 +148,29 @@ func (w *worker) update(pod *v1.Pod) {
 			w.cancel()
 		}
 	}
-	w.poke()
+	if asksForMore(was, pod) {
+		signal(w.news)
+	}
+}
+
+// asksForMore says whether a new version of a pod has anything that its node must act on.
+func asksForMore(was, is *v1.Pod) bool {
+	return !equality.Semantic.DeepEqual(was.Spec, is.Spec) ||
+		!maps.Equal(was.Labels, is.Labels) || !maps.Equal(was.Annotations, is.Annotations) ||
+		!was.DeletionTimestamp.Equal(is.DeletionTimestamp) || shorter(is, was) || was.Generation != is.Generation ||
+		!equality.Semantic.DeepEqual(was.Status.ResourceClaimStatuses, is.Status.ResourceClaimStatuses) ||
+		slices.ContainsFunc(is.Spec.ReadinessGates, func(gate v1.PodReadinessGate) bool {
+			return conditionStatus(was, gate.ConditionType) != conditionStatus(is, gate.ConditionType)
+		})
+}
+
+func conditionStatus(pod *v1.Pod, t v1.PodConditionType) v1.ConditionStatus {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == t {
+			return c.Status
+		}
+	}
+	return ""
 }
 
 func shorter(pod, was *v1.Pod) bool {
@@ -198,7 +231,7 @@ func (k *Kubelet) work(ctx context.Context, w *worker) {
 		if at == finished {
 			return
 		}
-		wait := resyncPeriod/2 + rand.N(resyncPeriod)
+		wait, least := resyncPeriod/2+rand.N(resyncPeriod), time.Duration(0)
 		switch {
 		case then.now || interrupted:
 			continue
@@ -207,21 +240,35 @@ func (k *Kubelet) work(ctx context.Context, w *worker) {
 		case err != nil:
 			logger.Error(err, "Error syncing pod, skipping")
 			wait, pause = pause, min(2*pause, retryMost)
+			least = retryFirst // our own failed attempts come back as events of the runtime
 		}
 		if err == nil {
 			pause = retryFirst
 		}
-		w.sleep(ctx, wait)
+		w.sleep(ctx, wait, least)
 	}
 }
 
-func (w *worker) sleep(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(max(d, 0))
+// sleep lasts at most d; what changes around the pod ends it after least, a change of the pod itself at once.
+func (w *worker) sleep(ctx context.Context, d, least time.Duration) {
+	timer, early := time.NewTimer(max(d, 0)), time.NewTimer(least)
 	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-w.wake:
-	case <-timer.C:
+	defer early.Stop()
+	wake := w.wake
+	if least > 0 {
+		wake = nil
+	}
+	for {
+		select {
+		case <-early.C:
+			wake = w.wake
+			continue
+		case <-ctx.Done():
+		case <-w.news:
+		case <-wake:
+		case <-timer.C:
+		}
+		return
 	}
 }
 
@@ -269,10 +316,11 @@ func (k *Kubelet) dismiss(w *worker) {
 	k.mu.Unlock()
 	k.prober.Forget(w.uid)
 	k.status.Forget(w.uid)
+	k.grants.Forget(w.uid)
 	k.cleanUp(w.uid)
 }
 
-// active lists the pods that hold resources of the node, but one.
+// active lists the pods that hold resources of the node, but one, each with what it was granted.
 func (k *Kubelet) active(but types.UID) []*v1.Pod {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -280,7 +328,8 @@ func (k *Kubelet) active(but types.UID) []*v1.Pod {
 	for uid, w := range k.workers {
 		w.mu.Lock()
 		if uid != but && w.ready && w.stage < terminated {
-			pods = append(pods, w.pod)
+			granted, _ := k.grants.Apply(w.pod)
+			pods = append(pods, granted)
 		}
 		w.mu.Unlock()
 	}

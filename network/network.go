@@ -28,6 +28,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -250,7 +251,22 @@ func writeConflist(cfg Config) error {
 	if err := os.MkdirAll(cfg.ConfDir, 0o755); err != nil {
 		return err
 	}
-	return writeFile(path, []byte(text), 0o644)
+	// The runtime watches the directory and reads it again when a file there is written or renamed, but not
+	// when one appears; and it complains when there is no configuration. So the file is written elsewhere,
+	// appears under a name that is none of a configuration, and then gets its own.
+	temporary := "." + conflistName + ".tmp"
+	written, appeared := filepath.Join(filepath.Dir(cfg.ConfDir), temporary), filepath.Join(cfg.ConfDir, temporary)
+	if err := os.WriteFile(written, []byte(text), 0o644); err != nil {
+		return err
+	}
+	err := os.Rename(written, appeared)
+	if errors.Is(err, syscall.EXDEV) {
+		err = errors.Join(os.WriteFile(appeared, []byte(text), 0o644), os.Remove(written))
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(appeared, path)
 }
 
 // writeFile replaces a file at once. It does not sync: after a crash of the machine nothing of what our

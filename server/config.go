@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/skiff-k8s/skiff/agent"
 )
@@ -33,10 +34,24 @@ type Config struct {
 
 	NoNode bool // control plane only
 
-	// Progress is told what a person wants to know while the server starts: a line each. Optional.
-	Progress func(line string)
-	Node     agent.Settings
+	Node agent.Settings
+
+	// Progress is told each step of the start, and how long it took from Started. Optional.
+	Progress func(step Step, after time.Duration) `json:"-"`
+	// Started is when the start began, as a person sees it; when New was called if zero.
+	Started time.Time `json:"-"`
 }
+
+// Step is something that a person who starts a server waits for.
+type Step string
+
+// The steps. Runtime and Node come with a node only.
+const (
+	StepData    Step = "data"    // keys and database are open
+	StepAPI     Step = "api"     // the API serves, and has what every cluster has
+	StepRuntime Step = "runtime" // containers can be started
+	StepNode    Step = "node"    // the Node is Ready
+)
 
 // PortRange is a range of ports, both ends included.
 type PortRange struct{ First, Last int }
@@ -97,9 +112,9 @@ func (c *Config) Complete() error {
 }
 
 // progress tells the person who waits.
-func (c *Config) progress(format string, args ...any) {
+func (c *Config) progress(step Step) {
 	if c.Progress != nil {
-		c.Progress(fmt.Sprintf(format, args...))
+		c.Progress(step, time.Since(c.Started))
 	}
 }
 

@@ -84,6 +84,7 @@ func newControlPlane(ctx context.Context, cfg Config) (_ *controlPlane, err erro
 	if err := c.open(ctx, cfg); err != nil {
 		return nil, err
 	}
+	cfg.progress(StepData)
 	if c.admin, err = kubernetes.NewForConfig(c.adminConfig()); err != nil {
 		return nil, fmt.Errorf("make the in-process client: %w", err)
 	}
@@ -280,6 +281,7 @@ func (c *controlPlane) newAgent(cfg Config) (*agent.Agent, error) {
 		ClusterDomain: cfg.ClusterDomain,
 		ServingCert:   c.pki.KubeletServing.GetCertificate,
 		ClientCA:      c.pki.ClientCA,
+		RuntimeReady:  func() { cfg.progress(StepRuntime) },
 	}, agent.Deps{Node: clients["node"], Proxy: clients["proxy"], DNS: clients["dns"], Informers: c.informers})
 }
 

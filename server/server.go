@@ -35,22 +35,44 @@ type Server struct {
 	controllers *controllers.Manager
 	scheduler   *scheduler.Scheduler
 	agent       *agent.Agent // nil without a node
-	started     time.Time
+	claim       *Claim
 }
 
-// New opens the data and builds all parts. cfg must be complete. The API's port is taken when New returns;
-// Run gives it back.
-func New(ctx context.Context, cfg Config) (*Server, error) {
-	s := &Server{cfg: cfg, started: time.Now()}
-	var err error
+// New opens the data and builds all parts. cfg must be complete. The API's port and the state directory are
+// taken when New returns; Run gives them back.
+func New(ctx context.Context, cfg Config) (_ *Server, err error) {
+	if cfg.Started.IsZero() {
+		cfg.Started = time.Now()
+	}
+	s := &Server{cfg: cfg}
+	if s.claim, err = TakeClaim(cfg.StateDir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if err := cfg.record(); err != nil {
+		return nil, err
+	}
+	if !cfg.NoNode {
+		if err := cfg.Node.Preflight(); err != nil {
+			return nil, err
+		}
+	}
 	if s.plane, err = newControlPlane(ctx, cfg); err != nil {
 		return nil, err
 	}
-	if err := s.buildParts(); err != nil {
+	return s, s.buildParts()
+}
+
+// close gives back what New has taken.
+func (s *Server) close() {
+	if s.plane != nil {
 		_ = s.plane.store.Close()
-		return nil, err
 	}
-	return s, nil
+	s.claim.Release()
 }
 
 func (s *Server) buildParts() error {
@@ -90,7 +112,7 @@ func nodeBits(cluster netip.Prefix) int {
 
 // Run runs all parts until ctx ends or one of them fails, and returns when all have stopped.
 func (s *Server) Run(ctx context.Context) error {
-	defer s.plane.store.Close()
+	defer s.close()
 	// The API outlives those who use it, so that their last words are heard.
 	planeCtx, stopPlane := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopPlane()
@@ -122,7 +144,6 @@ func (s *Server) Run(ctx context.Context) error {
 
 // runParts brings the cluster's own objects in place, and runs what acts on the cluster.
 func (s *Server) runParts(ctx context.Context) error {
-	logger := klog.FromContext(ctx)
 	s.plane.informers.Start(ctx.Done())
 	if err := s.plane.authz.Policy.Ensure(ctx, s.plane.admin); err != nil {
 		return fmt.Errorf("put the default roles in place: %w", err)
@@ -133,8 +154,8 @@ func (s *Server) runParts(ctx context.Context) error {
 	if err := publishAuthentication(ctx, s.plane.admin, s.plane.pki); err != nil {
 		return err
 	}
-	s.cfg.progress("API is ready at https://127.0.0.1:%d after %.1f s", s.cfg.SecurePort, time.Since(s.started).Seconds())
-	logger.Info("API is ready", "port", s.cfg.SecurePort, "seconds", time.Since(s.started).Seconds())
+	s.cfg.progress(StepAPI)
+	klog.FromContext(ctx).Info("API is ready", "port", s.cfg.SecurePort, "seconds", time.Since(s.cfg.Started).Seconds())
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.controllers.Run(ctx) })
 	group.Go(func() error { return s.scheduler.Run(ctx) })
@@ -145,12 +166,14 @@ func (s *Server) runParts(ctx context.Context) error {
 	return group.Wait()
 }
 
-// announceNode tells when the Node has become Ready for the first time.
+// announceNode tells when the Node has become Ready: not as an earlier run has left it, but with a heartbeat
+// of this one.
 func (s *Server) announceNode(ctx context.Context) error {
 	ready := make(chan struct{})
 	once := sync.OnceFunc(func() { close(ready) })
+	began := s.cfg.Started.Truncate(time.Second) // as coarse as heartbeats
 	look := func(obj any) {
-		if n, ok := obj.(*corev1.Node); ok && n.Name == s.cfg.NodeName && isReady(n) {
+		if n, ok := obj.(*corev1.Node); ok && n.Name == s.cfg.NodeName && isReady(n, began) {
 			once()
 		}
 	}
@@ -162,16 +185,16 @@ func (s *Server) announceNode(ctx context.Context) error {
 	defer func() { _ = informer.RemoveEventHandler(registration) }()
 	select {
 	case <-ready:
-		s.cfg.progress("Node %s is Ready after %.1f s", s.cfg.NodeName, time.Since(s.started).Seconds())
+		s.cfg.progress(StepNode)
 	case <-ctx.Done():
 	}
 	return nil
 }
 
-func isReady(n *corev1.Node) bool {
+func isReady(n *corev1.Node, since time.Time) bool {
 	for _, c := range n.Status.Conditions {
 		if c.Type == corev1.NodeReady {
-			return c.Status == corev1.ConditionTrue
+			return c.Status == corev1.ConditionTrue && !c.LastHeartbeatTime.Time.Before(since)
 		}
 	}
 	return false

@@ -3,91 +3,129 @@
 package main
 
 import (
-	"context"
-	"flag"
+	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
 	"os"
 	"strconv"
-	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"k8s.io/klog/v2"
-	"k8s.io/klog/v2/textlogger"
-	"sigs.k8s.io/yaml"
+	"golang.org/x/sys/unix"
 
 	"github.com/skiff-k8s/skiff/agent"
 	"github.com/skiff-k8s/skiff/server"
 	"github.com/skiff-k8s/skiff/version"
 )
 
-const configFile = "/etc/skiff/config.yaml"
-
 func newServerCommand() *cobra.Command {
-	cfg := server.Default()
+	s := newSettings()
 	cmd := &cobra.Command{
 		Use:   "server",
 		Short: "Run a control plane, and a node on this machine",
-		Long: `Run a control plane, and a node on this machine.
+		Long: `Run a control plane, and a node on this machine, until it is told to end by SIGTERM or ^C. Pods go on
+running then, and the next start takes them over; skiff stop ends them too.
 
 Every flag can also be a line of ` + configFile + ` ("node-name: alpha"; lists as YAML lists) or an
 environment variable (SKIFF_NODE_NAME). A flag wins over the environment, which wins over the file.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}
-	file := cmd.Flags().String("config", configFile, "file with settings, one line for each flag; it need not exist")
-	serverFlags(cmd.Flags(), &cfg)
-	verbosity(cmd.Flags())
+	s.addFlags(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := settings(cmd.Flags(), *file, cmd.Flags().Changed("config")); err != nil {
+		if err := s.load(cmd.Flags()); err != nil {
 			return err
 		}
-		return runServer(cmd, cfg)
+		return runServer(cmd, s)
 	}
 	return cmd
 }
 
-func runServer(cmd *cobra.Command, cfg server.Config) error {
+func runServer(cmd *cobra.Command, s *settings) error {
+	cfg := s.server
 	if os.Geteuid() != 0 && !cfg.NoNode {
-		return fmt.Errorf("a node needs root: use sudo, or --no-node for a control plane alone")
+		return errors.New("a node needs root (use sudo, or --no-node for a control plane alone)")
 	}
 	if err := cfg.Complete(); err != nil {
 		return err
 	}
-	ctx := logging(cmd.Context())
-	out := cmd.OutOrStdout()
-	fmt.Fprintf(out, "Skiff %s (Kubernetes v%s), data in %s\n", version.Skiff, version.Kubernetes, cfg.DataDir)
-	cfg.Progress = func(line string) {
-		fmt.Fprintln(out, line)
-		if strings.HasPrefix(line, "API is ready") {
-			fmt.Fprintf(out, "  export KUBECONFIG=%s\n  skiff kubectl get nodes\n", cfg.Kubeconfig)
-		}
-	}
-	s, err := server.New(ctx, cfg)
+	ctx, err := s.logs.start(cmd.Context(), cmd.ErrOrStderr())
 	if err != nil {
 		return err
 	}
-	return s.Run(ctx)
-}
-
-// logging sends our own messages to standard error, and those of the libraries only if they are warnings or
-// if more than the usual was asked for. The libraries log through klog itself, our parts through the context.
-func logging(ctx context.Context) context.Context {
-	if klog.V(1).Enabled() {
-		return ctx
+	profile, err := startProfile()
+	if err != nil {
+		return err
 	}
-	var fs flag.FlagSet
-	klog.InitFlags(&fs)
-	for name, value := range map[string]string{"logtostderr": "false", "alsologtostderr": "false", "one_output": "true", "stderrthreshold": "FATAL"} {
-		if err := fs.Set(name, value); err != nil {
-			panic(err) // they are klog's own flags
+	defer profile.stop()
+	cfg.Started = processStart()
+	out := cmd.OutOrStdout()
+	fmt.Fprintf(out, "Skiff %s (Kubernetes v%s)\n", version.Skiff, version.Kubernetes)
+	cfg.Progress = func(step server.Step, after time.Duration) {
+		tell(out, &cfg, step, after)
+		if step == server.StepNode {
+			profile.started()
 		}
 	}
-	klog.SetOutputBySeverity("INFO", io.Discard)
-	klog.SetOutputBySeverity("WARNING", os.Stderr)
-	klog.SetOutputBySeverity("ERROR", os.Stderr)
-	return klog.NewContext(ctx, textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(os.Stderr))))
+	srv, err := server.New(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		fmt.Fprintln(out, "Stopping. Pods go on running; skiff stop ends them too.")
+	}()
+	if err := srv.Run(ctx); err != nil {
+		return err
+	}
+	<-stopped
+	return nil
+}
+
+// tell prints a step of the start, and after the last one how to go on.
+func tell(out io.Writer, cfg *server.Config, step server.Step, after time.Duration) {
+	last := server.StepNode
+	if cfg.NoNode {
+		last = server.StepAPI
+	}
+	what := map[server.Step]string{
+		server.StepData:    "data is open in " + cfg.DataDir,
+		server.StepAPI:     fmt.Sprintf("API serves at port %d", cfg.SecurePort),
+		server.StepRuntime: "container runtime is ready",
+		server.StepNode:    fmt.Sprintf("node %s is Ready", cfg.NodeName),
+	}[step]
+	fmt.Fprintf(out, "%6.1f s  %s\n", after.Seconds(), what)
+	if step == last {
+		fmt.Fprintf(out, "\nUse it from another shell:\n\n  export KUBECONFIG=%s\n  skiff kubectl get nodes\n\n", cfg.Kubeconfig)
+	}
+}
+
+// processStart is when the kernel started this process, some 0.1 s before main is reached.
+func processStart() time.Time {
+	const clockTick = 10 * time.Millisecond
+	now := time.Now()
+	var ticks int64
+	stat, err := os.ReadFile("/proc/self/stat")
+	if err != nil {
+		return now
+	}
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	const startTime = 22 - 3 // the 22nd field of proc(5); the first after the name is the third
+	if len(fields) <= startTime {
+		return now
+	}
+	if ticks, err = strconv.ParseInt(string(fields[startTime]), 10, 64); err != nil {
+		return now
+	}
+	var boot unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil {
+		return now
+	}
+	return now.Add(time.Duration(ticks)*clockTick - time.Duration(boot.Nano()))
 }
 
 func serverFlags(fs *pflag.FlagSet, cfg *server.Config) {
@@ -148,63 +186,4 @@ func prefixVar(fs *pflag.FlagSet, target *netip.Prefix, name, usage string) {
 		*target = p.Masked()
 		return nil
 	})
-}
-
-// verbosity adds klog's -v as --v.
-func verbosity(fs *pflag.FlagSet) {
-	var goFlags flag.FlagSet
-	klog.InitFlags(&goFlags)
-	fs.AddGoFlag(goFlags.Lookup("v"))
-	fs.AddGoFlag(goFlags.Lookup("vmodule"))
-}
-
-// settings sets the flags that were not given from the environment and from file.
-func settings(fs *pflag.FlagSet, file string, required bool) error {
-	values := map[string]any{}
-	data, err := os.ReadFile(file)
-	switch {
-	case err == nil:
-		if err := yaml.Unmarshal(data, &values); err != nil {
-			return fmt.Errorf("read %s: %w", file, err)
-		}
-	case required || !os.IsNotExist(err):
-		return fmt.Errorf("read settings: %w", err)
-	}
-	for name := range values {
-		if fs.Lookup(name) == nil {
-			return fmt.Errorf("read %s: there is no setting %q (skiff server --help lists them)", file, name)
-		}
-	}
-	var failed error
-	fs.VisitAll(func(f *pflag.Flag) {
-		if f.Changed || failed != nil {
-			return
-		}
-		if v, ok := os.LookupEnv("SKIFF_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))); ok {
-			failed = wrap(fs.Set(f.Name, v), "environment", f.Name)
-		} else if v, ok := values[f.Name]; ok {
-			failed = wrap(fs.Set(f.Name, text(v)), file, f.Name)
-		}
-	})
-	return failed
-}
-
-func wrap(err error, source, name string) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("setting %s from %s: %w", name, source, err)
-}
-
-// text is a YAML value as a flag's value: lists become comma-separated.
-func text(v any) string {
-	list, ok := v.([]any)
-	if !ok {
-		return fmt.Sprint(v)
-	}
-	parts := make([]string, len(list))
-	for i, e := range list {
-		parts[i] = fmt.Sprint(e)
-	}
-	return strings.Join(parts, ",")
 }

@@ -20,7 +20,7 @@ import (
 // packages are what the images take files from.
 var packages = []string{
 	"busybox-static", "bash", "bind9-dnsutils", "curl", "netcat-openbsd", "iproute2", "iperf", "socat", "util-linux",
-	"nginx", "perl-base", "stress",
+	"libc-bin", "nginx", "perl-base", "stress",
 }
 
 // image says what one image is.
@@ -48,7 +48,7 @@ var recipes = map[string]image{
 	"registry.k8s.io/etcd:3.7.0-0":         {layers: []string{"base", "etcd"}},
 	testImages + "agnhost:2.66.1":          agnhost,
 	testImages + "agnhost:2.55":            agnhost,
-	testImages + "busybox:1.37.0-2":        {layers: []string{"base"}, config: v1.Config{Cmd: []string{"sh"}}},
+	testImages + "busybox:1.37.0-2":        {layers: []string{"base", "busybox-shell"}, config: v1.Config{Cmd: []string{"sh"}}},
 	testImages + "glibc-dns-testing:2.1.1": {layers: []string{"base", "tools"}, config: v1.Config{Cmd: []string{"sh"}}},
 	testImages + "ipc-utils:1.4":           {layers: []string{"base", "tools"}, config: v1.Config{Cmd: []string{"sh"}}},
 	testImages + "kitten:1.8":              website(agnhost, "kitten"),
@@ -80,6 +80,7 @@ var layers = map[string]func(context.Context, ingredients) ([]entry, error){
 	"base":             baseLayer,
 	"tools":            toolsLayer,
 	"agnhost":          agnhostLayer,
+	"busybox-shell":    programLayer("/bin/sh", "sh"),
 	"nginx":            nginxLayer,
 	"kitten":           websiteLayer("kitten"),
 	"nautilus":         websiteLayer("nautilus"),
@@ -130,7 +131,7 @@ func baseLayer(ctx context.Context, in ingredients) ([]entry, error) {
 // toolsLayer is what tests call in agnhost's image. The programs take the places of busybox's applets.
 func toolsLayer(_ context.Context, in ingredients) ([]entry, error) {
 	entries, err := packaged(in.tree,
-		"/usr/bin/dig", "/usr/bin/nslookup", "/usr/bin/host", "/usr/bin/curl", "/bin/nc.openbsd", "/sbin/ip", "/bin/ip", "/bin/ss", "/sbin/tc",
+		"/usr/bin/dig", "/usr/bin/getent", "/usr/bin/nslookup", "/usr/bin/host", "/usr/bin/curl", "/bin/nc.openbsd", "/sbin/ip", "/bin/ip", "/bin/ss", "/sbin/tc",
 		"/usr/bin/iperf", "/usr/bin/socat", "/usr/bin/ipcs", "/usr/bin/ipcmk", "/usr/bin/ipcrm", "/usr/bin/nsenter", "/usr/bin/unshare")
 	return append(entries,
 		link("/bin/nc", "nc.openbsd"),

@@ -26,6 +26,8 @@ type Program struct {
 // Upstream is the version of Kubernetes whose suite is run. It stands in the programs, too.
 const Upstream = "v1.37.2"
 
+const ownModule = "github.com/skiff-k8s/skiff/conformance/"
+
 // Suite is what runs the tests: the suite itself and the kubectl that it calls.
 var Suite = []Program{
 	{Name: "e2e.test", Package: "k8s.io/kubernetes/test/e2e", Test: true},
@@ -40,6 +42,7 @@ var Images = []Program{
 	{Name: "consume-cpu", Package: "k8s.io/kubernetes/test/images/resource-consumer/consume-cpu"},
 	{Name: "etcd", Package: "go.etcd.io/etcd/server/v3"},
 	{Name: "pause", Package: "github.com/skiff-k8s/skiff/conformance/images/pause"},
+	{Name: "sh", Package: "github.com/skiff-k8s/skiff/conformance/images/sh"},
 }
 
 // SampleAPIServer is of an older Kubernetes, as in the image that the suite names, and so has a module of its own.
@@ -62,10 +65,13 @@ func Build(ctx context.Context, dir, cache string, set []Program, say func(forma
 	built := map[string]string{}
 	for _, p := range set {
 		built[p.Name] = filepath.Join(out, p.Name)
-		if _, err := os.Stat(built[p.Name]); err == nil {
+		own := strings.HasPrefix(p.Package, ownModule) // the key says nothing about its source
+		if _, err := os.Stat(built[p.Name]); err == nil && !own {
 			continue
 		}
-		say("building %s", p.Name)
+		if !own {
+			say("building %s", p.Name)
+		}
 		if err := p.build(ctx, dir, built[p.Name]); err != nil {
 			return nil, err
 		}

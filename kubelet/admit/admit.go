@@ -24,13 +24,16 @@ type Rejection struct {
 	Message string
 }
 
-// Check compares a pod with the node and the pods that run on it already. It returns nil if the pod fits.
+// Check compares a pod with the node and the pods that run on it already, as they were granted. It returns nil if the pod fits.
 func Check(pod *v1.Pod, node *v1.Node, others []*v1.Pod) *Rejection {
 	if os, set := pod.Labels[v1.LabelOSStable]; set && os != runtime.GOOS {
-		return &Rejection{"PodOSSelectorNodeLabelDoesNotMatch", "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label"}
+		return rejected("PodOSSelectorNodeLabelDoesNotMatch", "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label")
 	}
 	if pod.Spec.OS != nil && string(pod.Spec.OS.Name) != runtime.GOOS {
-		return &Rejection{"PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"}
+		return rejected("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS")
+	}
+	if strictGroups(pod) && (node.Status.Features == nil || node.Status.Features.SupplementalGroupsPolicy == nil || !*node.Status.Features.SupplementalGroupsPolicy) {
+		return rejected("SupplementalGroupsPolicyNotSupported", "SupplementalGroupsPolicy=Strict is not supported in this node")
 	}
 	if r := resources(pod, node, others); r != nil {
 		return r
@@ -51,8 +54,17 @@ func Check(pod *v1.Pod, node *v1.Node, others []*v1.Pod) *Rejection {
 	return nil
 }
 
+func rejected(reason, message string) *Rejection {
+	return &Rejection{reason, "Pod was rejected: " + message}
+}
+
 func predicate(name string) *Rejection {
-	return &Rejection{name, fmt.Sprintf("Pod was rejected: Predicate %s failed: %s", name, explanations[name])}
+	return rejected(name, fmt.Sprintf("Predicate %s failed: %s", name, explanations[name]))
+}
+
+func strictGroups(pod *v1.Pod) bool {
+	sc := pod.Spec.SecurityContext
+	return sc != nil && sc.SupplementalGroupsPolicy != nil && *sc.SupplementalGroupsPolicy == v1.SupplementalGroupsPolicyStrict
 }
 
 var explanations = map[string]string{
@@ -62,11 +74,16 @@ var explanations = map[string]string{
 	"TaintToleration": "node(s) had taints that the pod didn't tolerate",
 }
 
+// CheckResize says whether a pod that runs here may have what its spec asks for now.
+func CheckResize(pod *v1.Pod, node *v1.Node, others []*v1.Pod) *Rejection {
+	return resources(pod, node, others)
+}
+
 // resources checks that what is requested on the node in all stays within what it can give.
 func resources(pod *v1.Pod, node *v1.Node, others []*v1.Pod) *Rejection {
 	used := v1.ResourceList{}
 	for _, other := range others {
-		for name, q := range resource.PodRequests(other, resource.PodResourcesOptions{UseStatusResources: true}) {
+		for name, q := range resource.PodRequests(other, resource.PodResourcesOptions{}) {
 			sum := used[name]
 			sum.Add(q)
 			used[name] = sum
@@ -110,11 +127,7 @@ func value(name v1.ResourceName, milli, whole int64) int64 {
 }
 
 func outOf(name v1.ResourceName, requested, used, capacity int64) *Rejection {
-	return &Rejection{
-		Reason: "OutOf" + string(name),
-		Message: fmt.Sprintf("Pod was rejected: Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d",
-			name, requested, used, capacity),
-	}
+	return rejected("OutOf"+string(name), fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, requested, used, capacity))
 }
 
 func portsTaken(pod *v1.Pod, others []*v1.Pod) bool {

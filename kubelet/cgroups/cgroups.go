@@ -14,6 +14,7 @@ package cgroups
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -123,6 +124,52 @@ func allLimited(pod *v1.Pod, name v1.ResourceName) bool {
 	return true
 }
 
+// Limits reads what the pod's group is limited to now (but for the shares of v2, which limit nothing), and the memory
+// that it uses.
+func (t *Tree) Limits(pod *v1.Pod) (l Limits, memory int64, err error) {
+	if !t.Exists(pod) {
+		return l, 0, fmt.Errorf("cgroup %s does not exist", t.path(podName(pod)))
+	}
+	if t.unified {
+		quota, _, _ := strings.Cut(t.read(pod, "", "cpu.max"), " ")
+		l = Limits{CPUQuota: number(quota), MemoryBytes: number(t.read(pod, "", "memory.max"))}
+		return l, number(t.read(pod, "", "memory.current")), nil
+	}
+	l = Limits{
+		CPUShares: number(t.read(pod, "cpu", "cpu.shares")), CPUQuota: max(number(t.read(pod, "cpu", "cpu.cfs_quota_us")), 0),
+		MemoryBytes: number(t.read(pod, "memory", "memory.limit_in_bytes")),
+	}
+	if l.MemoryBytes > math.MaxInt64/2 {
+		l.MemoryBytes = 0 // how v1 writes no limit
+	}
+	return l, number(t.read(pod, "memory", "memory.usage_in_bytes")), nil
+}
+
+// SetLimits changes the limits of the pod's group.
+func (t *Tree) SetLimits(pod *v1.Pod, l Limits) error { return t.apply(podName(pod), l) }
+
+// read returns a file of the pod's group; empty if there is none.
+func (t *Tree) read(pod *v1.Pod, controller, file string) string {
+	for _, dir := range t.dirs(podName(pod)) {
+		if !t.unified && !slices.Contains(strings.Split(filepath.Base(t.controllerOf(dir)), ","), controller) {
+			continue
+		}
+		if data, err := os.ReadFile(filepath.Join(dir, file)); err == nil {
+			return strings.TrimSpace(string(data))
+		}
+	}
+	return ""
+}
+
+// number reads a setting; 0 for none, "max" or nonsense.
+func number(text string) int64 {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
 // name is a place in the tree: the path's elements below the root.
 type name []string
 
@@ -222,6 +269,18 @@ func (t *Tree) RemoveUID(uid types.UID) error {
 		}
 	})
 	return errors.Join(errs...)
+}
+
+// RemoveAll removes the whole tree with the processes in it: for the end of a node. It says whether there was one.
+func (t *Tree) RemoveAll() (removed bool, err error) {
+	var errs []error
+	for _, dir := range t.dirs(name{kubepods}) {
+		if _, err := os.Stat(dir); err == nil {
+			removed = true
+			errs = append(errs, removeTree(dir))
+		}
+	}
+	return removed, errors.Join(errs...)
 }
 
 func (t *Tree) eachPodDir(do func(uid types.UID, dir string)) {

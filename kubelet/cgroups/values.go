@@ -2,6 +2,8 @@
 
 package cgroups
 
+import "math"
+
 // What the kernel takes and Kubernetes assumes of CPU weights and quotas.
 const (
 	minShares    = 2
@@ -26,10 +28,16 @@ func Quota(milliCPU, period int64) int64 {
 	return max(milliCPU*period/1000, minQuota)
 }
 
-// weight turns cpu.shares of cgroup v1 into cpu.weight of v2, as runc does it.
+// weight turns cpu.shares of cgroup v1 into cpu.weight of v2, as runc does it: least, default (1024 to 100) and most meet.
 func weight(shares int64) int64 {
-	if shares == 0 {
+	switch {
+	case shares == 0:
 		return 0
+	case shares <= minShares:
+		return 1
+	case shares >= maxShares:
+		return 10000
 	}
-	return 1 + ((shares-minShares)*9999)/(maxShares-minShares)
+	l := math.Log2(float64(shares))
+	return int64(math.Ceil(math.Pow(10, (l*l+125*l)/612-7.0/34)))
 }

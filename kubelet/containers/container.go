@@ -11,11 +11,12 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/rand"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-k8s/skiff/kubelet/env"
 )
 
 func (r *Runtime) containerConfig(ctx context.Context, s *session, c *v1.Container, image *runtimeapi.Image, restartCount int, target string) (*runtimeapi.ContainerConfig, error) {
@@ -26,7 +27,7 @@ func (r *Runtime) containerConfig(ctx context.Context, s *session, c *v1.Contain
 	if err := joinTarget(s, security, target); err != nil {
 		return nil, err
 	}
-	env, err := r.host.Environ(ctx, s.pod, c, s.ip(), s.ips)
+	vars, err := r.host.Environ(ctx, s.pod, c, s.ip(), s.ips)
 	if err != nil {
 		return nil, err
 	}
@@ -38,16 +39,17 @@ func (r *Runtime) containerConfig(ctx context.Context, s *session, c *v1.Contain
 	if err != nil {
 		return nil, err
 	}
+	command, args := env.CommandAndArgs(c, vars)
 	if err := os.MkdirAll(filepath.Join(r.LogDir(s.pod), c.Name), 0o755); err != nil {
 		return nil, fmt.Errorf("create container log directory for container %s failed: %w", c.Name, err)
 	}
 	return &runtimeapi.ContainerConfig{
 		Metadata:    &runtimeapi.ContainerMetadata{Name: c.Name, Attempt: uint32(restartCount)},
 		Image:       &runtimeapi.ImageSpec{Image: image.GetId(), UserSpecifiedImage: c.Image},
-		Command:     expand(c.Command, env),
-		Args:        expand(c.Args, env),
+		Command:     command,
+		Args:        args,
 		WorkingDir:  c.WorkingDir,
-		Envs:        env,
+		Envs:        vars,
 		Labels:      containerLabels(s.pod, c),
 		Annotations: containerAnnotations(s.pod, c, restartCount),
 		Mounts:      mounts,
@@ -103,46 +105,6 @@ func (r *Runtime) mounts(ctx context.Context, s *session, c *v1.Container) ([]*r
 		return nil, fmt.Errorf("open termination log to the container's user: %w", err)
 	}
 	return append(mounts, &runtimeapi.Mount{HostPath: path, ContainerPath: c.TerminationMessagePath, SelinuxRelabel: true}), nil
-}
-
-// expand replaces $(NAME) by the environment's value; $$ is a dollar, an unknown name stays as it is.
-func expand(words []string, env []*runtimeapi.KeyValue) []string {
-	values := make(map[string]string, len(env))
-	for _, kv := range env {
-		values[kv.GetKey()] = string(kv.GetValue())
-	}
-	out := make([]string, 0, len(words))
-	for _, word := range words {
-		out = append(out, expandWord(word, values))
-	}
-	return out
-}
-
-func expandWord(word string, values map[string]string) string {
-	var b strings.Builder
-	for {
-		before, rest, found := strings.Cut(word, "$")
-		b.WriteString(before)
-		if !found {
-			return b.String()
-		}
-		name, after, closed := strings.Cut(strings.TrimPrefix(rest, "("), ")")
-		switch {
-		case strings.HasPrefix(rest, "$"):
-			b.WriteByte('$')
-			word = rest[1:]
-		case strings.HasPrefix(rest, "(") && closed:
-			value, known := values[name]
-			if !known {
-				value = "$(" + name + ")"
-			}
-			b.WriteString(value)
-			word = after
-		default:
-			b.WriteByte('$')
-			word = rest
-		}
-	}
 }
 
 // The longest termination message, from its file and from the log.
@@ -204,7 +166,11 @@ func lastLines(path string) string {
 	var text [][]byte
 	for _, line := range lines {
 		fields := bytes.SplitN(line, []byte(" "), 4)
-		if len(fields) == 4 && (len(fields[2]) == 1) {
+		switch {
+		case len(fields) != 4:
+		case len(fields[2]) == 1 && fields[2][0] == 'P': // the container did not end the line
+			text = append(text, bytes.TrimSuffix(fields[3], []byte("\n")))
+		default:
 			text = append(text, fields[3])
 		}
 	}

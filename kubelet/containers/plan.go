@@ -12,7 +12,7 @@ import (
 
 // Plan is what must be done next to bring a pod from its Status to its spec.
 //
-// KillPod excludes Kill: either the whole pod is stopped, or single containers are.
+// KillPod excludes Kill: either the whole pod is stopped, or single containers are. Resize comes between killing and starting.
 type Plan struct {
 	KillPod       bool
 	CreateSandbox bool
@@ -20,7 +20,9 @@ type Plan struct {
 	Attempt       uint32
 
 	Kill           []Kill
-	StartEphemeral []int // indexes into the lists of the spec, in starting order
+	Resize         []Resize // running containers to be given other resources
+	ResizePod      bool     // the pod as a whole has to be, too
+	StartEphemeral []int    // indexes into the lists of the spec, in starting order
 	StartInit      []int
 	Start          []int
 }
@@ -31,6 +33,12 @@ type Kill struct {
 	Spec      *v1.Container
 	Message   string
 	Why       Why
+}
+
+// Resize names a running container whose resources differ from what it was given.
+type Resize struct {
+	Container *Container
+	Spec      *v1.Container
 }
 
 // Why decides which grace period applies.
@@ -50,9 +58,10 @@ type Health interface {
 }
 
 // MakePlan compares a pod with its status. It does no I/O and keeps nothing.
-func MakePlan(pod *v1.Pod, status *Status, health Health) Plan {
+func MakePlan(pod *v1.Pod, status *Status, health Health, grants Grants) (plan Plan) {
 	create, attempt, sandboxID, _ := SandboxNeeded(pod, status)
-	plan := Plan{KillPod: create, CreateSandbox: create, SandboxID: sandboxID, Attempt: attempt}
+	plan = Plan{KillPod: create, CreateSandbox: create, SandboxID: sandboxID, Attempt: attempt}
+	defer plan.resizeForStart(pod, grants)
 	if create {
 		plan.restart(pod, status)
 		return plan
@@ -62,19 +71,20 @@ func MakePlan(pod *v1.Pod, status *Status, health Health) Plan {
 			plan.StartEphemeral = append(plan.StartEphemeral, i)
 		}
 	}
-	if initialized := plan.initContainers(pod, status, health); plan.KillPod || !initialized {
+	plan.ResizePod = podResized(pod, grants)
+	if initialized := plan.initContainers(pod, status, health, grants); plan.KillPod || !initialized {
 		return plan
 	}
 	kept := 0
 	for i := range pod.Spec.Containers {
-		if plan.regular(pod, status, health, i) {
+		if plan.regular(pod, status, health, grants, i) {
 			kept++
 		}
 	}
 	if kept == 0 && len(plan.Start) == 0 {
 		plan.KillPod = true
 		plan.StartInit = nil // a sidecar must not keep a finished pod alive
-		plan.Kill = nil
+		plan.Kill, plan.Resize, plan.ResizePod = nil, nil, false
 	}
 	return plan
 }
@@ -130,7 +140,7 @@ func (p *Plan) restart(pod *v1.Pod, status *Status) {
 }
 
 // initContainers plans the init containers, newest progress first, and says whether the regular ones may start.
-func (p *Plan) initContainers(pod *v1.Pod, status *Status, health Health) (initialized bool) {
+func (p *Plan) initContainers(pod *v1.Pod, status *Status, health Health, grants Grants) (initialized bool) {
 	inits := pod.Spec.InitContainers
 	if len(inits) == 0 {
 		return true
@@ -150,9 +160,9 @@ func (p *Plan) initContainers(pod *v1.Pod, status *Status, health Health) (initi
 		}
 		var done bool
 		if IsSidecar(c) {
-			done = p.sidecar(i, c, now, health)
+			done = p.sidecar(pod, i, c, now, health, grants)
 		} else {
-			done = p.initContainer(pod, i, c, now)
+			done = p.initContainer(pod, i, c, now, grants)
 			if p.KillPod {
 				p.StartInit = nil
 				return false
@@ -174,7 +184,7 @@ func (p *Plan) initContainers(pod *v1.Pod, status *Status, health Health) (initi
 }
 
 // sidecar plans a restartable init container and says whether what comes after it may start.
-func (p *Plan) sidecar(i int, c *v1.Container, now *Container, health Health) (done bool) {
+func (p *Plan) sidecar(pod *v1.Pod, i int, c *v1.Container, now *Container, health Health, grants Grants) (done bool) {
 	switch {
 	case now.Running():
 		if c.StartupProbe != nil {
@@ -190,6 +200,8 @@ func (p *Plan) sidecar(i int, c *v1.Container, now *Container, health Health) (d
 			p.replaceInit(i, c, now, fmt.Sprintf("Init container %s definition changed", c.Name), WhyOther)
 		} else if ok, known := health.Liveness(now.ID); c.LivenessProbe != nil && known && !ok {
 			p.replaceInit(i, c, now, fmt.Sprintf("Init container %s failed liveness probe", c.Name), WhyLiveness)
+		} else if p.resize(pod, c, now, grants) {
+			p.replaceInit(i, c, now, fmt.Sprintf("Container %s resize requires restart", c.Name), WhyOther)
 		}
 		return true
 	case now.unknown():
@@ -201,9 +213,10 @@ func (p *Plan) sidecar(i int, c *v1.Container, now *Container, health Health) (d
 }
 
 // initContainer plans an init container that must end before the next one starts.
-func (p *Plan) initContainer(pod *v1.Pod, i int, c *v1.Container, now *Container) (done bool) {
+func (p *Plan) initContainer(pod *v1.Pod, i int, c *v1.Container, now *Container, grants Grants) (done bool) {
 	switch {
 	case now.Running():
+		p.resize(pod, c, now, grants) // validation lets none of these ask for a restart
 		return false
 	case now.Exited() && now.ExitCode == 0 && now.Reason != reasonOOMKilled:
 		return true
@@ -225,7 +238,7 @@ func (p *Plan) replaceInit(i int, c *v1.Container, now *Container, message strin
 }
 
 // regular plans one regular container and says whether it keeps running as it is.
-func (p *Plan) regular(pod *v1.Pod, status *Status, health Health, i int) (kept bool) {
+func (p *Plan) regular(pod *v1.Pod, status *Status, health Health, grants Grants, i int) (kept bool) {
 	c := &pod.Spec.Containers[i]
 	now := status.Find(c.Name)
 	if now == nil || !now.Running() {
@@ -250,6 +263,10 @@ func (p *Plan) regular(pod *v1.Pod, status *Status, health Health, i int) (kept 
 		kill.Message, kill.Why = fmt.Sprintf("Container %s failed liveness probe", c.Name), WhyLiveness
 	case c.StartupProbe != nil && startKnown && !startOK:
 		kill.Message, kill.Why = fmt.Sprintf("Container %s failed startup probe", c.Name), WhyStartup
+	case p.resize(pod, c, now, grants):
+		kill.Message = fmt.Sprintf("Container %s resize requires restart", c.Name)
+		p.Start, p.Kill = append(p.Start, i), append(p.Kill, kill)
+		return false
 	default:
 		return true
 	}

@@ -4,7 +4,6 @@ package containers
 
 import (
 	"reflect"
-	"slices"
 	"testing"
 	"time"
 
@@ -106,7 +105,7 @@ func TestMakePlan(t *testing.T) {
 		"init is not repeated once main ran": {with(pod(v1.RestartPolicyAlways, "a"), v1.Container{Name: "i"}), have(is("a", running, 0)), health{}, want{}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			plan := MakePlan(c.pod, c.status, c.health)
+			plan := MakePlan(c.pod, c.status, c.health, nil)
 			got := want{create: plan.CreateSandbox, killPod: plan.KillPod, init: plan.StartInit, start: plan.Start}
 			for _, k := range plan.Kill {
 				got.kill = append(got.kill, k.Container.Name)
@@ -115,15 +114,6 @@ func TestMakePlan(t *testing.T) {
 				t.Errorf("plan = %+v, want %+v", got, c.want)
 			}
 		})
-	}
-}
-
-func TestExpand(t *testing.T) {
-	env := []*runtimeapi.KeyValue{{Key: "A", Value: []byte("1")}}
-	got := expand([]string{"$(A)", "$$(A)", "$(B)", "$A", "x$(A)y$(A", "$"}, env)
-	want := []string{"1", "$(A)", "$(B)", "$A", "x1y$(A", "$"}
-	if !slices.Equal(got, want) {
-		t.Errorf("expand = %q, want %q", got, want)
 	}
 }
 

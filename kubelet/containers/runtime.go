@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/util/flowcontrol"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 	"github.com/skiff-k8s/skiff/kubelet/images"
 )
 
@@ -45,6 +46,17 @@ type Host interface {
 	Environ(ctx context.Context, pod *v1.Pod, c *v1.Container, podIP string, podIPs []string) ([]*runtimeapi.KeyValue, error)
 	Mounts(ctx context.Context, pod *v1.Pod, c *v1.Container, podIPs []string) ([]*runtimeapi.Mount, error)
 	Devices(ctx context.Context, pod *v1.Pod, c *v1.Container) ([]*runtimeapi.Device, error)
+
+	// PodLimits are those of the pod's cgroup now and as its spec wants them, and the memory it uses.
+	PodLimits(pod *v1.Pod) (have, want cgroups.Limits, memory int64, err error)
+	SetPodLimits(pod *v1.Pod, limits cgroups.Limits) error
+}
+
+// Grants remember what containers have been given.
+type Grants interface {
+	Actuated(uid apitypes.UID, container string) (given v1.ResourceRequirements, known bool)
+	PodActuated(uid apitypes.UID) (given *v1.ResourceRequirements, known bool)
+	Actuate(pod *v1.Pod, whole bool, containers ...string) error
 }
 
 // Images makes an image be there, or says why it is not.
@@ -59,6 +71,7 @@ type Runtime struct {
 	images  Images
 	host    Host
 	health  Health
+	grants  Grants
 	events  record.EventRecorder
 	backoff *flowcontrol.Backoff
 }
@@ -70,12 +83,12 @@ const (
 )
 
 // New makes a Runtime on a CRI connection.
-func New(cfg Config, cri runtimeapi.RuntimeServiceClient, images Images, host Host, health Health, events record.EventRecorder) *Runtime {
+func New(cfg Config, cri runtimeapi.RuntimeServiceClient, images Images, host Host, health Health, grants Grants, events record.EventRecorder) *Runtime {
 	if cfg.CPUCFSPeriod == 0 {
 		cfg.CPUCFSPeriod = 100 * time.Millisecond
 	}
 	return &Runtime{
-		cfg: cfg, cri: cri, images: images, host: host, health: health, events: events,
+		cfg: cfg, cri: cri, images: images, host: host, health: health, grants: grants, events: events,
 		backoff: flowcontrol.NewBackOff(backoffFirst, backoffMost),
 	}
 }

@@ -29,6 +29,8 @@ func (r *Runtime) runSandbox(ctx context.Context, pod *v1.Pod, attempt uint32) (
 	if err != nil {
 		return "", err
 	}
+	ctx, cancel := whole(ctx)
+	defer cancel()
 	resp, err := r.cri.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config, RuntimeHandler: handler})
 	if err != nil {
 		return "", err

@@ -40,6 +40,8 @@ type Outcome struct {
 	Waiting map[string]*Waiting
 	// Changed means that something was started or ended, so the pod's status is out of date.
 	Changed bool
+	// ResizeErr is why the pod's resources could not be changed.
+	ResizeErr error
 	// RetryAt is when a back-off ends; zero if nothing waits for one.
 	RetryAt time.Time
 }
@@ -62,13 +64,18 @@ func (e *startError) Error() string { return e.Reason + ": " + e.Message }
 // Sync makes one step from status towards the pod's spec. An error means that it is to be tried again
 // with a growing pause, unless the Outcome names a time.
 func (r *Runtime) Sync(ctx context.Context, pod *v1.Pod, status *Status) (*Outcome, error) {
-	plan := MakePlan(pod, status, r.health)
+	plan := MakePlan(pod, status, r.health, r.grants)
 	out := &Outcome{Waiting: map[string]*Waiting{}}
 	klog.FromContext(ctx).V(4).Info("Planned pod", "plan", plan)
 	if err := r.end(ctx, pod, status, plan, out); err != nil {
 		return out, err
 	}
 	r.pruneInitContainers(ctx, pod, status)
+	resized := len(plan.Resize) > 0 || podResized(pod, r.grants)
+	if out.ResizeErr = r.resize(ctx, pod, plan); out.ResizeErr != nil {
+		return out, out.ResizeErr
+	}
+	out.Changed = out.Changed || resized
 	s := session{pod: pod, status: status, sandboxID: plan.SandboxID, ips: status.IPs}
 	if plan.CreateSandbox {
 		if err := r.createSandbox(ctx, &s, plan.Attempt); err != nil {
@@ -169,8 +176,10 @@ func (r *Runtime) createSandbox(ctx context.Context, s *session, attempt uint32)
 		return fmt.Errorf("create sandbox of pod %q: %w", podText(s.pod), err)
 	}
 	resp, err := r.cri.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: id})
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		r.events.Eventf(s.pod, v1.EventTypeWarning, "FailedPodSandBoxStatus", "Unable to get pod sandbox status: %v", err)
+	}
+	if err != nil {
 		return fmt.Errorf("get status of new sandbox %s: %w", id, err)
 	}
 	s.sandboxID = id
@@ -198,17 +207,45 @@ func (r *Runtime) start(ctx context.Context, s *session, c *v1.Container, target
 	if err != nil {
 		return r.startFailed(ctx, s.pod, c, ReasonConfigError, err)
 	}
-	created, err := r.cri.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: s.sandboxID, Config: config, SandboxConfig: s.config})
+	if ctx.Err() != nil {
+		return &startError{Waiting: Waiting{ReasonCreateError, ctx.Err().Error()}} // the pod is being ended
+	}
+	created, err := r.create(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: s.sandboxID, Config: config, SandboxConfig: s.config})
 	if err != nil {
 		return r.startFailed(ctx, s.pod, c, ReasonCreateError, err)
 	}
 	r.containerEvent(s.pod, c, v1.EventTypeNormal, "Created", "Container created")
-	if _, err := r.cri.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: created.GetContainerId()}); err != nil {
+	if err := r.grants.Actuate(s.pod, false, c.Name); err != nil {
+		klog.FromContext(ctx).Error(err, "Recording a container's resources", "container", c.Name)
+	}
+	if err := r.run(ctx, created.GetContainerId()); err != nil {
 		return r.startFailed(ctx, s.pod, c, ReasonRunError, err)
 	}
 	r.containerEvent(s.pod, c, v1.EventTypeNormal, "Started", "Container started")
 	r.linkLog(ctx, s, c, config, created.GetContainerId())
 	return r.postStart(ctx, s, c, created.GetContainerId())
+}
+
+// runtimeTimeout is how long one call may take that makes or starts something.
+const runtimeTimeout = 4 * time.Minute
+
+// whole is a context for a call that must not be cut short when the pod is deleted: a runtime that is left in the
+// middle of making something may keep half of it.
+func whole(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), runtimeTimeout)
+}
+
+func (r *Runtime) create(ctx context.Context, req *runtimeapi.CreateContainerRequest) (*runtimeapi.CreateContainerResponse, error) {
+	ctx, cancel := whole(ctx)
+	defer cancel()
+	return r.cri.CreateContainer(ctx, req)
+}
+
+func (r *Runtime) run(ctx context.Context, id string) error {
+	ctx, cancel := whole(ctx)
+	defer cancel()
+	_, err := r.cri.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id})
+	return err
 }
 
 func (r *Runtime) startFailed(ctx context.Context, pod *v1.Pod, c *v1.Container, reason string, err error) *startError {

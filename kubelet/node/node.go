@@ -3,8 +3,8 @@
 // Package node keeps this machine's Node object and its Lease.
 //
 // The Node is registered once and its status is patched when it differs from what the API has, or at the latest every five
-// minutes. Until the node is Ready the runtime is asked every tenth of a second, then every ten seconds and when somebody
-// calls Poke. machine.go reads what the machine has; status.go turns it into a NodeStatus without I/O.
+// minutes. Until the node is Ready the runtime is asked at first 20 times a second and then ever more rarely, afterwards
+// every ten seconds, and when somebody calls Poke. machine.go reads what the machine has; status.go turns it into a NodeStatus without I/O.
 package node
 
 import (
@@ -52,7 +52,8 @@ type Config struct {
 const (
 	checkPeriod   = 10 * time.Second
 	reportPeriod  = 5 * time.Minute
-	notReadyCheck = 100 * time.Millisecond
+	notReadyCheck = 50 * time.Millisecond // at first; a runtime that is still starting will soon be ready
+	notReadyMost  = 2 * time.Second
 	leaseSeconds  = 40
 	leaseRenew    = 10 * time.Second
 )
@@ -127,7 +128,7 @@ func (a *Agent) NetworkError() error {
 
 // Run registers the node and keeps its status and lease until ctx ends.
 func (a *Agent) Run(ctx context.Context) error {
-	a.events.Event(a.ref(), v1.EventTypeNormal, "Starting", "")
+	a.events.Event(a.ref(), v1.EventTypeNormal, "Starting", "Starting kubelet.")
 	var wg sync.WaitGroup
 	wg.Go(func() { a.renewLease(ctx) })
 	a.keepStatus(ctx)
@@ -163,7 +164,7 @@ func (a *Agent) ownLease(l *coordinationv1.Lease) error {
 
 func (a *Agent) keepStatus(ctx context.Context) {
 	logger := klog.FromContext(ctx)
-	pause := notReadyCheck
+	pause, was := notReadyCheck, false
 	for {
 		ready, err := a.update(ctx)
 		switch {
@@ -173,14 +174,19 @@ func (a *Agent) keepStatus(ctx context.Context) {
 			logger.Error(err, "Updating the node's status; it is tried again")
 			pause = min(2*pause, 7*time.Second)
 		case !ready:
-			pause = notReadyCheck
+			pause = min(2*pause, notReadyMost)
 		default:
 			pause = checkPeriod
 		}
+		if was && !ready {
+			pause = notReadyCheck
+		}
+		was = ready
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
 		case <-a.poke:
+			pause = notReadyCheck
 		case <-ctx.Done():
 		}
 		timer.Stop()
@@ -203,7 +209,7 @@ func (a *Agent) update(ctx context.Context) (ready bool, err error) {
 		became = true
 	}
 	if became {
-		a.usable()
+		defer a.usable() // when the status is written, without which no pod is admitted
 	}
 	now := time.Now()
 	want := a.cfg.status(have, a.machine, observed, now)
@@ -297,21 +303,31 @@ func (a *Agent) patch(ctx context.Context, have *v1.Node, want v1.NodeStatus) er
 	return nil
 }
 
-// announce records that the node became ready or not.
+// announce records which conditions of the node have changed.
 func (a *Agent) announce(before, after *v1.Node) {
-	was, is := readyStatus(before), readyStatus(after)
-	if was == is {
-		return
+	for _, c := range after.Status.Conditions {
+		reasons, known := conditionEvents[c.Type]
+		if !known || conditionStatus(before, c.Type) == c.Status {
+			continue
+		}
+		reason := reasons.no
+		if c.Status == v1.ConditionTrue {
+			reason = reasons.yes
+		}
+		a.events.Eventf(a.ref(), v1.EventTypeNormal, reason, "Node %s status is now: %s", a.cfg.Name, reason)
 	}
-	reason := "NodeNotReady"
-	if is == v1.ConditionTrue {
-		reason = "NodeReady"
-	}
-	a.events.Eventf(a.ref(), v1.EventTypeNormal, reason, "Node %s status is now: %s", a.cfg.Name, reason)
 }
 
-func readyStatus(n *v1.Node) v1.ConditionStatus {
-	i := slices.IndexFunc(n.Status.Conditions, func(c v1.NodeCondition) bool { return c.Type == v1.NodeReady })
+// conditionEvents are the reasons of the events that tell of a change.
+var conditionEvents = map[v1.NodeConditionType]struct{ yes, no string }{
+	v1.NodeReady:          {"NodeReady", "NodeNotReady"},
+	v1.NodeMemoryPressure: {"NodeHasInsufficientMemory", "NodeHasSufficientMemory"},
+	v1.NodeDiskPressure:   {"NodeHasDiskPressure", "NodeHasNoDiskPressure"},
+	v1.NodePIDPressure:    {"NodeHasInsufficientPID", "NodeHasSufficientPID"},
+}
+
+func conditionStatus(n *v1.Node, t v1.NodeConditionType) v1.ConditionStatus {
+	i := slices.IndexFunc(n.Status.Conditions, func(c v1.NodeCondition) bool { return c.Type == t })
 	if i < 0 {
 		return v1.ConditionUnknown
 	}

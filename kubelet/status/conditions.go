@@ -62,13 +62,15 @@ func (in *Input) conditions(s *v1.PodStatus) {
 			s.Conditions = append(s.Conditions, c)
 		}
 	}
+	if in.End != nil && in.End.Condition != nil {
+		s.Conditions = slices.DeleteFunc(s.Conditions, func(c v1.PodCondition) bool { return c.Type == in.End.Condition.Type })
+		s.Conditions = append(s.Conditions, *in.End.Condition)
+	}
 	if c := condition(in.Old.Conditions, v1.DisruptionTarget); c != nil && condition(s.Conditions, v1.DisruptionTarget) == nil {
 		s.Conditions = append(s.Conditions, *c)
 	}
-	for _, t := range []v1.PodConditionType{v1.PodResizePending, v1.PodResizeInProgress} {
-		if c := condition(in.Old.Conditions, t); c != nil && !in.Terminal {
-			s.Conditions = append(s.Conditions, *c)
-		}
+	if !in.Terminal {
+		s.Conditions = append(s.Conditions, in.Resize...)
 	}
 	containersReady := in.containersReady(s)
 	s.Conditions = append(s.Conditions,

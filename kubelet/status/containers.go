@@ -153,10 +153,8 @@ func (in *Input) fromRuntime(c *v1.Container, have *containers.Container) v1.Con
 		signal := v1.Signal(strings.TrimPrefix(have.StopSignal.String(), "SIGNAL_"))
 		s.StopSignal = &signal
 	}
-	if have.Running() {
-		s.AllocatedResources = c.Resources.Requests.DeepCopy()
-		s.Resources = resourcesOf(c, have)
-	}
+	s.AllocatedResources = c.Resources.Requests.DeepCopy()
+	s.Resources = in.resourcesOf(c, have)
 	return s
 }
 
@@ -183,19 +181,44 @@ func stateOf(c *containers.Container, id string) v1.ContainerState {
 	return v1.ContainerState{Waiting: &v1.ContainerStateWaiting{}}
 }
 
-// resourcesOf are the resources that the runtime has in force, where it tells them.
-func resourcesOf(c *v1.Container, have *containers.Container) *v1.ResourceRequirements {
+// Below these the kernel's numbers no longer tell what was asked for.
+const (
+	leastCPULimit = 10 // thousandths of a CPU
+	leastShares   = 2
+)
+
+// resourcesOf are the resources that a running container has: from the runtime, where it tells them, with the memory
+// request, which no cgroup knows, as it was last granted. One that does not run has what it will be started with.
+func (in *Input) resourcesOf(c *v1.Container, have *containers.Container) *v1.ResourceRequirements {
 	r := c.Resources.DeepCopy()
-	linux := have.Resources.GetLinux()
-	if linux == nil {
+	if !have.Running() {
 		return r
 	}
-	if limit, set := r.Limits[v1.ResourceMemory]; set && linux.GetMemoryLimitInBytes() > 0 && limit.Value() != linux.GetMemoryLimitInBytes() {
-		r.Limits[v1.ResourceMemory] = *resource.NewQuantity(linux.GetMemoryLimitInBytes(), resource.BinarySI)
+	set := func(list v1.ResourceList, name v1.ResourceName, q *resource.Quantity) {
+		if list != nil && !q.Equal(list[name]) {
+			list[name] = *q
+		}
 	}
-	if limit, set := r.Limits[v1.ResourceCPU]; set && linux.GetCpuQuota() > 0 && linux.GetCpuPeriod() > 0 {
-		if milli := linux.GetCpuQuota() * 1000 / linux.GetCpuPeriod(); milli != limit.MilliValue() && milli > 10 {
-			r.Limits[v1.ResourceCPU] = *resource.NewMilliQuantity(milli, resource.DecimalSI)
+	linux := have.Resources.GetLinux()
+	if bytes := linux.GetMemoryLimitInBytes(); bytes > 0 {
+		set(r.Limits, v1.ResourceMemory, resource.NewQuantity(bytes, resource.BinarySI))
+	}
+	if linux.GetCpuQuota() > 0 && linux.GetCpuPeriod() > 0 {
+		if milli := linux.GetCpuQuota() * 1000 / linux.GetCpuPeriod(); milli > leastCPULimit || r.Limits.Cpu().MilliValue() > leastCPULimit {
+			set(r.Limits, v1.ResourceCPU, resource.NewMilliQuantity(milli, resource.DecimalSI))
+		}
+	}
+	if shares := linux.GetCpuShares(); shares > 0 {
+		milli := (shares*1000 + 1023) / 1024
+		if milli > leastShares || r.Requests.Cpu().MilliValue() > leastShares {
+			set(r.Requests, v1.ResourceCPU, resource.NewMilliQuantity(milli, resource.DecimalSI))
+		}
+	}
+	if in.Actuated != nil {
+		if given, known := in.Actuated(in.Pod.UID, c.Name); known {
+			if q, asked := given.Requests[v1.ResourceMemory]; asked {
+				set(r.Requests, v1.ResourceMemory, &q)
+			}
 		}
 	}
 	return r

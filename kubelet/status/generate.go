@@ -8,6 +8,7 @@ package status
 
 import (
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-helpers/resource"
 	"k8s.io/kubectl/pkg/util/qos"
 
@@ -22,9 +23,23 @@ type Input struct {
 	Waiting map[string]*containers.Waiting // why containers could not be started
 	Probes  Probes
 	// Terminal means that nothing of the pod runs any more, or ever will.
-	Terminal    bool
+	Terminal bool
+	// End is set when the node has decided that the pod is over, whatever its containers say.
+	End *End
+	// Resize are the conditions of a change of resources, and Resizing says that one is under way.
+	Resize   []v1.PodCondition
+	Resizing bool
+	// Actuated is what a container was last given; nil when nobody knows.
+	Actuated    func(pod types.UID, container string) (v1.ResourceRequirements, bool)
 	HostIPs     []string
 	RuntimeName string // the scheme of container IDs: "containerd"
+}
+
+// End is how a pod ended by the node's own decision.
+type End struct {
+	Phase           v1.PodPhase
+	Reason, Message string
+	Condition       *v1.PodCondition // besides the usual ones: DisruptionTarget
 }
 
 // Probes are the results of probes, by container ID.
@@ -48,7 +63,7 @@ func Generate(in Input) v1.PodStatus {
 		ResourceClaimStatuses:       pod.Status.ResourceClaimStatuses,
 		ExtendedResourceClaimStatus: pod.Status.ExtendedResourceClaimStatus,
 		AllocatedResources:          resource.PodRequests(pod, resource.PodResourcesOptions{}),
-		Resources:                   pod.Spec.Resources.DeepCopy(),
+		Resources:                   in.podResources(),
 	}
 	for _, ip := range in.Runtime.IPs {
 		s.PodIPs = append(s.PodIPs, v1.PodIP{IP: ip})
@@ -59,7 +74,30 @@ func Generate(in Input) v1.PodStatus {
 	in.probed(&s)
 	in.conditions(&s)
 	in.addresses(&s)
+	in.hold(&s)
 	return s
+}
+
+// podResources are what the pod as a whole has: what was granted, once that is in force.
+func (in *Input) podResources() *v1.ResourceRequirements {
+	if in.Resizing && in.Old.Resources != nil {
+		return in.Old.Resources
+	}
+	r := in.Pod.Spec.Resources.DeepCopy()
+	if r == nil {
+		r = &v1.ResourceRequirements{}
+	}
+	r.Requests = resource.PodRequests(in.Pod, resource.PodResourcesOptions{})
+	r.Limits = resource.PodLimits(in.Pod, resource.PodResourcesOptions{})
+	return r
+}
+
+// hold keeps a final phase back while something of the pod still runs: who sees Failed or Succeeded may rely on its end.
+func (in *Input) hold(s *v1.PodStatus) {
+	if !isTerminal(s.Phase) || isTerminal(in.Old.Phase) || isTerminal(in.Pod.Status.Phase) || in.Terminal || len(in.Runtime.RunningContainers()) == 0 {
+		return
+	}
+	s.Phase, s.Reason, s.Message = in.Old.Phase, in.Old.Reason, in.Old.Message
 }
 
 // observedGeneration follows the pod's generation, where the API server counts it.
@@ -75,13 +113,14 @@ func ephemeralSpecs(pod *v1.Pod) []v1.Container {
 
 // keepTerminal never lets a pod come back from Failed or Succeeded, and keeps the reason while the phase stays.
 func (in *Input) keepTerminal(s *v1.PodStatus) {
-	for _, was := range []v1.PodPhase{in.Old.Phase, in.Pod.Status.Phase} {
-		if isTerminal(was) && !isTerminal(s.Phase) {
+	for _, was := range []v1.PodPhase{in.Pod.Status.Phase, in.Old.Phase} {
+		if isTerminal(was) {
 			s.Phase = was
 		}
 	}
-	if isTerminal(in.Pod.Status.Phase) {
-		s.Phase = in.Pod.Status.Phase
+	if in.End != nil && !isTerminal(in.Pod.Status.Phase) {
+		s.Phase, s.Reason, s.Message = in.End.Phase, in.End.Reason, in.End.Message
+		return
 	}
 	if s.Phase != in.Old.Phase {
 		return

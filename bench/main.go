@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command bench measures a whole Skiff: how long it takes to start, what it costs when nothing happens, how
+// fast the API answers and pods start.
+//
+// It runs the built binary on test hosts of its own (package testhost), so nothing outside is touched and
+// no network is needed, and prints the figures next to their budgets. What it prints is true for the machine
+// it ran on, and for how busy that was. It reads /proc and the API like any client; it knows nothing of
+// Skiff's inside.
+//
+//	make bench                          all figures
+//	go run ./bench --runs 1 --seconds 5 a quick look, after make build
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// options are what can be asked for on the command line.
+type options struct {
+	binary  string
+	runs    int
+	seconds int
+	settle  int
+	save    bool
+	log     string
+	profile string
+}
+
+func main() {
+	o := options{}
+	fs := pflag.NewFlagSet("bench", pflag.ContinueOnError)
+	fs.StringVar(&o.binary, "binary", "bin/skiff", "the skiff to measure")
+	fs.IntVar(&o.runs, "runs", 5, "how often to start a server, and a pod; the median counts")
+	fs.IntVar(&o.seconds, "seconds", 60, "how long to watch the idle server")
+	fs.IntVar(&o.settle, "settle", 15, "seconds between the Ready node and the watch of the idle server")
+	fs.BoolVar(&o.save, "save", false, "write the figures to bench/results")
+	fs.StringVar(&o.log, "log", "", "file for the servers' output (default: none)")
+	fs.StringVar(&o.profile, "profile", "", "directory for CPU and heap profiles of the servers (default: none)")
+	if err := fs.Parse(os.Args[1:]); err != nil {
+		if errors.Is(err, pflag.ErrHelp) {
+			return
+		}
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o options) error {
+	if o.runs < 1 || o.runs > 100 || o.seconds < 1 || o.seconds > 3600 || o.settle < 0 || o.settle > 600 {
+		return errors.New("--runs must be 1 to 100, --seconds 1 to 3600, --settle 0 to 600")
+	}
+	var err error
+	if o.binary, err = filepath.Abs(o.binary); err != nil {
+		return err
+	}
+	info, err := os.Stat(o.binary)
+	if err != nil {
+		return fmt.Errorf("%w (run make build)", err)
+	}
+	results := &results{Taken: time.Now().UTC(), Machine: machine()}
+	results.add("binary", "binary on disk", float64(info.Size())/mega, "MB", noBudget)
+	if err := measure(ctx, o, results); err != nil {
+		return err
+	}
+	results.print(os.Stdout)
+	if o.save {
+		return results.save(ctx, "bench/results")
+	}
+	return nil
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	mega = 1 << 20
+	// clockTick is the unit of times in /proc/<pid>/stat, the same on all Linux machines.
+	clockTick = 10 * time.Millisecond
+)
+
+// process is what /proc says that a process uses. Memory is in bytes.
+type process struct {
+	anonymous, file, threads float64
+	cpu                      time.Duration
+}
+
+func (p process) resident() float64 { return p.anonymous + p.file }
+
+func usage(pid int) (process, error) {
+	dir := filepath.Join("/proc", strconv.Itoa(pid))
+	status, err := os.ReadFile(filepath.Join(dir, "status"))
+	if err != nil {
+		return process{}, err
+	}
+	p := process{
+		anonymous: field(status, "RssAnon")*1024 + field(status, "RssShmem")*1024,
+		file:      field(status, "RssFile") * 1024,
+		threads:   field(status, "Threads"),
+	}
+	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
+	if err != nil {
+		return process{}, err
+	}
+	// The name, in brackets, may hold spaces; user and system time are the 12th and 13th field after it.
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 13 {
+		return process{}, fmt.Errorf("%s/stat has %d fields", dir, len(fields))
+	}
+	for _, ticks := range fields[11:13] {
+		n, err := strconv.Atoi(ticks)
+		if err != nil {
+			return process{}, fmt.Errorf("%s/stat: %w", dir, err)
+		}
+		p.cpu += time.Duration(n) * clockTick
+	}
+	return p, nil
+}
+
+// field is the number of a line "Key:  123 kB"; 0 if there is none.
+func field(status []byte, key string) float64 {
+	for line := range strings.Lines(string(status)) {
+		if value, ok := strings.CutPrefix(line, key+":"); ok {
+			n, _ := strconv.ParseFloat(strings.Fields(value)[0], 64)
+			return n
+		}
+	}
+	return 0
+}
+
+// shimUsage adds up the shims of a host.
+func shimUsage(h *host) (sum process, shims int, err error) {
+	// The host's /proc has its own process IDs, which serve for reading there.
+	names, err := filepath.Glob(h.Path("/proc") + "/[0-9]*/comm")
+	if err != nil {
+		return process{}, 0, err
+	}
+	for _, path := range names {
+		comm, err := os.ReadFile(path)
+		if err != nil || !strings.HasPrefix(string(comm), "containerd-shim") {
+			continue // ended, or something else
+		}
+		status, err := os.ReadFile(filepath.Join(filepath.Dir(path), "status"))
+		if err != nil {
+			continue
+		}
+		sum.anonymous += (field(status, "RssAnon") + field(status, "RssShmem")) * 1024
+		sum.file += field(status, "RssFile") * 1024
+		shims++
+	}
+	return sum, shims, nil
+}
+
+// machine says where figures were taken.
+func machine() string {
+	model := "unknown processor"
+	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(info)) {
+			if name, value, _ := strings.Cut(line, ":"); strings.TrimSpace(name) == "model name" {
+				model = strings.TrimSpace(value)
+				break
+			}
+		}
+	}
+	return fmt.Sprintf("%d × %s", runtime.NumCPU(), model)
+}
