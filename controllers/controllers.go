@@ -20,8 +20,10 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/skiff-k8s/skiff/controllers/clusterroleaggregation"
+	"github.com/skiff-k8s/skiff/controllers/cronjob"
 	"github.com/skiff-k8s/skiff/controllers/daemonset"
 	"github.com/skiff-k8s/skiff/controllers/deployment"
+	"github.com/skiff-k8s/skiff/controllers/disruption"
 	"github.com/skiff-k8s/skiff/controllers/endpoints"
 	"github.com/skiff-k8s/skiff/controllers/endpointslice"
 	"github.com/skiff-k8s/skiff/controllers/garbagecollector"
@@ -96,6 +98,11 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	withEvents(job.Name, job.Component, job.New),
 	func(m *Manager) (reconcile.Controller, error) {
 		return job.NewOrphans(m.deps.ClientFor(job.Name), m.deps.Informers)
+	},
+	withEvents(cronjob.Name, cronjob.Component, cronjob.New),
+	withEvents(disruption.Name, disruption.Component, disruption.New),
+	func(m *Manager) (reconcile.Controller, error) {
+		return disruption.NewStaleConditions(m.deps.ClientFor(disruption.Name), m.deps.Informers), nil
 	},
 	withEvents(endpointslice.Name, endpointslice.Component, endpointslice.New),
 	withEvents(endpoints.Name, endpoints.Component, endpoints.New),

@@ -29,6 +29,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/nodeipam"
 	"github.com/skiff-k8s/skiff/datastore"
 	"github.com/skiff-k8s/skiff/registry"
+	"github.com/skiff-k8s/skiff/registry/core"
 )
 
 // cluster is the real API server with all controllers, and neither scheduler nor kubelet.
@@ -46,15 +47,15 @@ func newCluster(t *testing.T) *cluster {
 	}
 	door := inprocess.NewDoor()
 	admin := door.ClientConfig(&user.DefaultInfo{Name: "admin", Groups: []string{user.SystemPrivilegedGroup}})
+	client := kubernetes.NewForConfigOrDie(admin)
 	server, err := apiserver.New(ctx, apiserver.Config{
-		Store: store, Resources: registry.All(registry.Deps{}), Door: door, Loopback: admin,
+		Store: store, Resources: registry.All(registry.Deps{Core: core.Deps{Budgets: client.PolicyV1()}}), Door: door, Loopback: admin,
 		Authenticator: inprocess.Authenticator(), Authorizer: authorizerfactory.NewAlwaysAllowAuthorizer(),
 		ExternalAddress: "127.0.0.1:6443", Version: compatibility.NewEffectiveVersionFromString("1.37.2", "1.37", "1.37"),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := kubernetes.NewForConfigOrDie(admin)
 	factory := informers.NewSharedInformerFactory(client, 0)
 	as := func(name string) *user.DefaultInfo {
 		return &user.DefaultInfo{Name: "system:serviceaccount:kube-system:" + name}

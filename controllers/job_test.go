@@ -346,3 +346,44 @@ func TestJobLeftAlone(t *testing.T) {
 		t.Errorf("the first is %+v, %v", job.Status, err)
 	}
 }
+
+// A CronJob makes a Job for the last time that is due, and the Job runs.
+func TestCronJob(t *testing.T) {
+	c, ctx := newCluster(t), t.Context()
+	c.namespace("ns")
+	template := c.job("template", func(s *batchv1.JobSpec) { s.Suspend = ptr.To(true) })
+	template.Spec.Suspend = ptr.To(false)
+	cj, err := c.BatchV1().CronJobs("ns").Create(ctx, &batchv1.CronJob{
+		ObjectMeta: metav1.ObjectMeta{Name: "report"},
+		Spec: batchv1.CronJobSpec{
+			Schedule: "0 0 1 1 *", TimeZone: ptr.To("Europe/Berlin"), Suspend: ptr.To(true),
+			ConcurrencyPolicy: batchv1.AllowConcurrent, JobTemplate: batchv1.JobTemplateSpec{Spec: template.Spec},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cj.Status.LastScheduleTime = ptr.To(metav1.NewTime(time.Now().AddDate(-1, 0, 0)))
+	if cj, err = c.BatchV1().CronJobs("ns").UpdateStatus(ctx, cj, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.BatchV1().CronJobs("ns").Patch(ctx, "report", "application/merge-patch+json", []byte(`{"spec":{"suspend":false}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, pod := range c.active(2) {
+		c.exit(&pod, 0)
+	}
+	c.eventually("the Job has run", func(ctx context.Context) error {
+		cj, err := c.BatchV1().CronJobs("ns").Get(ctx, "report", metav1.GetOptions{})
+		if err == nil && (cj.Status.LastSuccessfulTime == nil || len(cj.Status.Active) != 0) {
+			err = fmt.Errorf("status is %+v", cj.Status)
+		}
+		return err
+	})
+	jobs, err := c.BatchV1().Jobs("ns").List(ctx, metav1.ListOptions{})
+	if err != nil || len(jobs.Items) != 2 {
+		t.Fatalf("%d Jobs, %v; want the template and one more", len(jobs.Items), err)
+	}
+	c.wantEvent("CronJob", "SuccessfulCreate", "Created job report-")
+	c.wantEvent("CronJob", "SawCompletedJob", "Saw completed job: report-")
+}

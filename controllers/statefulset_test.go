@@ -73,6 +73,19 @@ func (c *cluster) images(ctx context.Context) (string, error) {
 	return strings.Join(images, " "), err
 }
 
+// startPod starts pods until this one runs.
+func (c *cluster) startPod(name string) {
+	c.t.Helper()
+	c.eventually(name+" runs", func(ctx context.Context) error {
+		pod, err := c.CoreV1().Pods("ns").Get(ctx, name, metav1.GetOptions{})
+		if err == nil && pod.Status.Phase != corev1.PodRunning {
+			c.startPods("ns")
+			err = fmt.Errorf("it is %s", pod.Status.Phase)
+		}
+		return err
+	})
+}
+
 // wantSet starts pods until the set's status is right and the pods have these images.
 func (c *cluster) wantSet(name, images string, right func(*appsv1.StatefulSetStatus) bool) *appsv1.StatefulSet {
 	c.t.Helper()
@@ -123,7 +136,13 @@ func TestStatefulSet(t *testing.T) {
 
 	// One after the other.
 	for i, images := range []string{"db-0:v1", "db-0:v1 db-1:v1", "db-0:v1 db-1:v1 db-2:v1"} {
-		c.wantSet("db", images, func(s *appsv1.StatefulSetStatus) bool { return s.Replicas == int32(i)+1 })
+		c.eventually(images, func(ctx context.Context) error {
+			if got, err := c.images(ctx); err != nil || got != images {
+				return fmt.Errorf("%s, %v", got, err)
+			}
+			return nil
+		})
+		c.startPod(fmt.Sprintf("db-%d", i))
 	}
 	all := func(s *appsv1.StatefulSetStatus) bool {
 		return s.Replicas == 3 && s.ReadyReplicas == 3 && s.AvailableReplicas == 3 && s.UpdatedReplicas == 3 && s.CurrentReplicas == 3 && s.CurrentRevision == s.UpdateRevision
