@@ -364,7 +364,7 @@ func TestCronJob(t *testing.T) {
 		t.Fatal(err)
 	}
 	cj.Status.LastScheduleTime = ptr.To(metav1.NewTime(time.Now().AddDate(-1, 0, 0)))
-	if cj, err = c.BatchV1().CronJobs("ns").UpdateStatus(ctx, cj, metav1.UpdateOptions{}); err != nil {
+	if _, err = c.BatchV1().CronJobs("ns").UpdateStatus(ctx, cj, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.BatchV1().CronJobs("ns").Patch(ctx, "report", "application/merge-patch+json", []byte(`{"spec":{"suspend":false}}`), metav1.PatchOptions{}); err != nil {
