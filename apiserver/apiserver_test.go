@@ -8,6 +8,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -108,6 +109,33 @@ func TestGenerationFollowsSpec(t *testing.T) {
 	d, err = c.AppsV1().Deployments("ns").Get(ctx, "d", metav1.GetOptions{})
 	if err != nil || d.Generation != 2 || *d.Spec.Replicas != 5 || d.Status.Replicas != 3 {
 		t.Errorf("after scale: generation %d, replicas %d, status %d, %v; want 2, 5, 3", d.Generation, *d.Spec.Replicas, d.Status.Replicas, err)
+	}
+}
+
+// What an EndpointSlice says counts as its spec. Its controller tells by the generation whether it has seen its own write.
+func TestGenerationOfEndpointSlice(t *testing.T) {
+	ctx, c := t.Context(), newClient(t)
+	slices := c.DiscoveryV1().EndpointSlices("default")
+	slice, err := slices.Create(ctx, &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Name: "s"}, AddressType: discoveryv1.AddressTypeIPv4}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		name   string
+		change func()
+		want   int64
+	}{
+		{"an annotation", func() { slice.Annotations = map[string]string{"a": "b"} }, 1},
+		{"an endpoint", func() { slice.Endpoints = []discoveryv1.Endpoint{{Addresses: []string{"10.0.0.1"}}} }, 2},
+		{"a label", func() { slice.Labels = map[string]string{"a": "b"} }, 3},
+	} {
+		step.change()
+		if slice, err = slices.Update(ctx, slice, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if slice.Generation != step.want {
+			t.Errorf("after a change of %s the generation is %d, want %d", step.name, slice.Generation, step.want)
+		}
 	}
 }
 

@@ -185,8 +185,25 @@ func (l *life) create() {
 	if got := l.current; got.GetUID() == "" || got.GetResourceVersion() == "" || made.IsZero() || got.GetKind() != l.sample.GetKind() {
 		l.t.Errorf("created: %v; want a UID, a resource version, a creation time and its kind", got)
 	}
+	if want := generations[l.sample.GetKind()]; l.current.GetGeneration() != want {
+		l.t.Errorf("created with generation %d, want %d", l.current.GetGeneration(), want)
+	}
 	l.expect(watch.Added)
 }
+
+// generations are the kinds whose objects count their changes, as upstream's do: from 1, and the rest not at all.
+var generations = func() map[string]int64 {
+	m := map[string]int64{}
+	for _, kind := range strings.Fields(`
+		CronJob CustomResourceDefinition DaemonSet Deployment DeviceClass DeviceTaintRule EndpointSlice FlowSchema
+		HorizontalPodAutoscaler Ingress IngressClass Job MutatingAdmissionPolicy MutatingAdmissionPolicyBinding
+		MutatingWebhookConfiguration NetworkPolicy Pod PodDisruptionBudget PodTemplate PriorityClass
+		PriorityLevelConfiguration ReplicaSet ReplicationController ResourceSlice StatefulSet
+		ValidatingAdmissionPolicy ValidatingAdmissionPolicyBinding ValidatingWebhookConfiguration`) {
+		m[kind] = 1
+	}
+	return m
+}()
 
 // expect waits for the next event of the kind; of MODIFIED there may be several.
 func (l *life) expect(kind watch.EventType) {
