@@ -3,6 +3,7 @@
 package apiserver_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -156,6 +157,31 @@ func TestEventInBothGroups(t *testing.T) {
 	selected, err := c.EventsV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "reason=Done"})
 	if err != nil || len(selected.Items) != 1 || selected.Items[0].Note != "hello" {
 		t.Errorf("list by reason = %v, %v; want the event", selected, err)
+	}
+}
+
+// The health checks have upstream's names, and tell of etcd.
+func TestHealth(t *testing.T) {
+	env := testenv.Start(t)
+	ask := func(path string) (string, error) {
+		body, err := env.Client.Discovery().RESTClient().Get().RequestURI(path).DoRaw(t.Context())
+		return string(body), err
+	}
+	for path, check := range map[string]string{
+		"/livez?verbose": "etcd", "/readyz?verbose": "etcd-readiness", "/healthz?verbose": "etcd",
+	} {
+		if body, err := ask(path); err != nil || !strings.Contains(body, "[+]"+check+" ok") {
+			t.Errorf("%s = %v, %s; want [+]%s ok", path, err, body, check)
+		}
+	}
+	if body, err := ask("/livez/etcd"); err != nil || body != "ok" {
+		t.Errorf("/livez/etcd = %q, %v; want ok", body, err)
+	}
+	if err := env.Store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if body, err := ask("/livez/etcd"); err == nil {
+		t.Errorf("/livez/etcd without etcd = %q, want an error", body)
 	}
 }
 
