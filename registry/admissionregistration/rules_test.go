@@ -157,7 +157,9 @@ spec:
 		want []string
 	}{
 		"valid": {func(*admissionregistrationv1.ValidatingAdmissionPolicySpec) {}, nil},
-		"nothing to do": {func(s *admissionregistrationv1.ValidatingAdmissionPolicySpec) { s.Validations, s.AuditAnnotations = nil, nil }, []string{
+		"nothing to do": {func(s *admissionregistrationv1.ValidatingAdmissionPolicySpec) {
+			s.Validations, s.AuditAnnotations = nil, nil
+		}, []string{
 			`spec.validations: Required value: validations or auditAnnotations must contain at least one item`,
 			`spec.auditAnnotations: Required value: validations or auditAnnotations must contain at least one item`,
 		}},
@@ -240,7 +242,9 @@ spec:
 			`spec.mutations[0].jsonPatch: Invalid value: "{jsonPatch}": must not be specified when patchType is ApplyConfiguration`,
 			`spec.mutations[1].jsonPatch: Required value: must be specified when patchType is JSONPatch`,
 		}},
-		"wrong type": {func(s *admissionregistrationv1.MutatingAdmissionPolicySpec) { s.Mutations[0].ApplyConfiguration.Expression = "1" }, []string{
+		"wrong type": {func(s *admissionregistrationv1.MutatingAdmissionPolicySpec) {
+			s.Mutations[0].ApplyConfiguration.Expression = "1"
+		}, []string{
 			`spec.mutations[0].applyConfiguration.expression: Invalid value: "1": must evaluate to Object`,
 		}},
 		"reinvocation": {func(s *admissionregistrationv1.MutatingAdmissionPolicySpec) { s.ReinvocationPolicy = "Always" }, []string{
