@@ -38,6 +38,10 @@ var noise = []struct{ message, err string }{
 	// The end of each exec over WebSocket, and clients that leave without a word.
 	{message: "Error on socket receive", err: "use of closed network connection"},
 	{message: "Error proxying data from client to backend", err: "close 1006 (abnormal closure)"},
+	{message: "Error proxying data from client to backend", err: "broken pipe"},
+	{message: "failed sending message on channel", err: "broken pipe"},
+	// Two writers of one object met: the one that lost looks again. k8s.io/endpointslice hides that it is a conflict.
+	{message: "Reconciling", err: "the object has been modified; please apply your changes to the latest version"},
 }
 
 func isNoise(message string, err error) bool {
