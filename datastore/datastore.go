@@ -12,12 +12,15 @@ package datastore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
+	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/kubernetes"
 	"go.etcd.io/etcd/server/v3/config"
@@ -64,6 +67,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	serverConfig, err := cfg.serverConfig()
 	if err != nil {
+		return nil, err
+	}
+	if err := checkDatabase(cfg.Dir); err != nil {
 		return nil, err
 	}
 	server, err := etcdserver.NewServer(serverConfig)
@@ -162,6 +168,25 @@ func (cfg Config) serverConfig() (config.ServerConfig, error) {
 		Metrics:                     "basic",
 	}, nil
 }
+
+// checkDatabase opens the database once before etcd does, which would panic if it could not.
+func checkDatabase(dir string) error {
+	path := filepath.Join(dir, "member", "snap", "db")
+	if !exists(path) {
+		return nil
+	}
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: lockPatience})
+	if errors.Is(err, bbolterrors.ErrTimeout) {
+		return fmt.Errorf("open the database %s: another process has it open (end that)", path)
+	}
+	if err != nil {
+		return fmt.Errorf("open the database %s: %w (put a copy of the data in its place, or remove %s to begin anew)", path, err, dir)
+	}
+	return db.Close()
+}
+
+// lockPatience is how long a process that ends may still hold the database.
+const lockPatience = time.Second
 
 func exists(path string) bool {
 	_, err := os.Stat(path)

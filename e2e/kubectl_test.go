@@ -40,7 +40,7 @@ func TestStockKubectl(t *testing.T) {
 		// What cannot work.
 		"gett pods", "get nothing", "get pod none -n demo", "get pods --colour", "delete deployment none -n demo", "logs none -n demo",
 		"create namespace demo", "create namespace A_b", "scale deployment/web --replicas=-1 -n demo", "label pod none a=b -n demo",
-		"set image deployment/web web=UPPER -n demo", "patch service web -n demo -p {", "auth can-i fly pods --as=nobody", "-v=x get pods",
+		"set image deployment/web none=busybox -n demo", "patch service web -n demo -p {", "auth can-i fly pods --as=nobody", "-v=x get pods",
 	} {
 		t.Run(strings.ReplaceAll(line, "/", "_"), func(t *testing.T) {
 			n := n.with(t)
