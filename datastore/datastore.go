@@ -12,15 +12,12 @@ package datastore
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
-	"go.etcd.io/bbolt"
-	bbolterrors "go.etcd.io/bbolt/errors"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/kubernetes"
 	"go.etcd.io/etcd/server/v3/config"
@@ -65,11 +62,14 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create data directory: %w", err)
 	}
-	serverConfig, err := cfg.serverConfig()
-	if err != nil {
+	if cfg.Logger == nil {
+		cfg.Logger = zap.New(klogCore{})
+	}
+	if err := prepare(cfg.Dir, cfg.Logger); err != nil {
 		return nil, err
 	}
-	if err := checkDatabase(cfg.Dir); err != nil {
+	serverConfig, err := cfg.serverConfig()
+	if err != nil {
 		return nil, err
 	}
 	server, err := etcdserver.NewServer(serverConfig)
@@ -117,10 +117,6 @@ func (s *Store) Close() error {
 // serverConfig is a single member without listeners. What embed would fill in is set here, since
 // etcdserver.NewServer is called directly.
 func (cfg Config) serverConfig() (config.ServerConfig, error) {
-	logger := cfg.Logger
-	if logger == nil {
-		logger = zap.New(klogCore{})
-	}
 	tick := cfg.TickMs
 	if tick == 0 {
 		tick = 50
@@ -159,34 +155,15 @@ func (cfg Config) serverConfig() (config.ServerConfig, error) {
 		BcryptCost:                  10,
 		TokenTTL:                    300,
 		PreVote:                     true,
-		Logger:                      logger,
+		Logger:                      cfg.Logger,
 		WatchProgressNotifyInterval: 10 * time.Minute,
 		UnsafeNoFsync:               cfg.UnsafeNoFsync,
 		DowngradeCheckTime:          0, // there is one member: nothing to negotiate a downgrade with
 		MaxLearners:                 1,
-		ServerFeatureGate:           features.NewDefaultServerFeatureGate(name, logger),
+		ServerFeatureGate:           features.NewDefaultServerFeatureGate(name, cfg.Logger),
 		Metrics:                     "basic",
 	}, nil
 }
-
-// checkDatabase opens the database once before etcd does, which would panic if it could not.
-func checkDatabase(dir string) error {
-	path := filepath.Join(dir, "member", "snap", "db")
-	if !exists(path) {
-		return nil
-	}
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: lockPatience})
-	if errors.Is(err, bbolterrors.ErrTimeout) {
-		return fmt.Errorf("open the database %s: another process has it open (end that)", path)
-	}
-	if err != nil {
-		return fmt.Errorf("open the database %s: %w (put a copy of the data in its place, or remove %s to begin anew)", path, err, dir)
-	}
-	return db.Close()
-}
-
-// lockPatience is how long a process that ends may still hold the database.
-const lockPatience = time.Second
 
 func exists(path string) bool {
 	_, err := os.Stat(path)
