@@ -35,6 +35,8 @@ func (l *logs) addFlags(fs *pflag.FlagSet) {
 var noise = []struct{ message, err string }{
 	// Versions of k8s.io/apiserver's own APIs that it knows and nobody has served for years.
 	{message: "because it has no resources"},
+	// A stop while an informer of the machinery's own still watches.
+	{message: "Terminating all watchers from cacher"},
 	// The end of each exec over WebSocket, and clients that leave without a word.
 	{message: "Error on socket receive", err: "use of closed network connection"},
 	{message: "Error proxying data from client to backend", err: "close 1006 (abnormal closure)"},
