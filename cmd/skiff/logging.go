@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -67,12 +69,22 @@ func (q quiet) Error(err error, message string, keysAndValues ...any) {
 	}
 }
 
+// lastWords are of requests and retries that end because everything ends.
+var lastWords = []string{
+	"Will retry", "Timeout or abort while handling", "Post-timeout activity",
+	http.ErrAbortHandler.Error(), http.ErrHandlerTimeout.Error(), context.Canceled.Error(),
+}
+
 // cutShort says that an error only means that everything ends.
 func (q quiet) cutShort(message string, err error) bool {
-	if q.ctx.Err() == nil || err == nil {
+	if q.ctx.Err() == nil {
 		return false
 	}
-	return strings.HasPrefix(message, "Will retry") || strings.Contains(err.Error(), context.Canceled.Error()) || strings.Contains(err.Error(), context.Cause(q.ctx).Error())
+	text := message
+	if err != nil {
+		text += ": " + err.Error()
+	}
+	return slices.ContainsFunc(append(lastWords, context.Cause(q.ctx).Error()), func(words string) bool { return strings.Contains(text, words) })
 }
 
 func (q quiet) WithName(name string) klog.LogSink { return quiet{q.LogSink.WithName(name), q.ctx} }

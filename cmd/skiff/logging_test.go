@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -51,6 +52,8 @@ func TestLogs(t *testing.T) {
 			logger.Error(errors.New("slice: the object has been modified; please apply your changes to the latest version and try again"), "Reconciling")
 			stop()
 			logger.Error(fmt.Errorf("update: %w", context.Canceled), "stopping")
+			klog.ErrorS(nil, "Timeout or abort while handling", "outcome", "stopping")
+			klog.ErrorS(http.ErrAbortHandler, "Unhandled Error", "outcome", "stopping")
 			logger.Error(errors.New("disk full"), "broken while it ends")
 			for _, want := range append(test.want, "broken while it ends") {
 				if !strings.Contains(out.String(), want) {
