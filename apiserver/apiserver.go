@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"time"
 
 	"github.com/emicklei/go-restful/v3"
@@ -32,6 +33,7 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
+	"k8s.io/apiserver/pkg/server/healthz"
 	"k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -249,6 +251,9 @@ func genericConfig(cfg Config, codecs serializer.CodecFactory) genericapiserver.
 	if cfg.Listener == nil {
 		c.SecureServing.Listener = newNoListener()
 	}
+	etcd := func(r *http.Request) error { return cfg.Store.Health(r.Context()) }
+	c.AddHealthChecks(healthz.NamedCheck("etcd", etcd))
+	c.AddReadyzChecks(healthz.NamedCheck("etcd-readiness", etcd))
 	c.AggregatedDiscoveryGroupManager = discoveryaggregated.NewResourceManager("apis") // one document of all servers
 	return *c
 }

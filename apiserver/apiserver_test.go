@@ -3,11 +3,13 @@
 package apiserver_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -111,6 +113,33 @@ func TestGenerationFollowsSpec(t *testing.T) {
 	}
 }
 
+// What an EndpointSlice says counts as its spec. Its controller tells by the generation whether it has seen its own write.
+func TestGenerationOfEndpointSlice(t *testing.T) {
+	ctx, c := t.Context(), newClient(t)
+	slices := c.DiscoveryV1().EndpointSlices("default")
+	slice, err := slices.Create(ctx, &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Name: "s"}, AddressType: discoveryv1.AddressTypeIPv4}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		name   string
+		change func()
+		want   int64
+	}{
+		{"an annotation", func() { slice.Annotations = map[string]string{"a": "b"} }, 1},
+		{"an endpoint", func() { slice.Endpoints = []discoveryv1.Endpoint{{Addresses: []string{"10.0.0.1"}}} }, 2},
+		{"a label", func() { slice.Labels = map[string]string{"a": "b"} }, 3},
+	} {
+		step.change()
+		if slice, err = slices.Update(ctx, slice, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if slice.Generation != step.want {
+			t.Errorf("after a change of %s the generation is %d, want %d", step.name, slice.Generation, step.want)
+		}
+	}
+}
+
 // An event is one object with two faces.
 func TestEventInBothGroups(t *testing.T) {
 	ctx, c := t.Context(), newClient(t)
@@ -128,6 +157,31 @@ func TestEventInBothGroups(t *testing.T) {
 	selected, err := c.EventsV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "reason=Done"})
 	if err != nil || len(selected.Items) != 1 || selected.Items[0].Note != "hello" {
 		t.Errorf("list by reason = %v, %v; want the event", selected, err)
+	}
+}
+
+// The health checks have upstream's names, and tell of etcd.
+func TestHealth(t *testing.T) {
+	env := testenv.Start(t)
+	ask := func(path string) (string, error) {
+		body, err := env.Client.Discovery().RESTClient().Get().RequestURI(path).DoRaw(t.Context())
+		return string(body), err
+	}
+	for path, check := range map[string]string{
+		"/livez?verbose": "etcd", "/readyz?verbose": "etcd-readiness", "/healthz?verbose": "etcd",
+	} {
+		if body, err := ask(path); err != nil || !strings.Contains(body, "[+]"+check+" ok") {
+			t.Errorf("%s = %v, %s; want [+]%s ok", path, err, body, check)
+		}
+	}
+	if body, err := ask("/livez/etcd"); err != nil || body != "ok" {
+		t.Errorf("/livez/etcd = %q, %v; want ok", body, err)
+	}
+	if err := env.Store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if body, err := ask("/livez/etcd"); err == nil {
+		t.Errorf("/livez/etcd without etcd = %q, want an error", body)
 	}
 }
 

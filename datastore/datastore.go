@@ -104,6 +104,16 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 // Client is the in-process etcd client. It stays owned by the Store.
 func (s *Store) Client() *clientv3.Client { return s.client.Client }
 
+// Health tells whether the store answers, by a read that the whole of it has to agree to. It takes 2 s at most.
+func (s *Store) Health(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if _, err := s.Client().Get(ctx, "health"); err != nil {
+		return fmt.Errorf("read from etcd: %w", err)
+	}
+	return nil
+}
+
 // Close stops etcd after what was acknowledged is on disk. It may be called more than once.
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() {

@@ -238,10 +238,7 @@ func (c *controlPlane) components() map[string]core.Health {
 	return map[string]core.Health{
 		"controller-manager": alive,
 		"scheduler":          alive,
-		"etcd-0": func(ctx context.Context) error {
-			_, err := c.store.Client().Get(ctx, "health")
-			return err
-		},
+		"etcd-0":             c.store.Health,
 	}
 }
 

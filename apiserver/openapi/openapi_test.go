@@ -234,3 +234,40 @@ func TestExplainAllKinds(t *testing.T) {
 		t.Errorf("the protobuf form of apps/v1 = %v; want one with Deployments", err)
 	}
 }
+
+// The subresources that lead to a node or a pod are described, and every operation says that it asks who is there.
+func TestDocumentsDescribeConnections(t *testing.T) {
+	server, _ := serve(t)
+	_, body := get(t, server.URL+"/openapi/v2", "application/json")
+	var doc struct {
+		Paths map[string]map[string]json.RawMessage
+	}
+	if err := json.Unmarshal(body, &doc); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{
+		"/api/v1/namespaces/{namespace}/pods/{name}/log", "/api/v1/namespaces/{namespace}/pods/{name}/exec",
+		"/api/v1/namespaces/{namespace}/pods/{name}/attach", "/api/v1/namespaces/{namespace}/pods/{name}/portforward",
+		"/api/v1/namespaces/{namespace}/pods/{name}/proxy/{path}", "/api/v1/namespaces/{namespace}/pods/{name}/eviction",
+		"/api/v1/namespaces/{namespace}/services/{name}/proxy", "/api/v1/nodes/{name}/proxy",
+		"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token", "/api/v1/componentstatuses",
+	} {
+		if doc.Paths[path] == nil {
+			t.Errorf("%s is not described", path)
+		}
+	}
+	for path, operations := range doc.Paths {
+		for verb, operation := range operations {
+			if verb == "parameters" {
+				continue
+			}
+			var o struct{ Responses map[string]any }
+			if err := json.Unmarshal(operation, &o); err != nil {
+				t.Fatal(err)
+			}
+			if o.Responses["401"] == nil {
+				t.Errorf("%s %s does not say that it may answer 401", verb, path)
+			}
+		}
+	}
+}

@@ -45,9 +45,18 @@ func Namespaces() rest.Resource[*corev1.Namespace] {
 			return &namespaceREST{store, store}
 		},
 		Subresources: func(store, _ *rest.Store) map[string]genericrest.Storage {
-			return map[string]genericrest.Storage{"finalize": rest.Part(store, prepareNamespaceFinalizeUpdate, validateNamespaceFinalizeUpdate)}
+			return map[string]genericrest.Storage{"finalize": finalizeREST{rest.Part(store, prepareNamespaceFinalizeUpdate, validateNamespaceFinalizeUpdate)}}
 		},
 	}
+}
+
+// finalizeREST is the part of a subresource that serves update alone.
+type finalizeREST struct{ updates }
+
+type updates interface {
+	genericrest.Storage
+	genericrest.Updater
+	genericrest.ResetFieldsStrategy
 }
 
 // emptiedNamespace tells that an update took the last finalizer off a namespace that is to go.

@@ -24,6 +24,7 @@ func PodTemplates() rest.Resource[*corev1.PodTemplate] {
 		PrepareUpdate:  preparePodTemplateUpdate,
 		Validate:       validatePodTemplate,
 		ValidateUpdate: validatePodTemplateUpdate,
+		GenerationOf:   func(o *corev1.PodTemplate) any { return o.Template },
 		Warnings:       func(o, _ *corev1.PodTemplate) []string { return podTemplateWarnings(o) },
 	}
 }

@@ -25,6 +25,7 @@ func Services(deps Deps) rest.Resource[*corev1.Service] {
 		Categories:          []string{"all"},
 		Namespaced:          true,
 		KeyPrefix:           "services/specs",
+		NoGeneration:        true,
 		Default:             defaultService,
 		PrepareCreate:       func(_ context.Context, o *corev1.Service) { prepareServiceCreate(o) },
 		PrepareUpdate:       prepareServiceUpdate,

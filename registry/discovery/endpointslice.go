@@ -24,6 +24,8 @@ func EndpointSlices() rest.Resource[*discoveryv1.EndpointSlice] {
 		ValidateUpdate: validateEndpointSliceUpdate,
 		Warnings:       endpointSliceWarnings,
 		PrepareUpdate:  dropTopology,
-		NoGeneration:   true, // the rules count it
+		GenerationOf: func(o *discoveryv1.EndpointSlice) any {
+			return []any{o.Labels, o.AddressType, o.Endpoints, o.Ports} // all but other metadata
+		},
 	}
 }

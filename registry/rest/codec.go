@@ -21,6 +21,9 @@ var _ runtime.ObjectConvertor = Convertor{}
 
 // ConvertToVersion implements runtime.ObjectConvertor.
 func (c Convertor) ConvertToVersion(in runtime.Object, target runtime.GroupVersioner) (runtime.Object, error) {
+	if _, unstructured := in.(runtime.Unstructured); unstructured {
+		return c.Scheme.UnsafeConvertToVersion(in, target) // to the Go type, which has defaults
+	}
 	kinds, unversioned, err := c.ObjectKinds(in)
 	if err != nil || unversioned {
 		return c.Scheme.UnsafeConvertToVersion(in, target)

@@ -259,9 +259,17 @@ func (s *statusREST) ConvertToTable(ctx context.Context, object, options runtime
 	return s.store.ConvertToTable(ctx, object, options)
 }
 
+// Subresource is what Part serves.
+type Subresource interface {
+	genericrest.Storage
+	genericrest.Patcher
+	genericrest.TableConvertor
+	genericrest.ResetFieldsStrategy
+}
+
 // Part serves get and update of a subresource that writes a part of the object by rules of its own: prepare
 // sets everything else back to old, validate judges the result.
-func Part[T Object](s *Store, prepare func(obj, old T), validate func(obj, old T) field.ErrorList) genericrest.Storage {
+func Part[T Object](s *Store, prepare func(obj, old T), validate func(obj, old T) field.ErrorList) Subresource {
 	p := partStrategy[T]{RESTUpdateStrategy: s.UpdateStrategy, prepare: prepare, validate: validate}
 	clone := *s.Store
 	clone.UpdateStrategy, clone.ResetFieldsStrategy = p, p

@@ -16,5 +16,8 @@ func PriorityClasses() rest.Resource[*schedulingv1.PriorityClass] {
 		Singular:   "priorityclass",
 		Columns:    priorityClassColumns(),
 		ShortNames: []string{"pc"},
+		GenerationOf: func(*schedulingv1.PriorityClass) any {
+			return nil // 1 for ever: the value does not change
+		},
 	}
 }

@@ -3,6 +3,8 @@
 package storage
 
 import (
+	"context"
+
 	storagev1 "k8s.io/api/storage/v1"
 
 	"github.com/skiff-k8s/skiff/registry/rest"
@@ -16,5 +18,6 @@ func CSIDrivers() rest.Resource[*storagev1.CSIDriver] {
 		Singular:      "csidriver",
 		Columns:       csiDriverColumns(),
 		ReturnDeleted: true,
+		PrepareCreate: func(_ context.Context, o *storagev1.CSIDriver) { o.Generation = 0 }, // counted from 0, as upstream
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/go-logr/logr"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
 	apiextensionsserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
 	apiextensionsopenapi "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -31,6 +32,7 @@ import (
 	apiopenapi "k8s.io/apiserver/pkg/endpoints/openapi"
 	genericrest "k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/client-go/kubernetes"
 	restclient "k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 	aggregatorscheme "k8s.io/kube-aggregator/pkg/apiserver/scheme"
@@ -52,6 +54,8 @@ import (
 	"github.com/skiff-k8s/skiff/registry"
 	"github.com/skiff-k8s/skiff/registry/authentication"
 	"github.com/skiff-k8s/skiff/registry/authorization"
+	"github.com/skiff-k8s/skiff/registry/core"
+	"github.com/skiff-k8s/skiff/registry/core/podconnect"
 	"github.com/skiff-k8s/skiff/version"
 )
 
@@ -80,13 +84,19 @@ func run(ctx context.Context, dir string) error {
 	}
 	defer store.Close()
 	door := inprocess.NewDoor()
+	loopback := door.ClientConfig(&user.DefaultInfo{Name: user.APIServerUser})
+	client, err := kubernetes.NewForConfig(loopback)
+	if err != nil {
+		return err
+	}
 	server, err := apiserver.New(ctx, apiserver.Config{
-		Store: store, Resources: registry.All(registry.Deps{}), Door: door,
+		Store: store, Resources: registry.All(registry.Deps{Core: connections(client)}), Door: door,
 		Reviews: map[schema.GroupVersion]map[string]genericrest.Storage{
 			authenticationv1.SchemeGroupVersion: authentication.Storages(authentication.Deps{}),
 			authorizationv1.SchemeGroupVersion:  authorization.Storages(authorization.Deps{}),
+			corev1.SchemeGroupVersion:           {"componentstatuses": core.ComponentStatuses(nil)},
 		},
-		Loopback:        door.ClientConfig(&user.DefaultInfo{Name: user.APIServerUser}),
+		Loopback:        loopback,
 		Authorizer:      authorizerfactory.NewAlwaysDenyAuthorizer(),
 		ExternalAddress: "127.0.0.1:443",
 		Version:         version.Effective(),
@@ -111,6 +121,23 @@ func run(ctx context.Context, dir string) error {
 	return os.WriteFile(filepath.Join(dir, "index.json"), raw, 0o644)
 }
 
+// connections are the subresources that lead elsewhere. Their routes are described here, and lead nowhere.
+func connections(client kubernetes.Interface) core.Deps {
+	return core.Deps{
+		PodConnections: map[string]genericrest.Storage{
+			"log":         podconnect.Log{},
+			"exec":        podconnect.Exec{},
+			"attach":      podconnect.Attach{},
+			"portforward": podconnect.PortForward{},
+			"proxy":       podconnect.PodProxy{},
+		},
+		NodeProxy:    podconnect.NodeProxy{},
+		ServiceProxy: podconnect.ServiceProxy{},
+		Tokens:       &authentication.Tokens{},
+		Budgets:      client.PolicyV1(),
+	}
+}
+
 // newConfig describes the whole, as upstream's server does.
 func newConfig(scheme *runtime.Scheme) *genericapiserver.Config {
 	all := func(ref common.ReferenceCallback) map[string]common.OpenAPIDefinition {
@@ -128,6 +155,13 @@ func newConfig(scheme *runtime.Scheme) *genericapiserver.Config {
 	c.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(all, namer)
 	c.OpenAPIConfig.Info.Title = "Kubernetes"
 	c.OpenAPIV3Config.Info.Title = "Kubernetes"
+	const kind, header, place, about = "apiKey", "authorization", "header", "Bearer Token authentication"
+	c.OpenAPIConfig.SecurityDefinitions = &spec.SecurityDefinitions{"BearerToken": {
+		SecuritySchemeProps: spec.SecuritySchemeProps{Type: kind, Name: header, In: place, Description: about},
+	}}
+	c.OpenAPIV3Config.SecuritySchemes = spec3.SecuritySchemes{"BearerToken": {
+		SecuritySchemeProps: spec3.SecuritySchemeProps{Type: kind, Name: header, In: place, Description: about},
+	}}
 	c.OpenAPIConfig.GetDefinitionName = served(namer)
 	c.OpenAPIV3Config.GetDefinitionName = served(namer)
 	c.Complete(nil)
