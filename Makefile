@@ -2,6 +2,7 @@
 #
 # make build   bin/skiff, with the container runtime that it carries
 # make run     install what is needed, build, and start a node on this machine (as root)
+# make bench   measure starts, memory and pods of the built binary on this machine
 # make test    build and run all tests (as root: they make network namespaces and run containers)
 # make help    the rest
 
@@ -23,7 +24,7 @@ BUILD_PACKAGES := gcc libc6-dev libseccomp-dev pkg-config
 RUN_PACKAGES := iptables
 TEST_PACKAGES := busybox-static curl iproute2 util-linux conntrack
 
-.PHONY: help build run test unit e2e lint generate bundle deps test-deps clean
+.PHONY: help build run test unit e2e bench lint generate bundle deps test-deps clean
 
 help: ## say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -45,6 +46,9 @@ unit: build test-deps ## run the tests of the packages
 
 e2e: build test-deps ## run whole nodes on test hosts, with real containers
 	go test -p 1 -count=1 -timeout 20m ./e2e
+
+bench: build test-deps ## measure starts, memory, idle CPU and pods, on test hosts; about three minutes
+	@go run ./bench $(BENCH_FLAGS)
 
 lint: bundle ## gofmt, go vet, staticcheck, and the rules of the house
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }

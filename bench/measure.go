@@ -83,26 +83,27 @@ func measureRunning(ctx context.Context, h *host, r *results) error {
 	return restarts(ctx, h, r)
 }
 
-// idle watches the server while nobody asks anything of it.
+// idle watches the server, and all that it has started, while nobody asks anything of it.
 func idle(ctx context.Context, h *host, r *results) error {
 	if err := wait(ctx, h.options.settle); err != nil {
 		return err
 	}
-	before, err := usage(h.server.PID())
+	before, _, err := total(h, "")
 	if err != nil {
 		return err
 	}
 	if err := wait(ctx, h.options.seconds); err != nil {
 		return err
 	}
-	after, err := usage(h.server.PID())
+	after, processes, err := total(h, "")
 	if err != nil {
 		return err
 	}
 	r.add("cpu", fmt.Sprintf("CPU when idle, over %d s", h.options.seconds), 100*(after.cpu-before.cpu).Seconds()/float64(h.options.seconds), "% of a core", budget{later: 1})
-	r.add("memory", "resident memory when idle", after.resident()/mega, "MB", budget{250, 150})
+	r.add("memory", "resident memory when idle, all processes", after.resident()/mega, "MB", budget{250, 150})
 	r.add("memory-anonymous", "  anonymous", after.anonymous/mega, "MB", noBudget)
 	r.add("memory-file", "  file-backed", after.file/mega, "MB", noBudget)
+	r.add("processes", "processes", float64(processes), "", noBudget)
 	r.add("threads", "threads", after.threads, "", noBudget)
 	return nil
 }
@@ -150,39 +151,60 @@ func latencies(ctx context.Context, client kubernetes.Interface, r *results) err
 	return maps.DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{})
 }
 
-// pods starts a pod that is Ready when it runs, again and again, and looks at the last one's shim.
+// pods starts a pod that is Ready when it runs, again and again, first by the API and then by kubectl, and looks at
+// the last one's shim.
 func pods(ctx context.Context, h *host, client kubernetes.Interface, r *results) error {
-	var took []time.Duration
-	for i := range h.options.runs {
-		name := fmt.Sprintf("bench-%d", i)
+	var byAPI, byKubectl []time.Duration
+	for i := range 2 * h.options.runs {
+		name, create, took := fmt.Sprintf("bench-%d", i), createPod, &byAPI
+		if i >= h.options.runs {
+			create, took = kubectlRun, &byKubectl
+		}
 		begin := time.Now()
-		if err := startPod(ctx, client, name); err != nil {
+		if err := startPod(ctx, h, client, name, create); err != nil {
 			return fmt.Errorf("start pod %s: %w", name, err)
 		}
-		took = append(took, time.Since(begin))
-		if i == h.options.runs-1 {
-			shims, n, err := shimUsage(h)
-			if err != nil {
+		*took = append(*took, time.Since(begin))
+		if i == 2*h.options.runs-1 {
+			if err := shims(h, r); err != nil {
 				return err
-			}
-			if n > 0 {
-				r.add("shim", "resident memory of a pod's shim", shims.resident()/mega/float64(n), "MB", noBudget)
-				r.add("shim-anonymous", "  anonymous", shims.anonymous/mega/float64(n), "MB", noBudget)
 			}
 		}
 		if err := removePod(ctx, client, name); err != nil {
 			return fmt.Errorf("remove pod %s: %w", name, err)
 		}
 	}
-	r.seconds("pod", "create a pod until it is Ready", took, noBudget)
+	r.seconds("pod", "create a pod until it is Ready", byAPI, noBudget)
+	r.seconds("kubectl-run", "kubectl run until the pod is Ready", byKubectl, noBudget)
 	return nil
 }
 
-func startPod(ctx context.Context, client kubernetes.Interface, name string) error {
+func shims(h *host, r *results) error {
+	sum, n, err := total(h, "containerd-shim")
+	if err != nil {
+		return err
+	}
+	if n > 0 {
+		r.add("shim", "resident memory of a pod's shim", sum.resident()/mega/float64(n), "MB", noBudget)
+		r.add("shim-anonymous", "  anonymous", sum.anonymous/mega/float64(n), "MB", noBudget)
+	}
+	return nil
+}
+
+type createFunc func(ctx context.Context, h *host, client kubernetes.Interface, name string) error
+
+func startPod(ctx context.Context, h *host, client kubernetes.Interface, name string, create createFunc) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	if err := create(ctx, h, client, name); err != nil {
+		return err
+	}
 	pods := client.CoreV1().Pods(metav1.NamespaceDefault)
-	pod := &corev1.Pod{
+	return await(ctx, func(ctx context.Context) (watch.Interface, error) { return pods.Watch(ctx, named(name)) }, podIsReady)
+}
+
+func createPod(ctx context.Context, _ *host, client kubernetes.Interface, name string) error {
+	_, err := client.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: corev1.PodSpec{
 			TerminationGracePeriodSeconds: ptr.To[int64](0),
@@ -190,11 +212,18 @@ func startPod(ctx context.Context, client kubernetes.Interface, name string) err
 				Name: "main", Image: image, ImagePullPolicy: corev1.PullIfNotPresent, Command: []string{"sleep", "3600"},
 			}},
 		},
+	}, metav1.CreateOptions{})
+	return err
+}
+
+func kubectlRun(ctx context.Context, h *host, _ kubernetes.Interface, name string) error {
+	out, err := h.Command(ctx, h.options.binary, "kubectl", "--kubeconfig="+kubeconfig, "run", name, "--image="+image,
+		"--image-pull-policy=IfNotPresent", "--grace-period=0", `--overrides={"spec":{"terminationGracePeriodSeconds":0}}`,
+		"--", "sleep", "3600").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
 	}
-	if _, err := pods.Create(ctx, pod, metav1.CreateOptions{}); err != nil {
-		return err
-	}
-	return await(ctx, func(ctx context.Context) (watch.Interface, error) { return pods.Watch(ctx, named(name)) }, podIsReady)
+	return nil
 }
 
 func removePod(ctx context.Context, client kubernetes.Interface, name string) error {

@@ -27,7 +27,11 @@ type process struct {
 func (p process) resident() float64 { return p.anonymous + p.file }
 
 func usage(pid int) (process, error) {
-	dir := filepath.Join("/proc", strconv.Itoa(pid))
+	return usageIn(filepath.Join("/proc", strconv.Itoa(pid)))
+}
+
+// usageIn reads a process's folder in a /proc.
+func usageIn(dir string) (process, error) {
 	status, err := os.ReadFile(filepath.Join(dir, "status"))
 	if err != nil {
 		return process{}, err
@@ -68,30 +72,37 @@ func field(status []byte, key string) float64 {
 	return 0
 }
 
-// shimUsage adds up the shims of a host.
-func shimUsage(h *host) (sum process, shims int, err error) {
+// total adds up the processes of a host whose names begin with prefix. Of a server that is all: itself, shims, and what
+// it has started otherwise.
+func total(h *host, prefix string) (sum process, processes int, err error) {
 	// The host's /proc has its own process IDs, which serve for reading there.
 	names, err := filepath.Glob(h.Path("/proc") + "/[0-9]*/comm")
 	if err != nil {
 		return process{}, 0, err
 	}
 	for _, path := range names {
+		dir := filepath.Dir(path)
+		if filepath.Base(dir) == "1" {
+			continue // holds the host's namespaces
+		}
 		comm, err := os.ReadFile(path)
-		if err != nil || !strings.HasPrefix(string(comm), "containerd-shim") {
+		if err != nil || !strings.HasPrefix(string(comm), prefix) {
 			continue // ended, or something else
 		}
-		status, err := os.ReadFile(filepath.Join(filepath.Dir(path), "status"))
+		p, err := usageIn(dir)
 		if err != nil {
 			continue
 		}
-		sum.anonymous += (field(status, "RssAnon") + field(status, "RssShmem")) * 1024
-		sum.file += field(status, "RssFile") * 1024
-		shims++
+		sum.anonymous += p.anonymous
+		sum.file += p.file
+		sum.threads += p.threads
+		sum.cpu += p.cpu
+		processes++
 	}
-	return sum, shims, nil
+	return sum, processes, nil
 }
 
-// machine says where figures were taken.
+// machine says where figures were taken, and how busy that was before.
 func machine() string {
 	model := "unknown processor"
 	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
@@ -102,5 +113,9 @@ func machine() string {
 			}
 		}
 	}
-	return fmt.Sprintf("%d × %s", runtime.NumCPU(), model)
+	load := "unknown"
+	if averages, err := os.ReadFile("/proc/loadavg"); err == nil {
+		load, _, _ = strings.Cut(string(averages), " ")
+	}
+	return fmt.Sprintf("%d × %s, load average %s before", runtime.NumCPU(), model, load)
 }

@@ -62,6 +62,12 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create data directory: %w", err)
 	}
+	if cfg.Logger == nil {
+		cfg.Logger = zap.New(klogCore{})
+	}
+	if err := prepare(cfg.Dir, cfg.Logger); err != nil {
+		return nil, err
+	}
 	serverConfig, err := cfg.serverConfig()
 	if err != nil {
 		return nil, err
@@ -121,10 +127,6 @@ func (s *Store) Close() error {
 // serverConfig is a single member without listeners. What embed would fill in is set here, since
 // etcdserver.NewServer is called directly.
 func (cfg Config) serverConfig() (config.ServerConfig, error) {
-	logger := cfg.Logger
-	if logger == nil {
-		logger = zap.New(klogCore{})
-	}
 	tick := cfg.TickMs
 	if tick == 0 {
 		tick = 50
@@ -163,12 +165,12 @@ func (cfg Config) serverConfig() (config.ServerConfig, error) {
 		BcryptCost:                  10,
 		TokenTTL:                    300,
 		PreVote:                     true,
-		Logger:                      logger,
+		Logger:                      cfg.Logger,
 		WatchProgressNotifyInterval: 10 * time.Minute,
 		UnsafeNoFsync:               cfg.UnsafeNoFsync,
 		DowngradeCheckTime:          0, // there is one member: nothing to negotiate a downgrade with
 		MaxLearners:                 1,
-		ServerFeatureGate:           features.NewDefaultServerFeatureGate(name, logger),
+		ServerFeatureGate:           features.NewDefaultServerFeatureGate(name, cfg.Logger),
 		Metrics:                     "basic",
 	}, nil
 }

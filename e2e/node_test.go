@@ -24,7 +24,8 @@ type node struct {
 	*testhost.Host
 	t      *testing.T
 	binary string
-	log    string // of the server, on this machine
+	env    []string // of kubectl; nil: this process's
+	log    string   // of the server, on this machine
 	server *server
 }
 
@@ -42,8 +43,10 @@ func newNode(t *testing.T) *node {
 	if err := os.MkdirAll(images, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := testimage.WriteBusybox(filepath.Join(images, "busybox.tar"), "docker.io/library/busybox:stable"); err != nil {
-		t.Fatal(err)
+	for _, tag := range []string{"stable", "next"} {
+		if err := testimage.WriteBusybox(filepath.Join(images, "busybox-"+tag+".tar"), "docker.io/library/busybox:"+tag); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := n.Mark(); err != nil {
 		t.Fatal(err)
@@ -100,7 +103,9 @@ func (n *node) start() {
 
 // command is a kubectl in the host.
 func (n *node) command(ctx context.Context, args ...string) *exec.Cmd {
-	return n.Command(ctx, n.binary, append([]string{"kubectl", "--kubeconfig=/etc/skiff/skiff.yaml"}, args...)...)
+	cmd := n.Command(ctx, n.binary, append([]string{"kubectl", "--kubeconfig=/etc/skiff/skiff.yaml"}, args...)...)
+	cmd.Env = n.env
+	return cmd
 }
 
 // try runs kubectl and returns what it printed.
@@ -108,6 +113,15 @@ func (n *node) try(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(n.t.Context(), 2*time.Minute)
 	defer cancel()
 	return output(n.command(ctx, args...))
+}
+
+// pipe is try with something to read.
+func (n *node) pipe(stdin string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(n.t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := n.command(ctx, args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	return output(cmd)
 }
 
 func output(cmd *exec.Cmd) (string, error) {

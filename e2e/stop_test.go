@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -171,11 +172,12 @@ func TestQuietStartAndStop(t *testing.T) {
 // What keeps a server from starting is one line that says what to do, at once.
 func TestCannotStart(t *testing.T) {
 	h := testhost.New(t, testhost.Options{Name: "alpha"})
-	fails := func(t *testing.T, want []string, flags ...string) {
+	failsAs := func(t *testing.T, program, want []string, flags ...string) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
-		cmd := h.Command(ctx, binary(t), append([]string{"server", "--node-ip", h.IP().String(), "--cgroup-root", h.CgroupRoot()}, flags...)...)
+		args := append(slices.Clone(program[1:]), "server", "--node-ip", h.IP().String(), "--cgroup-root", h.CgroupRoot())
+		cmd := h.Command(ctx, program[0], append(args, flags...)...)
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
 		err := cmd.Run()
@@ -193,6 +195,10 @@ func TestCannotStart(t *testing.T) {
 			}
 		}
 	}
+	fails := func(t *testing.T, want []string, flags ...string) {
+		t.Helper()
+		failsAs(t, []string{binary(t)}, want, flags...)
+	}
 	for _, port := range []struct{ address, flag string }{
 		{"0.0.0.0:6443", "--secure-port"}, {"0.0.0.0:10250", "--kubelet-port"}, {"0.0.0.0:10256", "--proxy-health-address"},
 	} {
@@ -205,12 +211,52 @@ func TestCannotStart(t *testing.T) {
 			fails(t, []string{"address already in use", port.flag})
 		})
 	}
-	t.Run("no iptables", func(t *testing.T) {
-		if _, err := h.Output(t.Context(), "mount", "-t", "tmpfs", "tmpfs", "/usr/sbin"); err != nil {
+	for _, c := range []struct {
+		name  string
+		want  []string
+		flags []string
+	}{
+		{"no data directory", []string{"make the data directory", "set --data-dir"}, []string{"--data-dir=/proc/none"}},
+		{"no state directory", []string{"make the state directory", "set --state-dir"}, []string{"--state-dir=/proc/none"}},
+		{"no place for the kubeconfig", []string{"write kubeconfig", "set --write-kubeconfig"}, []string{"--write-kubeconfig=/proc/none/x"}},
+		{"a name that no Node can have", []string{`"A_b" cannot be the name of a Node`, "set --node-name"}, []string{"--node-name=A_b"}},
+		{"somebody else's address", []string{"192.0.2.7 is not an address of this machine", h.IP().String()}, []string{"--node-ip=192.0.2.7"}},
+		{"loopback", []string{"127.0.0.1 is not one by which", "--node-ip"}, []string{"--node-ip=127.0.0.1"}},
+		{"no container runtime", []string{"call the container runtime", "no such file", "--container-runtime-endpoint"}, []string{"--container-runtime-endpoint=unix:///run/none.sock"}},
+		{"not a container runtime", []string{"is not like unix:///", "--container-runtime-endpoint"}, []string{"--container-runtime-endpoint=run/none.sock"}},
+	} {
+		t.Run(c.name, func(t *testing.T) { fails(t, c.want, c.flags...) })
+	}
+	t.Run("a broken database", func(t *testing.T) {
+		const db = "/var/lib/skiff/server/db"
+		broken := filepath.Join(h.Path(db), "member", "snap", "db")
+		if err := errors.Join(os.RemoveAll(h.Path(db)), os.MkdirAll(filepath.Dir(broken), 0o700), os.WriteFile(broken, []byte("nothing of sense"), 0o600)); err != nil {
 			t.Fatal(err)
 		}
-		defer h.Output(t.Context(), "umount", "/usr/sbin")
+		defer os.RemoveAll(h.Path(db))
+		fails(t, []string{"open the database /var/lib/skiff/server/db/member/snap/db", "remove " + db})
+	})
+	t.Run("no iptables", func(t *testing.T) {
+		covered(t, h, "/usr/sbin")
 		fails(t, []string{"iptables", "install"})
+	})
+	t.Run("a kernel without netfilter modules", func(t *testing.T) {
+		covered(t, h, "/usr/local/sbin")
+		script := "#!/bin/sh\necho 'iptables-restore: line 4 failed: Extension statistic revision 0 not supported, missing kernel module?'; exit 1\n"
+		if err := os.WriteFile(h.Path("/usr/local/sbin/iptables-restore"), []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		fails(t, []string{"Extension statistic", "missing kernel module", "modprobe"})
+	})
+	t.Run("no cgroups", func(t *testing.T) {
+		covered(t, h, "/sys/fs/cgroup")
+		fails(t, []string{"cgroup controller cpu", "mount cgroup v2"})
+	})
+	t.Run("root without capabilities", func(t *testing.T) {
+		for _, name := range []string{"sys_admin", "net_admin"} {
+			program := []string{"setpriv", "--bounding-set=-" + name, "--inh-caps=-" + name, binary(t)}
+			failsAs(t, program, []string{"CAP_" + strings.ToUpper(name), "privileged"})
+		}
 	})
 	t.Run("not root", func(t *testing.T) {
 		cmd := h.Command(t.Context(), "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", binary(t), "server", "--node-ip", h.IP().String())
@@ -236,6 +282,19 @@ func TestCannotStart(t *testing.T) {
 		fails(t, []string{"another server runs", "skiff stop"})
 		if err := process.Kill(t.Context()); err != nil {
 			t.Fatal(err)
+		}
+	})
+}
+
+// covered lays an empty directory over another until the test ends.
+func covered(t *testing.T, h *testhost.Host, dir string) {
+	t.Helper()
+	if _, err := h.Output(t.Context(), "mount", "-t", "tmpfs", "tmpfs", dir); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := h.Output(context.Background(), "umount", dir); err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -62,7 +62,7 @@ func TestWeb(t *testing.T) {
 		}
 	})
 	t.Run("scales, rolls out and back", func(t *testing.T) { n.with(t).rollsOut() })
-	t.Run("exec, logs and port-forward", func(t *testing.T) { n.with(t).reachesIntoPods() })
+	t.Run("exec, attach, cp, port-forward and logs", func(t *testing.T) { n.with(t).reachesIntoPods(t) })
 	t.Run("kill -9 leaves containers running", func(t *testing.T) { n.with(t).survivesKill() })
 	t.Run("leaves nothing behind", func(t *testing.T) {
 		n := n.with(t)
@@ -73,6 +73,7 @@ func TestWeb(t *testing.T) {
 				return err
 			}
 			left = slices.DeleteFunc(left, func(line string) bool { return strings.HasPrefix(line, "process ") && strings.Contains(line, n.binary) })
+			left = append(left, n.containers("demo")...)
 			if len(left) > 0 {
 				return errors.New(strings.Join(left, "\n"))
 			}
@@ -115,8 +116,11 @@ func (n *node) rollsOut() {
 		}
 		return nil
 	})
-	n.kubectl("set", "env", "-n", "demo", "deployment/web", "COLOUR=blue")
+	n.rollsOutImage("next")
+	n.kubectl("rollout", "undo", "-n", "demo", "deployment/web")
 	n.kubectl("rollout", "status", "-n", "demo", "deployment/web", "--timeout=90s")
+	n.runImage("stable")
+	// What cannot work does not take the running pods away, and can be taken back.
 	n.kubectl("set", "image", "-n", "demo", "deployment/web", "web=busybox:none")
 	n.eventually(60*time.Second, "the missing image shows", func() error {
 		out, err := n.try("get", "pods", "-n", "demo", "-o", "jsonpath={.items[*].status.containerStatuses[*].state.waiting.reason}")
@@ -127,10 +131,27 @@ func (n *node) rollsOut() {
 	})
 	n.kubectl("rollout", "undo", "-n", "demo", "deployment/web")
 	n.kubectl("rollout", "status", "-n", "demo", "deployment/web", "--timeout=90s")
-	if image := n.kubectl("get", "deployment", "-n", "demo", "web", "-o", "jsonpath={.spec.template.spec.containers[0].image}"); image != "busybox:stable" {
-		n.t.Errorf("image after undo = %q, want busybox:stable", image)
-	}
+	n.runImage("stable")
 	if history := n.kubectl("rollout", "history", "-n", "demo", "deployment/web"); strings.Count(history, "\n") < 4 {
 		n.t.Errorf("history = %q, want at least two revisions", history)
 	}
+}
+
+func (n *node) rollsOutImage(tag string) {
+	n.t.Helper()
+	n.kubectl("set", "image", "-n", "demo", "deployment/web", "web=busybox:"+tag)
+	n.kubectl("rollout", "status", "-n", "demo", "deployment/web", "--timeout=90s")
+	n.runImage(tag)
+}
+
+// runImage looks that all pods of the Deployment run an image and answer.
+func (n *node) runImage(tag string) {
+	n.t.Helper()
+	pods := n.podNames("app=web")
+	images := n.kubectl("get", "pods", "-n", "demo", "-l", "app=web", "-o", `go-template={{range .items}}{{if not .metadata.deletionTimestamp}}{{(index .status.containerStatuses 0).image}} {{end}}{{end}}`)
+	want := slices.Repeat([]string{"docker.io/library/busybox:" + tag}, 2)
+	if !slices.Equal(strings.Fields(images), want) {
+		n.t.Errorf("images of the pods = %q, want %q", images, want)
+	}
+	n.answersFromAll("http://127.0.0.1:30080/", pods)
 }

@@ -36,13 +36,13 @@ func (p *PKI) writeKubeconfig() error {
 	}
 	data, err := p.Kubeconfig(p.cfg.Endpoint, p.Admin)
 	if err != nil {
-		return fmt.Errorf("write kubeconfig: %w", err)
+		return fmt.Errorf("write kubeconfig: %w (set --write-kubeconfig)", err)
 	}
 	if old, err := os.ReadFile(file); err == nil && bytes.Equal(old, data) {
 		return os.Chmod(file, mode)
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return fmt.Errorf("write kubeconfig: %w", err)
+		return fmt.Errorf("write kubeconfig: %w (set --write-kubeconfig)", err)
 	}
 	return writeFile(file, data, mode)
 }

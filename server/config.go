@@ -8,7 +8,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
+
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/skiff-k8s/skiff/agent"
 )
@@ -81,7 +84,10 @@ func (c *Config) Complete() error {
 		if err != nil {
 			return fmt.Errorf("find the host name: %w (set --node-name)", err)
 		}
-		c.NodeName = name
+		c.NodeName = strings.ToLower(strings.TrimSpace(name))
+	}
+	if why := validation.IsDNS1123Subdomain(c.NodeName); len(why) > 0 {
+		return fmt.Errorf("%q cannot be the name of a Node: %s (set --node-name)", c.NodeName, why[0])
 	}
 	if c.NodeIP == nil {
 		ip, err := defaultAddress()
@@ -89,6 +95,9 @@ func (c *Config) Complete() error {
 			return err
 		}
 		c.NodeIP = ip
+	}
+	if !c.NodeIP.IsGlobalUnicast() {
+		return fmt.Errorf("node address %s is not one by which other machines could reach this one (change --node-ip)", c.NodeIP)
 	}
 	if !c.ClusterCIDR.IsValid() || !c.ServiceCIDR.IsValid() {
 		return fmt.Errorf("cluster and service CIDR must be set (--cluster-cidr, --service-cidr)")

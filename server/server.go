@@ -76,7 +76,7 @@ func (s *Server) prepare(ctx context.Context) error {
 	})
 	if !s.cfg.NoNode {
 		group.Go(func() error {
-			err := s.cfg.Node.Preflight()
+			err := s.cfg.Node.Preflight(ctx, s.cfg.NodeIP)
 			if err == nil && s.cfg.Node.RuntimeEndpoint == "" {
 				err = agent.Unpack(s.cfg.DataDir)
 			}

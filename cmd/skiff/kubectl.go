@@ -3,6 +3,8 @@
 package main
 
 import (
+	"os/signal"
+
 	"github.com/spf13/cobra"
 
 	"github.com/skiff-k8s/skiff/cmd/skiff/kubectl"
@@ -16,10 +18,9 @@ func newKubectlCommand() *cobra.Command {
 		Use:                "kubectl",
 		Short:              "Run kubectl against the cluster",
 		DisableFlagParsing: true,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			k := kubectl.New(server.Default().Kubeconfig)
-			k.SetArgs(args)
-			return k.ExecuteContext(cmd.Context())
+		Run: func(_ *cobra.Command, args []string) {
+			signal.Reset() // ^C ends kubectl where it stands, but for what it does about it itself
+			kubectl.Run(server.Default().Kubeconfig, args)
 		},
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -35,9 +37,15 @@ func (l *logs) addFlags(fs *pflag.FlagSet) {
 var noise = []struct{ message, err string }{
 	// Versions of k8s.io/apiserver's own APIs that it knows and nobody has served for years.
 	{message: "because it has no resources"},
+	// A stop while an informer of the machinery's own still watches.
+	{message: "Terminating all watchers from cacher"},
 	// The end of each exec over WebSocket, and clients that leave without a word.
 	{message: "Error on socket receive", err: "use of closed network connection"},
 	{message: "Error proxying data from client to backend", err: "close 1006 (abnormal closure)"},
+	{message: "Error proxying data from client to backend", err: "broken pipe"},
+	{message: "failed sending message on channel", err: "broken pipe"},
+	// Two writers of one object met: the one that lost looks again. k8s.io/endpointslice hides that it is a conflict.
+	{message: "Reconciling", err: "the object has been modified; please apply your changes to the latest version"},
 }
 
 func isNoise(message string, err error) bool {
@@ -61,12 +69,22 @@ func (q quiet) Error(err error, message string, keysAndValues ...any) {
 	}
 }
 
+// lastWords are of requests and retries that end because everything ends.
+var lastWords = []string{
+	"Will retry", "Timeout or abort while handling", "Post-timeout activity",
+	http.ErrAbortHandler.Error(), http.ErrHandlerTimeout.Error(), context.Canceled.Error(),
+}
+
 // cutShort says that an error only means that everything ends.
 func (q quiet) cutShort(message string, err error) bool {
-	if q.ctx.Err() == nil || err == nil {
+	if q.ctx.Err() == nil {
 		return false
 	}
-	return strings.HasPrefix(message, "Will retry") || strings.Contains(err.Error(), context.Canceled.Error()) || strings.Contains(err.Error(), context.Cause(q.ctx).Error())
+	text := message
+	if err != nil {
+		text += ": " + err.Error()
+	}
+	return slices.ContainsFunc(append(lastWords, context.Cause(q.ctx).Error()), func(words string) bool { return strings.Contains(text, words) })
 }
 
 func (q quiet) WithName(name string) klog.LogSink { return quiet{q.LogSink.WithName(name), q.ctx} }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -21,8 +22,8 @@ func TestLogs(t *testing.T) {
 		want []string
 		not  []string
 	}{
-		{nil, []string{"broken", "library warns", "library fails"}, []string{"happens", "library tells", "details", "closed network", "no resources", "stopping"}},
-		{[]string{"-v=1"}, []string{"broken", "library warns", "library fails", "happens", "library tells", "closed network", "no resources", "stopping"}, []string{"details"}},
+		{nil, []string{"broken", "library warns", "library fails"}, []string{"happens", "library tells", "details", "closed network", "no resources", "has been modified", "stopping"}},
+		{[]string{"-v=1"}, []string{"broken", "library warns", "library fails", "happens", "library tells", "closed network", "no resources", "has been modified", "stopping"}, []string{"details"}},
 		{[]string{"--v=3"}, []string{"broken", "happens", "details"}, nil},
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
@@ -48,8 +49,11 @@ func TestLogs(t *testing.T) {
 			klog.Info("library tells")
 			klog.Warning("Skipping API because it has no resources.")
 			klog.ErrorS(errors.New("use of closed network connection"), "Error on socket receive")
+			logger.Error(errors.New("slice: the object has been modified; please apply your changes to the latest version and try again"), "Reconciling")
 			stop()
 			logger.Error(fmt.Errorf("update: %w", context.Canceled), "stopping")
+			klog.ErrorS(nil, "Timeout or abort while handling", "outcome", "stopping")
+			klog.ErrorS(http.ErrAbortHandler, "Unhandled Error", "outcome", "stopping")
 			logger.Error(errors.New("disk full"), "broken while it ends")
 			for _, want := range append(test.want, "broken while it ends") {
 				if !strings.Contains(out.String(), want) {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -75,17 +76,16 @@ func runServer(cmd *cobra.Command, s *settings) error {
 	if err != nil {
 		return err
 	}
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		<-ctx.Done()
+	said := make(chan struct{})
+	unsay := context.AfterFunc(ctx, func() {
+		defer close(said)
 		fmt.Fprintln(out, "Stopping. Pods go on running; skiff stop ends them too.")
-	}()
-	if err := srv.Run(ctx); err != nil {
-		return err
+	})
+	err = srv.Run(ctx)
+	if !unsay() {
+		<-said
 	}
-	<-stopped
-	return nil
+	return err
 }
 
 // settling is how long controllers and informers are busy with their first look at everything.

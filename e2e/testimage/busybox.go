@@ -30,7 +30,7 @@ func WriteBusybox(path, ref string) error {
 	if err != nil {
 		return fmt.Errorf("name the image: %w", err)
 	}
-	image, err := busybox()
+	image, err := busybox(ref)
 	if err != nil {
 		return fmt.Errorf("make image %s: %w", ref, err)
 	}
@@ -40,7 +40,7 @@ func WriteBusybox(path, ref string) error {
 	return nil
 }
 
-func busybox() (v1.Image, error) {
+func busybox(ref string) (v1.Image, error) {
 	content, err := busyboxFiles()
 	if err != nil {
 		return nil, err
@@ -60,6 +60,7 @@ func busybox() (v1.Image, error) {
 	config.Architecture, config.OS = runtime.GOARCH, "linux"
 	config.Config.Env = []string{"PATH=/bin"}
 	config.Config.Cmd = []string{"sh"}
+	config.Config.Labels = map[string]string{"org.opencontainers.image.ref.name": ref} // images of other names are others
 	return mutate.ConfigFile(image, config)
 }
 

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datastore
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
+	"go.etcd.io/etcd/server/v3/storage/schema"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
+	"go.uber.org/zap"
+)
+
+// prepare looks at what an earlier process has left, before etcd does: etcd panics on a database that it cannot
+// open, and waits for ever for a member whose first start was cut short before its log had a first entry. Such a
+// member has never served; it is removed, so that a new one can be made.
+func prepare(dir string, logger *zap.Logger) error {
+	member := filepath.Join(dir, "member")
+	if !exists(member) {
+		return nil
+	}
+	hasServed, err := served(member, logger)
+	if err != nil {
+		return fmt.Errorf("%w (put a copy of the data in its place, or remove %s to begin anew)", err, dir)
+	}
+	if hasServed {
+		return nil
+	}
+	logger.Info("removing a database whose first start was cut short", zap.String("dir", member))
+	return os.RemoveAll(member)
+}
+
+// served tells whether a member has ever committed anything. Its log is read only if the database says nothing
+// about it, which it does a tenth of a second after the first commit.
+func served(member string, logger *zap.Logger) (bool, error) {
+	applied, err := hasApplied(filepath.Join(member, "snap", "db"))
+	if applied || err != nil {
+		return applied, err
+	}
+	dir := filepath.Join(member, "wal")
+	if !wal.Exist(dir) {
+		return false, nil
+	}
+	log, err := wal.OpenForRead(logger, dir, &walpb.Snapshot{})
+	if err != nil {
+		return false, fmt.Errorf("open the log %s: %w", dir, err)
+	}
+	defer log.Close()
+	_, state, _, err := log.ReadAll()
+	if err != nil {
+		return false, fmt.Errorf("read the log %s: %w", dir, err)
+	}
+	return state.GetCommit() > 0, nil
+}
+
+// lockPatience is how long a process that ends may still hold the database.
+const lockPatience = time.Second
+
+// hasApplied tells whether a database says that something was applied to it.
+func hasApplied(path string) (applied bool, err error) {
+	if !exists(path) {
+		return false, nil
+	}
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: lockPatience})
+	if errors.Is(err, bbolterrors.ErrTimeout) {
+		return false, fmt.Errorf("open the database %s: another process has it open", path)
+	}
+	if err != nil {
+		return false, fmt.Errorf("open the database %s: %w", path, err)
+	}
+	err = db.View(func(tx *bbolt.Tx) error {
+		meta := tx.Bucket(schema.Meta.Name())
+		applied = meta != nil && len(meta.Get(schema.MetaConsistentIndexKeyName)) > 0
+		return nil
+	})
+	return applied, errors.Join(err, db.Close())
+}

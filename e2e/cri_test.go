@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// criSocket is where crictl finds the container runtime.
+const criSocket = "/run/skiff/containerd/containerd.sock"
+
+// containers lists what the runtime knows of a namespace, running or not, as crictl would.
+func (n *node) containers(namespace string) (lines []string) {
+	n.t.Helper()
+	conn, err := grpc.NewClient("passthrough:///cri", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return n.Dial(ctx, "unix", criSocket) }))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(n.t.Context(), 10*time.Second)
+	defer cancel()
+	runtime := runtimeapi.NewRuntimeServiceClient(conn)
+	pods, err := runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	if err != nil {
+		n.t.Fatalf("list pods at %s: %v", criSocket, err)
+	}
+	for _, p := range pods.Items {
+		if p.Metadata.Namespace == namespace {
+			lines = append(lines, fmt.Sprintf("sandbox %s %s %s", p.Metadata.Name, p.Id, p.State))
+		}
+	}
+	all, err := runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
+	if err != nil {
+		n.t.Fatalf("list containers at %s: %v", criSocket, err)
+	}
+	for _, c := range all.Containers {
+		if c.Labels["io.kubernetes.pod.namespace"] == namespace {
+			lines = append(lines, fmt.Sprintf("container %s %s %s", c.Metadata.Name, c.Id, c.State))
+		}
+	}
+	slices.Sort(lines)
+	return lines
+}
