@@ -23,6 +23,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -41,9 +42,11 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/objects"
 	"github.com/skiff-k8s/skiff/kubelet/podnet"
 	kubeletserver "github.com/skiff-k8s/skiff/kubelet/server"
+	"github.com/skiff-k8s/skiff/kubelet/static"
 	"github.com/skiff-k8s/skiff/kubelet/volumes"
 	"github.com/skiff-k8s/skiff/network"
 	"github.com/skiff-k8s/skiff/proxy"
+	"github.com/skiff-k8s/skiff/registry/podspec"
 	"github.com/skiff-k8s/skiff/version"
 )
 
@@ -325,9 +328,19 @@ func (a *Agent) buildKubelet() error {
 		Images:    runtimeapi.NewImageServiceClient(a.conn),
 		Volumes:   a.volumes,
 		Env:       builder,
+		Static:    a.staticPods(),
 		OnPodCIDR: a.podCIDRs,
 	})
 	return err
+}
+
+func (a *Agent) staticPods() kubelet.StaticPods {
+	if a.cfg.PodManifests == "" {
+		return nil
+	}
+	return static.New(static.Config{Path: a.cfg.PodManifests, NodeName: a.cfg.NodeName, Default: podspec.DefaultPod, Validate: func(pod *corev1.Pod) field.ErrorList {
+		return podspec.ValidatePod(pod, podspec.OptionsForPod(nil))
+	}})
 }
 
 func (a *Agent) podCIDRs(cidrs []string) {
