@@ -182,11 +182,19 @@ func (a *Agent) runKubelet(ctx context.Context) error {
 
 func binDir(dataDir string) string { return filepath.Join(dataDir, "agent", "bin") }
 
-// Unpack puts the programs of the container runtime in place. An Agent does so too, but who can do it while
-// waiting for something else spares it the time.
-func Unpack(dataDir string) error {
-	if err := bundle.Unpack(binDir(dataDir)); err != nil && !errors.Is(err, bundle.ErrMissing) {
-		return fmt.Errorf("unpack the container runtime: %w", err)
+// Unpack puts in place the programs that pods need: those of the container runtime, or for a runtime of the user's
+// the CNI plugin where that runtime looks for it. An Agent does the former too, but who can do it while waiting for
+// something else spares it the time.
+func (s *Settings) Unpack(dataDir string) error {
+	dir, programs := binDir(dataDir), []string(nil)
+	if s.RuntimeEndpoint != "" {
+		if s.Network != NetworkSkiff {
+			return nil
+		}
+		dir, programs = s.CNIBinDir, []string{bundle.Plugin}
+	}
+	if err := bundle.Unpack(dir, programs...); err != nil && !errors.Is(err, bundle.ErrMissing) {
+		return fmt.Errorf("unpack what pods need: %w", err)
 	}
 	return nil
 }
@@ -243,7 +251,7 @@ func (a *Agent) buildPodNetwork() error {
 		DataDir:      filepath.Join(a.cfg.DataDir, "agent"),
 		Socket:       filepath.Join(a.cfg.StateDir, "cni.sock"),
 		ConfDir:      a.cfg.CNIConfDir,
-		PluginType:   "thincni",
+		PluginType:   bundle.Plugin,
 		Bridge:       bridgeName,
 		ClusterCIDRs: []netip.Prefix{a.cfg.ClusterCIDR},
 		ServiceCIDRs: []netip.Prefix{a.cfg.ServiceCIDR},

@@ -8,13 +8,13 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/skiff-k8s/skiff/cri"
-	"github.com/skiff-k8s/skiff/cri/bundle"
 )
 
 // otherRuntime is where this test program, called with the variable set, is a container runtime of its own.
@@ -39,7 +39,7 @@ func runOtherRuntime(ctx context.Context) error {
 	const data = "/var/lib/containerd"
 	runtime, err := cri.New(cri.Config{
 		Root: data + "/root", State: otherRuntime, BinDir: data + "/bin", ImageDir: "/var/lib/skiff/agent/images",
-		CNIBinDirs: []string{"/var/lib/skiff/agent/bin", "/opt/cni/bin"}, CNIConfDir: "/etc/cni/net.d",
+		CNIBinDirs: []string{"/opt/cni/bin"}, CNIConfDir: "/etc/cni/net.d",
 	})
 	if err != nil {
 		return err
@@ -62,10 +62,6 @@ func TestOtherContainerRuntime(t *testing.T) {
 	}
 	socket := otherRuntime + "/containerd.sock"
 	n.eventually(time.Minute, "the other runtime listens", func() error { _, err := os.Stat(n.Path(socket)); return err })
-	// Its CNI plugin is the one of this server, which does not unpack it for a runtime that is not its own.
-	if err := bundle.Unpack(n.Path("/var/lib/skiff/agent/bin")); err != nil {
-		t.Fatal(err)
-	}
 	n.flags = []string{"--container-runtime-endpoint=unix://" + socket}
 	n.start()
 	n.kubectl("wait", "--for=condition=Ready", "node/alpha", "--timeout=60s")
@@ -79,5 +75,14 @@ func TestOtherContainerRuntime(t *testing.T) {
 	}
 	if got := n.kubectl("get", "node", "alpha", "-o", "jsonpath={.status.nodeInfo.containerRuntimeVersion}"); !strings.HasPrefix(got, "containerd://") {
 		t.Errorf("container runtime = %q", got)
+	}
+	if out, err := n.skiff("uninstall", "--yes"); err != nil {
+		t.Errorf("uninstall = %q, %v", out, err)
+	}
+	if left := n.leftovers(); slices.ContainsFunc(left, func(line string) bool { return !strings.Contains(line, "e2e") && !strings.Contains(line, otherRuntime) }) {
+		t.Errorf("after uninstall there is %q, want the other runtime alone", left)
+	}
+	if plugins, err := os.ReadDir(n.Path("/opt/cni/bin")); err == nil && slices.ContainsFunc(plugins, func(e os.DirEntry) bool { return e.Name() == "thincni" }) {
+		t.Error("after uninstall the CNI plugin is still there")
 	}
 }
