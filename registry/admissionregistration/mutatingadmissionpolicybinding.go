@@ -15,6 +15,7 @@ func MutatingAdmissionPolicyBindings() rest.Resource[*admissionregistrationv1.Mu
 		Plural:   "mutatingadmissionpolicybindings",
 		Singular: "mutatingadmissionpolicybinding",
 		Default:  defaultMutatingPolicyBinding,
+		Validate: validateMutatingPolicyBinding,
 		Columns: bindingColumns(
 			func(o *admissionregistrationv1.MutatingAdmissionPolicyBinding) string { return o.Spec.PolicyName },
 			func(o *admissionregistrationv1.MutatingAdmissionPolicyBinding) *admissionregistrationv1.ParamRef {

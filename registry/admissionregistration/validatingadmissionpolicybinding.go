@@ -15,6 +15,7 @@ func ValidatingAdmissionPolicyBindings() rest.Resource[*admissionregistrationv1.
 		Plural:   "validatingadmissionpolicybindings",
 		Singular: "validatingadmissionpolicybinding",
 		Default:  defaultValidatingPolicyBinding,
+		Validate: validateValidatingPolicyBinding,
 		Columns: bindingColumns(
 			func(o *admissionregistrationv1.ValidatingAdmissionPolicyBinding) string { return o.Spec.PolicyName },
 			func(o *admissionregistrationv1.ValidatingAdmissionPolicyBinding) *admissionregistrationv1.ParamRef {
