@@ -186,6 +186,8 @@ var (
 	claims              = corev1.Resource("persistentvolumeclaims")
 	certificateRequests = schema.GroupResource{Group: "certificates.k8s.io", Resource: "certificatesigningrequests"}
 
+	podCertificateRequests = schema.GroupResource{Group: "certificates.k8s.io", Resource: "podcertificaterequests"}
+
 	// fromCache reads what is rare from the API server's own cache instead of one more informer.
 	fromCache = metav1.GetOptions{ResourceVersion: "0"}
 )

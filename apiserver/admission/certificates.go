@@ -74,6 +74,9 @@ func newCertificateSigning(d *Deps) admission.Interface {
 }
 
 func (p *certificateSigning) Validate(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	if isFor(a, podCertificateRequests, "status") {
+		return p.validatePod(ctx, a)
+	}
 	if !isFor(a, certificateRequests, "status") {
 		return nil
 	}
@@ -89,6 +92,19 @@ func (p *certificateSigning) Validate(ctx context.Context, a admission.Attribute
 		return forbid(a, fmt.Errorf("user not permitted to sign requests with signerName %q", old.Spec.SignerName))
 	}
 	return nil
+}
+
+// validatePod is for the certificates of pods. Upstream asks the same in the rules of the resource.
+func (p *certificateSigning) validatePod(ctx context.Context, a admission.Attributes) error {
+	old, okOld := a.GetOldObject().(*certificatesv1.PodCertificateRequest)
+	request, ok := a.GetObject().(*certificatesv1.PodCertificateRequest)
+	if !ok || !okOld {
+		return forbid(a, fmt.Errorf("expected type PodCertificateRequest, got: %T", a.GetObject()))
+	}
+	if equality.Semantic.DeepEqual(old.Status, request.Status) || p.signers.allow(ctx, a.GetUserInfo(), "sign", old.Spec.SignerName) {
+		return nil
+	}
+	return forbid(a, fmt.Errorf("User %q is not permitted to \"sign\" for signer %q", a.GetUserInfo().GetName(), old.Spec.SignerName)) //nolint:staticcheck // upstream's words
 }
 
 // certificateSubjectRestriction keeps system:masters out of certificates that people ask for.

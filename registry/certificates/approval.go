@@ -4,13 +4,9 @@ package certificates
 
 import (
 	"context"
-	"slices"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 )
 
@@ -85,31 +81,4 @@ func setConditionTimes(o, old *request) {
 			}
 		}
 	}
-}
-
-// validateApproval: decided once, one way.
-func validateApproval(o, old *request) field.ErrorList {
-	path := field.NewPath("status", "conditions")
-	var errs field.ErrorList
-	approved, denied := conditionsOf(o, certificatesv1.CertificateApproved), conditionsOf(o, certificatesv1.CertificateDenied)
-	if len(approved) > 0 && len(denied) > 0 {
-		i := slices.IndexFunc(o.Status.Conditions, func(c certificatesv1.CertificateSigningRequestCondition) bool {
-			return c.Type == certificatesv1.CertificateDenied
-		})
-		errs = append(errs, field.Invalid(path.Index(i).Child("type"), certificatesv1.CertificateDenied, "Approved and Denied conditions are mutually exclusive"))
-	}
-	for _, t := range []certificatesv1.RequestConditionType{certificatesv1.CertificateApproved, certificatesv1.CertificateDenied, certificatesv1.CertificateFailed} {
-		if is, was := conditionsOf(o, t), conditionsOf(old, t); len(was) > 0 && !equality.Semantic.DeepEqual(is, was) {
-			errs = append(errs, field.Forbidden(path, "updates may not remove or modify a condition of type \""+string(t)+"\""))
-		}
-	}
-	for i, c := range o.Status.Conditions {
-		if c.Type == "" {
-			errs = append(errs, field.Required(path.Index(i).Child("type"), ""))
-		}
-		if c.Status != corev1.ConditionTrue && c.Type != "" && (len(approved)+len(denied) > 0) && (c.Type == certificatesv1.CertificateApproved || c.Type == certificatesv1.CertificateDenied || c.Type == certificatesv1.CertificateFailed) {
-			errs = append(errs, field.NotSupported(path.Index(i).Child("status"), c.Status, []corev1.ConditionStatus{corev1.ConditionTrue}))
-		}
-	}
-	return errs
 }

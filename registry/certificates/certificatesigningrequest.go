@@ -5,6 +5,7 @@ package certificates
 import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	genericrest "k8s.io/apiserver/pkg/registry/rest"
 
 	"github.com/skiff-k8s/skiff/registry/rest"
@@ -22,8 +23,12 @@ func CertificateSigningRequests() rest.Resource[*certificatesv1.CertificateSigni
 		PrepareCreate:       prepareRequestCreate,
 		PrepareUpdate:       func(o, old *certificatesv1.CertificateSigningRequest) { o.Spec = old.Spec },
 		PrepareStatusUpdate: prepareRequestStatusUpdate,
+		ValidateName:        anyName,
+		Validate:            func(o *certificatesv1.CertificateSigningRequest) field.ErrorList { return validateRequest(o, nil) },
+		ValidateUpdate:      validateRequestUpdate,
+		ValidateStatus:      validateSigned,
 		Subresources: func(store, _ *rest.Store) map[string]genericrest.Storage {
-			return map[string]genericrest.Storage{"approval": rest.Part(store, prepareApproval, validateApproval)}
+			return map[string]genericrest.Storage{"approval": rest.Part(store, prepareApproval, validateApproved)}
 		},
 		Fields: func(o *certificatesv1.CertificateSigningRequest) fields.Set {
 			return fields.Set{"spec.signerName": o.Spec.SignerName}

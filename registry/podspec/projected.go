@@ -139,7 +139,7 @@ func (p *projections) validateTrustBundle(path *field.Path, bundle *corev1.Clust
 func (p *projections) validateCertificate(path *field.Path, cert *corev1.PodCertificateProjection) {
 	p.add(ValidateSignerName(path.Child("signerName"), cert.SignerName)...)
 	if cert.UserAnnotations != nil {
-		p.add(validateUserAnnotations(path.Child("userAnnotations"), cert.UserAnnotations)...)
+		p.add(ValidateUserAnnotations(path.Child("userAnnotations"), cert.UserAnnotations)...)
 	}
 	p.add(validateUser(path.Child("user"), cert.User)...)
 	p.add(rule.Supported(path.Child("keyType"), cert.KeyType, "RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519")...)
@@ -169,7 +169,8 @@ func (p *projections) validateCertificate(path *field.Path, cert *corev1.PodCert
 	}
 }
 
-func validateUserAnnotations(path *field.Path, annotations map[string]string) field.ErrorList {
+// ValidateUserAnnotations checks what a pod tells a signer besides what the API server knows.
+func ValidateUserAnnotations(path *field.Path, annotations map[string]string) field.ErrorList {
 	var errs field.ErrorList
 	for _, key := range sets.List(sets.KeySet(annotations)) {
 		errs = append(errs, validation.IsDomainPrefixedKey(path, strings.ToLower(key))...)
