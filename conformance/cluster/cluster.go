@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -68,16 +70,21 @@ const (
 
 // Own is a Skiff on a test host. Whatever ends this process ends it too.
 type Own struct {
-	config  Config
-	closers cleanups
-	host    *testhost.Host
-	server  *testhost.Process
-	log     *os.File
+	config   Config
+	closers  cleanups
+	host     *testhost.Host
+	registry *images.Registry
+	before   machine
+	server   *testhost.Process
+	log      *os.File
 }
 
 // Start starts a server that is also a node, and waits until that is Ready.
 func Start(ctx context.Context, config Config) (own *Own, err error) {
 	own = &Own{config: config, closers: cleanups{say: config.Say}}
+	if own.before, err = look(); err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
 			own.closers.run()
@@ -110,7 +117,7 @@ func (o *Own) makeHost(ctx context.Context) error {
 	return o.serveImages(ctx)
 }
 
-// serveImages runs a registry on the host's loopback, and tells the host that it is a mirror.
+// serveImages runs a registry on the host's loopback, and tells the host that it is all registries there are.
 func (o *Own) serveImages(ctx context.Context) error {
 	registry, err := images.NewRegistry(ctx, o.config.Archive)
 	if err != nil {
@@ -130,12 +137,19 @@ func (o *Own) serveImages(ctx context.Context) error {
 		}
 	}()
 	o.closers.Cleanup(func() { stop(); <-done })
-	dir := o.host.Path(filepath.Join(registryConfig, images.Mirrored))
+	o.registry = registry
+	dir := o.host.Path(filepath.Join(registryConfig, "_default"))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	hosts := fmt.Sprintf("server = \"http://%s\"\n\n[host.\"http://%s\"]\ncapabilities = [\"pull\", \"resolve\"]\n", address, address)
 	return os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(hosts), 0o644)
+}
+
+// Pulls are the images that nodes asked a registry for: those that it had, and those that it had not. All
+// registries of the world are this one to the nodes, so there are no others.
+func (o *Own) Pulls() (served, refused map[string]int) {
+	return o.registry.Served(), o.registry.Refused()
 }
 
 func (o *Own) startServer(ctx context.Context) error {
@@ -200,7 +214,7 @@ func (o *Own) Command(ctx context.Context, name string, args ...string) *exec.Cm
 // Done is closed when the server has ended.
 func (o *Own) Done() <-chan struct{} { return o.server.Done() }
 
-// Close stops the server, and then the host with all that is in it.
+// Close stops the server, and then the host with all that is in it. What is left of them on the machine is an error.
 func (o *Own) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
 	defer cancel()
@@ -215,8 +229,29 @@ func (o *Own) Close() error {
 	if errors.Is(err, os.ErrProcessDone) {
 		err = nil
 	}
+	inside := namespacesOf(o.host)
+	cgroup := o.host.CgroupRoot()
 	o.closers.run()
-	return err
+	return errors.Join(err, o.judgePulls(), remains(o.before, inside, cgroup))
+}
+
+// judgePulls says what nodes pulled. An image of the suite that is missing is an error; some tests ask for images
+// that exist nowhere.
+func (o *Own) judgePulls() error {
+	served, refused := o.Pulls()
+	o.config.Say("the nodes asked for %d images that the test registry has, and for %d that it has not: %s",
+		len(served), len(refused), strings.Join(slices.Sorted(maps.Keys(refused)), ", "))
+	var missing []string
+	for image := range refused {
+		if strings.HasPrefix(image, "registry.k8s.io/") {
+			missing = append(missing, image)
+		}
+	}
+	if len(missing) > 0 {
+		slices.Sort(missing)
+		return fmt.Errorf("tests need images that are not made here: %s", strings.Join(missing, ", "))
+	}
+	return nil
 }
 
 // linkOrCopy saves the copy where both are on one file system.

@@ -6,11 +6,11 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -104,8 +104,12 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	found, err := ask(ctx, testee, built["kubectl"])
+	if err != nil {
+		return errors.Join(err, testee.Close())
+	}
 	runErr := plan.run(ctx, suite.Config{
-		E2E: built["e2e.test"], Kubectl: built["kubectl"], Cluster: testee, OutputDir: o.output, Parallel: o.parallel, Say: say,
+		E2E: built["e2e.test"], Kubectl: built["kubectl"], Cluster: testee, OutputDir: o.output, Parallel: o.parallel, Found: found, Say: say,
 	})
 	return errors.Join(runErr, testee.Close())
 }
@@ -124,17 +128,17 @@ func start(ctx context.Context, o options, archive string) (cluster.Cluster, err
 	})
 }
 
-// version is what the skiff that is tested says of itself.
-func version(ctx context.Context, o options) (string, error) {
-	if o.kubeconfig != "" {
-		return "cluster of " + filepath.Base(o.kubeconfig), nil
-	}
-	out, err := exec.CommandContext(ctx, o.binary, "version").Output()
+// ask asks the cluster what it is.
+func ask(ctx context.Context, c cluster.Cluster, kubectl string) (results.Found, error) {
+	out, err := c.Command(ctx, kubectl, "--kubeconfig="+c.Kubeconfig(), "get", "--raw", "/version").Output()
 	if err != nil {
-		return "", fmt.Errorf("ask %s for its version (run make build): %w", o.binary, err)
+		return results.Found{}, fmt.Errorf("ask the cluster for its version: %w", err)
 	}
-	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
-	return line, nil
+	var said struct{ GitVersion, GitCommit string }
+	if err := json.Unmarshal(out, &said); err != nil {
+		return results.Found{}, fmt.Errorf("ask the cluster for its version: %w", err)
+	}
+	return results.Found{Skiff: said.GitVersion, Commit: said.GitCommit}, nil
 }
 
 // testeeKey is a digest of what is tested: an interrupted run of something else is not continued.

@@ -23,7 +23,6 @@ type plan struct {
 	path     string // of the state below
 	known    *results.Results
 	selected []*results.Test
-	skiff    string
 	state    state
 }
 
@@ -39,9 +38,6 @@ func newPlan(ctx context.Context, o options, e2e string) (*plan, error) {
 	p := &plan{options: o, path: filepath.Join(o.output, "state.json")}
 	var err error
 	if p.known, err = readResults(ctx, o, e2e); err != nil {
-		return nil, err
-	}
-	if p.skiff, err = version(ctx, o); err != nil {
 		return nil, err
 	}
 	if p.selected, err = p.choose(); err != nil {
@@ -110,7 +106,6 @@ func (p *plan) left(times int) []*results.Test {
 }
 
 func (p *plan) run(ctx context.Context, config suite.Config) error {
-	config.Skiff = p.skiff
 	config.Save = p.save
 	for round := 1; round <= p.options.repeat && ctx.Err() == nil; round++ {
 		left := p.left(round)
@@ -144,6 +139,11 @@ func (p *plan) conclude() error {
 	}
 	run := results.Results{Tests: p.selected}
 	say("%d passed, %d failed, %d skipped; logs are in %s", run.Count(results.Passed), run.Count(results.Failed), run.Count(results.Skipped), p.options.output)
+	for _, t := range p.selected {
+		if t.Flaky() {
+			say("FLAKY, failed %d of %d times: %s", t.Failures, t.Runs, t.Name)
+		}
+	}
 	if n := run.Count(results.Failed); n > 0 {
 		return fmt.Errorf("%d of %d tests failed", n, len(p.selected))
 	}
