@@ -23,6 +23,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -41,9 +42,11 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/objects"
 	"github.com/skiff-k8s/skiff/kubelet/podnet"
 	kubeletserver "github.com/skiff-k8s/skiff/kubelet/server"
+	"github.com/skiff-k8s/skiff/kubelet/static"
 	"github.com/skiff-k8s/skiff/kubelet/volumes"
 	"github.com/skiff-k8s/skiff/network"
 	"github.com/skiff-k8s/skiff/proxy"
+	"github.com/skiff-k8s/skiff/registry/podspec"
 	"github.com/skiff-k8s/skiff/version"
 )
 
@@ -179,11 +182,19 @@ func (a *Agent) runKubelet(ctx context.Context) error {
 
 func binDir(dataDir string) string { return filepath.Join(dataDir, "agent", "bin") }
 
-// Unpack puts the programs of the container runtime in place. An Agent does so too, but who can do it while
-// waiting for something else spares it the time.
-func Unpack(dataDir string) error {
-	if err := bundle.Unpack(binDir(dataDir)); err != nil && !errors.Is(err, bundle.ErrMissing) {
-		return fmt.Errorf("unpack the container runtime: %w", err)
+// Unpack puts in place the programs that pods need: those of the container runtime, or for a runtime of the user's
+// the CNI plugin where that runtime looks for it. An Agent does the former too, but who can do it while waiting for
+// something else spares it the time.
+func (s *Settings) Unpack(dataDir string) error {
+	dir, programs := binDir(dataDir), []string(nil)
+	if s.RuntimeEndpoint != "" {
+		if s.Network != NetworkSkiff {
+			return nil
+		}
+		dir, programs = s.CNIBinDir, []string{bundle.Plugin}
+	}
+	if err := bundle.Unpack(dir, programs...); err != nil && !errors.Is(err, bundle.ErrMissing) {
+		return fmt.Errorf("unpack what pods need: %w", err)
 	}
 	return nil
 }
@@ -240,7 +251,7 @@ func (a *Agent) buildPodNetwork() error {
 		DataDir:      filepath.Join(a.cfg.DataDir, "agent"),
 		Socket:       filepath.Join(a.cfg.StateDir, "cni.sock"),
 		ConfDir:      a.cfg.CNIConfDir,
-		PluginType:   "thincni",
+		PluginType:   bundle.Plugin,
 		Bridge:       bridgeName,
 		ClusterCIDRs: []netip.Prefix{a.cfg.ClusterCIDR},
 		ServiceCIDRs: []netip.Prefix{a.cfg.ServiceCIDR},
@@ -325,9 +336,19 @@ func (a *Agent) buildKubelet() error {
 		Images:    runtimeapi.NewImageServiceClient(a.conn),
 		Volumes:   a.volumes,
 		Env:       builder,
+		Static:    a.staticPods(),
 		OnPodCIDR: a.podCIDRs,
 	})
 	return err
+}
+
+func (a *Agent) staticPods() kubelet.StaticPods {
+	if a.cfg.PodManifests == "" {
+		return nil
+	}
+	return static.New(static.Config{Path: a.cfg.PodManifests, NodeName: a.cfg.NodeName, Default: podspec.DefaultPod, Validate: func(pod *corev1.Pod) field.ErrorList {
+		return podspec.ValidatePod(pod, podspec.OptionsForPod(nil))
+	}})
 }
 
 func (a *Agent) podCIDRs(cidrs []string) {

@@ -18,6 +18,7 @@ type Settings struct {
 	ResolvConf      string // name servers of this machine; /etc/resolv.conf
 	ProxyHealth     string // address of the proxy's health endpoint; 0.0.0.0:10256
 	MaxPods         int64  // 110
+	PodManifests    string // a folder of static pods, or the file of one; none if empty
 }
 
 // Values of Settings.Network.

@@ -25,6 +25,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/skiff-k8s/skiff/cri"
+	"github.com/skiff-k8s/skiff/cri/bundle"
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 	"github.com/skiff-k8s/skiff/proxy"
 )
@@ -67,6 +68,7 @@ func (t *Teardown) Files() error {
 			errs = append(errs, RemoveDir(dir, t.say))
 		}
 	}
+	errs = append(errs, bundle.Remove(t.cfg.CNIBinDir))
 	// Somebody else's files may be there: these go only if they are empty.
 	_ = os.Remove(t.cfg.CNIConfDir)
 	_ = os.Remove(filepath.Dir(t.cfg.CNIConfDir))

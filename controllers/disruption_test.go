@@ -91,7 +91,7 @@ func TestPodDisruptionBudget(t *testing.T) {
 
 	// Pods whose controller has no scale cannot be counted, so none may go.
 	c.job("sum", func(s *batchv1.JobSpec) {})
-	c.budget("sum", &metav1.LabelSelector{MatchLabels: map[string]string{"app": "sum"}}, intstr.FromInt32(1))
+	c.budget("sum", &metav1.LabelSelector{MatchLabels: map[string]string{batchv1.JobNameLabel: "sum"}}, intstr.FromInt32(1))
 	c.wantBudget("sum", "0/0/0/0 SyncFailed")
 	c.wantEvent("PodDisruptionBudget", "CalculateExpectedPodCountFailed", "Failed to calculate the number of expected pods: batch/v1 Job does not implement the scale subresource")
 }

@@ -17,32 +17,26 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// job creates a Job with all that the API server would fill in.
+// job creates a Job of two pods.
 func (c *cluster) job(name string, change func(*batchv1.JobSpec)) *batchv1.Job {
 	c.t.Helper()
-	labels := map[string]string{"app": name}
-	job := &batchv1.Job{
-		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: batchv1.JobSpec{
-			Parallelism: ptr.To[int32](2), Completions: ptr.To[int32](2), BackoffLimit: ptr.To[int32](6),
-			CompletionMode: ptr.To(batchv1.NonIndexedCompletion), Suspend: ptr.To(false),
-			PodReplacementPolicy: ptr.To(batchv1.TerminatingOrFailed),
-			ManualSelector:       ptr.To(true), Selector: &metav1.LabelSelector{MatchLabels: labels},
-			Template: corev1.PodTemplateSpec{
-				ObjectMeta: metav1.ObjectMeta{Labels: labels},
-				Spec: corev1.PodSpec{
-					Containers:    []corev1.Container{{Name: "c", Image: "v1"}},
-					RestartPolicy: corev1.RestartPolicyNever, TerminationGracePeriodSeconds: ptr.To[int64](0),
-				},
-			},
-		},
-	}
+	job := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: twoPods()}
 	change(&job.Spec)
 	job, err := c.BatchV1().Jobs("ns").Create(c.t.Context(), job, metav1.CreateOptions{})
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	return job
+}
+
+func twoPods() batchv1.JobSpec {
+	return batchv1.JobSpec{
+		Parallelism: ptr.To[int32](2), Completions: ptr.To[int32](2),
+		Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{
+			Containers:    []corev1.Container{{Name: "c", Image: "v1"}},
+			RestartPolicy: corev1.RestartPolicyNever, TerminationGracePeriodSeconds: ptr.To[int64](0),
+		}},
+	}
 }
 
 // exit lets the container of a pod end, an hour ago, so that no back-off delays what follows.
@@ -334,7 +328,7 @@ func TestJobPodsOutliveNothing(t *testing.T) {
 	c.active(2)
 }
 
-// A Job that another controller manages, and one that the API server has not filled in, are left alone.
+// A Job that another controller manages is left alone.
 func TestJobLeftAlone(t *testing.T) {
 	c := newCluster(t)
 	c.namespace("ns")
@@ -351,13 +345,11 @@ func TestJobLeftAlone(t *testing.T) {
 func TestCronJob(t *testing.T) {
 	c, ctx := newCluster(t), t.Context()
 	c.namespace("ns")
-	template := c.job("template", func(s *batchv1.JobSpec) { s.Suspend = ptr.To(true) })
-	template.Spec.Suspend = ptr.To(false)
 	cj, err := c.BatchV1().CronJobs("ns").Create(ctx, &batchv1.CronJob{
 		ObjectMeta: metav1.ObjectMeta{Name: "report"},
 		Spec: batchv1.CronJobSpec{
 			Schedule: "0 0 1 1 *", TimeZone: ptr.To("Europe/Berlin"), Suspend: ptr.To(true),
-			ConcurrencyPolicy: batchv1.AllowConcurrent, JobTemplate: batchv1.JobTemplateSpec{Spec: template.Spec},
+			JobTemplate: batchv1.JobTemplateSpec{Spec: twoPods()},
 		},
 	}, metav1.CreateOptions{})
 	if err != nil {
@@ -381,8 +373,8 @@ func TestCronJob(t *testing.T) {
 		return err
 	})
 	jobs, err := c.BatchV1().Jobs("ns").List(ctx, metav1.ListOptions{})
-	if err != nil || len(jobs.Items) != 2 {
-		t.Fatalf("%d Jobs, %v; want the template and one more", len(jobs.Items), err)
+	if err != nil || len(jobs.Items) != 1 {
+		t.Fatalf("%d Jobs, %v; want one", len(jobs.Items), err)
 	}
 	c.wantEvent("CronJob", "SuccessfulCreate", "Created job report-")
 	c.wantEvent("CronJob", "SawCompletedJob", "Saw completed job: report-")

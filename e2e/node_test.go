@@ -24,6 +24,7 @@ type node struct {
 	*testhost.Host
 	t      *testing.T
 	binary string
+	flags  []string // of the server, besides the usual ones
 	env    []string // of kubectl; nil: this process's
 	log    string   // of the server, on this machine
 	server *server
@@ -36,7 +37,17 @@ type server struct {
 }
 
 // newNode starts a server and waits until its Node is Ready.
-func newNode(t *testing.T) *node {
+func newNode(t *testing.T, flags ...string) *node {
+	t.Helper()
+	n := newHost(t)
+	n.flags = flags
+	n.start()
+	n.kubectl("wait", "--for=condition=Ready", "node/alpha", "--timeout=60s")
+	return n
+}
+
+// newHost is where a node can be started: it has the images.
+func newHost(t *testing.T) *node {
 	t.Helper()
 	n := &node{Host: testhost.New(t, testhost.Options{Name: "alpha"}), t: t, binary: binary(t), log: filepath.Join(t.TempDir(), "skiff.log"), server: &server{ctx: t.Context()}}
 	images := n.Path("/var/lib/skiff/agent/images")
@@ -57,8 +68,6 @@ func newNode(t *testing.T) *node {
 			t.Logf("the end of the server's log:\n%s", tail(log, 16000))
 		}
 	})
-	n.start()
-	n.kubectl("wait", "--for=condition=Ready", "node/alpha", "--timeout=60s")
 	return n
 }
 
@@ -85,7 +94,8 @@ func binary(t *testing.T) string {
 // start runs the server, and waits until kubectl can find its Node.
 func (n *node) start() {
 	n.t.Helper()
-	cmd := n.Command(n.server.ctx, n.binary, "server", "--node-name", "alpha", "--node-ip", n.IP().String(), "--cgroup-root", n.CgroupRoot())
+	flags := append([]string{"server", "--node-name", "alpha", "--node-ip", n.IP().String(), "--cgroup-root", n.CgroupRoot()}, n.flags...)
+	cmd := n.Command(n.server.ctx, n.binary, flags...)
 	log, err := os.OpenFile(n.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		n.t.Fatal(err)

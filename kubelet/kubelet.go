@@ -11,6 +11,7 @@
 //     are passed in serve it.
 //   - allocation remembers what a pod was granted; resize.go grants more or less of it to a running one.
 //   - userns gives users of their own to pods that want them.
+//   - mirror.go runs the pods of files on this node, which package static reads, and shows them in the API.
 //   - probe asks containers how they are; status tells the API.
 //   - eviction ends pods when the node runs short of something; evict.go tells it what they use.
 //   - events.go hears from the runtime what changed; housekeeping.go removes what is dead and rotates logs.
@@ -98,6 +99,8 @@ type Deps struct {
 	Images    runtimeapi.ImageServiceClient
 	Volumes   Volumes
 	Env       Env
+	// Static pods; nil: there are none.
+	Static StaticPods
 	// Recorder of events; nil: events are sent through Client.
 	Recorder record.EventRecorder
 	// OnPodCIDR is told the addresses that the node may give to pods, once they are known and when they change. May be nil.
@@ -127,6 +130,7 @@ type Kubelet struct {
 	puller      *images.Puller
 	imageGC     *images.Collector
 	evictor     *eviction.Manager
+	statics     *statics
 	synced      []cache.InformerSynced
 	onPodCIDR   func([]string)
 	runtimeName string // set by Run before any pod is looked at
@@ -174,6 +178,7 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	k.evictor = eviction.New(eviction.Config{Hard: cfg.Eviction, Transition: pressureTransition, Root: cfg.Root}, evictable{k}, k.agent.Ref(), k.events)
 	k.agent.Pressure = k.evictor.Pressure
 	k.status = status.NewManager(deps.Client, deps.Informers.Core().V1().Pods().Lister())
+	k.statics = newStatics(deps.Static, deps.Client, deps.Informers.Core().V1().Pods().Lister())
 	return k, k.handlers(deps.Informers)
 }
 
@@ -185,9 +190,9 @@ func (k *Kubelet) handlers(factory informers.SharedInformerFactory) error {
 			return pod != nil && pod.Spec.NodeName == k.cfg.Node.Name
 		},
 		Handler: cache.ResourceEventHandlerFuncs{
-			AddFunc:    func(obj any) { k.podChanged(podOf(obj)) },
-			UpdateFunc: func(_, obj any) { k.podChanged(podOf(obj)) },
-			DeleteFunc: func(obj any) { k.podDeleted(podOf(obj)) },
+			AddFunc:    func(obj any) { k.inAPI(podOf(obj), k.podChanged) },
+			UpdateFunc: func(_, obj any) { k.inAPI(podOf(obj), k.podChanged) },
+			DeleteFunc: func(obj any) { k.inAPI(podOf(obj), k.podDeleted) },
 		},
 	})
 	if err != nil {
@@ -208,6 +213,14 @@ func (k *Kubelet) handlers(factory informers.SharedInformerFactory) error {
 	}
 	k.synced = []cache.InformerSynced{pods.HasSynced, nodes.HasSynced}
 	return nil
+}
+
+// inAPI takes news of a pod that the API has: for a mirror, the pod that it shows is another.
+func (k *Kubelet) inAPI(pod *v1.Pod, took func(*v1.Pod)) {
+	if isMirror(pod) {
+		took = k.mirrorChanged
+	}
+	took(pod)
 }
 
 func podOf(obj any) *v1.Pod {
@@ -242,6 +255,9 @@ func (k *Kubelet) Poke() { k.agent.Poke() }
 // Run keeps the node and its pods until ctx ends. Containers go on running after that.
 func (k *Kubelet) Run(ctx context.Context) error {
 	if err := k.prepare(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return err
 	}
 	if k.broadcaster != nil {
@@ -283,6 +299,10 @@ func (k *Kubelet) runPods(ctx context.Context) error {
 	if !cache.WaitForCacheSync(ctx.Done(), k.synced...) {
 		return nil // ctx ended
 	}
+	k.statics.read(ctx)
+	for _, pod := range k.statics.all() {
+		k.startStatic(pod) // before anything that runs is taken for an orphan
+	}
 	k.mu.Lock()
 	k.ctx = ctx
 	for _, w := range k.workers {
@@ -290,6 +310,7 @@ func (k *Kubelet) runPods(ctx context.Context) error {
 	}
 	k.mu.Unlock()
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return k.runStatics(ctx) })
 	group.Go(func() error { return k.watchContainers(ctx) })
 	group.Go(func() error { return k.keepHouse(ctx) })
 	group.Go(func() error { return k.evictor.Run(ctx) })

@@ -70,6 +70,7 @@ type bench struct {
 	events  *record.FakeRecorder
 	kubelet *Kubelet
 	cidrs   chan []string
+	static  StaticPods
 	stop    func()
 }
 
@@ -103,7 +104,7 @@ func (b *bench) start() {
 		Root:    filepath.Join(b.dir, "kubelet"), LogRoot: filepath.Join(b.dir, "logs"), CPUCFSQuota: true,
 	}, Deps{
 		Client: b.client, Informers: factory, Runtime: runtimeapi.NewRuntimeServiceClient(conn), Images: runtimeapi.NewImageServiceClient(conn),
-		Volumes: noVolumes{}, Env: plainEnv{}, Recorder: b.events, OnPodCIDR: func(c []string) { b.cidrs <- c },
+		Volumes: noVolumes{}, Env: plainEnv{}, Recorder: b.events, Static: b.static, OnPodCIDR: func(c []string) { b.cidrs <- c },
 	})
 	if err != nil {
 		b.t.Fatal(err)

@@ -101,6 +101,9 @@ func (k *Kubelet) note(w *worker, out *containers.Outcome) (changed bool) {
 	return changed
 }
 
+// errNotRegistered puts pods off for a moment, at a start.
+var errNotRegistered = errors.New("the node is not registered yet")
+
 // admit decides once whether the pod may run here. A pod that runs already is not asked again.
 func (k *Kubelet) admit(w *worker, pod *v1.Pod, have *containers.Status) (rejected bool, err error) {
 	k.admission.Lock()
@@ -115,7 +118,7 @@ func (k *Kubelet) admit(w *worker, pod *v1.Pod, have *containers.Status) (reject
 	if len(have.Containers) == 0 {
 		node := k.agent.Node()
 		if node == nil || len(node.Status.Allocatable) == 0 { // before the first report nothing would fit
-			return false, fmt.Errorf("node %q is not registered yet", k.cfg.Node.Name)
+			return false, errNotRegistered // wakeAll follows
 		}
 		r := admit.Sysctls(pod, k.cfg.AllowedSysctls)
 		if why := k.evictor.Refuse(pod); why != "" {

@@ -4,6 +4,7 @@ package kubelet
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -126,6 +127,7 @@ func (k *Kubelet) wakeAll() {
 	for _, w := range k.workers {
 		signal(w.news)
 	}
+	k.statics.lookAgain()
 }
 
 func (w *worker) poke() { signal(w.wake) }
@@ -260,6 +262,7 @@ func (k *Kubelet) work(ctx context.Context, w *worker) {
 			continue
 		case !then.at.IsZero():
 			wait = min(wait, time.Until(then.at))
+		case errors.Is(err, errNotRegistered):
 		case err != nil:
 			logger.Error(err, "Error syncing pod, skipping")
 			wait, pause = pause, min(2*pause, retryMost)
@@ -342,6 +345,10 @@ func (k *Kubelet) dismiss(w *worker) {
 	k.grants.Forget(w.uid)
 	k.users.Forget(w.uid)
 	k.cleanUp(w.uid)
+	w.mu.Lock()
+	pod := w.pod
+	w.mu.Unlock()
+	k.statics.dismissed(pod)
 }
 
 // active lists the pods that hold resources of the node, but one, each with what it was granted.

@@ -77,8 +77,8 @@ func (s *Server) prepare(ctx context.Context) error {
 	if !s.cfg.NoNode {
 		group.Go(func() error {
 			err := s.cfg.Node.Preflight(ctx, s.cfg.NodeIP)
-			if err == nil && s.cfg.Node.RuntimeEndpoint == "" {
-				err = agent.Unpack(s.cfg.DataDir)
+			if err == nil {
+				err = s.cfg.Node.Unpack(s.cfg.DataDir)
 			}
 			if err != nil {
 				cancel() // who waits for the other is spared that

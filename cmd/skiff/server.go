@@ -177,6 +177,7 @@ func nodeFlags(fs *pflag.FlagSet, cfg *agent.Settings) {
 	fs.StringVar(&cfg.PodLogs, "pod-logs", cfg.PodLogs, "directory of containers' logs")
 	fs.StringVar(&cfg.ContainerLogs, "container-logs", cfg.ContainerLogs, "directory of links to containers' logs, by pod and container; empty for none")
 	fs.Int64Var(&cfg.MaxPods, "max-pods", cfg.MaxPods, "how many pods may run on this node")
+	fs.StringVar(&cfg.PodManifests, "pod-manifest-path", "", "folder of static pods, one in each file, which this node runs by itself (default: none)")
 	fs.StringVar(&cfg.CNIConfDir, "cni-conf-dir", cfg.CNIConfDir, "directory of CNI configurations")
 	fs.StringVar(&cfg.CNIBinDir, "cni-bin-dir", cfg.CNIBinDir, "directory of CNI plugins")
 	fs.StringVar(&cfg.CgroupRoot, "cgroup-root", cfg.CgroupRoot, "cgroup below which pods run")

@@ -18,6 +18,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -63,9 +64,12 @@ func Read() (Index, error) {
 	return index, json.Unmarshal(raw, &index)
 }
 
-// Unpack puts the programs into a directory, if they are not the ones that are there already. A
-// program that is running keeps its old file.
-func Unpack(dir string) error {
+// Plugin is the program that any container runtime can start, as a CNI plugin.
+const Plugin = "thincni"
+
+// Unpack puts the programs into a directory, or only those named, if they are not the ones that are there
+// already. A program that is running keeps its old file.
+func Unpack(dir string, only ...string) error {
 	index, err := Read()
 	if err != nil {
 		return err
@@ -76,6 +80,9 @@ func Unpack(dir string) error {
 	there := unpacked(dir)
 	changed := false
 	for _, f := range index.Programs {
+		if len(only) > 0 && !slices.Contains(only, f.Name) {
+			continue
+		}
 		if _, err := os.Stat(filepath.Join(dir, f.Name)); err == nil && there[f.Name] == f.SHA256 {
 			continue
 		}
@@ -93,6 +100,22 @@ func Unpack(dir string) error {
 		return err
 	}
 	return writeFile(filepath.Join(dir, record), 0o644, bytes.NewReader(raw))
+}
+
+// Remove takes away what Unpack has put into a directory that is somebody else's too.
+func Remove(dir string) error {
+	var errs []error
+	for name := range unpacked(dir) {
+		errs = append(errs, removeIfThere(filepath.Join(dir, name)))
+	}
+	return errors.Join(append(errs, removeIfThere(filepath.Join(dir, record)))...)
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // unpacked returns the hashes of the programs that an earlier Unpack put there. An unreadable record counts

@@ -49,6 +49,33 @@ func TestUnpack(t *testing.T) {
 	}
 }
 
+// One program alone can be put into a directory of others, and taken away from there.
+func TestUnpackOne(t *testing.T) {
+	dir := t.TempDir()
+	theirs := filepath.Join(dir, "bridge")
+	if err := os.WriteFile(theirs, nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := Unpack(dir, Plugin); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, Plugin)); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "runc")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("runc was unpacked too: %v", err)
+	}
+	if err := Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 || left[0].Name() != "bridge" {
+		t.Errorf("after Remove there is %v (%v), want what is not ours", left, err)
+	}
+	if err := Remove(dir); err != nil {
+		t.Errorf("a second Remove: %v", err)
+	}
+}
+
 func modified(t *testing.T, path string) time.Time {
 	t.Helper()
 	info, err := os.Stat(path)

@@ -4,6 +4,9 @@ package objects
 
 import corev1 "k8s.io/api/core/v1"
 
+// Needed tells whether a pod refers to any ConfigMap or Secret.
+func Needed(pod *corev1.Pod) bool { return len(references(pod)) > 0 }
+
 // references lists all ConfigMaps and Secrets that the kubelet reads for pod: for volumes,
 // environments and image pulls.
 func references(pod *corev1.Pod) map[key]bool {

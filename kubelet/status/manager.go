@@ -177,7 +177,7 @@ func (m *Manager) write(ctx context.Context, uid types.UID) error {
 // current is the newest version of the pod's object that we know of; nil when it is gone.
 func (m *Manager) current(ctx context.Context, uid types.UID, d *desired) (*v1.Pod, error) {
 	pod, err := m.pods.Pods(d.namespace).Get(d.name)
-	if apierrors.IsNotFound(err) || err == nil && pod.UID != uid { // the lister may be behind, or the pod replaced
+	if apierrors.IsNotFound(err) || err == nil && !shows(pod, uid) { // the lister may be behind, or the pod replaced
 		if pod, err = m.client.CoreV1().Pods(d.namespace).Get(ctx, d.name, metav1.GetOptions{}); apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
 			return nil, nil // a node may not even ask for a pod that is no longer bound to it
 		}
@@ -185,7 +185,7 @@ func (m *Manager) current(ctx context.Context, uid types.UID, d *desired) (*v1.P
 	if err != nil {
 		return nil, fmt.Errorf("get Pod %s/%s: %w", d.namespace, d.name, err)
 	}
-	if pod.UID != uid {
+	if !shows(pod, uid) {
 		return nil, nil
 	}
 	if d.written != nil {
@@ -194,6 +194,11 @@ func (m *Manager) current(ctx context.Context, uid types.UID, d *desired) (*v1.P
 		}
 	}
 	return pod, nil
+}
+
+// shows says whether an object is that of a pod, or the mirror of a static one.
+func shows(object *v1.Pod, uid types.UID) bool {
+	return object.UID == uid || object.Annotations[v1.MirrorPodAnnotationKey] == string(uid)
 }
 
 // patch writes what differs and returns the object as it is then; nil when the pod is gone.

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+const staticPod = `
+apiVersion: v1
+kind: Pod
+metadata:
+  name: own
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+    - name: main
+      image: busybox:stable
+      imagePullPolicy: IfNotPresent
+      command: [sh, -c, echo began; sleep 3600]
+`
+
+// A pod of a file runs as long as the file is there, and shows in the API, where nobody can end it.
+func TestStaticPod(t *testing.T) {
+	n := newHost(t)
+	n.flags = []string{"--pod-manifest-path=/etc/skiff/pods"}
+	file := n.Path("/etc/skiff/pods/own.yaml")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(staticPod), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	n.start()
+	n.eventually(time.Minute, "the static pod shows", func() error { _, err := n.try("get", "pod", "own-alpha"); return err })
+	n.kubectl("wait", "--for=condition=Ready", "pod/own-alpha", "--timeout=60s")
+	if out := n.kubectl("logs", "own-alpha"); out != "began\n" {
+		t.Errorf("logs = %q", out)
+	}
+	if out := n.kubectl("exec", "own-alpha", "--", "echo", "inside"); out != "inside\n" {
+		t.Errorf("exec = %q", out)
+	}
+	before := n.containers("default")
+	n.kubectl("delete", "pod", "own-alpha", "--wait=false")
+	n.eventually(30*time.Second, "a new mirror is Ready", func() error {
+		out, err := n.try("get", "pod", "own-alpha", "-o", "jsonpath={.metadata.deletionTimestamp} {.status.phase}")
+		if err == nil && out != " Running" {
+			err = fmt.Errorf("its deletion and phase = %q", out)
+		}
+		return err
+	})
+	if after := n.containers("default"); len(before) != 2 || strings.Join(after, "\n") != strings.Join(before, "\n") {
+		t.Errorf("the deletion of a mirror made %q of %q", after, before)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	n.kubectl("wait", "--for=delete", "pod/own-alpha", "--timeout=60s")
+	n.eventually(30*time.Second, "the containers are gone", func() error {
+		if left := n.containers("default"); len(left) > 0 {
+			return fmt.Errorf("there is %q", left)
+		}
+		return nil
+	})
+}
