@@ -124,7 +124,7 @@ func start(ctx context.Context, o options, archive string) (cluster.Cluster, err
 	}
 	say("starting Skiff on a test host; its log is in %s", o.output)
 	return cluster.Start(ctx, cluster.Config{
-		Binary: binary, Archive: archive, LogDir: o.output, Flags: strings.Fields(o.serverFlags), Say: say,
+		Binary: binary, Archive: archive, Registry: true, LogDir: o.output, Flags: strings.Fields(o.serverFlags), Say: say,
 	})
 }
 
