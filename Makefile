@@ -24,15 +24,16 @@ BUILD_PACKAGES := gcc libc6-dev libseccomp-dev pkg-config
 RUN_PACKAGES := iptables
 TEST_PACKAGES := busybox-static curl iproute2 util-linux conntrack
 
-.PHONY: help build run test unit e2e bench lint generate bundle deps test-deps clean
+.PHONY: help build run test unit e2e bench lint generate bundle modules deps test-deps clean
 
 help: ## say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 build: bundle ## build bin/skiff
-	go build -ldflags '$(LDFLAGS)' -o bin/skiff ./cmd/skiff
+	@echo building bin/skiff
+	@go build -ldflags '$(LDFLAGS)' -o bin/skiff ./cmd/skiff
 
-bundle: deps ## build what the binary carries: runc, the shim, OpenAPI documents
+bundle: deps modules ## build what the binary carries: runc, the shim, OpenAPI documents
 	@go run ./cri/bundle/build
 	@go run ./apiserver/openapi/generate
 
@@ -58,6 +59,11 @@ lint: bundle ## gofmt, go vet, staticcheck, and the rules of the house
 
 generate: ## make all generated files anew
 	go generate ./...
+
+# Fetched here, in silence: go build would name hundreds of modules. What is wrong it says nevertheless.
+modules:
+	@test -d "$$(go env GOMODCACHE)/cache/download/k8s.io/kubectl" || echo downloading Go modules
+	@go list -deps ./cmd/skiff ./cri/bundle/build ./apiserver/openapi/generate >/dev/null 2>&1 || true
 
 deps:
 	@$(call install,$(BUILD_PACKAGES) $(RUN_PACKAGES))

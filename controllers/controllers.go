@@ -35,6 +35,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 	"github.com/skiff-k8s/skiff/controllers/replicaset"
 	"github.com/skiff-k8s/skiff/controllers/replicationcontroller"
+	"github.com/skiff-k8s/skiff/controllers/resourcequota"
 	"github.com/skiff-k8s/skiff/controllers/rootcacertpublisher"
 	"github.com/skiff-k8s/skiff/controllers/serviceaccount"
 	"github.com/skiff-k8s/skiff/controllers/statefulset"
@@ -126,6 +127,9 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	},
 	func(m *Manager) (reconcile.Controller, error) {
 		return namespace.New(m.deps.ClientFor(namespace.Name), m.deps.MetadataFor(namespace.Name), m.deps.Discovery, m.deps.Informers), nil
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		return resourcequota.New(m.deps.ClientFor(resourcequota.Name), m.deps.MetadataFor(resourcequota.Name), m.deps.Discovery, m.deps.Informers)
 	},
 	func(m *Manager) (reconcile.Controller, error) {
 		return clusterroleaggregation.New(m.deps.ClientFor(clusterroleaggregation.Name), m.deps.Informers), nil

@@ -39,7 +39,7 @@ func TestStockKubectl(t *testing.T) {
 		"exec -n demo deployment/web -- id", "exec -n demo deployment/web -- sh -c 'exit 7'",
 		// What cannot work.
 		"gett pods", "get nothing", "get pod none -n demo", "get pods --colour", "delete deployment none -n demo", "logs none -n demo",
-		"create namespace demo", "create namespace A_b", "scale deployment/web --replicas=-1 -n demo", "label pod none a=b -n demo",
+		"create namespace demo", "create configmap x -n none", "create namespace A_b", "scale deployment/web --replicas=-1 -n demo", "label pod none a=b -n demo",
 		"set image deployment/web none=busybox -n demo", "patch service web -n demo -p {", "auth can-i fly pods --as=nobody", "-v=x get pods",
 	} {
 		t.Run(strings.ReplaceAll(line, "/", "_"), func(t *testing.T) {

@@ -7,6 +7,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/skiff-k8s/skiff/e2e/testimage"
 	"github.com/skiff-k8s/skiff/testhost"
@@ -59,6 +62,7 @@ func newHost(t *testing.T) *node {
 			t.Fatal(err)
 		}
 	}
+	compress(t, filepath.Join(images, "busybox-next.tar"))
 	if err := n.Mark(); err != nil {
 		t.Fatal(err)
 	}
@@ -69,6 +73,22 @@ func newHost(t *testing.T) *node {
 		}
 	})
 	return n
+}
+
+// compress makes an archive one that ends with .zst; a node imports both kinds.
+func compress(t *testing.T, path string) {
+	t.Helper()
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.WriteFile(path+".zst", encoder.EncodeAll(raw, nil), 0o600), os.Remove(path)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // with is the same node for a subtest.
