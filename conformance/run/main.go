@@ -27,6 +27,7 @@ import (
 type options struct {
 	focus, skip string
 	smoke       bool
+	unpassed    bool
 	repeat      int
 	parallel    int
 	kubeconfig  string
@@ -54,6 +55,7 @@ func parse() options {
 	flag.StringVar(&o.focus, "focus", "", "run the tests whose names this regular expression matches")
 	flag.StringVar(&o.skip, "skip", "", "but not those that this one matches")
 	flag.BoolVar(&o.smoke, "smoke", false, "run the tests that smoke.txt names")
+	flag.BoolVar(&o.unpassed, "unpassed", false, "run only what is not known to pass")
 	flag.IntVar(&o.repeat, "repeat", 1, "run each test that many times")
 	flag.IntVar(&o.parallel, "parallel", 3, "how many tests run at once")
 	flag.StringVar(&o.kubeconfig, "kubeconfig", "", "test this cluster and not one of its own")

@@ -44,15 +44,21 @@ func newPlan(ctx context.Context, o options, e2e string) (*plan, error) {
 		return nil, err
 	}
 	if len(p.selected) == 0 {
-		return nil, fmt.Errorf("no test has a name that FOCUS %q matches", o.focus)
+		return nil, fmt.Errorf("there is no test to run for FOCUS=%q SKIP=%q UNPASSED=%t", o.focus, o.skip, o.unpassed)
 	}
 	return p, p.resume()
 }
 
 func (p *plan) choose() ([]*results.Test, error) {
 	selected, err := suite.Select(p.known.Tests, p.options.focus, p.options.skip)
-	if err != nil || !p.options.smoke {
-		return selected, err
+	if err != nil {
+		return nil, err
+	}
+	if p.options.unpassed {
+		selected = slices.DeleteFunc(selected, func(t *results.Test) bool { return t.State == results.Passed })
+	}
+	if !p.options.smoke {
+		return selected, nil
 	}
 	content, err := os.ReadFile("smoke.txt")
 	if err != nil {
@@ -73,7 +79,8 @@ func (p *plan) resume() error {
 	if err != nil {
 		return err
 	}
-	of := fmt.Sprintf("%s focus=%q skip=%q smoke=%t repeat=%d", key, p.options.focus, p.options.skip, p.options.smoke, p.options.repeat)
+	of := fmt.Sprintf("%s focus=%q skip=%q smoke=%t unpassed=%t repeat=%d",
+		key, p.options.focus, p.options.skip, p.options.smoke, p.options.unpassed, p.options.repeat)
 	content, err := os.ReadFile(p.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
