@@ -3,12 +3,13 @@
 # The conformance bench; the Makefile above includes this. Variables:
 #   FOCUS='\[sig-cli\]'   run the tests whose names this regular expression matches
 #   SKIP='\[Serial\]'     but not these
+#   UNPASSED=1            run only what is not known to pass
 #   REPEAT=3              run each of them that often: what does not always pass is named as flaky
 #   PARALLEL=3            that many at once
 #   KUBECONFIG=...        test this cluster (give it on the command line) and not one of its own
 #   FRESH=1               do not continue a run that was interrupted
 
-CONFORMANCE_FLAGS = $(if $(FOCUS),-focus '$(FOCUS)') $(if $(SKIP),-skip '$(SKIP)') $(if $(REPEAT),-repeat $(REPEAT)) \
+CONFORMANCE_FLAGS = $(if $(FOCUS),-focus '$(FOCUS)') $(if $(SKIP),-skip '$(SKIP)') $(if $(UNPASSED),-unpassed) $(if $(REPEAT),-repeat $(REPEAT)) \
 	$(if $(PARALLEL),-parallel $(PARALLEL)) $(if $(FRESH),-fresh)
 
 # From the environment it is the user's everyday cluster, where the suite must not go by accident.
@@ -16,13 +17,17 @@ ifeq ($(origin KUBECONFIG),command line)
 CONFORMANCE_FLAGS += -kubeconfig '$(abspath $(KUBECONFIG))'
 endif
 
-.PHONY: conformance conformance-smoke conformance-report
+.PHONY: conformance conformance-smoke conformance-skiff conformance-report
 
 conformance: build ## run Kubernetes' conformance suite, or a part: FOCUS=, SKIP=, REPEAT=, PARALLEL=, KUBECONFIG=
 	cd conformance && go run ./run $(CONFORMANCE_FLAGS)
 
 conformance-smoke: build ## run the ten minutes of it that say most
 	cd conformance && go run ./run -smoke $(CONFORMANCE_FLAGS)
+
+conformance-skiff: build test-deps ## run our own suite: what Skiff promises beyond upstream's; KUBECONFIG=
+	cd conformance && $(if $(filter command line,$(origin KUBECONFIG)),SKIFF_CONFORMANCE_KUBECONFIG='$(abspath $(KUBECONFIG))') \
+		go test -p 1 -count=1 -timeout 20m $(if $(FOCUS),-run '$(FOCUS)') ./skiff
 
 conformance-report: ## render conformance/REPORT.md from conformance/results.json
 	cd conformance && go run ./report

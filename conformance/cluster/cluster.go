@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -50,7 +52,11 @@ func (e existing) Command(ctx context.Context, name string, args ...string) *exe
 // Config says what an own cluster is made of.
 type Config struct {
 	Binary  string // skiff
-	Archive string // of the test images
+	Archive string // of images that the node imports; none if empty
+	// Registry serves those of them that upstream's suite pulls, and refuses all others.
+	Registry bool
+	// Prepare, if set, gets the host before anything runs there.
+	Prepare func(*testhost.Host) error
 	LogDir  string // for the servers' logs
 	Flags   []string
 	Say     func(format string, args ...any)
@@ -68,16 +74,21 @@ const (
 
 // Own is a Skiff on a test host. Whatever ends this process ends it too.
 type Own struct {
-	config  Config
-	closers cleanups
-	host    *testhost.Host
-	server  *testhost.Process
-	log     *os.File
+	config   Config
+	closers  cleanups
+	host     *testhost.Host
+	registry *images.Registry
+	before   machine
+	server   *testhost.Process
+	log      *os.File
 }
 
 // Start starts a server that is also a node, and waits until that is Ready.
 func Start(ctx context.Context, config Config) (own *Own, err error) {
 	own = &Own{config: config, closers: cleanups{say: config.Say}}
+	if own.before, err = look(); err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
 			own.closers.run()
@@ -86,16 +97,27 @@ func Start(ctx context.Context, config Config) (own *Own, err error) {
 	if err := own.makeHost(ctx); err != nil {
 		return nil, err
 	}
-	if err := own.startServer(ctx); err != nil {
-		return nil, err
+	return own, own.Restart(ctx)
+}
+
+// Restart starts the server again after Stop or Kill, and waits until the node is Ready.
+func (o *Own) Restart(ctx context.Context) error {
+	if err := o.startServer(ctx); err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
-	if err := own.awaitReady(ctx); err != nil {
-		return nil, fmt.Errorf("%w\n%s", err, own.endOfLog())
+	if err := o.awaitReady(ctx); err != nil {
+		return fmt.Errorf("%w\n%s", err, o.endOfLog())
 	}
-	return own, nil
+	return nil
 }
+
+// Host is where the server runs.
+func (o *Own) Host() *testhost.Host { return o.host }
+
+// Kill ends the server without warning.
+func (o *Own) Kill(ctx context.Context) error { return o.server.Kill(ctx) }
 
 func (o *Own) makeHost(ctx context.Context) error {
 	err := o.closers.catch(func(t testhost.T) {
@@ -104,13 +126,23 @@ func (o *Own) makeHost(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := linkOrCopy(o.config.Archive, filepath.Join(o.host.Path(imageDir), "conformance.tar")); err != nil {
-		return fmt.Errorf("hand over the test images: %w", err)
+	if o.config.Archive != "" {
+		if err := linkOrCopy(o.config.Archive, filepath.Join(o.host.Path(imageDir), "conformance.tar")); err != nil {
+			return fmt.Errorf("hand over the test images: %w", err)
+		}
 	}
-	return o.serveImages(ctx)
+	if o.config.Prepare != nil {
+		if err := o.config.Prepare(o.host); err != nil {
+			return fmt.Errorf("prepare the test host: %w", err)
+		}
+	}
+	if o.config.Registry {
+		return o.serveImages(ctx)
+	}
+	return nil
 }
 
-// serveImages runs a registry on the host's loopback, and tells the host that it is a mirror.
+// serveImages runs a registry on the host's loopback, and tells the host that it is all registries there are.
 func (o *Own) serveImages(ctx context.Context) error {
 	registry, err := images.NewRegistry(ctx, o.config.Archive)
 	if err != nil {
@@ -130,7 +162,8 @@ func (o *Own) serveImages(ctx context.Context) error {
 		}
 	}()
 	o.closers.Cleanup(func() { stop(); <-done })
-	dir := o.host.Path(filepath.Join(registryConfig, images.Mirrored))
+	o.registry = registry
+	dir := o.host.Path(filepath.Join(registryConfig, "_default"))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -138,12 +171,20 @@ func (o *Own) serveImages(ctx context.Context) error {
 	return os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(hosts), 0o644)
 }
 
+// Pulls are the images that nodes asked a registry for: those that it had, and those that it had not. All
+// registries of the world are this one to the nodes, so there are no others.
+func (o *Own) Pulls() (served, refused map[string]int) {
+	return o.registry.Served(), o.registry.Refused()
+}
+
 func (o *Own) startServer(ctx context.Context) error {
 	var err error
-	if o.log, err = os.Create(filepath.Join(o.config.LogDir, nodeName+".log")); err != nil {
-		return err
+	if o.log == nil {
+		if o.log, err = os.Create(filepath.Join(o.config.LogDir, nodeName+".log")); err != nil {
+			return err
+		}
+		o.closers.Cleanup(func() { o.log.Close() })
 	}
-	o.closers.Cleanup(func() { o.log.Close() })
 	flags := append([]string{"server", "--node-name=" + nodeName, "--node-ip=" + o.host.IP().String(), "--cgroup-root=" + o.host.CgroupRoot()}, o.config.Flags...)
 	cmd := o.host.Command(context.WithoutCancel(ctx), o.config.Binary, flags...)
 	cmd.Stdout, cmd.Stderr = o.log, o.log
@@ -200,23 +241,54 @@ func (o *Own) Command(ctx context.Context, name string, args ...string) *exec.Cm
 // Done is closed when the server has ended.
 func (o *Own) Done() <-chan struct{} { return o.server.Done() }
 
-// Close stops the server, and then the host with all that is in it.
-func (o *Own) Close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
+// Stop asks the server to end, and waits for it. Pods go on.
+func (o *Own) Stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, stopPatience)
 	defer cancel()
 	err := o.server.Signal(syscall.SIGTERM)
-	if err == nil {
-		if waited := o.server.Wait(ctx); errors.Is(waited, context.DeadlineExceeded) {
-			err = fmt.Errorf("the server did not end within %s of a SIGTERM; its log says where it is", stopPatience)
-			o.server.Signal(syscall.SIGQUIT) // Go prints all goroutines
-			<-o.server.Done()
+	if errors.Is(err, os.ErrProcessDone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if waited := o.server.Wait(ctx); errors.Is(waited, context.DeadlineExceeded) {
+		err = fmt.Errorf("the server did not end within %s of a SIGTERM; its log says where it is", stopPatience)
+		o.server.Signal(syscall.SIGQUIT) // Go prints all goroutines
+		<-o.server.Done()
+	}
+	return err
+}
+
+// Close stops the server, and then the host with all that is in it. What is left of them on the machine is an error.
+func (o *Own) Close() error {
+	err := o.Stop(context.Background())
+	inside := namespacesOf(o.host)
+	cgroup := o.host.CgroupRoot()
+	o.closers.run()
+	return errors.Join(err, o.judgePulls(), remains(o.before, inside, cgroup))
+}
+
+// judgePulls says what nodes pulled. An image of the suite that is missing is an error; some tests ask for images
+// that exist nowhere.
+func (o *Own) judgePulls() error {
+	if o.registry == nil {
+		return nil
+	}
+	served, refused := o.Pulls()
+	o.config.Say("the nodes asked for %d images that the test registry has, and for %d that it has not: %s",
+		len(served), len(refused), strings.Join(slices.Sorted(maps.Keys(refused)), ", "))
+	var missing []string
+	for image := range refused {
+		if strings.HasPrefix(image, "registry.k8s.io/") {
+			missing = append(missing, image)
 		}
 	}
-	if errors.Is(err, os.ErrProcessDone) {
-		err = nil
+	if len(missing) > 0 {
+		slices.Sort(missing)
+		return fmt.Errorf("tests need images that are not made here: %s", strings.Join(missing, ", "))
 	}
-	o.closers.run()
-	return err
+	return nil
 }
 
 // linkOrCopy saves the copy where both are on one file system.

@@ -35,8 +35,16 @@ type Test struct {
 	// Runs and Failures count the runs of the last time that the suite ran it.
 	Runs     int `json:"runs,omitempty"`
 	Failures int `json:"failures,omitempty"`
-	// Skiff is the version that was tested.
-	Skiff string `json:"skiff,omitempty"`
+	Found
+}
+
+// Found says of which source a verdict is, and since when.
+type Found struct {
+	// Skiff is the version that was tested, and Commit the source that it was made from.
+	Skiff  string `json:"skiff,omitempty"`
+	Commit string `json:"commit,omitempty"`
+	// Date is the day and time of the last run, in UTC.
+	Date string `json:"date,omitempty"`
 }
 
 // SIG is the special interest group of Kubernetes that the test belongs to.
@@ -104,6 +112,17 @@ func (r *Results) Cover(tests []Test) {
 		old.File = t.File
 		r.Tests = append(r.Tests, old)
 	}
+}
+
+// Sources counts the verdicts by the commit that they are of.
+func (r *Results) Sources() map[string]int {
+	sources := map[string]int{}
+	for _, t := range r.Tests {
+		if t.State != NotRun {
+			sources[t.Commit]++
+		}
+	}
+	return sources
 }
 
 // Get finds a test by its name.

@@ -6,11 +6,11 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -27,6 +27,7 @@ import (
 type options struct {
 	focus, skip string
 	smoke       bool
+	unpassed    bool
 	repeat      int
 	parallel    int
 	kubeconfig  string
@@ -54,6 +55,7 @@ func parse() options {
 	flag.StringVar(&o.focus, "focus", "", "run the tests whose names this regular expression matches")
 	flag.StringVar(&o.skip, "skip", "", "but not those that this one matches")
 	flag.BoolVar(&o.smoke, "smoke", false, "run the tests that smoke.txt names")
+	flag.BoolVar(&o.unpassed, "unpassed", false, "run only what is not known to pass")
 	flag.IntVar(&o.repeat, "repeat", 1, "run each test that many times")
 	flag.IntVar(&o.parallel, "parallel", 3, "how many tests run at once")
 	flag.StringVar(&o.kubeconfig, "kubeconfig", "", "test this cluster and not one of its own")
@@ -104,8 +106,12 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	found, err := ask(ctx, testee, built["kubectl"])
+	if err != nil {
+		return errors.Join(err, testee.Close())
+	}
 	runErr := plan.run(ctx, suite.Config{
-		E2E: built["e2e.test"], Kubectl: built["kubectl"], Cluster: testee, OutputDir: o.output, Parallel: o.parallel, Say: say,
+		E2E: built["e2e.test"], Kubectl: built["kubectl"], Cluster: testee, OutputDir: o.output, Parallel: o.parallel, Found: found, Say: say,
 	})
 	return errors.Join(runErr, testee.Close())
 }
@@ -120,21 +126,21 @@ func start(ctx context.Context, o options, archive string) (cluster.Cluster, err
 	}
 	say("starting Skiff on a test host; its log is in %s", o.output)
 	return cluster.Start(ctx, cluster.Config{
-		Binary: binary, Archive: archive, LogDir: o.output, Flags: strings.Fields(o.serverFlags), Say: say,
+		Binary: binary, Archive: archive, Registry: true, LogDir: o.output, Flags: strings.Fields(o.serverFlags), Say: say,
 	})
 }
 
-// version is what the skiff that is tested says of itself.
-func version(ctx context.Context, o options) (string, error) {
-	if o.kubeconfig != "" {
-		return "cluster of " + filepath.Base(o.kubeconfig), nil
-	}
-	out, err := exec.CommandContext(ctx, o.binary, "version").Output()
+// ask asks the cluster what it is.
+func ask(ctx context.Context, c cluster.Cluster, kubectl string) (results.Found, error) {
+	out, err := c.Command(ctx, kubectl, "--kubeconfig="+c.Kubeconfig(), "get", "--raw", "/version").Output()
 	if err != nil {
-		return "", fmt.Errorf("ask %s for its version (run make build): %w", o.binary, err)
+		return results.Found{}, fmt.Errorf("ask the cluster for its version: %w", err)
 	}
-	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
-	return line, nil
+	var said struct{ GitVersion, GitCommit string }
+	if err := json.Unmarshal(out, &said); err != nil {
+		return results.Found{}, fmt.Errorf("ask the cluster for its version: %w", err)
+	}
+	return results.Found{Skiff: said.GitVersion, Commit: said.GitCommit}, nil
 }
 
 // testeeKey is a digest of what is tested: an interrupted run of something else is not continued.

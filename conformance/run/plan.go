@@ -23,7 +23,6 @@ type plan struct {
 	path     string // of the state below
 	known    *results.Results
 	selected []*results.Test
-	skiff    string
 	state    state
 }
 
@@ -41,22 +40,25 @@ func newPlan(ctx context.Context, o options, e2e string) (*plan, error) {
 	if p.known, err = readResults(ctx, o, e2e); err != nil {
 		return nil, err
 	}
-	if p.skiff, err = version(ctx, o); err != nil {
-		return nil, err
-	}
 	if p.selected, err = p.choose(); err != nil {
 		return nil, err
 	}
 	if len(p.selected) == 0 {
-		return nil, fmt.Errorf("no test has a name that FOCUS %q matches", o.focus)
+		return nil, fmt.Errorf("there is no test to run for FOCUS=%q SKIP=%q UNPASSED=%t", o.focus, o.skip, o.unpassed)
 	}
 	return p, p.resume()
 }
 
 func (p *plan) choose() ([]*results.Test, error) {
 	selected, err := suite.Select(p.known.Tests, p.options.focus, p.options.skip)
-	if err != nil || !p.options.smoke {
-		return selected, err
+	if err != nil {
+		return nil, err
+	}
+	if p.options.unpassed {
+		selected = slices.DeleteFunc(selected, func(t *results.Test) bool { return t.State == results.Passed })
+	}
+	if !p.options.smoke {
+		return selected, nil
 	}
 	content, err := os.ReadFile("smoke.txt")
 	if err != nil {
@@ -77,7 +79,8 @@ func (p *plan) resume() error {
 	if err != nil {
 		return err
 	}
-	of := fmt.Sprintf("%s focus=%q skip=%q smoke=%t repeat=%d", key, p.options.focus, p.options.skip, p.options.smoke, p.options.repeat)
+	of := fmt.Sprintf("%s focus=%q skip=%q smoke=%t unpassed=%t repeat=%d",
+		key, p.options.focus, p.options.skip, p.options.smoke, p.options.unpassed, p.options.repeat)
 	content, err := os.ReadFile(p.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -110,7 +113,6 @@ func (p *plan) left(times int) []*results.Test {
 }
 
 func (p *plan) run(ctx context.Context, config suite.Config) error {
-	config.Skiff = p.skiff
 	config.Save = p.save
 	for round := 1; round <= p.options.repeat && ctx.Err() == nil; round++ {
 		left := p.left(round)
@@ -144,6 +146,11 @@ func (p *plan) conclude() error {
 	}
 	run := results.Results{Tests: p.selected}
 	say("%d passed, %d failed, %d skipped; logs are in %s", run.Count(results.Passed), run.Count(results.Failed), run.Count(results.Skipped), p.options.output)
+	for _, t := range p.selected {
+		if t.Flaky() {
+			say("FLAKY, failed %d of %d times: %s", t.Failures, t.Runs, t.Name)
+		}
+	}
 	if n := run.Count(results.Failed); n > 0 {
 		return fmt.Errorf("%d of %d tests failed", n, len(p.selected))
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"regexp"
 	"testing"
+	"time"
 
 	"github.com/onsi/ginkgo/v2/types"
 
@@ -50,7 +51,7 @@ func TestRecord(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := &runner{
 				config:   Config{OutputDir: t.TempDir(), Save: func() error { return nil }, Say: t.Logf},
-				progress: newProgress(2, t.Logf),
+				progress: newProgress(nil, 1, t.Logf),
 			}
 			a, b := &results.Test{Name: "a"}, &results.Test{Name: "b"}
 			rest, err := r.record(tc.ctx, batch{a, b}, tc.reports)
@@ -69,7 +70,7 @@ func TestRecord(t *testing.T) {
 
 // A test that failed once has failed, however often it passes.
 func TestFlakyCountsAsFailed(t *testing.T) {
-	r := &runner{config: Config{OutputDir: t.TempDir(), Say: t.Logf}, progress: newProgress(3, t.Logf)}
+	r := &runner{config: Config{OutputDir: t.TempDir(), Say: t.Logf}, progress: newProgress(nil, 1, t.Logf)}
 	test := &results.Test{Name: "a"}
 	r.take(test, spec("a", types.SpecStatePassed, ""), "")
 	r.take(test, spec("a", types.SpecStateFailed, "late"), "")
@@ -91,5 +92,18 @@ func TestFocus(t *testing.T) {
 		if focus.MatchString(name) != want {
 			t.Errorf("%q matches %q: %t, want %t", b.focus(), name, !want, want)
 		}
+	}
+}
+
+// What is left is told from how long each test took the last time; tests that must be alone count in full.
+func TestProgressTellsWhatIsLeft(t *testing.T) {
+	long, short, alone, unknown := &results.Test{Name: "long", Seconds: 100}, &results.Test{Name: "short", Seconds: 10}, &results.Test{Name: "alone [Serial]", Seconds: 50}, &results.Test{Name: "unknown"}
+	p := newProgress([]*results.Test{long, short, alone, unknown}, 2, t.Logf)
+	if got, want := p.left(), time.Duration(100+10+2*50+typicalSeconds)*time.Second/2; got != want {
+		t.Errorf("before the first test %s are left, want %s", got, want)
+	}
+	p.finished(long)
+	if got, want := p.left(), time.Duration(10+2*50+typicalSeconds)*time.Second/2; got != want {
+		t.Errorf("after the longest test %s are left, want %s", got, want)
 	}
 }

@@ -27,7 +27,7 @@ type Config struct {
 	Cluster      cluster.Cluster
 	OutputDir    string // for logs and reports
 	Parallel     int
-	Skiff        string // what is tested
+	Found        results.Found // what is tested, and how old it is
 	// Save is called after each batch, never twice at once.
 	Save func() error
 	Say  func(format string, args ...any)
@@ -43,7 +43,7 @@ const (
 // Run runs the tests and puts the verdicts into them. It returns early, without an error, when ctx ends; the
 // tests that have not finished by then keep the verdict that they had.
 func Run(ctx context.Context, config Config, tests []*results.Test) error {
-	r := &runner{config: config, progress: newProgress(len(tests), config.Say)}
+	r := &runner{config: config, progress: newProgress(tests, config.Parallel, config.Say)}
 	for _, dir := range []string{"logs", "batches"} {
 		if err := os.MkdirAll(filepath.Join(config.OutputDir, dir), 0o755); err != nil {
 			return err
@@ -248,7 +248,8 @@ func verdict(report types.SpecReport, setUp string) results.State {
 func (r *runner) take(t *results.Test, report types.SpecReport, setUp string) {
 	t.State = verdict(report, setUp)
 	t.Seconds = float64(report.RunTime.Round(100*time.Millisecond)) / float64(time.Second)
-	t.Skiff = r.config.Skiff
+	t.Found = r.config.Found
+	t.Date = time.Now().UTC().Format(time.DateTime)
 	t.Runs++
 	t.Failure = ""
 	if t.State != results.Passed {
