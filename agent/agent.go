@@ -45,6 +45,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/static"
 	"github.com/skiff-k8s/skiff/kubelet/volumes"
 	"github.com/skiff-k8s/skiff/network"
+	"github.com/skiff-k8s/skiff/network/policy"
 	"github.com/skiff-k8s/skiff/proxy"
 	"github.com/skiff-k8s/skiff/registry/podspec"
 	"github.com/skiff-k8s/skiff/version"
@@ -88,6 +89,7 @@ type Agent struct {
 	volumes *volumes.Manager
 	objects *objects.Cache
 	network *network.Network // nil with a network of the user's
+	policy  *policy.Enforcer // likewise
 	proxy   *proxy.Proxy
 
 	gateways chan []netip.Addr // of the bridge, when the pod network has become ready
@@ -120,6 +122,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	if a.network != nil {
 		below.Go(func() error { return a.network.Run(belowCtx) })
+		below.Go(func() error { return a.policy.Run(belowCtx) })
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
@@ -224,11 +227,16 @@ func (a *Agent) buildRuntime() error {
 }
 
 func (a *Agent) buildNetwork() error {
+	var err error
+	if a.cfg.Network == NetworkSkiff {
+		if a.policy, err = policy.New(policy.Config{}, a.deps.Informers); err != nil {
+			return fmt.Errorf("build the enforcement of NetworkPolicies: %w", err)
+		}
+	}
 	if err := a.buildPodNetwork(); err != nil {
 		return err
 	}
 	nodeIP, _ := netip.AddrFromSlice(a.cfg.NodeIP)
-	var err error
 	a.proxy, err = proxy.New(proxy.Config{
 		NodeName:          a.cfg.NodeName,
 		ClusterCIDRs:      []netip.Prefix{a.cfg.ClusterCIDR},
@@ -250,6 +258,10 @@ func (a *Agent) buildPodNetwork() error {
 	if a.cfg.Network != NetworkSkiff {
 		return nil
 	}
+	var isolation network.Policy
+	if a.policy != nil {
+		isolation = a.policy
+	}
 	var err error
 	a.network, err = network.New(network.Config{
 		DataDir:      filepath.Join(a.cfg.DataDir, "agent"),
@@ -259,6 +271,7 @@ func (a *Agent) buildPodNetwork() error {
 		Bridge:       bridgeName,
 		ClusterCIDRs: []netip.Prefix{a.cfg.ClusterCIDR},
 		ServiceCIDRs: []netip.Prefix{a.cfg.ServiceCIDR},
+		Policy:       isolation,
 		OnReady:      a.networkReady,
 	})
 	if err != nil {
