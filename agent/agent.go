@@ -227,11 +227,15 @@ func (a *Agent) buildNetwork() error {
 	if err := a.buildPodNetwork(); err != nil {
 		return err
 	}
+	nodeIP, _ := netip.AddrFromSlice(a.cfg.NodeIP)
 	var err error
 	a.proxy, err = proxy.New(proxy.Config{
-		NodeName:      a.cfg.NodeName,
-		ClusterCIDRs:  []netip.Prefix{a.cfg.ClusterCIDR},
-		HealthAddress: a.cfg.ProxyHealth,
+		NodeName:          a.cfg.NodeName,
+		ClusterCIDRs:      []netip.Prefix{a.cfg.ClusterCIDR},
+		HealthAddress:     a.cfg.ProxyHealth,
+		MasqueradeAll:     a.cfg.MasqueradeAll,
+		ExternalIPs:       a.cfg.ExternalIPs,
+		NodePortAddresses: a.cfg.nodePortAddresses(nodeIP.Unmap()),
 	}, a.deps.Proxy, a.deps.Informers)
 	if err != nil {
 		return fmt.Errorf("build the Service proxy: %w", err)

@@ -167,6 +167,7 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	}
 	chain, err := admission.New(admission.Deps{
 		ServiceResolver: resolver,
+		ExternalIPs:     cfg.Node.ExternalIPs,
 
 		Client: c.admin, Dynamic: dynamicClient, Informers: c.informers, Authorizer: c.authz, RESTMapper: c.mapper,
 		Features: utilfeature.DefaultFeatureGate, Version: effective, Done: c.requests,
