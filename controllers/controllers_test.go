@@ -36,6 +36,8 @@ import (
 type cluster struct {
 	kubernetes.Interface
 	t *testing.T
+
+	directories *directories
 }
 
 func newCluster(t *testing.T) *cluster {
@@ -56,6 +58,7 @@ func newCluster(t *testing.T) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c := &cluster{Interface: client, t: t, directories: &directories{}}
 	factory := informers.NewSharedInformerFactory(client, 0)
 	as := func(name string) *user.DefaultInfo {
 		return &user.DefaultInfo{Name: "system:serviceaccount:kube-system:" + name}
@@ -71,6 +74,8 @@ func newCluster(t *testing.T) *cluster {
 		Informers: factory,
 		PodRanges: []nodeipam.Range{{Cluster: netip.MustParsePrefix("10.42.0.0/16"), NodeBits: 24}},
 		RootCA:    []byte("the CA"),
+
+		LocalVolumes: c.directories,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -95,7 +100,7 @@ func newCluster(t *testing.T) *cluster {
 		}
 		_ = store.Close()
 	})
-	return &cluster{client, t}
+	return c
 }
 
 // eventually waits until check returns nil.
