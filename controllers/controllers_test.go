@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
+	restclient "k8s.io/client-go/rest"
 	"k8s.io/component-base/compatibility"
 	"k8s.io/utils/ptr"
 
@@ -70,6 +71,7 @@ func newCluster(t *testing.T) *cluster {
 		MetadataFor: func(name string) metadata.Interface {
 			return metadata.NewForConfigOrDie(door.ClientConfig(as(name)))
 		},
+		ConfigFor: func(name string) *restclient.Config { return door.ClientConfig(as(name)) },
 		Discovery: client.Discovery(),
 		Informers: factory,
 		PodRanges: []nodeipam.Range{{Cluster: netip.MustParsePrefix("10.42.0.0/16"), NodeBits: 24}},

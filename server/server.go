@@ -102,6 +102,7 @@ func (s *Server) buildParts() error {
 	s.controllers, err = controllers.New(controllers.Deps{
 		ClientFor:   s.plane.clientFor,
 		MetadataFor: s.plane.metadataFor,
+		ConfigFor:   s.plane.configForController,
 		Discovery:   s.plane.discovery(),
 		Informers:   s.plane.informers,
 		PodRanges:   []nodeipam.Range{{Cluster: s.cfg.ClusterCIDR, NodeBits: nodeBits(s.cfg.ClusterCIDR)}},
