@@ -26,8 +26,12 @@ import (
 	"k8s.io/client-go/scale"
 	"k8s.io/client-go/tools/record"
 
+	"github.com/skiff-k8s/skiff/controllers/bootstraptoken"
 	"github.com/skiff-k8s/skiff/controllers/clusterroleaggregation"
 	"github.com/skiff-k8s/skiff/controllers/cronjob"
+	"github.com/skiff-k8s/skiff/controllers/csrapproving"
+	"github.com/skiff-k8s/skiff/controllers/csrcleaner"
+	"github.com/skiff-k8s/skiff/controllers/csrsigning"
 	"github.com/skiff-k8s/skiff/controllers/daemonset"
 	"github.com/skiff-k8s/skiff/controllers/deployment"
 	"github.com/skiff-k8s/skiff/controllers/disruption"
@@ -82,6 +86,8 @@ type Deps struct {
 	RootCA []byte
 	// LocalVolumes is how the nodes' directories for local-path volumes are made; nil: by their kubelets.
 	LocalVolumes localpath.Nodes
+	// Signers sign certificate requests.
+	Signers csrsigning.Authorities
 }
 
 // Manager runs all controllers.
@@ -197,6 +203,18 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	},
 	func(m *Manager) (reconcile.Controller, error) {
 		return rootcacertpublisher.New(m.deps.ClientFor(rootcacertpublisher.Name), m.deps.Informers, m.deps.RootCA), nil
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		return csrapproving.New(m.deps.ClientFor(csrapproving.Name), m.deps.Informers), nil
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		return csrsigning.New(m.deps.ClientFor(csrsigning.Name), m.deps.Informers, m.deps.Signers), nil
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		return csrcleaner.New(m.deps.ClientFor(csrcleaner.Name), m.deps.Informers), nil
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		return bootstraptoken.New(m.deps.ClientFor(bootstraptoken.CleanerName), m.deps.ClientFor(bootstraptoken.SignerName), m.deps.Informers), nil
 	},
 }
 

@@ -24,6 +24,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/agent"
 	"github.com/skiff-k8s/skiff/controllers"
+	"github.com/skiff-k8s/skiff/controllers/csrsigning"
 	"github.com/skiff-k8s/skiff/controllers/nodeipam"
 	"github.com/skiff-k8s/skiff/scheduler"
 )
@@ -107,6 +108,9 @@ func (s *Server) buildParts() error {
 		Informers:   s.plane.informers,
 		PodRanges:   []nodeipam.Range{{Cluster: s.cfg.ClusterCIDR, NodeBits: nodeBits(s.cfg.ClusterCIDR)}},
 		RootCA:      s.plane.pki.ServerCA.PEM(),
+		Signers: csrsigning.Authorities{
+			Client: s.plane.pki.ClientCA, KubeletServer: s.plane.pki.KubeletCA, Legacy: s.plane.pki.ServerCA,
+		},
 	})
 	if err != nil {
 		return fmt.Errorf("build controllers: %w", err)
@@ -189,7 +193,7 @@ func (s *Server) makeCluster(ctx context.Context) error {
 	if err := s.plane.authz.Policy.Ensure(ctx, s.plane.admin); err != nil {
 		return fmt.Errorf("put the default roles in place: %w", err)
 	}
-	if err := (clusterObjects{client: s.plane.admin, cfg: s.cfg}).ensure(ctx); err != nil {
+	if err := (clusterObjects{client: s.plane.admin, cfg: s.cfg, rootCA: s.plane.pki.ServerCA.PEM()}).ensure(ctx); err != nil {
 		return err
 	}
 	if err := publishAuthentication(ctx, s.plane.admin, s.plane.pki); err != nil {
