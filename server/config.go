@@ -37,6 +37,7 @@ type Config struct {
 
 	NoNode bool // control plane only
 
+	API  APISettings
 	Node agent.Settings
 
 	// Progress is told each step of the start, and how long it took from Started. Optional.
@@ -73,6 +74,7 @@ func Default() Config {
 		NodePorts:      PortRange{30000, 32767},
 		Kubeconfig:     "/etc/skiff/skiff.yaml",
 		KubeconfigMode: 0o600,
+		API:            defaultAPISettings(),
 		Node:           agent.DefaultSettings(),
 	}
 }
@@ -116,6 +118,9 @@ func (c *Config) Complete() error {
 	}
 	if c.NodePorts.First < 1 || c.NodePorts.Last > 65535 || c.NodePorts.First > c.NodePorts.Last {
 		return fmt.Errorf("node port range %s is not a range of ports (change --service-node-port-range)", c.NodePorts)
+	}
+	if err := c.API.check(); err != nil {
+		return err
 	}
 	return c.Node.Check()
 }

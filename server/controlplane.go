@@ -168,10 +168,9 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	if err != nil {
 		return err
 	}
+	webhookAuth := apiserver.WebhookAuth(c.adminConfig())
 	chain, err := admission.New(admission.Deps{
-		ServiceResolver: resolver,
-		ExternalIPs:     cfg.Node.ExternalIPs,
-
+		ServiceResolver: resolver, WebhookAuth: webhookAuth, ExternalIPs: cfg.Node.ExternalIPs,
 		Client: c.admin, Dynamic: dynamicClient, Informers: c.informers, Authorizer: c.authz, RESTMapper: c.mapper,
 		Features: utilfeature.DefaultFeatureGate, Version: effective, Done: c.requests,
 	})
@@ -215,7 +214,9 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 		RuleResolver:    c.authz,
 		Admission:       chain,
 		Informers:       c.informers,
+		MaxInFlight:     cfg.API.MaxRequestsInFlight + cfg.API.MaxMutatingRequestsInFlight,
 		ServiceResolver: resolver,
+		WebhookAuth:     webhookAuth,
 		ProxyClientCert: apiserver.CertFiles{CertFile: proxyCert, KeyFile: proxyKey},
 		ExternalAddress: net.JoinHostPort(cfg.NodeIP.String(), strconv.Itoa(cfg.SecurePort)),
 		Version:         effective,

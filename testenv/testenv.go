@@ -55,6 +55,7 @@ type settings struct {
 	firstPort    int
 	lastPort     int
 	authorizer   authorizer.Authorizer
+	maxInFlight  int
 	deps         registry.Deps
 }
 
@@ -78,6 +79,9 @@ func NodePorts(first, last int) Option {
 
 // Authorizer decides who may do what (default: everybody may everything).
 func Authorizer(a authorizer.Authorizer) Option { return func(s *settings) { s.authorizer = a } }
+
+// FlowControl shares out requests by priority and fairness, as many at once (default: no limit).
+func FlowControl(maxInFlight int) Option { return func(s *settings) { s.maxInFlight = maxInFlight } }
 
 // Deps gives resources what they need besides their storage. Addresses of Services are there anyway.
 func Deps(deps registry.Deps) Option { return func(s *settings) { s.deps = deps } }
@@ -129,7 +133,7 @@ func start(t testing.TB, s settings) (*Env, error) {
 	s.deps.Core.Budgets = env.Client.PolicyV1()
 	server, err := apiserver.New(ctx, apiserver.Config{
 		Store: store, Resources: registry.All(s.deps), Services: services, Door: env.door, Loopback: env.Config,
-		Authenticator: inprocess.Authenticator(), Authorizer: s.authorizer,
+		Authenticator: inprocess.Authenticator(), Authorizer: s.authorizer, MaxInFlight: s.maxInFlight,
 		ExternalAddress: "127.0.0.1:6443", Version: version.Effective(),
 	})
 	if err != nil {

@@ -25,6 +25,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/request/x509"
 	"k8s.io/apiserver/pkg/authentication/token/cache"
 	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/client-go/kubernetes"
 
@@ -91,7 +92,7 @@ func New(c Config) (*Authenticators, error) {
 	if paths := c.anonymousPaths(); len(paths) > 0 {
 		request = union.NewFailOnError(request, anonymous.NewAuthenticator(paths))
 	}
-	return &Authenticators{Request: request, Token: tokens}, nil
+	return &Authenticators{Request: request, Token: group.NewTokenGroupAdder(tokens, []string{user.AllAuthenticated})}, nil
 }
 
 func (c Config) frontProxy() authenticator.Request {

@@ -167,7 +167,14 @@ func serverFlags(fs *pflag.FlagSet, cfg *server.Config) {
 		return nil
 	})
 	fs.BoolVar(&cfg.NoNode, "no-node", false, "control plane only: do not make this machine a node")
+	apiFlags(fs, &cfg.API)
 	nodeFlags(fs, &cfg.Node)
+}
+
+// apiFlags are called as kube-apiserver's.
+func apiFlags(fs *pflag.FlagSet, cfg *server.APISettings) {
+	fs.IntVar(&cfg.MaxRequestsInFlight, "max-requests-inflight", cfg.MaxRequestsInFlight, "with --max-mutating-requests-inflight, how many requests the API handles at once")
+	fs.IntVar(&cfg.MaxMutatingRequestsInFlight, "max-mutating-requests-inflight", cfg.MaxMutatingRequestsInFlight, "see --max-requests-inflight; both 0: no limit and no fairness")
 }
 
 func nodeFlags(fs *pflag.FlagSet, cfg *agent.Settings) {
