@@ -316,6 +316,11 @@ func (a *Agent) buildKubelet() error {
 		Stale: func(pod *corev1.Pod, err error) {
 			klog.ErrorS(err, "Volume is not up to date", "pod", klog.KObj(pod))
 		},
+		Event: func(pod *corev1.Pod, kind, reason, message string) { a.kubelet.Event(pod, kind, reason, message) },
+		EnsureImage: func(ctx context.Context, pod *corev1.Pod, image *corev1.ImageVolumeSource) (*runtimeapi.ImageSpec, error) {
+			return a.kubelet.EnsureImage(ctx, pod, image)
+		},
+		RecursiveReadOnly: func(handler string) bool { return a.kubelet.RecursiveReadOnly(handler) },
 	})
 	a.kubelet, err = kubelet.New(kubelet.Config{
 		Node: node.Config{
@@ -389,6 +394,7 @@ func (a *Agent) buildKubeletAPI() error {
 		Runtime:       runtimeapi.NewRuntimeServiceClient(a.conn),
 		Images:        runtimeapi.NewImageServiceClient(a.conn),
 		RootDir:       a.cfg.KubeletRoot,
+		LocalVolumes:  volumes.Directories{Root: filepath.Join(a.cfg.DataDir, "storage")},
 	})
 	return nil
 }

@@ -34,6 +34,7 @@ import (
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/apiserver/pkg/server/healthz"
+	utilflowcontrol "k8s.io/apiserver/pkg/util/flowcontrol"
 	"k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -41,6 +42,7 @@ import (
 	basecompatibility "k8s.io/component-base/compatibility"
 	aggregator "k8s.io/kube-aggregator/pkg/apiserver"
 
+	"github.com/skiff-k8s/skiff/apiserver/flowcontrol"
 	"github.com/skiff-k8s/skiff/apiserver/inprocess"
 	"github.com/skiff-k8s/skiff/apiserver/openapi"
 	"github.com/skiff-k8s/skiff/datastore"
@@ -76,6 +78,8 @@ type Config struct {
 	RuleResolver  authorizer.RuleResolver
 	Admission     admission.Interface
 	Informers     informers.SharedInformerFactory // nil: its own, which see everything
+	// MaxInFlight is how many requests are handled at once, shared out by priority and fairness (0: no limit).
+	MaxInFlight int
 
 	// ServiceResolver finds the Services of conversion webhooks and aggregated API servers (nil: by endpoints).
 	ServiceResolver webhook.ServiceResolver
@@ -105,15 +109,19 @@ type Server struct {
 
 // New builds the server. Nothing is served until Run. Of ctx it keeps the values, not the end.
 func New(ctx context.Context, cfg Config) (*Server, error) {
-	if err := cfg.complete(); err != nil {
-		return nil, err
-	}
 	scheme, err := registry.NewScheme(cfg.Resources)
 	if err != nil {
 		return nil, err
 	}
 	codecs := newCodecs(scheme)
-	base := genericConfig(cfg, codecs)
+	client, err := kubernetes.NewForConfig(cfg.Loopback)
+	if err != nil {
+		return nil, fmt.Errorf("make the API server's own client: %w", err)
+	}
+	if err := cfg.complete(client); err != nil {
+		return nil, err
+	}
+	base := genericConfig(cfg, codecs, client)
 	crds, err := newCRDs(base, cfg)
 	if err != nil {
 		return nil, err
@@ -123,6 +131,11 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("build the API server: %w", err)
 	}
 	s := &Server{generic: generic, crds: crds, stores: map[schema.GroupResource]*rest.Store{}, scheme: scheme}
+	if cfg.MaxInFlight > 0 {
+		if err := s.keepFlowControl(cfg, client); err != nil {
+			return nil, err
+		}
+	}
 	groups, err := s.buildResources(ctx, cfg, codecs)
 	if err != nil {
 		return nil, err
@@ -142,16 +155,13 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	openapi.New(crds.Informers.Apiextensions().V1().CustomResourceDefinitions().Lister()).Install(s.Generic().Handler.NonGoRestfulMux)
+	remotes := remoteAPIs{services: s.front.APIRegistrationInformers.Apiregistration().V1().APIServices().Lister(), resolver: cfg.ServiceResolver, cert: cfg.ProxyClientCert}
+	openapi.New(crds.Informers.Apiextensions().V1().CustomResourceDefinitions().Lister(), remotes.list).Install(s.Generic().Handler.NonGoRestfulMux)
 	return s, nil
 }
 
-func (cfg *Config) complete() error {
+func (cfg *Config) complete(client kubernetes.Interface) error {
 	if cfg.Informers == nil {
-		client, err := kubernetes.NewForConfig(cfg.Loopback)
-		if err != nil {
-			return fmt.Errorf("make the API server's own client: %w", err)
-		}
 		cfg.Informers = informers.NewSharedInformerFactory(client, 0)
 	}
 	if cfg.ServiceResolver == nil {
@@ -225,7 +235,7 @@ func newCodecs(scheme *runtime.Scheme) serializer.CodecFactory {
 }
 
 // genericConfig is what the servers have in common.
-func genericConfig(cfg Config, codecs serializer.CodecFactory) genericapiserver.Config {
+func genericConfig(cfg Config, codecs serializer.CodecFactory, client kubernetes.Interface) genericapiserver.Config {
 	c := genericapiserver.NewConfig(codecs)
 	c.EffectiveVersion = cfg.Version
 	c.LoopbackClientConfig = cfg.Loopback
@@ -242,8 +252,14 @@ func genericConfig(cfg Config, codecs serializer.CodecFactory) genericapiserver.
 	c.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(
 		sets.NewString("watch", "proxy"),
 		sets.NewString("attach", "exec", "proxy", "log", "portforward"))
-	// Flow control estimates a list's cost with these counts; they cost a poll of every resource.
-	c.StorageObjectCountTracker = nil
+	c.StorageObjectCountTracker = cfg.Store.Counts()
+	c.MaxRequestsInFlight, c.MaxMutatingRequestsInFlight = 0, 0 // it is flow control that limits
+	if cfg.MaxInFlight > 0 {
+		c.FlowControl = utilflowcontrol.New(cfg.Informers, client.FlowcontrolV1(), cfg.MaxInFlight)
+	}
+	c.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
+		return genericapiserver.DefaultBuildHandlerChain(countOnScrape(handler, cfg.Store.Counts()), c)
+	}
 	c.SecureServing = &genericapiserver.SecureServingInfo{
 		Listener: cfg.Listener, Cert: cfg.ServingCert, ClientCA: cfg.ClientCA,
 		HTTP2MaxStreamsPerConnection: 1000,
@@ -256,6 +272,35 @@ func genericConfig(cfg Config, codecs serializer.CodecFactory) genericapiserver.
 	c.AddReadyzChecks(healthz.NamedCheck("etcd-readiness", etcd))
 	c.AggregatedDiscoveryGroupManager = discoveryaggregated.NewResourceManager("apis") // one document of all servers
 	return *c
+}
+
+// countOnScrape brings the numbers of objects among the metrics up to date when they are asked for.
+func countOnScrape(handler http.Handler, counts *datastore.Counts) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/metrics" {
+			counts.Observe()
+		}
+		handler.ServeHTTP(w, r)
+	})
+}
+
+// keepFlowControl keeps the default objects of flow control, which has to be ready before the server is.
+func (s *Server) keepFlowControl(cfg Config, client kubernetes.Interface) error {
+	keeper, err := flowcontrol.New(client, cfg.Informers, s.scheme.Default)
+	if err != nil {
+		return err
+	}
+	if err := s.generic.AddPostStartHook(flowcontrol.HookName, func(hook genericapiserver.PostStartHookContext) error {
+		go keeper.Run(hook)
+		select {
+		case <-keeper.Ready():
+		case <-hook.Done():
+		}
+		return nil
+	}); err != nil {
+		return fmt.Errorf("start flow control: %w", err)
+	}
+	return nil
 }
 
 // buildResources opens the storage of all resources.

@@ -25,14 +25,16 @@ import (
 	"k8s.io/apiserver/pkg/authentication/request/x509"
 	"k8s.io/apiserver/pkg/authentication/token/cache"
 	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/skiff-k8s/skiff/apiserver/authn/satoken"
 )
 
-// AnonymousPaths are those that answer anybody unless Config says otherwise.
-var AnonymousPaths = []string{"/livez", "/readyz", "/healthz", "/version"}
+// AnonymousPaths are those that answer anybody unless Config says otherwise. The last is what a machine reads that
+// is about to join, and to find out whether it speaks to the right cluster.
+var AnonymousPaths = []string{"/livez", "/readyz", "/healthz", "/version", "/api/v1/namespaces/kube-public/configmaps/cluster-info"}
 
 // FrontProxyHeaders are those that aggregated API servers are told to read, too.
 var FrontProxyHeaders = struct{ User, UID, Group, ExtraPrefix string }{
@@ -90,7 +92,7 @@ func New(c Config) (*Authenticators, error) {
 	if paths := c.anonymousPaths(); len(paths) > 0 {
 		request = union.NewFailOnError(request, anonymous.NewAuthenticator(paths))
 	}
-	return &Authenticators{Request: request, Token: tokens}, nil
+	return &Authenticators{Request: request, Token: group.NewTokenGroupAdder(tokens, []string{user.AllAuthenticated})}, nil
 }
 
 func (c Config) frontProxy() authenticator.Request {

@@ -144,4 +144,10 @@ func TestChain(t *testing.T) {
 			t.Errorf("%s: %s in %q, want %s in %q", tc.name, resp.User.GetName(), resp.User.GetGroups(), tc.user, tc.groups)
 		}
 	}
+
+	// A TokenReview sees the groups that a request would have.
+	resp, ok, err := auth.Token.AuthenticateToken(t.Context(), token)
+	if err != nil || !ok || !slices.Contains(resp.User.GetGroups(), "system:authenticated") {
+		t.Errorf("the token alone: %v, %v, %v; want system:authenticated among the groups", resp, ok, err)
+	}
 }

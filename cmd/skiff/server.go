@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skiff-k8s/skiff/agent"
+	"github.com/skiff-k8s/skiff/kubelet/simulated"
 	"github.com/skiff-k8s/skiff/server"
 	"github.com/skiff-k8s/skiff/version"
 )
@@ -167,7 +168,28 @@ func serverFlags(fs *pflag.FlagSet, cfg *server.Config) {
 		return nil
 	})
 	fs.BoolVar(&cfg.NoNode, "no-node", false, "control plane only: do not make this machine a node")
+	apiFlags(fs, &cfg.API)
 	nodeFlags(fs, &cfg.Node)
+	simulatedFlags(fs, &cfg.Simulated)
+}
+
+func simulatedFlags(fs *pflag.FlagSet, cfg *simulated.Config) {
+	fs.IntVar(&cfg.Nodes, "simulated-nodes", 0, "how many nodes there are besides, in the API only, to try schedulers and controllers with; docs/simulated-nodes.md")
+	fs.DurationVar(&cfg.StartAfter, "simulated-pod-start", 0, "how long pods take to start on simulated nodes")
+	fs.Func("simulated-node-template", "file with a Node manifest to make the simulated nodes of; {{.Index}} in it is a node's number", func(file string) error {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		cfg.Template, err = simulated.ParseTemplate(string(text))
+		return err
+	})
+}
+
+// apiFlags are called as kube-apiserver's.
+func apiFlags(fs *pflag.FlagSet, cfg *server.APISettings) {
+	fs.IntVar(&cfg.MaxRequestsInFlight, "max-requests-inflight", cfg.MaxRequestsInFlight, "with --max-mutating-requests-inflight, how many requests the API handles at once")
+	fs.IntVar(&cfg.MaxMutatingRequestsInFlight, "max-mutating-requests-inflight", cfg.MaxMutatingRequestsInFlight, "see --max-requests-inflight; both 0: no limit and no fairness")
 }
 
 func nodeFlags(fs *pflag.FlagSet, cfg *agent.Settings) {
