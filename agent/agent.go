@@ -29,17 +29,20 @@ import (
 	"k8s.io/client-go/kubernetes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
+	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
 	"github.com/skiff-k8s/skiff/cri"
 	"github.com/skiff-k8s/skiff/cri/bundle"
 	"github.com/skiff-k8s/skiff/dns"
 	"github.com/skiff-k8s/skiff/kubelet"
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
+	"github.com/skiff-k8s/skiff/kubelet/csi"
 	"github.com/skiff-k8s/skiff/kubelet/env"
 	"github.com/skiff-k8s/skiff/kubelet/eviction"
 	"github.com/skiff-k8s/skiff/kubelet/images"
 	"github.com/skiff-k8s/skiff/kubelet/node"
 	"github.com/skiff-k8s/skiff/kubelet/objects"
+	"github.com/skiff-k8s/skiff/kubelet/plugins"
 	"github.com/skiff-k8s/skiff/kubelet/podnet"
 	kubeletserver "github.com/skiff-k8s/skiff/kubelet/server"
 	"github.com/skiff-k8s/skiff/kubelet/static"
@@ -87,6 +90,7 @@ type Agent struct {
 	kubelet *kubelet.Kubelet
 	api     *kubeletserver.Server
 	volumes *volumes.Manager
+	plugins *plugins.Watcher
 	objects *objects.Cache
 	network *network.Network // nil with a network of the user's
 	policy  *policy.Enforcer // likewise
@@ -135,6 +139,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	})
 	group.Go(func() error { return a.objects.Run(ctx) })
 	group.Go(func() error { return a.volumes.Run(ctx) })
+	group.Go(func() error {
+		if !a.awaitCluster(ctx) {
+			return nil
+		}
+		return a.plugins.Run(ctx)
+	})
 	group.Go(func() error { return a.runKubelet(ctx) })
 	group.Go(func() error { return a.api.Run(ctx) })
 	group.Go(func() error {
@@ -305,7 +315,14 @@ func (a *Agent) buildKubelet() error {
 	builder := env.New(a.objects,
 		env.Services{Lister: services.Lister(), Synced: services.Informer().HasSynced},
 		env.Node{Allocatable: a.allocatable, HostIPs: func() ([]string, error) { return []string{a.cfg.NodeIP.String()}, nil }})
+	drivers := csi.New(a.deps.Node, a.cfg.NodeName)
+	a.plugins = plugins.New(filepath.Join(a.cfg.KubeletRoot, "plugins_registry"), map[string]plugins.Handler{
+		registration.CSIPlugin: drivers,
+	})
 	a.volumes = volumes.New(volumes.Config{
+		NodeName:     a.cfg.NodeName,
+		CSI:          drivers,
+		InUseChanged: func() { a.kubelet.Poke() },
 		Root:    a.cfg.KubeletRoot,
 		Client:  a.deps.Node,
 		Factory: a.deps.Informers,
@@ -360,6 +377,9 @@ func (a *Agent) buildKubelet() error {
 		Env:       builder,
 		Static:    a.staticPods(),
 		OnPodCIDR: a.podCIDRs,
+		VolumesInUse: func() ([]corev1.UniqueVolumeName, []corev1.AttachedVolume) {
+			return a.volumes.VolumesInUse(), nil // who attaches says what is attached
+		},
 	})
 	return err
 }
