@@ -227,11 +227,15 @@ func (a *Agent) buildNetwork() error {
 	if err := a.buildPodNetwork(); err != nil {
 		return err
 	}
+	nodeIP, _ := netip.AddrFromSlice(a.cfg.NodeIP)
 	var err error
 	a.proxy, err = proxy.New(proxy.Config{
-		NodeName:      a.cfg.NodeName,
-		ClusterCIDRs:  []netip.Prefix{a.cfg.ClusterCIDR},
-		HealthAddress: a.cfg.ProxyHealth,
+		NodeName:          a.cfg.NodeName,
+		ClusterCIDRs:      []netip.Prefix{a.cfg.ClusterCIDR},
+		HealthAddress:     a.cfg.ProxyHealth,
+		MasqueradeAll:     a.cfg.MasqueradeAll,
+		ExternalIPs:       a.cfg.ExternalIPs,
+		NodePortAddresses: a.cfg.nodePortAddresses(nodeIP.Unmap()),
 	}, a.deps.Proxy, a.deps.Informers)
 	if err != nil {
 		return fmt.Errorf("build the Service proxy: %w", err)
@@ -299,6 +303,11 @@ func (a *Agent) buildKubelet() error {
 		Stale: func(pod *corev1.Pod, err error) {
 			klog.ErrorS(err, "Volume is not up to date", "pod", klog.KObj(pod))
 		},
+		Event: func(pod *corev1.Pod, kind, reason, message string) { a.kubelet.Event(pod, kind, reason, message) },
+		EnsureImage: func(ctx context.Context, pod *corev1.Pod, image *corev1.ImageVolumeSource) (*runtimeapi.ImageSpec, error) {
+			return a.kubelet.EnsureImage(ctx, pod, image)
+		},
+		RecursiveReadOnly: func(handler string) bool { return a.kubelet.RecursiveReadOnly(handler) },
 	})
 	a.kubelet, err = kubelet.New(kubelet.Config{
 		Node: node.Config{
@@ -372,6 +381,7 @@ func (a *Agent) buildKubeletAPI() error {
 		Runtime:       runtimeapi.NewRuntimeServiceClient(a.conn),
 		Images:        runtimeapi.NewImageServiceClient(a.conn),
 		RootDir:       a.cfg.KubeletRoot,
+		LocalVolumes:  volumes.Directories{Root: filepath.Join(a.cfg.DataDir, "storage")},
 	})
 	return nil
 }

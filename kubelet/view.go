@@ -115,6 +115,11 @@ func (k *Kubelet) Wake(uid types.UID) {
 	}
 }
 
+// Event sends one about a pod, as of the kubelet.
+func (k *Kubelet) Event(pod *v1.Pod, kind, reason, message string) {
+	k.events.Event(pod, kind, reason, message)
+}
+
 // EnsureImage pulls the image of an image volume, as that of a container is pulled.
 func (k *Kubelet) EnsureImage(ctx context.Context, pod *v1.Pod, image *v1.ImageVolumeSource) (*runtimeapi.ImageSpec, error) {
 	handler, err := host{k}.RuntimeHandler(pod)

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/skiff-k8s/skiff/agent"
+	"github.com/skiff-k8s/skiff/kubelet/simulated"
 )
 
 // Config is everything a person can say about a server. Default fills in the rest.
@@ -39,6 +40,9 @@ type Config struct {
 
 	API  APISettings
 	Node agent.Settings
+
+	// Simulated nodes exist besides this machine's, in the API only; none if Nodes is 0.
+	Simulated simulated.Config `json:"-"`
 
 	// Progress is told each step of the start, and how long it took from Started. Optional.
 	Progress func(step Step, after time.Duration) `json:"-"`
@@ -121,6 +125,9 @@ func (c *Config) Complete() error {
 	}
 	if err := c.API.check(); err != nil {
 		return err
+	}
+	if c.Simulated.Nodes < 0 || c.Simulated.StartAfter < 0 {
+		return fmt.Errorf("there cannot be %d simulated nodes whose pods start after %v (change --simulated-nodes or --simulated-pod-start)", c.Simulated.Nodes, c.Simulated.StartAfter)
 	}
 	return c.Node.Check()
 }

@@ -32,6 +32,8 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
+	metricsv1 "k8s.io/metrics/pkg/apis/metrics/v1"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"github.com/skiff-k8s/skiff/agent"
 	"github.com/skiff-k8s/skiff/apiserver"
@@ -48,6 +50,7 @@ import (
 	"github.com/skiff-k8s/skiff/registry/authorization"
 	"github.com/skiff-k8s/skiff/registry/core"
 	"github.com/skiff-k8s/skiff/registry/core/allocation"
+	"github.com/skiff-k8s/skiff/registry/metrics"
 	"github.com/skiff-k8s/skiff/registry/rbac"
 	"github.com/skiff-k8s/skiff/version"
 )
@@ -184,7 +187,7 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	}
 	webhookAuth := apiserver.WebhookAuth(c.adminConfig())
 	chain, err := admission.New(admission.Deps{
-		ServiceResolver: resolver, WebhookAuth: webhookAuth,
+		ServiceResolver: resolver, WebhookAuth: webhookAuth, ExternalIPs: cfg.Node.ExternalIPs,
 		Client: c.admin, Dynamic: dynamicClient, Informers: c.informers, Authorizer: c.authz, RESTMapper: c.mapper,
 		Features: utilfeature.DefaultFeatureGate, Version: effective, Done: c.requests,
 	})
@@ -199,7 +202,12 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 		return fmt.Errorf("build the allocation of Service addresses: %w", err)
 	}
 	proxyCert, proxyKey := c.pki.FrontProxyClient.Files()
-	deps := c.connections()
+	kubelets := c.kubelets()
+	usage := metrics.Storages(metrics.Deps{
+		Nodes: c.informers.Core().V1().Nodes().Lister(), Pods: c.informers.Core().V1().Pods().Lister(),
+		Usage: metrics.NewUsage(metrics.Kubelets{Kubelets: kubelets}),
+	})
+	deps := c.connections(kubelets)
 	deps.Tokens, deps.Services, deps.Budgets = tokens, c.services, c.admin.PolicyV1()
 	encrypted := &encryption.Encryption{}
 	if file := cfg.API.EncryptionConfig; file != "" {
@@ -216,6 +224,8 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 			authenticationv1.SchemeGroupVersion: authentication.Storages(authentication.Deps{Token: authenticators.Token, Audiences: audiences}),
 			authorizationv1.SchemeGroupVersion:  authorization.Storages(authorization.Deps{Authorizer: c.authz, Rules: c.authz}),
 			corev1.SchemeGroupVersion:           {"componentstatuses": core.ComponentStatuses(c.components())},
+			metricsv1.SchemeGroupVersion:        usage,
+			metricsv1beta1.SchemeGroupVersion:   usage,
 		},
 		Door:            c.door,
 		Loopback:        c.adminConfig(),

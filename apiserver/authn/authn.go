@@ -33,8 +33,9 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/authn/satoken"
 )
 
-// AnonymousPaths are those that answer anybody unless Config says otherwise.
-var AnonymousPaths = []string{"/livez", "/readyz", "/healthz", "/version"}
+// AnonymousPaths are those that answer anybody unless Config says otherwise. The last is what a machine reads that
+// is about to join, and to find out whether it speaks to the right cluster.
+var AnonymousPaths = []string{"/livez", "/readyz", "/healthz", "/version", "/api/v1/namespaces/kube-public/configmaps/cluster-info"}
 
 // FrontProxyHeaders are those that aggregated API servers are told to read, too.
 var FrontProxyHeaders = struct{ User, UID, Group, ExtraPrefix string }{

@@ -18,9 +18,9 @@ import (
 )
 
 const (
-	maxTokenAge = 24 * time.Hour   // a token is renewed after 80 % of its life, or this
-	tokenJitter = 10 * time.Second // spreads renewals
-	tokenRetry  = 15 * time.Second // after a renewal that did not succeed
+	maxTokenAge  = 24 * time.Hour   // a token is renewed after 80 % of its life, or this
+	tokenJitter  = 10 * time.Second // spreads renewals
+	renewalRetry = 15 * time.Second // after a renewal that did not succeed
 )
 
 // tokens keeps the service account tokens of pods, and asks for a new SetUp when one is due.
@@ -77,7 +77,7 @@ func (t *tokens) get(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAcco
 		return nil, fmt.Errorf("token of service account %s/%s expired and refresh failed: %w", pod.Namespace, k.account, err)
 	}
 	klog.FromContext(ctx).Error(err, "Couldn't update token", "pod", klog.KObj(pod), "expires", last.expires)
-	t.keep(k, last, tokenRetry)
+	t.keep(k, last, renewalRetry)
 	return last.text, nil
 }
 

@@ -14,7 +14,7 @@
 // there, and TearDown needs nothing else. TearDown unmounts everything below a pod's directory and
 // removes files only where no other mount begins, so that it never reaches what a pod had mounted.
 //
-// The manager polls nothing. When a ConfigMap, Secret, token or trust bundle that a pod uses
+// The manager polls nothing. When a ConfigMap, Secret, token, trust bundle or certificate that a pod uses
 // becomes another one, Config.Changed is called, and the next SetUp of that pod writes it.
 package volumes
 
@@ -57,6 +57,8 @@ type Config struct {
 	// Stale hears that a volume that the pod has could not be brought up to date: worth a FailedMount
 	// event, but the pod goes on with what it has.
 	Stale func(pod *corev1.Pod, err error)
+	// Event sends one about a pod.
+	Event func(pod *corev1.Pod, kind, reason, message string)
 	// EnsureImage pulls the image of an image volume. Without it the reference is mounted as it is.
 	EnsureImage func(ctx context.Context, pod *corev1.Pod, image *corev1.ImageVolumeSource) (*runtimeapi.ImageSpec, error)
 	// RecursiveReadOnly says whether a runtime handler can make mounts recursively read-only.
@@ -67,10 +69,11 @@ type Config struct {
 // Manager makes and removes volumes. Calls for different pods may run at the same time; SetUp,
 // Mounts and TearDown of one pod may not.
 type Manager struct {
-	cfg     Config
-	plugins []plugin
-	tokens  *tokens
-	bundles *trustBundles
+	cfg          Config
+	plugins      []plugin
+	tokens       *tokens
+	bundles      *trustBundles
+	certificates *podCertificates
 
 	mu   sync.Mutex // guards pods
 	pods map[types.UID]map[string]mounted
@@ -81,6 +84,7 @@ func New(cfg Config) *Manager {
 	m := &Manager{cfg: cfg, pods: map[types.UID]map[string]mounted{}}
 	m.tokens = newTokens(cfg.Client, cfg.Changed)
 	m.bundles = newTrustBundles(cfg.Factory, cfg.Changed)
+	m.certificates = newPodCertificates(cfg)
 	m.plugins = m.allPlugins()
 	return m
 }
@@ -88,8 +92,10 @@ func New(cfg Config) *Manager {
 // Run serves what changes while pods run, until ctx ends.
 func (m *Manager) Run(ctx context.Context) error {
 	m.bundles.run(ctx)
+	m.certificates.run(ctx)
 	<-ctx.Done()
 	m.tokens.stop()
+	m.certificates.stop()
 	return nil
 }
 
@@ -165,6 +171,7 @@ func (m *Manager) TearDown(_ context.Context, podUID types.UID) error {
 	m.cfg.Objects.Unregister(podUID)
 	m.tokens.forget(podUID)
 	m.bundles.forget(podUID)
+	m.certificates.forget(podUID)
 	m.mu.Lock()
 	delete(m.pods, podUID)
 	m.mu.Unlock()
