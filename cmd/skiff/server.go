@@ -190,6 +190,12 @@ func simulatedFlags(fs *pflag.FlagSet, cfg *simulated.Config) {
 func apiFlags(fs *pflag.FlagSet, cfg *server.APISettings) {
 	fs.IntVar(&cfg.MaxRequestsInFlight, "max-requests-inflight", cfg.MaxRequestsInFlight, "with --max-mutating-requests-inflight, how many requests the API handles at once")
 	fs.IntVar(&cfg.MaxMutatingRequestsInFlight, "max-mutating-requests-inflight", cfg.MaxMutatingRequestsInFlight, "see --max-requests-inflight; both 0: no limit and no fairness")
+	fs.StringVar(&cfg.AuthenticationConfig, "authentication-config", "", "file with an AuthenticationConfiguration: OpenID Connect issuers, and who may be anonymous")
+	fs.StringVar(&cfg.AuthorizationConfig, "authorization-config", "", "file with an AuthorizationConfiguration: webhooks to ask, and the order of all authorizers (default: Node, RBAC)")
+	fs.StringVar(&cfg.EncryptionConfig, "encryption-provider-config", "", "file with an EncryptionConfiguration: what is encrypted in etcd, and with which keys")
+	fs.BoolVar(&cfg.ReloadEncryptionConfig, "encryption-provider-config-automatic-reload", false, "take over changes of --encryption-provider-config")
+	fs.StringVar(&cfg.TracingConfig, "tracing-config-file", "", "file with a TracingConfiguration: where traces of requests go")
+	cfg.Audit.AddFlags(fs)
 }
 
 func nodeFlags(fs *pflag.FlagSet, cfg *agent.Settings) {
