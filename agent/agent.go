@@ -38,6 +38,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/env"
 	"github.com/skiff-k8s/skiff/kubelet/eviction"
 	"github.com/skiff-k8s/skiff/kubelet/images"
+	"github.com/skiff-k8s/skiff/kubelet/metrics"
 	"github.com/skiff-k8s/skiff/kubelet/node"
 	"github.com/skiff-k8s/skiff/kubelet/objects"
 	"github.com/skiff-k8s/skiff/kubelet/podnet"
@@ -85,6 +86,7 @@ type Agent struct {
 	conn    *grpc.ClientConn
 	kubelet *kubelet.Kubelet
 	api     *kubeletserver.Server
+	metrics *metrics.Metrics
 	volumes *volumes.Manager
 	objects *objects.Cache
 	network *network.Network // nil with a network of the user's
@@ -283,6 +285,8 @@ func (a *Agent) buildKubelet() error {
 	if a.runtime != nil {
 		driver = a.runtime.CgroupDriver()
 	}
+	a.metrics = metrics.New(a.cfg.NodeName)
+	conn := a.metrics.Conn(a.conn)
 	a.objects = objects.New(a.deps.Node, func(uid types.UID) { a.kubelet.Wake(uid) })
 	services := a.deps.Informers.Core().V1().Services()
 	builder := env.New(a.objects,
@@ -337,8 +341,9 @@ func (a *Agent) buildKubelet() error {
 	}, kubelet.Deps{
 		Client:    a.deps.Node,
 		Informers: a.deps.Informers,
-		Runtime:   runtimeapi.NewRuntimeServiceClient(a.conn),
-		Images:    runtimeapi.NewImageServiceClient(a.conn),
+		Runtime:   runtimeapi.NewRuntimeServiceClient(conn),
+		Images:    runtimeapi.NewImageServiceClient(conn),
+		Metrics:   a.metrics,
 		Volumes:   a.volumes,
 		Env:       builder,
 		Static:    a.staticPods(),
@@ -377,6 +382,10 @@ func (a *Agent) buildKubeletAPI() error {
 		Runtime:       runtimeapi.NewRuntimeServiceClient(a.conn),
 		Images:        runtimeapi.NewImageServiceClient(a.conn),
 		RootDir:       a.cfg.KubeletRoot,
+		PodLogs:       a.cfg.PodLogs,
+		Metrics:       a.metrics,
+		Cgroups:       a.kubelet.Cgroups(),
+		Volumes:       a.volumes.Paths,
 	})
 	return nil
 }
