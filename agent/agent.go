@@ -40,6 +40,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/env"
 	"github.com/skiff-k8s/skiff/kubelet/eviction"
 	"github.com/skiff-k8s/skiff/kubelet/images"
+	"github.com/skiff-k8s/skiff/kubelet/metrics"
 	"github.com/skiff-k8s/skiff/kubelet/node"
 	"github.com/skiff-k8s/skiff/kubelet/objects"
 	"github.com/skiff-k8s/skiff/kubelet/plugins"
@@ -89,6 +90,7 @@ type Agent struct {
 	conn    *grpc.ClientConn
 	kubelet *kubelet.Kubelet
 	api     *kubeletserver.Server
+	metrics *metrics.Metrics
 	volumes *volumes.Manager
 	plugins *plugins.Watcher
 	objects *objects.Cache
@@ -310,6 +312,8 @@ func (a *Agent) buildKubelet() error {
 	if a.runtime != nil {
 		driver = a.runtime.CgroupDriver()
 	}
+	a.metrics = metrics.New(a.cfg.NodeName)
+	conn := a.metrics.Conn(a.conn)
 	a.objects = objects.New(a.deps.Node, func(uid types.UID) { a.kubelet.Wake(uid) })
 	services := a.deps.Informers.Core().V1().Services()
 	builder := env.New(a.objects,
@@ -323,13 +327,13 @@ func (a *Agent) buildKubelet() error {
 		NodeName:     a.cfg.NodeName,
 		CSI:          drivers,
 		InUseChanged: func() { a.kubelet.Poke() },
-		Root:    a.cfg.KubeletRoot,
-		Client:  a.deps.Node,
-		Factory: a.deps.Informers,
-		Objects: a.objects,
-		Env:     builder,
-		Node:    a.node,
-		Changed: func(uid types.UID) { a.kubelet.Wake(uid) },
+		Root:         a.cfg.KubeletRoot,
+		Client:       a.deps.Node,
+		Factory:      a.deps.Informers,
+		Objects:      a.objects,
+		Env:          builder,
+		Node:         a.node,
+		Changed:      func(uid types.UID) { a.kubelet.Wake(uid) },
 		Stale: func(pod *corev1.Pod, err error) {
 			klog.ErrorS(err, "Volume is not up to date", "pod", klog.KObj(pod))
 		},
@@ -371,8 +375,9 @@ func (a *Agent) buildKubelet() error {
 	}, kubelet.Deps{
 		Client:    a.deps.Node,
 		Informers: a.deps.Informers,
-		Runtime:   runtimeapi.NewRuntimeServiceClient(a.conn),
-		Images:    runtimeapi.NewImageServiceClient(a.conn),
+		Runtime:   runtimeapi.NewRuntimeServiceClient(conn),
+		Images:    runtimeapi.NewImageServiceClient(conn),
+		Metrics:   a.metrics,
 		Volumes:   a.volumes,
 		Env:       builder,
 		Static:    a.staticPods(),
@@ -415,6 +420,10 @@ func (a *Agent) buildKubeletAPI() error {
 		Images:        runtimeapi.NewImageServiceClient(a.conn),
 		RootDir:       a.cfg.KubeletRoot,
 		LocalVolumes:  volumes.Directories{Root: filepath.Join(a.cfg.DataDir, "storage")},
+		PodLogs:       a.cfg.PodLogs,
+		Metrics:       a.metrics,
+		Cgroups:       a.kubelet.Cgroups(),
+		Volumes:       a.volumes.Paths,
 	})
 	return nil
 }
