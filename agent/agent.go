@@ -40,6 +40,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/env"
 	"github.com/skiff-k8s/skiff/kubelet/eviction"
 	"github.com/skiff-k8s/skiff/kubelet/images"
+	"github.com/skiff-k8s/skiff/kubelet/metrics"
 	"github.com/skiff-k8s/skiff/kubelet/node"
 	"github.com/skiff-k8s/skiff/kubelet/objects"
 	"github.com/skiff-k8s/skiff/kubelet/plugins"
@@ -48,6 +49,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/static"
 	"github.com/skiff-k8s/skiff/kubelet/volumes"
 	"github.com/skiff-k8s/skiff/network"
+	"github.com/skiff-k8s/skiff/network/policy"
 	"github.com/skiff-k8s/skiff/proxy"
 	"github.com/skiff-k8s/skiff/registry/podspec"
 	"github.com/skiff-k8s/skiff/version"
@@ -88,10 +90,12 @@ type Agent struct {
 	conn    *grpc.ClientConn
 	kubelet *kubelet.Kubelet
 	api     *kubeletserver.Server
+	metrics *metrics.Metrics
 	volumes *volumes.Manager
 	plugins *plugins.Watcher
 	objects *objects.Cache
 	network *network.Network // nil with a network of the user's
+	policy  *policy.Enforcer // likewise
 	proxy   *proxy.Proxy
 
 	gateways chan []netip.Addr // of the bridge, when the pod network has become ready
@@ -124,6 +128,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	if a.network != nil {
 		below.Go(func() error { return a.network.Run(belowCtx) })
+		below.Go(func() error { return a.policy.Run(belowCtx) })
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
@@ -234,14 +239,23 @@ func (a *Agent) buildRuntime() error {
 }
 
 func (a *Agent) buildNetwork() error {
+	var err error
+	if a.cfg.Network == NetworkSkiff {
+		if a.policy, err = policy.New(policy.Config{}, a.deps.Informers); err != nil {
+			return fmt.Errorf("build the enforcement of NetworkPolicies: %w", err)
+		}
+	}
 	if err := a.buildPodNetwork(); err != nil {
 		return err
 	}
-	var err error
+	nodeIP, _ := netip.AddrFromSlice(a.cfg.NodeIP)
 	a.proxy, err = proxy.New(proxy.Config{
-		NodeName:      a.cfg.NodeName,
-		ClusterCIDRs:  []netip.Prefix{a.cfg.ClusterCIDR},
-		HealthAddress: a.cfg.ProxyHealth,
+		NodeName:          a.cfg.NodeName,
+		ClusterCIDRs:      []netip.Prefix{a.cfg.ClusterCIDR},
+		HealthAddress:     a.cfg.ProxyHealth,
+		MasqueradeAll:     a.cfg.MasqueradeAll,
+		ExternalIPs:       a.cfg.ExternalIPs,
+		NodePortAddresses: a.cfg.nodePortAddresses(nodeIP.Unmap()),
 	}, a.deps.Proxy, a.deps.Informers)
 	if err != nil {
 		return fmt.Errorf("build the Service proxy: %w", err)
@@ -256,6 +270,10 @@ func (a *Agent) buildPodNetwork() error {
 	if a.cfg.Network != NetworkSkiff {
 		return nil
 	}
+	var isolation network.Policy
+	if a.policy != nil {
+		isolation = a.policy
+	}
 	var err error
 	a.network, err = network.New(network.Config{
 		DataDir:      filepath.Join(a.cfg.DataDir, "agent"),
@@ -265,6 +283,7 @@ func (a *Agent) buildPodNetwork() error {
 		Bridge:       bridgeName,
 		ClusterCIDRs: []netip.Prefix{a.cfg.ClusterCIDR},
 		ServiceCIDRs: []netip.Prefix{a.cfg.ServiceCIDR},
+		Policy:       isolation,
 		OnReady:      a.networkReady,
 	})
 	if err != nil {
@@ -293,6 +312,8 @@ func (a *Agent) buildKubelet() error {
 	if a.runtime != nil {
 		driver = a.runtime.CgroupDriver()
 	}
+	a.metrics = metrics.New(a.cfg.NodeName)
+	conn := a.metrics.Conn(a.conn)
 	a.objects = objects.New(a.deps.Node, func(uid types.UID) { a.kubelet.Wake(uid) })
 	services := a.deps.Informers.Core().V1().Services()
 	builder := env.New(a.objects,
@@ -306,13 +327,13 @@ func (a *Agent) buildKubelet() error {
 		NodeName:     a.cfg.NodeName,
 		CSI:          drivers,
 		InUseChanged: func() { a.kubelet.Poke() },
-		Root:    a.cfg.KubeletRoot,
-		Client:  a.deps.Node,
-		Factory: a.deps.Informers,
-		Objects: a.objects,
-		Env:     builder,
-		Node:    a.node,
-		Changed: func(uid types.UID) { a.kubelet.Wake(uid) },
+		Root:         a.cfg.KubeletRoot,
+		Client:       a.deps.Node,
+		Factory:      a.deps.Informers,
+		Objects:      a.objects,
+		Env:          builder,
+		Node:         a.node,
+		Changed:      func(uid types.UID) { a.kubelet.Wake(uid) },
 		Stale: func(pod *corev1.Pod, err error) {
 			klog.ErrorS(err, "Volume is not up to date", "pod", klog.KObj(pod))
 		},
@@ -354,8 +375,9 @@ func (a *Agent) buildKubelet() error {
 	}, kubelet.Deps{
 		Client:    a.deps.Node,
 		Informers: a.deps.Informers,
-		Runtime:   runtimeapi.NewRuntimeServiceClient(a.conn),
-		Images:    runtimeapi.NewImageServiceClient(a.conn),
+		Runtime:   runtimeapi.NewRuntimeServiceClient(conn),
+		Images:    runtimeapi.NewImageServiceClient(conn),
+		Metrics:   a.metrics,
 		Volumes:   a.volumes,
 		Env:       builder,
 		Static:    a.staticPods(),
@@ -398,6 +420,10 @@ func (a *Agent) buildKubeletAPI() error {
 		Images:        runtimeapi.NewImageServiceClient(a.conn),
 		RootDir:       a.cfg.KubeletRoot,
 		LocalVolumes:  volumes.Directories{Root: filepath.Join(a.cfg.DataDir, "storage")},
+		PodLogs:       a.cfg.PodLogs,
+		Metrics:       a.metrics,
+		Cgroups:       a.kubelet.Cgroups(),
+		Volumes:       a.volumes.Paths,
 	})
 	return nil
 }

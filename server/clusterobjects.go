@@ -5,7 +5,9 @@ package server
 import (
 	"context"
 	"fmt"
+	"net"
 	"reflect"
+	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -15,6 +17,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/localpath"
@@ -26,11 +31,12 @@ import (
 type clusterObjects struct {
 	client kubernetes.Interface
 	cfg    Config
+	rootCA []byte
 }
 
 // ensure creates what is missing. Several servers may do so at the same time.
 func (o clusterObjects) ensure(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{o.namespaces, o.priorities, o.serviceCIDR, o.apiService, o.apiEndpoints, o.localPath} {
+	for _, step := range []func(context.Context) error{o.namespaces, o.priorities, o.serviceCIDR, o.apiService, o.apiEndpoints, o.clusterInfo, o.localPath} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -156,6 +162,35 @@ func (o clusterObjects) apiEndpoints(ctx context.Context) error {
 	}
 	if err != nil {
 		return fmt.Errorf("publish the API's EndpointSlice: %w", err)
+	}
+	return nil
+}
+
+// clusterInfo publishes what a machine reads before it joins: where the API is, and the certificate to know it by.
+// Who signs it leaves signatures in it.
+func (o clusterObjects) clusterInfo(ctx context.Context) error {
+	config := clientcmdapi.NewConfig()
+	config.Clusters[""] = &clientcmdapi.Cluster{
+		Server: "https://" + net.JoinHostPort(o.cfg.NodeIP.String(), strconv.Itoa(o.cfg.SecurePort)), CertificateAuthorityData: o.rootCA,
+	}
+	text, err := clientcmd.Write(*config)
+	if err != nil {
+		return fmt.Errorf("write cluster-info: %w", err)
+	}
+	configMaps := o.client.CoreV1().ConfigMaps(metav1.NamespacePublic)
+	old, err := configMaps.Get(ctx, bootstrapapi.ConfigMapClusterInfo, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		_, err = configMaps.Create(ctx, &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Name: bootstrapapi.ConfigMapClusterInfo},
+			Data:       map[string]string{bootstrapapi.KubeConfigKey: string(text)},
+		}, metav1.CreateOptions{})
+	case err == nil && old.Data[bootstrapapi.KubeConfigKey] != string(text):
+		old.Data = map[string]string{bootstrapapi.KubeConfigKey: string(text)}
+		_, err = configMaps.Update(ctx, old, metav1.UpdateOptions{})
+	}
+	if err != nil {
+		return fmt.Errorf("publish cluster-info: %w", err)
 	}
 	return nil
 }
