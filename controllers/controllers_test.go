@@ -41,6 +41,12 @@ type cluster struct {
 
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
+	return newClusterWith(t, func(*controllers.Deps) {})
+}
+
+// newClusterWith is newCluster with a change of what the controllers work with.
+func newClusterWith(t *testing.T, change func(*controllers.Deps)) *cluster {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	store, err := datastore.Open(ctx, datastore.Config{Dir: t.TempDir(), TickMs: 5, UnsafeNoFsync: true})
 	if err != nil {
@@ -61,7 +67,7 @@ func newCluster(t *testing.T) *cluster {
 	as := func(name string) *user.DefaultInfo {
 		return &user.DefaultInfo{Name: "system:serviceaccount:kube-system:" + name}
 	}
-	manager, err := controllers.New(controllers.Deps{
+	deps := controllers.Deps{
 		ClientFor: func(name string) kubernetes.Interface {
 			return kubernetes.NewForConfigOrDie(door.ClientConfig(as(name)))
 		},
@@ -73,7 +79,14 @@ func newCluster(t *testing.T) *cluster {
 		Informers: factory,
 		PodRanges: []nodeipam.Range{{Cluster: netip.MustParsePrefix("10.42.0.0/16"), NodeBits: 24}},
 		RootCA:    []byte("the CA"),
-	})
+
+		ManagerClient: kubernetes.NewForConfigOrDie(door.ClientConfig(&user.DefaultInfo{Name: "system:kube-controller-manager"})),
+		IssueToken: func(sa *corev1.ServiceAccount, secret *corev1.Secret) (string, error) {
+			return "token of " + sa.Name + " in " + secret.Name, nil
+		},
+	}
+	change(&deps)
+	manager, err := controllers.New(deps)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -16,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/controllers/serviceaccounttoken"
 )
 
 // clusterObjects are what every cluster has before its users bring anything: the system namespaces, the
@@ -28,7 +31,7 @@ type clusterObjects struct {
 
 // ensure creates what is missing. Several servers may do so at the same time.
 func (o clusterObjects) ensure(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{o.namespaces, o.priorities, o.serviceCIDR, o.apiService, o.apiEndpoints} {
+	for _, step := range []func(context.Context) error{o.namespaces, o.priorities, o.serviceCIDR, o.apiService, o.apiEndpoints, o.tokenTracking} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -63,6 +66,19 @@ func (o clusterObjects) priorities(ctx context.Context) error {
 		if _, err := o.client.SchedulingV1().PriorityClasses().Create(ctx, &class, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("create priority class %s: %w", class.Name, err)
 		}
+	}
+	return nil
+}
+
+// tokenTracking notes the day from which on the API server labels token Secrets with the day of their use.
+func (o clusterObjects) tokenTracking(ctx context.Context) error {
+	tracking := &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Name: serviceaccounttoken.TrackingConfigMap, Namespace: metav1.NamespaceSystem},
+		Data:       map[string]string{serviceaccounttoken.TrackingKey: time.Now().UTC().Format(time.DateOnly)},
+	}
+	_, err := o.client.CoreV1().ConfigMaps(tracking.Namespace).Create(ctx, tracking, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create ConfigMap %s: %w", tracking.Name, err)
 	}
 	return nil
 }

@@ -37,6 +37,8 @@ type Config struct {
 
 	NoNode bool // control plane only
 
+	Disable []string // names of add-ons in DataDir/server/manifests that are not wanted
+
 	Node agent.Settings
 
 	// Progress is told each step of the start, and how long it took from Started. Optional.
@@ -132,6 +134,9 @@ func (c *Config) apiServiceIP() netip.Addr { return nth(c.ServiceCIDR, 1) }
 
 func (c *Config) tlsDir() string { return filepath.Join(c.DataDir, "server", "tls") }
 func (c *Config) dbDir() string  { return filepath.Join(c.DataDir, "server", "db") }
+
+// manifestsDir is where the add-ons are.
+func (c *Config) manifestsDir() string { return filepath.Join(c.DataDir, "server", "manifests") }
 
 // nth is the n-th address after the first of prefix.
 func nth(prefix netip.Prefix, n int) netip.Addr {

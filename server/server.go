@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
@@ -98,7 +99,10 @@ func (s *Server) close() {
 }
 
 func (s *Server) buildParts() error {
-	var err error
+	manager, err := kubernetes.NewForConfig(s.plane.configFor("system:kube-controller-manager"))
+	if err != nil {
+		return fmt.Errorf("make the controllers' client: %w", err)
+	}
 	s.controllers, err = controllers.New(controllers.Deps{
 		ClientFor:   s.plane.clientFor,
 		MetadataFor: s.plane.metadataFor,
@@ -107,6 +111,13 @@ func (s *Server) buildParts() error {
 		Informers:   s.plane.informers,
 		PodRanges:   []nodeipam.Range{{Cluster: s.cfg.ClusterCIDR, NodeBits: nodeBits(s.cfg.ClusterCIDR)}},
 		RootCA:      s.plane.pki.ServerCA.PEM(),
+
+		AddOns: &controllers.AddOns{
+			Dir: s.cfg.manifestsDir(), Server: s.cfg.NodeName, Disabled: s.cfg.Disable,
+			Config: s.plane.configFor("skiff:addons", user.SystemPrivilegedGroup),
+		},
+		ManagerClient: manager,
+		IssueToken:    s.plane.issuer.IssueLegacy,
 	})
 	if err != nil {
 		return fmt.Errorf("build controllers: %w", err)
