@@ -37,7 +37,8 @@ type Config struct {
 
 	NoNode bool // control plane only
 
-	Disable []string // names of add-ons in DataDir/server/manifests that are not wanted
+	LeaderElect bool     // other servers work on the same data: by Leases they agree whose controllers and scheduler act
+	Disable     []string // names of add-ons in DataDir/server/manifests that are not wanted
 
 	Node agent.Settings
 

@@ -187,11 +187,23 @@ func (s *Server) runParts(ctx context.Context) error {
 		if err := s.makeCluster(ctx); err != nil {
 			return err
 		}
-		group.Go(func() error { return s.controllers.Run(ctx) })
-		group.Go(func() error { return s.scheduler.Run(ctx) })
+		group.Go(func() error { return s.act(ctx, controllersLease, "system:kube-controller-manager", s.controllers.Run) })
+		group.Go(func() error { return s.act(ctx, schedulerLease, "system:kube-scheduler", s.scheduler.Run) })
 		return nil
 	})
 	return group.Wait()
+}
+
+// act runs a part that must act in one server only. Where there is one, nothing needs to be decided.
+func (s *Server) act(ctx context.Context, lease, user string, run func(context.Context) error) error {
+	if !s.cfg.LeaderElect {
+		return run(ctx)
+	}
+	client, err := kubernetes.NewForConfig(s.plane.configFor(user))
+	if err != nil {
+		return fmt.Errorf("make the client of %s: %w", user, err)
+	}
+	return lead(ctx, client, lease, run)
 }
 
 // makeCluster brings the cluster's own objects in place.
