@@ -28,24 +28,33 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/skiff-k8s/skiff/controllers/addons"
+	"github.com/skiff-k8s/skiff/controllers/bootstraptoken"
 	"github.com/skiff-k8s/skiff/controllers/clusterroleaggregation"
 	"github.com/skiff-k8s/skiff/controllers/clustertrustbundle"
 	"github.com/skiff-k8s/skiff/controllers/cronjob"
+	"github.com/skiff-k8s/skiff/controllers/csrapproving"
+	"github.com/skiff-k8s/skiff/controllers/csrcleaner"
+	"github.com/skiff-k8s/skiff/controllers/csrsigning"
 	"github.com/skiff-k8s/skiff/controllers/daemonset"
 	"github.com/skiff-k8s/skiff/controllers/deployment"
 	"github.com/skiff-k8s/skiff/controllers/disruption"
 	"github.com/skiff-k8s/skiff/controllers/endpoints"
 	"github.com/skiff-k8s/skiff/controllers/endpointslice"
 	"github.com/skiff-k8s/skiff/controllers/endpointslicemirroring"
+	"github.com/skiff-k8s/skiff/controllers/ephemeralvolume"
 	"github.com/skiff-k8s/skiff/controllers/garbagecollector"
 	"github.com/skiff-k8s/skiff/controllers/job"
+	"github.com/skiff-k8s/skiff/controllers/localpath"
 	"github.com/skiff-k8s/skiff/controllers/namespace"
 	"github.com/skiff-k8s/skiff/controllers/nodeipam"
 	"github.com/skiff-k8s/skiff/controllers/nodelifecycle"
 	"github.com/skiff-k8s/skiff/controllers/nodettl"
+	"github.com/skiff-k8s/skiff/controllers/persistentvolume"
 	"github.com/skiff-k8s/skiff/controllers/podautoscaler"
 	"github.com/skiff-k8s/skiff/controllers/podcertificatecleaner"
 	"github.com/skiff-k8s/skiff/controllers/podgc"
+	"github.com/skiff-k8s/skiff/controllers/pvcprotection"
+	"github.com/skiff-k8s/skiff/controllers/pvprotection"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 	"github.com/skiff-k8s/skiff/controllers/replicaset"
 	"github.com/skiff-k8s/skiff/controllers/replicationcontroller"
@@ -59,6 +68,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/tainteviction"
 	"github.com/skiff-k8s/skiff/controllers/ttlafterfinished"
 	"github.com/skiff-k8s/skiff/controllers/validatingadmissionpolicystatus"
+	"github.com/skiff-k8s/skiff/controllers/volumeattributesclassprotection"
 )
 
 // Deps is what the controllers work with.
@@ -88,6 +98,10 @@ type Deps struct {
 	KeepEndedPods int
 	// RootCA is what kube-root-ca.crt says: PEM certificates by which pods verify the API server.
 	RootCA []byte
+	// LocalVolumes is how the nodes' directories for local-path volumes are made; nil: by their kubelets.
+	LocalVolumes localpath.Nodes
+	// Signers sign certificate requests.
+	Signers csrsigning.Authorities
 }
 
 // AddOns are manifests that are applied.
@@ -145,6 +159,20 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	},
 	withEvents(endpointslice.Name, endpointslice.Component, endpointslice.New),
 	withEvents(endpoints.Name, endpoints.Component, endpoints.New),
+	withEvents(persistentvolume.Name, persistentvolume.Component, persistentvolume.NewClaims),
+	withEvents(persistentvolume.Name, persistentvolume.Component, persistentvolume.NewVolumes),
+	withEvents(ephemeralvolume.Name, ephemeralvolume.Component, ephemeralvolume.New),
+	func(m *Manager) (reconcile.Controller, error) {
+		return pvcprotection.New(m.deps.ClientFor(pvcprotection.Name), m.deps.Informers)
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		return pvprotection.New(m.deps.ClientFor(pvprotection.Name), m.deps.Informers), nil
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		return volumeattributesclassprotection.New(m.deps.ClientFor(volumeattributesclassprotection.Name), m.deps.Informers)
+	},
+	withLocalPath(localpath.NewClaims),
+	withLocalPath(localpath.NewVolumes),
 	withEvents(endpointslicemirroring.Name, endpointslicemirroring.Component, endpointslicemirroring.New),
 	withEvents(servicecidr.Name, servicecidr.Component, servicecidr.New),
 	withEvents(nodelifecycle.Name, nodelifecycle.Component, nodelifecycle.New),
@@ -213,6 +241,18 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	func(m *Manager) (reconcile.Controller, error) {
 		return rootcacertpublisher.New(m.deps.ClientFor(rootcacertpublisher.Name), m.deps.Informers, m.deps.RootCA), nil
 	},
+	func(m *Manager) (reconcile.Controller, error) {
+		return csrapproving.New(m.deps.ClientFor(csrapproving.Name), m.deps.Informers), nil
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		return csrsigning.New(m.deps.ClientFor(csrsigning.Name), m.deps.Informers, m.deps.Signers), nil
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		return csrcleaner.New(m.deps.ClientFor(csrcleaner.Name), m.deps.Informers), nil
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		return bootstraptoken.New(m.deps.ClientFor(bootstraptoken.CleanerName), m.deps.ClientFor(bootstraptoken.SignerName), m.deps.Informers), nil
+	},
 }
 
 func newPodAutoscaler(m *Manager) (reconcile.Controller, error) {
@@ -257,5 +297,19 @@ func withEvents(
 	return func(m *Manager) (reconcile.Controller, error) {
 		client := m.deps.ClientFor(name)
 		return build(client, m.deps.Informers, m.events.source(component, client))
+	}
+}
+
+// withLocalPath is for the controllers of local-path volumes.
+func withLocalPath(
+	build func(kubernetes.Interface, informers.SharedInformerFactory, record.EventRecorder, localpath.Nodes) reconcile.Controller,
+) func(*Manager) (reconcile.Controller, error) {
+	return func(m *Manager) (reconcile.Controller, error) {
+		client := m.deps.ClientFor(localpath.Name)
+		nodes := m.deps.LocalVolumes
+		if nodes == nil {
+			nodes = localpath.Kubelets(client)
+		}
+		return build(client, m.deps.Informers, m.events.source(localpath.Component, client), nodes), nil
 	}
 }

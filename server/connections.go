@@ -62,7 +62,7 @@ func (c *controlPlane) connections(kubelets podconnect.Kubelets) core.Deps {
 // kubeletTransport speaks to kubelets under the API server's client certificate.
 func (c *controlPlane) kubeletTransport(insecure bool) http.RoundTripper {
 	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(c.pki.ServerCA.PEM())
+	roots.AppendCertsFromPEM(c.pki.KubeletCA.PEM())
 	return &http.Transport{
 		DialContext: (&net.Dialer{Timeout: 30 * time.Second}).DialContext,
 		TLSClientConfig: &tls.Config{
