@@ -37,6 +37,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/csrsigning"
 	"github.com/skiff-k8s/skiff/controllers/daemonset"
 	"github.com/skiff-k8s/skiff/controllers/deployment"
+	"github.com/skiff-k8s/skiff/controllers/devicetainteviction"
 	"github.com/skiff-k8s/skiff/controllers/disruption"
 	"github.com/skiff-k8s/skiff/controllers/endpoints"
 	"github.com/skiff-k8s/skiff/controllers/endpointslice"
@@ -177,6 +178,7 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	withEvents(servicecidr.Name, servicecidr.Component, servicecidr.New),
 	withEvents(nodelifecycle.Name, nodelifecycle.Component, nodelifecycle.New),
 	withEvents(tainteviction.Name, tainteviction.Component, tainteviction.New),
+	withEvents(devicetainteviction.Name, devicetainteviction.Component, devicetainteviction.New),
 	func(m *Manager) (reconcile.Controller, error) {
 		return nodettl.New(m.deps.ClientFor(nodettl.Name), m.deps.Informers), nil
 	},
