@@ -62,6 +62,7 @@ type controlPlane struct {
 	door      *inprocess.Door
 	api       *apiserver.Server
 	services  *allocation.Allocator
+	issuer    *satoken.Issuer
 	authz     *authz.Authz
 	informers informers.SharedInformerFactory
 	admin     kubernetes.Interface
@@ -150,8 +151,8 @@ func (c *controlPlane) configForController(name string) *restclient.Config {
 func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Listener) error {
 	issuerURL := "https://kubernetes.default.svc." + cfg.ClusterDomain
 	audiences := authenticator.Audiences{issuerURL, "skiff"}
-	issuer, err := satoken.NewIssuer(issuerURL, c.pki.ServiceAccountKey.Private)
-	if err != nil {
+	var err error
+	if c.issuer, err = satoken.NewIssuer(issuerURL, c.pki.ServiceAccountKey.Private); err != nil {
 		return err
 	}
 	authenticators, err := authn.New(c.lifetime, authn.Config{
@@ -194,7 +195,7 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	if err != nil {
 		return fmt.Errorf("build admission: %w", err)
 	}
-	tokens := &authentication.Tokens{Issuer: issuer, Objects: satoken.Live(c.admin), Audiences: audiences, Extend: true}
+	tokens := &authentication.Tokens{Issuer: c.issuer, Objects: satoken.Live(c.admin), Audiences: audiences, Extend: true}
 	c.services, err = allocation.New(allocation.Config{
 		ServiceCIDRs: []netip.Prefix{cfg.ServiceCIDR}, FirstNodePort: cfg.NodePorts.First, LastNodePort: cfg.NodePorts.Last,
 	})
