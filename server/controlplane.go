@@ -112,7 +112,6 @@ func newControlPlane(ctx context.Context, cfg Config) (_ *controlPlane, err erro
 
 // open makes the keys and starts etcd, at the same time: both wait for the disk.
 func (c *controlPlane) open(ctx context.Context, cfg Config) error {
-	go apiserver.Warm() // which takes longer than both; the first write waits for it
 	var wg sync.WaitGroup
 	var pkiErr, storeErr error
 	wg.Go(func() {
