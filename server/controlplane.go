@@ -48,6 +48,7 @@ import (
 	"github.com/skiff-k8s/skiff/registry/core"
 	"github.com/skiff-k8s/skiff/registry/core/allocation"
 	"github.com/skiff-k8s/skiff/registry/rbac"
+	"github.com/skiff-k8s/skiff/registry/resource"
 	"github.com/skiff-k8s/skiff/version"
 )
 
@@ -187,7 +188,9 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	c.api, err = apiserver.New(ctx, apiserver.Config{
 		Store:     c.store,
 		Services:  c.services,
-		Resources: registry.All(registry.Deps{Core: deps, RBAC: rbac.Deps{Permit: c.authz.Guard.Check}}),
+		Resources: registry.All(registry.Deps{
+			Core: deps, RBAC: rbac.Deps{Permit: c.authz.Guard.Check}, Resource: resource.Deps{Namespaces: c.admin.CoreV1()},
+		}),
 		Reviews: map[schema.GroupVersion]map[string]genericrest.Storage{
 			authenticationv1.SchemeGroupVersion: authentication.Storages(authentication.Deps{Token: authenticators.Token, Audiences: audiences}),
 			authorizationv1.SchemeGroupVersion:  authorization.Storages(authorization.Deps{Authorizer: c.authz, Rules: c.authz}),

@@ -3,7 +3,9 @@
 package autoscaling
 
 import (
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/skiff-k8s/skiff/registry/rest"
 )
@@ -11,12 +13,17 @@ import (
 // HorizontalPodAutoscalers says what is particular to horizontalpodautoscalers.
 func HorizontalPodAutoscalers() rest.Resource[*autoscalingv2.HorizontalPodAutoscaler] {
 	return rest.Resource[*autoscalingv2.HorizontalPodAutoscaler]{
-		Kind:       autoscalingv2.SchemeGroupVersion.WithKind("HorizontalPodAutoscaler"),
-		Plural:     "horizontalpodautoscalers",
-		Singular:   "horizontalpodautoscaler",
-		Columns:    horizontalPodAutoscalerColumns(),
-		ShortNames: []string{"hpa"},
-		Categories: []string{"all"},
-		Namespaced: true,
+		Kind:           autoscalingv2.SchemeGroupVersion.WithKind("HorizontalPodAutoscaler"),
+		Plural:         "horizontalpodautoscalers",
+		Singular:       "horizontalpodautoscaler",
+		Columns:        horizontalPodAutoscalerColumns(),
+		ShortNames:     []string{"hpa"},
+		Categories:     []string{"all"},
+		Namespaced:     true,
+		Served:         []schema.GroupVersion{autoscalingv1.SchemeGroupVersion},
+		Default:        defaultHorizontalPodAutoscaler,
+		Validate:       validateHorizontalPodAutoscaler,
+		ValidateUpdate: validateHorizontalPodAutoscalerUpdate,
+		ValidateStatus: validateHorizontalPodAutoscalerStatus,
 	}
 }

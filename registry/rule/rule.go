@@ -197,3 +197,21 @@ func Annotations(path *field.Path, annotations map[string]string) field.ErrorLis
 func LabelSelector(path *field.Path, selector *metav1.LabelSelector, tolerant bool) field.ErrorList {
 	return metavalidation.ValidateLabelSelector(selector, metavalidation.LabelSelectorValidationOptions{AllowInvalidLabelValueInSelector: tolerant}, path)
 }
+
+// TemplateMeta checks the metadata that a template gives to what is made from it.
+func TemplateMeta(path *field.Path, meta *metav1.ObjectMeta) field.ErrorList {
+	errs := Annotations(path.Child("annotations"), meta.Annotations)
+	return append(errs, Labels(path.Child("labels"), meta.Labels)...)
+}
+
+// OneMember says that of the members of a union one must be set.
+func OneMember(path *field.Path, set []string, members ...string) field.ErrorList {
+	if len(set) == 1 {
+		return nil
+	}
+	names := strings.Join(members, ", ")
+	if len(set) == 0 {
+		return field.ErrorList{field.Invalid(path, "", "must specify one of: "+names)}
+	}
+	return field.ErrorList{field.Invalid(path, fmt.Sprintf("{%s}", strings.Join(set, ", ")), "must specify exactly one of: "+names)}
+}
