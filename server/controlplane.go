@@ -186,8 +186,8 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	deps := c.connections()
 	deps.Tokens, deps.Services, deps.Budgets = tokens, c.services, c.admin.PolicyV1()
 	c.api, err = apiserver.New(ctx, apiserver.Config{
-		Store:     c.store,
-		Services:  c.services,
+		Store:    c.store,
+		Services: c.services,
 		Resources: registry.All(registry.Deps{
 			Core: deps, RBAC: rbac.Deps{Permit: c.authz.Guard.Check}, Resource: resource.Deps{Namespaces: c.admin.CoreV1()},
 		}),

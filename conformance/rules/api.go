@@ -167,9 +167,8 @@ func (a *api) print(stored stories.Object) (out string) {
 		return err.Error()
 	}
 	for _, row := range table.Rows {
-		for i, cell := range row.Cells {
-			d := table.ColumnDefinitions[i]
-			out += fmt.Sprintf("%s (%s %s %d, %s): %v\n", d.Name, d.Type, d.Format, d.Priority, d.Description, cell)
+		for i, d := range table.ColumnDefinitions { // Kubernetes has a cell too many for IPAddresses
+			out += fmt.Sprintf("%s (%s %s %d, %s): %v\n", d.Name, d.Type, d.Format, d.Priority, d.Description, row.Cells[i])
 		}
 		for _, c := range row.Conditions {
 			out += fmt.Sprintln("row:", c)

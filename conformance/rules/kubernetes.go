@@ -182,6 +182,8 @@ type namespaces struct {
 	corev1client.NamespaceInterface
 }
 
+func (n namespaces) Namespaces() corev1client.NamespaceInterface { return n }
+
 func (namespaces) Get(_ context.Context, name string, _ metav1.GetOptions) (*corev1.Namespace, error) {
 	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, nil
 }

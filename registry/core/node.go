@@ -16,6 +16,7 @@ func Nodes(deps Deps) rest.Resource[*corev1.Node] {
 	return rest.Resource[*corev1.Node]{
 		Kind:                corev1.SchemeGroupVersion.WithKind("Node"),
 		Plural:              "nodes",
+		StatusOnCreate:      true,
 		Singular:            "node",
 		Columns:             nodeColumns(),
 		ShortNames:          []string{"no"},

@@ -41,8 +41,7 @@ func validateIPAddress(a *networkingv1.IPAddress) field.ErrorList {
 }
 
 func validateIPAddressUpdate(a, old *networkingv1.IPAddress) field.ErrorList {
-	errs := rule.ObjectMetaUpdate(&a.ObjectMeta)
-	return append(errs, rule.Unchanged(field.NewPath("spec", "parentRef"), a.Spec.ParentRef, old.Spec.ParentRef)...)
+	return append(validateIPAddress(a), rule.Fixed(field.NewPath("spec", "parentRef"), a.Spec.ParentRef, old.Spec.ParentRef)...)
 }
 
 func validateServiceCIDR(c *networkingv1.ServiceCIDR) field.ErrorList {

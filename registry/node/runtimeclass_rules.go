@@ -23,7 +23,8 @@ func defaultRuntimeClass(c *nodev1.RuntimeClass) {
 }
 
 func validateRuntimeClass(c *nodev1.RuntimeClass) field.ErrorList {
-	errs, handler := rule.ObjectMeta(&c.ObjectMeta, false, apivalidation.NameIsDNSSubdomain), field.NewPath("handler")
+	errs := apivalidation.ValidateObjectMeta(&c.ObjectMeta, false, apivalidation.NameIsDNSSubdomain, field.NewPath("metadata"))
+	handler := field.NewPath("handler")
 	if c.Handler == "" {
 		errs = append(errs, field.Required(handler, ""))
 	} else {
@@ -54,7 +55,7 @@ func validateTolerations(path *field.Path, tolerations []corev1.Toleration) fiel
 }
 
 func validateRuntimeClassUpdate(c, old *nodev1.RuntimeClass) field.ErrorList {
-	return append(rule.ObjectMetaUpdate(&c.ObjectMeta), rule.Unchanged(field.NewPath("handler"), c.Handler, old.Handler)...)
+	return append(validateRuntimeClass(c), rule.Fixed(field.NewPath("handler"), c.Handler, old.Handler)...)
 }
 
 func runtimeClassWarnings(c, _ *nodev1.RuntimeClass) []string {

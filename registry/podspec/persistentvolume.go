@@ -132,9 +132,10 @@ func validatePersistentSource(at *field.Path, spec *corev1.PersistentVolumeSpec,
 		return errs
 	})
 	addSource(&s, "fc", spec.FC, validateFC)
-	addSource(&s, "flexVolume", spec.FlexVolume, func(at *field.Path, flex *corev1.FlexPersistentVolumeSource) field.ErrorList {
-		return validateFlex(at, flex.Driver, flex.Options)
-	})
+	if flex := spec.FlexVolume; flex != nil { // may be another one, as upstream has it
+		s.n++
+		s.errs = append(s.errs, validateFlex(at.Child("flexVolume"), flex.Driver, flex.Options)...)
+	}
 	addSource(&s, "azureFile", spec.AzureFile, func(at *field.Path, file *corev1.AzureFilePersistentVolumeSource) field.ErrorList {
 		errs := append(rule.Required(at.Child("secretName"), file.SecretName), rule.Required(at.Child("shareName"), file.ShareName)...)
 		if file.SecretNamespace != nil {

@@ -8,6 +8,7 @@ import (
 
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/skiff-k8s/skiff/registry/rule"
@@ -45,10 +46,13 @@ func validateValues(path *field.Path, values []resource.Quantity, standard, capa
 	for i := 1; i < len(values); i++ {
 		errs = append(errs, rule.If(values[i-1].Cmp(values[i]) > 0, field.Invalid(path.Index(i), values[i].String(), "values must be sorted in ascending order"))...)
 	}
-	found, key := false, func(q resource.Quantity) string { return q.AsDec().String() }
-	errs = append(errs, set(path, values, maxChoices, key, func(path *field.Path, q resource.Quantity) field.ErrorList {
+	found, seen := false, sets.New[string]()
+	errs = append(errs, list(path, values, maxChoices, func(path *field.Path, q resource.Quantity) field.ErrorList {
 		found = found || q.Cmp(standard) == 0
-		return rule.If(q.Cmp(capacity) > 0, field.Invalid(path, q.String(), "option is larger than capacity value: "+capacity.String()))
+		key := q.AsDec().String()
+		errs := rule.If(seen.Has(key), field.Duplicate(path, key))
+		seen.Insert(key)
+		return append(errs, rule.If(q.Cmp(capacity) > 0, field.Invalid(path, q.String(), "option is larger than capacity value: "+capacity.String()))...)
 	})...)
 	return append(errs, rule.If(!found, field.Invalid(path, standard.String(), "default value is not valid according to the requestPolicy"))...)
 }

@@ -9,8 +9,9 @@ import (
 
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/validate"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	apipath "k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/apiserver/pkg/cel/environment"
 	"k8s.io/dynamic-resource-allocation/cel"
 
+	"github.com/skiff-k8s/skiff/registry/podspec"
 	"github.com/skiff-k8s/skiff/registry/rule"
 )
 
@@ -30,7 +32,14 @@ const (
 	tooComplex     = "too complex, exceeds cost limit"
 )
 
-func defaultClaim(c *resourcev1.ResourceClaim) { defaultRequests(c.Spec.Devices.Requests) }
+func defaultClaim(c *resourcev1.ResourceClaim) {
+	defaultRequests(c.Spec.Devices.Requests)
+	if c.Status.Allocation != nil {
+		for i := range c.Status.Allocation.Devices.Results {
+			defaultTolerations(c.Status.Allocation.Devices.Results[i].Tolerations)
+		}
+	}
+}
 
 func defaultClaimTemplate(t *resourcev1.ResourceClaimTemplate) {
 	defaultRequests(t.Spec.Spec.Devices.Requests)
@@ -40,10 +49,20 @@ func defaultRequests(requests []resourcev1.DeviceRequest) {
 	for i := range requests {
 		if e := requests[i].Exactly; e != nil {
 			defaultCount(&e.AllocationMode, &e.Count)
+			defaultTolerations(e.Tolerations)
 		}
 		for j := range requests[i].FirstAvailable {
 			s := &requests[i].FirstAvailable[j]
 			defaultCount(&s.AllocationMode, &s.Count)
+			defaultTolerations(s.Tolerations)
+		}
+	}
+}
+
+func defaultTolerations(tolerations []resourcev1.DeviceToleration) {
+	for i := range tolerations {
+		if tolerations[i].Operator == "" {
+			tolerations[i].Operator = resourcev1.DeviceTolerationOpEqual
 		}
 	}
 }
@@ -77,13 +96,13 @@ func validateClaim(c *resourcev1.ResourceClaim) field.ErrorList {
 
 func validateClaimUpdate(c, old *resourcev1.ResourceClaim) field.ErrorList {
 	errs := rule.ObjectMeta(&c.ObjectMeta, true, apivalidation.NameIsDNSSubdomain)
-	return append(errs, rule.Unchanged(field.NewPath("spec"), c.Spec, old.Spec)...)
+	return append(errs, rule.Fixed(field.NewPath("spec"), c.Spec, old.Spec)...)
 }
 
 func validateClaimTemplate(t *resourcev1.ResourceClaimTemplate) field.ErrorList {
 	path := field.NewPath("spec")
 	errs := rule.ObjectMeta(&t.ObjectMeta, true, apivalidation.NameIsDNSSubdomain)
-	errs = append(errs, rule.TemplateMeta(path.Child("metadata"), &t.Spec.ObjectMeta)...)
+	errs = append(errs, podspec.ValidateTemplateMeta(path.Child("metadata"), &t.Spec.ObjectMeta)...)
 	return append(errs, validateDeviceClaim(path.Child("spec", "devices"), &t.Spec.Spec.Devices)...)
 }
 
@@ -101,7 +120,10 @@ func validateDeviceClassUpdate(c, old *resourcev1.DeviceClass) field.ErrorList {
 
 // validateClass does not compile selectors again that are all as they were, nor measures such parameters.
 func validateClass(c, old *resourcev1.DeviceClass) field.ErrorList {
-	errs, path := rule.ObjectMeta(&c.ObjectMeta, false, apivalidation.NameIsDNSSubdomain), field.NewPath("spec")
+	errs, path := rule.ObjectMeta(&c.ObjectMeta, false, anyPrefix), field.NewPath("spec")
+	if c.Name != "" {
+		errs = append(errs, rule.Declared(field.NewPath("metadata", "name"), c.Name, validate.LongName)...)
+	}
 	same := equality.Semantic.DeepEqual(c.Spec.Selectors, old.Spec.Selectors)
 	errs = append(errs, validateSelectors(path.Child("selectors"), c.Spec.Selectors, same)...)
 	same = equality.Semantic.DeepEqual(c.Spec.Config, old.Spec.Config)
@@ -109,9 +131,17 @@ func validateClass(c, old *resourcev1.DeviceClass) field.ErrorList {
 		return validateConfiguration(path, &c.DeviceConfiguration, same)
 	})...)
 	if name := c.Spec.ExtendedResourceName; name != nil {
-		errs = append(errs, validateExtendedResource(path.Child("extendedResourceName"), *name)...)
+		errs = append(errs, rule.Declared(path.Child("extendedResourceName"), *name, validate.ExtendedResourceName)...)
 	}
 	return errs
+}
+
+// anyPrefix judges generateName only: the tag that declares the format of names says nothing about it.
+func anyPrefix(name string, prefix bool) []string {
+	if prefix {
+		return apipath.ValidatePathSegmentName(name, true)
+	}
+	return nil
 }
 
 // list checks a list that is not too long, item by item. most is -1 for any length.
@@ -131,7 +161,7 @@ func set[T any, K comparable](path *field.Path, items []T, most int, key func(T)
 	seen := sets.New[K]()
 	return list(path, items, most, func(path *field.Path, item T) field.ErrorList {
 		errs, k := check(path, item), key(item)
-		errs = append(errs, rule.If(seen.Has(k), field.Duplicate(path, k))...)
+		errs = append(errs, rule.If(seen.Has(k), field.Duplicate(path, item))...)
 		seen.Insert(k)
 		return errs
 	})
@@ -193,33 +223,64 @@ func validateRequest(path *field.Path, r resourcev1.DeviceRequest) field.ErrorLi
 	case r.Exactly == nil && len(r.FirstAvailable) == 0:
 		return append(errs, field.Required(path, oneRequest))
 	case r.Exactly != nil && len(r.FirstAvailable) > 0:
-		return append(errs, field.Invalid(path, nil, oneRequest+", but multiple fields are set"))
+		errs = append(errs, field.Invalid(path, nil, oneRequest+", but multiple fields are set"))
+		return append(errs, validateTags(path, r)...)
 	case r.Exactly != nil:
 		e := r.Exactly
-		return append(errs, validateWanted(path.Child("exactly"), e.DeviceClassName, e.Selectors, e.AllocationMode, e.Count, e.Tolerations)...)
+		errs = append(errs, rule.Required(path.Child("exactly", "deviceClassName"), e.DeviceClassName)...)
+		if e.DeviceClassName != "" {
+			errs = append(errs, rule.DNSSubdomain(path.Child("exactly", "deviceClassName"), e.DeviceClassName)...)
+		}
+		return append(errs, validateWanted(path.Child("exactly"), e.Selectors, e.AllocationMode, e.Count, e.Tolerations)...)
 	}
 	name := func(s resourcev1.DeviceSubRequest) string { return s.Name }
 	return append(errs, set(path.Child("firstAvailable"), r.FirstAvailable, resourcev1.FirstAvailableDeviceRequestMaxSize, name,
 		func(path *field.Path, s resourcev1.DeviceSubRequest) field.ErrorList {
 			errs := rule.DNSLabel(path.Child("name"), s.Name)
-			return append(errs, validateWanted(path, s.DeviceClassName, s.Selectors, s.AllocationMode, s.Count, s.Tolerations)...)
+			errs = append(errs, rule.RequiredAnd(path.Child("deviceClassName"), s.DeviceClassName, validate.LongName)...)
+			return append(errs, validateWanted(path, s.Selectors, s.AllocationMode, s.Count, s.Tolerations)...)
 		})...)
 }
 
-// validateWanted checks what a request and an alternative have in common.
-func validateWanted(path *field.Path, class string, selectors []resourcev1.DeviceSelector, mode resourcev1.DeviceAllocationMode, count int64, tolerations []resourcev1.DeviceToleration) field.ErrorList {
-	errs := rule.Required(path.Child("deviceClassName"), class)
-	if class != "" {
-		errs = rule.DNSSubdomain(path.Child("deviceClassName"), class)
+// validateTags checks what is declared by tags, which hold also for a request that is two.
+func validateTags(path *field.Path, r resourcev1.DeviceRequest) field.ErrorList {
+	wanted := func(path *field.Path, mode resourcev1.DeviceAllocationMode, tolerations []resourcev1.DeviceToleration) field.ErrorList {
+		errs := validateMode(path.Child("allocationMode"), mode)
+		for i, t := range tolerations {
+			at := path.Child("tolerations").Index(i)
+			if t.Key != "" {
+				errs = append(errs, rule.Declared(at.Child("key"), t.Key, validate.LabelKey)...)
+			}
+			errs = append(errs, rule.Supported(at.Child("operator"), t.Operator, resourcev1.DeviceTolerationOpEqual, resourcev1.DeviceTolerationOpExists)...)
+			if t.Effect != "" {
+				errs = append(errs, rule.Supported(at.Child("effect"), t.Effect, effects...)...)
+			}
+		}
+		return errs
 	}
-	errs = append(errs, validateSelectors(path.Child("selectors"), selectors, false)...)
+	name := func(s resourcev1.DeviceSubRequest) string { return s.Name }
+	errs := wanted(path.Child("exactly"), r.Exactly.AllocationMode, r.Exactly.Tolerations)
+	return append(errs, set(path.Child("firstAvailable"), r.FirstAvailable, resourcev1.FirstAvailableDeviceRequestMaxSize, name,
+		func(path *field.Path, s resourcev1.DeviceSubRequest) field.ErrorList {
+			errs := rule.RequiredAnd(path.Child("deviceClassName"), s.DeviceClassName, validate.LongName)
+			return append(errs, wanted(path, s.AllocationMode, s.Tolerations)...)
+		})...)
+}
+
+func validateMode(path *field.Path, mode resourcev1.DeviceAllocationMode) field.ErrorList {
+	return rule.Supported(path, mode, resourcev1.DeviceAllocationModeAll, resourcev1.DeviceAllocationModeExactCount)
+}
+
+// validateWanted checks what a request and an alternative have in common.
+func validateWanted(path *field.Path, selectors []resourcev1.DeviceSelector, mode resourcev1.DeviceAllocationMode, count int64, tolerations []resourcev1.DeviceToleration) field.ErrorList {
+	errs := validateSelectors(path.Child("selectors"), selectors, false)
 	switch mode {
 	case resourcev1.DeviceAllocationModeAll:
 		errs = append(errs, rule.If(count != 0, field.Invalid(path.Child("count"), count, fmt.Sprintf("must not be specified when allocationMode is '%s'", mode)))...)
 	case resourcev1.DeviceAllocationModeExactCount:
 		errs = append(errs, rule.Positive(path.Child("count"), count)...)
 	default:
-		errs = append(errs, rule.Supported(path.Child("allocationMode"), mode, resourcev1.DeviceAllocationModeAll, resourcev1.DeviceAllocationModeExactCount)...)
+		errs = append(errs, validateMode(path.Child("allocationMode"), mode)...)
 	}
 	return append(errs, list(path.Child("tolerations"), tolerations, -1, validateToleration)...)
 }
@@ -262,13 +323,14 @@ func celError(path *field.Path, expression string, err error) *field.Error {
 
 func validateConstraint(path *field.Path, c resourcev1.DeviceConstraint, names requestNames) field.ErrorList {
 	errs := names.validate(path.Child("requests"), c.Requests)
-	switch {
-	case c.MatchAttribute != nil:
-		return append(errs, validateFullName(path.Child("matchAttribute"), *c.MatchAttribute)...)
-	case c.DistinctAttribute != nil:
-		return append(errs, validateFullName(path.Child("distinctAttribute"), *c.DistinctAttribute)...)
+	if c.MatchAttribute != nil {
+		errs = append(errs, rule.Declared(path.Child("matchAttribute"), *c.MatchAttribute, validate.ResourceFullyQualifiedName)...)
 	}
-	return append(errs, field.Required(path, `exactly one of "matchAttribute" or "distinctAttribute" is required, but multiple fields are set`))
+	if c.DistinctAttribute != nil {
+		errs = append(errs, rule.Declared(path.Child("distinctAttribute"), *c.DistinctAttribute, validate.ResourceFullyQualifiedName)...)
+	}
+	return append(errs, rule.If(c.MatchAttribute == nil && c.DistinctAttribute == nil,
+		field.Required(path, `exactly one of "matchAttribute" or "distinctAttribute" is required, but multiple fields are set`))...)
 }
 
 func validateConfiguration(path *field.Path, c *resourcev1.DeviceConfiguration, stored bool) field.ErrorList {
@@ -276,7 +338,7 @@ func validateConfiguration(path *field.Path, c *resourcev1.DeviceConfiguration, 
 	if c.Opaque == nil {
 		return field.ErrorList{field.Required(opaque, "")}
 	}
-	errs := validateDriver(opaque.Child("driver"), c.Opaque.Driver)
+	errs := driverTag(opaque.Child("driver"), c.Opaque.Driver)
 	most := resourcev1.OpaqueParametersMaxLength
 	if stored { // before there was a limit, maybe
 		most = len(c.Opaque.Parameters.Raw)
@@ -287,7 +349,7 @@ func validateConfiguration(path *field.Path, c *resourcev1.DeviceConfiguration, 
 func validateToleration(path *field.Path, t resourcev1.DeviceToleration) field.ErrorList {
 	var errs field.ErrorList
 	if t.Key != "" {
-		errs = metavalidation.ValidateLabelName(t.Key, path.Child("key"))
+		errs = rule.Declared(path.Child("key"), t.Key, validate.LabelKey)
 	}
 	switch t.Operator {
 	case resourcev1.DeviceTolerationOpExists:
@@ -295,7 +357,7 @@ func validateToleration(path *field.Path, t resourcev1.DeviceToleration) field.E
 	case resourcev1.DeviceTolerationOpEqual:
 		errs = append(errs, rule.Invalid(path.Child("value"), t.Value, validation.IsValidLabelValue(t.Value))...)
 	default:
-		errs = append(errs, rule.OneOf(path.Child("operator"), t.Operator, resourcev1.DeviceTolerationOpEqual, resourcev1.DeviceTolerationOpExists)...)
+		errs = append(errs, rule.Supported(path.Child("operator"), t.Operator, resourcev1.DeviceTolerationOpEqual, resourcev1.DeviceTolerationOpExists)...)
 	}
 	if t.Effect == "" {
 		return errs

@@ -7,6 +7,7 @@ import (
 
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/validate"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -87,7 +88,7 @@ func validateDeviceStatus(path *field.Path, d resourcev1.AllocatedDeviceStatus, 
 	errs = append(errs, validatePool(path.Child("pool"), d.Pool)...)
 	errs = append(errs, rule.DNSLabel(path.Child("device"), d.Device)...)
 	if d.ShareID != nil {
-		errs = append(errs, validateUID(path.Child("shareID"), *d.ShareID)...)
+		errs = append(errs, rule.Declared(path.Child("shareID"), *d.ShareID, validate.UUID)...)
 	}
 	errs = append(errs, rule.If(!has.Has(idOf(d)), field.Invalid(path, d, "must be an allocated device in the claim"))...)
 	conditions, n := path.Child("conditions"), len(d.Conditions)
@@ -125,13 +126,13 @@ func validateAllocation(path *field.Path, a *resourcev1.AllocationResult, names 
 
 func validateResult(path *field.Path, r *resourcev1.DeviceRequestAllocationResult, names requestNames) field.ErrorList {
 	errs := names.validateOne(path.Child("request"), r.Request)
-	errs = append(errs, validateDriver(path.Child("driver"), r.Driver)...)
-	errs = append(errs, validatePool(path.Child("pool"), r.Pool)...)
+	errs = append(errs, driverTag(path.Child("driver"), r.Driver)...)
+	errs = append(errs, rule.RequiredAnd(path.Child("pool"), r.Pool, validate.ResourcePoolName)...)
 	errs = append(errs, rule.DNSLabel(path.Child("device"), r.Device)...)
 	errs = append(errs, validateBinding(path, r.BindingConditions, r.BindingFailureConditions)...)
 	errs = append(errs, list(path.Child("tolerations"), r.Tolerations, -1, validateToleration)...)
 	if r.ShareID != nil {
-		errs = append(errs, validateUID(path.Child("shareID"), string(*r.ShareID))...)
+		errs = append(errs, rule.Declared(path.Child("shareID"), *r.ShareID, validate.UUID)...)
 	}
 	return errs
 }

@@ -3,13 +3,14 @@
 package resource
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
 
-	"github.com/google/uuid"
-	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
+	"k8s.io/apimachinery/pkg/api/operation"
+	"k8s.io/apimachinery/pkg/api/validate"
 	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -18,6 +19,12 @@ import (
 )
 
 var validateDriver = podspec.ValidateCSIDriverName // which follows the same rules
+
+// driverTag is validateDriver where the rule is declared by tags.
+func driverTag(path *field.Path, name string) field.ErrorList {
+	errs := rule.RequiredAnd(path, name, validate.LongNameCaseless)
+	return append(errs, validate.MaxLength(context.Background(), operation.Operation{}, path, &name, nil, resourcev1.DriverNameMaxLength)...)
+}
 
 // validatePool: a pool is often named after a node, with something before or after a slash.
 func validatePool(path *field.Path, name string) field.ErrorList {
@@ -53,27 +60,9 @@ func validateName(path *field.Path, name string) field.ErrorList {
 	return append(errs, validateIdentifier(path, parts[1])...)
 }
 
-func validateFullName(path *field.Path, name resourcev1.FullyQualifiedName) field.ErrorList {
-	errs := validateName(path, string(name))
-	return append(errs, rule.If(!strings.Contains(string(name), "/"),
-		field.Invalid(path, name, "a fully qualified name must be a domain and a name separated by a slash"))...)
-}
-
 func validateIdentifier(path *field.Path, id string) field.ErrorList {
 	errs := rule.If(len(id) > resourcev1.DeviceMaxIDLength, field.TooLong(path, "", resourcev1.DeviceMaxIDLength))
 	return append(errs, rule.Invalid(path, id, content.IsCIdentifier(id))...)
-}
-
-func validateUID(path *field.Path, uid string) field.ErrorList {
-	if err := uuid.Validate(uid); err != nil {
-		return field.ErrorList{field.Invalid(path, uid, fmt.Sprintf("error validating uid: %v", err))}
-	}
-	return rule.If(len(uid) != 36 || uid != strings.ToLower(uid), field.Invalid(path, uid,
-		"uid must be in RFC 4122 normalized form, `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx` with lowercase hexadecimal characters"))
-}
-
-func validateExtendedResource(path *field.Path, name string) field.ErrorList {
-	return rule.If(!podspec.IsExtendedResource(corev1.ResourceName(name)), field.Invalid(path, name, "must be a valid extended resource name"))
 }
 
 // validateJSON says that what only drivers understand must be an object all the same.

@@ -13,9 +13,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/validate"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
@@ -92,9 +94,11 @@ func validateSliceSpec(spec, old *resourcev1.ResourceSliceSpec) field.ErrorList 
 	if slices.ContainsFunc(spec.Devices, func(d resourcev1.Device) bool { return len(d.Taints)+len(d.ConsumesCounters) > 0 }) {
 		most = resourcev1.ResourceSliceMaxDevicesWithAdvancedFeatures
 	}
-	name := func(d resourcev1.Device) string { return d.Name }
-	errs = append(errs, set(path.Child("devices"), spec.Devices, most, name, func(path *field.Path, d resourcev1.Device) field.ErrorList {
-		return validateDevice(path, &d, old, ptr.Deref(spec.PerDeviceNodeSelection, false))
+	names := sets.New[string]()
+	errs = append(errs, list(path.Child("devices"), spec.Devices, most, func(path *field.Path, d resourcev1.Device) field.ErrorList {
+		errs := rule.If(names.Has(d.Name), field.Duplicate(path, d.Name))
+		names.Insert(d.Name)
+		return append(errs, validateDevice(path, &d, old, ptr.Deref(spec.PerDeviceNodeSelection, false))...)
 	})...)
 	counterSet := func(c resourcev1.CounterSet) string { return c.Name }
 	return append(errs, set(path.Child("sharedCounters"), spec.SharedCounters, resourcev1.ResourceSliceMaxCounterSets, counterSet,
@@ -105,10 +109,7 @@ func validateSliceSpec(spec, old *resourcev1.ResourceSliceSpec) field.ErrorList 
 
 // validateCounters checks a set of counters and its name.
 func validateCounters(path *field.Path, nameField, name string, counters map[string]resourcev1.Counter) field.ErrorList {
-	errs, at := rule.Required(path.Child(nameField), name), path.Child("counters")
-	if name != "" {
-		errs = rule.DNSLabel(path.Child(nameField), name)
-	}
+	errs, at := rule.RequiredAnd(path.Child(nameField), name, validate.ShortName), path.Child("counters")
 	const most = resourcev1.ResourceSliceMaxCountersPerCounterSet
 	switch n := len(counters); {
 	case n == 0:
@@ -117,7 +118,7 @@ func validateCounters(path *field.Path, nameField, name string, counters map[str
 		return append(errs, field.TooMany(at, n, most))
 	}
 	for _, counter := range slices.Sorted(maps.Keys(counters)) {
-		errs = append(errs, rule.DNSLabel(at, counter)...)
+		errs = append(errs, rule.Declared(at, counter, validate.ShortName)...)
 	}
 	return errs
 }

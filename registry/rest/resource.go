@@ -66,6 +66,8 @@ type Resource[T Object] struct {
 	// Warnings returns texts for Warning headers; old is nil on create.
 	Warnings func(obj, old T) []string
 
+	// StatusOnCreate lets a create set status.
+	StatusOnCreate bool
 	// NoStatus leaves out the status subresource that a type with a Status field has.
 	NoStatus bool
 	// StatusKeepsMetadata makes an update of status change nothing of labels, annotations and the rest of metadata.

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -129,4 +130,29 @@ func Lines(err error) []string {
 // WithoutSystemFields is a stored object without what differs from write to write.
 func WithoutSystemFields(obj Object) Object {
 	return Merge(obj, Object{"metadata": Object{"uid": nil, "resourceVersion": nil, "creationTimestamp": nil, "managedFields": nil}})
+}
+
+// Flatten is an object with a line for each value, by its path.
+func Flatten(o Object) []string { return flatten(nil, "", o) }
+
+func flatten(lines []string, path string, v any) []string {
+	switch v := v.(type) {
+	case Object:
+		if len(v) == 0 {
+			return append(lines, path+" = {}")
+		}
+		for _, k := range slices.Sorted(maps.Keys(v)) {
+			lines = flatten(lines, path+"."+k, v[k])
+		}
+	case []any:
+		if len(v) == 0 {
+			return append(lines, path+" = []")
+		}
+		for i, item := range v {
+			lines = flatten(lines, fmt.Sprintf("%s[%d]", path, i), item)
+		}
+	default:
+		return append(lines, fmt.Sprintf("%s = %v", path, v))
+	}
+	return lines
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package rules
+package stories
 
 import (
 	"fmt"
@@ -22,12 +22,12 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// mutator makes changed objects from an object, one field at a time: it empties fields, adds what is missing, repeats
+// Mutator makes changed objects from an object, one field at a time: it empties fields, adds what is missing, repeats
 // and drops items, and puts in values that are wrong here or elsewhere.
-type mutator struct {
-	rng *rand.Rand
-	// constants are the values that the API names for a type of strings, by package and type.
-	constants map[string][]string
+type Mutator struct {
+	Rand *rand.Rand
+	// Constants are the values that the API names for a type of strings, by package and type.
+	Constants map[string][]string
 }
 
 // strings that are a good value of one field or another, and bad ones of all others.
@@ -40,9 +40,9 @@ var numbers = []int64{-1, 0, 1, 2, 100, 65536, 1<<31 - 1}
 
 var quantities = []string{"-1", "0", "1", "1.5", "1m", "2Gi", "1e20"}
 
-// walk changes v, which is part of the object, in all ways, and what is in it. try is called with each change in
-// place; if it returns true the change stays and walk returns true.
-func (m *mutator) walk(v reflect.Value, path string, try func(what string) bool) bool {
+// Walk changes v, which is part of the object, in all ways, and what is in it. try is called with each change in
+// place; if it returns true the change stays and Walk returns true.
+func (m *Mutator) Walk(v reflect.Value, path string, try func(what string) bool) bool {
 	for _, alternative := range m.alternatives(v) {
 		old := reflect.New(v.Type()).Elem()
 		old.Set(v)
@@ -57,7 +57,7 @@ func (m *mutator) walk(v reflect.Value, path string, try func(what string) bool)
 	}
 	switch v.Kind() {
 	case reflect.Pointer:
-		return !v.IsNil() && m.walk(v.Elem(), path, try)
+		return !v.IsNil() && m.Walk(v.Elem(), path, try)
 	case reflect.Struct:
 		for i := range v.NumField() {
 			f := v.Type().Field(i)
@@ -65,13 +65,13 @@ func (m *mutator) walk(v reflect.Value, path string, try func(what string) bool)
 				continue
 			}
 			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-			if m.walk(v.Field(i), strings.TrimSuffix(path+"."+name, "."), try) {
+			if m.Walk(v.Field(i), strings.TrimSuffix(path+"."+name, "."), try) {
 				return true
 			}
 		}
 	case reflect.Slice:
 		for i := range min(v.Len(), 4) {
-			if m.walk(v.Index(i), fmt.Sprintf("%s[%d]", path, i), try) {
+			if m.Walk(v.Index(i), fmt.Sprintf("%s[%d]", path, i), try) {
 				return true
 			}
 		}
@@ -81,14 +81,14 @@ func (m *mutator) walk(v reflect.Value, path string, try func(what string) bool)
 	return false
 }
 
-func (m *mutator) walkMap(v reflect.Value, path string, try func(what string) bool) bool {
+func (m *Mutator) walkMap(v reflect.Value, path string, try func(what string) bool) bool {
 	keys := v.MapKeys()
 	slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
 	for _, key := range keys[:min(len(keys), 4)] {
 		old := v.MapIndex(key)
 		value := reflect.New(old.Type()).Elem()
 		value.Set(old)
-		if m.walk(value, fmt.Sprintf("%s[%s]", path, key), func(what string) bool {
+		if m.Walk(value, fmt.Sprintf("%s[%s]", path, key), func(what string) bool {
 			v.SetMapIndex(key, value)
 			return try(what)
 		}) {
@@ -104,6 +104,8 @@ func skipped(name string) bool {
 	return slices.Contains([]string{"TypeMeta", "ManagedFields", "UID", "ResourceVersion", "CreationTimestamp", "SelfLink"}, name)
 }
 
+var someday = time.Date(2026, 1, 2, 4, 4, 5, 0, time.UTC)
+
 // opaque types are values though they have fields.
 func opaque(t reflect.Type) bool {
 	switch t {
@@ -115,7 +117,7 @@ func opaque(t reflect.Type) bool {
 }
 
 // alternatives are what v could be instead.
-func (m *mutator) alternatives(v reflect.Value) []reflect.Value {
+func (m *Mutator) alternatives(v reflect.Value) []reflect.Value {
 	t := v.Type()
 	var out []reflect.Value
 	add := func(values ...any) {
@@ -133,10 +135,10 @@ func (m *mutator) alternatives(v reflect.Value) []reflect.Value {
 		add(intstr.FromInt32(-1), intstr.FromInt32(0), intstr.FromInt32(1), intstr.FromInt32(70000), intstr.FromString("50%"), intstr.FromString("150%"), intstr.FromString("x"), intstr.FromString(""))
 		return out
 	case reflect.TypeFor[metav1.Time]():
-		add(metav1.Time{}, metav1.NewTime(birth.Add(time.Hour)))
+		add(metav1.Time{}, metav1.NewTime(someday))
 		return out
 	case reflect.TypeFor[metav1.MicroTime]():
-		add(metav1.MicroTime{}, metav1.NewMicroTime(birth.Add(time.Hour)))
+		add(metav1.MicroTime{}, metav1.NewMicroTime(someday))
 		return out
 	case reflect.TypeFor[runtime.RawExtension]():
 		add(runtime.RawExtension{}, runtime.RawExtension{Raw: []byte(`{"a":"b"}`)}, runtime.RawExtension{Raw: []byte(`[1]`)})
@@ -147,11 +149,11 @@ func (m *mutator) alternatives(v reflect.Value) []reflect.Value {
 	}
 	switch v.Kind() {
 	case reflect.String:
-		for _, s := range m.constants[t.PkgPath()+"."+t.Name()] {
+		for _, s := range m.Constants[t.PkgPath()+"."+t.Name()] {
 			add(s)
 		}
 		add("")
-		for _, i := range m.rng.Perm(len(plain))[:7] {
+		for _, i := range m.Rand.Perm(len(plain))[:7] {
 			add(plain[i])
 		}
 		if s := v.String(); s != "" {
@@ -182,7 +184,7 @@ func (m *mutator) alternatives(v reflect.Value) []reflect.Value {
 		}
 		out = append(out, clone(v.Slice(1, v.Len())), reflect.Append(clone(v), v.Index(0)))
 	case reflect.Map:
-		for _, key := range []string{"", "bad key!", "example.com/x", "y", plain[m.rng.IntN(len(plain))]} {
+		for _, key := range []string{"", "bad key!", "example.com/x", "y", plain[m.Rand.IntN(len(plain))]} {
 			out = append(out, with(v, reflect.ValueOf(key).Convert(t.Key()), m.random(t.Elem(), 2)))
 		}
 		if v.Len() > 0 {
@@ -197,40 +199,40 @@ func (m *mutator) alternatives(v reflect.Value) []reflect.Value {
 }
 
 // random makes a value of a type, in depth at most so deep.
-func (m *mutator) random(t reflect.Type, depth int) reflect.Value {
+func (m *Mutator) random(t reflect.Type, depth int) reflect.Value {
 	v := reflect.New(t).Elem()
 	if opaque(t) {
 		alternatives := m.alternatives(v)
-		return alternatives[m.rng.IntN(len(alternatives))]
+		return alternatives[m.Rand.IntN(len(alternatives))]
 	}
 	switch t.Kind() {
 	case reflect.String:
-		values := m.constants[t.PkgPath()+"."+t.Name()]
+		values := m.Constants[t.PkgPath()+"."+t.Name()]
 		if len(values) == 0 {
 			values = plain[1:13]
 		}
-		v.SetString(values[m.rng.IntN(len(values))])
+		v.SetString(values[m.Rand.IntN(len(values))])
 	case reflect.Int32, reflect.Int64, reflect.Int:
-		v.SetInt(int64(m.rng.IntN(20)) - 1)
+		v.SetInt(int64(m.Rand.IntN(20)) - 1)
 	case reflect.Bool:
-		v.SetBool(m.rng.IntN(2) == 0)
+		v.SetBool(m.Rand.IntN(2) == 0)
 	case reflect.Pointer:
 		if depth > 0 {
 			v.Set(reflect.New(t.Elem()))
 			v.Elem().Set(m.random(t.Elem(), depth-1))
 		}
 	case reflect.Slice:
-		if depth > 0 && m.rng.IntN(3) > 0 {
+		if depth > 0 && m.Rand.IntN(3) > 0 {
 			v.Set(reflect.Append(v, m.random(t.Elem(), depth-1)))
 		}
 	case reflect.Map:
-		if depth > 0 && m.rng.IntN(3) > 0 {
+		if depth > 0 && m.Rand.IntN(3) > 0 {
 			v.Set(with(v, m.random(t.Key(), depth), m.random(t.Elem(), depth-1)))
 		}
 	case reflect.Struct:
 		for i := range t.NumField() {
 			f := t.Field(i)
-			if f.IsExported() && !skipped(f.Name) && depth > 0 && m.rng.IntN(2) == 0 {
+			if f.IsExported() && !skipped(f.Name) && depth > 0 && m.Rand.IntN(2) == 0 {
 				v.Field(i).Set(m.random(f.Type, depth-1))
 			}
 		}
@@ -259,8 +261,8 @@ func show(v reflect.Value) string {
 	return text[:min(len(text), 160)]
 }
 
-// namedStrings are the constants of the string types in k8s.io/api and apimachinery.
-func namedStrings() (map[string][]string, error) {
+// NamedStrings are the constants of the string types in k8s.io/api and apimachinery.
+func NamedStrings() (map[string][]string, error) {
 	out := map[string][]string{}
 	list, err := exec.Command("go", "list", "-f", "{{.ImportPath}} {{.Dir}}", "k8s.io/api/...", "k8s.io/apimachinery/pkg/apis/meta/v1").Output()
 	if err != nil {
