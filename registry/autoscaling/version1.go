@@ -20,7 +20,7 @@ import (
 const (
 	metricsAnnotation    = "autoscaling.alpha.kubernetes.io/metrics"
 	behaviorAnnotation   = "autoscaling.alpha.kubernetes.io/behavior"
-	statusesAnnotation   = "autoscaling.alpha.kubernetes.io/current-metrics"
+	currentMetricsAnnotation   = "autoscaling.alpha.kubernetes.io/current-metrics"
 	conditionsAnnotation = "autoscaling.alpha.kubernetes.io/conditions"
 	upAnnotation         = "autoscaling.alpha.kubernetes.io/scale-up-tolerance"
 	downAnnotation       = "autoscaling.alpha.kubernetes.io/scale-down-tolerance"
@@ -41,17 +41,17 @@ func AddVersion1(scheme *runtime.Scheme) error {
 		convert  conversion.ConversionFunc
 	}{
 		{(*autoscalingv1.HorizontalPodAutoscaler)(nil), (*autoscalingv2.HorizontalPodAutoscaler)(nil), func(a, b any, _ conversion.Scope) error {
-			fromVersion1(a.(*autoscalingv1.HorizontalPodAutoscaler), b.(*autoscalingv2.HorizontalPodAutoscaler))
+			toHub(a.(*autoscalingv1.HorizontalPodAutoscaler), b.(*autoscalingv2.HorizontalPodAutoscaler))
 			return nil
 		}},
 		{(*autoscalingv2.HorizontalPodAutoscaler)(nil), (*autoscalingv1.HorizontalPodAutoscaler)(nil), func(a, b any, _ conversion.Scope) error {
-			return toVersion1(a.(*autoscalingv2.HorizontalPodAutoscaler), b.(*autoscalingv1.HorizontalPodAutoscaler))
+			return fromHub(a.(*autoscalingv2.HorizontalPodAutoscaler), b.(*autoscalingv1.HorizontalPodAutoscaler))
 		}},
 		{(*autoscalingv1.HorizontalPodAutoscalerList)(nil), (*autoscalingv2.HorizontalPodAutoscalerList)(nil), func(a, b any, _ conversion.Scope) error {
 			in, out := a.(*autoscalingv1.HorizontalPodAutoscalerList), b.(*autoscalingv2.HorizontalPodAutoscalerList)
 			out.ListMeta, out.Items = in.ListMeta, make([]autoscalingv2.HorizontalPodAutoscaler, len(in.Items))
 			for i := range in.Items {
-				fromVersion1(&in.Items[i], &out.Items[i])
+				toHub(&in.Items[i], &out.Items[i])
 			}
 			return nil
 		}},
@@ -59,7 +59,7 @@ func AddVersion1(scheme *runtime.Scheme) error {
 			in, out := a.(*autoscalingv2.HorizontalPodAutoscalerList), b.(*autoscalingv1.HorizontalPodAutoscalerList)
 			out.ListMeta, out.Items = in.ListMeta, make([]autoscalingv1.HorizontalPodAutoscaler, len(in.Items))
 			for i := range in.Items {
-				if err := toVersion1(&in.Items[i], &out.Items[i]); err != nil {
+				if err := fromHub(&in.Items[i], &out.Items[i]); err != nil {
 					return err
 				}
 			}
@@ -76,13 +76,13 @@ func AddVersion1(scheme *runtime.Scheme) error {
 // withoutOwn are the annotations of an object that version 1 does not use.
 func withoutOwn(annotations map[string]string) map[string]string {
 	out := maps.Clone(annotations)
-	for _, own := range []string{metricsAnnotation, behaviorAnnotation, statusesAnnotation, conditionsAnnotation, upAnnotation, downAnnotation} {
+	for _, own := range []string{metricsAnnotation, behaviorAnnotation, currentMetricsAnnotation, conditionsAnnotation, upAnnotation, downAnnotation} {
 		delete(out, own)
 	}
 	return out
 }
 
-func fromVersion1(in *autoscalingv1.HorizontalPodAutoscaler, out *autoscalingv2.HorizontalPodAutoscaler) {
+func toHub(in *autoscalingv1.HorizontalPodAutoscaler, out *autoscalingv2.HorizontalPodAutoscaler) {
 	*out = autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: in.ObjectMeta}
 	out.Annotations = withoutOwn(in.Annotations)
 	out.Spec = autoscalingv2.HorizontalPodAutoscalerSpec{
@@ -105,10 +105,10 @@ func fromVersion1(in *autoscalingv1.HorizontalPodAutoscaler, out *autoscalingv2.
 	if annotated(in, behaviorAnnotation, &b) && b != (autoscalingv2.HorizontalPodAutoscalerBehavior{}) {
 		out.Spec.Behavior = &b
 	}
-	statusFromVersion1(in, &out.Status)
+	statusToHub(in, &out.Status)
 }
 
-func statusFromVersion1(in *autoscalingv1.HorizontalPodAutoscaler, out *autoscalingv2.HorizontalPodAutoscalerStatus) {
+func statusToHub(in *autoscalingv1.HorizontalPodAutoscaler, out *autoscalingv2.HorizontalPodAutoscalerStatus) {
 	s := &in.Status
 	*out = autoscalingv2.HorizontalPodAutoscalerStatus{
 		ObservedGeneration: s.ObservedGeneration, LastScaleTime: s.LastScaleTime,
@@ -120,7 +120,7 @@ func statusFromVersion1(in *autoscalingv1.HorizontalPodAutoscaler, out *autoscal
 		}}}
 	}
 	var metrics []autoscalingv1.MetricStatus
-	if annotated(in, statusesAnnotation, &metrics) { // which says more than the percentage
+	if annotated(in, currentMetricsAnnotation, &metrics) { // which says more than the percentage
 		out.CurrentMetrics = make([]autoscalingv2.MetricStatus, len(metrics))
 		for i, m := range metrics {
 			out.CurrentMetrics[i] = statusFrom(m)
@@ -141,7 +141,7 @@ func annotated(in *autoscalingv1.HorizontalPodAutoscaler, key string, into any) 
 	return ok && json.Unmarshal([]byte(text), into) == nil
 }
 
-func toVersion1(in *autoscalingv2.HorizontalPodAutoscaler, out *autoscalingv1.HorizontalPodAutoscaler) error {
+func fromHub(in *autoscalingv2.HorizontalPodAutoscaler, out *autoscalingv1.HorizontalPodAutoscaler) error {
 	*out = autoscalingv1.HorizontalPodAutoscaler{ObjectMeta: in.ObjectMeta}
 	out.Annotations = withoutOwn(in.Annotations)
 	annotate := func(key string, value any, n int) error {
@@ -189,7 +189,7 @@ func toVersion1(in *autoscalingv2.HorizontalPodAutoscaler, out *autoscalingv1.Ho
 	if err := annotate(metricsAnnotation, metrics, len(metrics)); err != nil {
 		return err
 	}
-	if err := annotate(statusesAnnotation, statuses, len(statuses)); err != nil {
+	if err := annotate(currentMetricsAnnotation, statuses, len(statuses)); err != nil {
 		return err
 	}
 	if err := annotate(conditionsAnnotation, conditions, len(conditions)); err != nil {

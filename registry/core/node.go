@@ -16,12 +16,12 @@ func Nodes(deps Deps) rest.Resource[*corev1.Node] {
 	return rest.Resource[*corev1.Node]{
 		Kind:                corev1.SchemeGroupVersion.WithKind("Node"),
 		Plural:              "nodes",
-		StatusOnCreate:      true,
 		Singular:            "node",
 		Columns:             nodeColumns(),
 		ShortNames:          []string{"no"},
 		KeyPrefix:           "minions",
 		NoGeneration:        true,
+		StatusOnCreate:      true, // a kubelet registers with all that it knows
 		Default:             defaultNode,
 		PrepareCreate:       func(_ context.Context, o *corev1.Node) { prepareNodeCreate(o) },
 		PrepareUpdate:       prepareNodeUpdate,
