@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
+	restclient "k8s.io/client-go/rest"
 	"k8s.io/component-base/compatibility"
 	"k8s.io/utils/ptr"
 
@@ -44,6 +45,8 @@ type cluster struct {
 	t    *testing.T
 	as   func(user.Info) kubernetes.Interface
 	keys *pki.PKI
+
+	directories *directories
 }
 
 func newCluster(t *testing.T) *cluster {
@@ -75,6 +78,10 @@ func newCluster(t *testing.T) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c := &cluster{
+		Interface: client, t: t, keys: keys, directories: &directories{},
+		as: func(u user.Info) kubernetes.Interface { return kubernetes.NewForConfigOrDie(door.ClientConfig(u)) },
+	}
 	manager, err := controllers.New(controllers.Deps{
 		ClientFor: func(name string) kubernetes.Interface {
 			return kubernetes.NewForConfigOrDie(door.ClientConfig(as(name)))
@@ -82,11 +89,14 @@ func newCluster(t *testing.T) *cluster {
 		MetadataFor: func(name string) metadata.Interface {
 			return metadata.NewForConfigOrDie(door.ClientConfig(as(name)))
 		},
+		ConfigFor: func(name string) *restclient.Config { return door.ClientConfig(as(name)) },
 		Discovery: client.Discovery(),
 		Informers: factory,
 		PodRanges: []nodeipam.Range{{Cluster: netip.MustParsePrefix("10.42.0.0/16"), NodeBits: 24}},
 		RootCA:    []byte("the CA"),
 		Signers:   csrsigning.Authorities{Client: keys.ClientCA, KubeletServer: keys.KubeletCA, Legacy: keys.ServerCA},
+
+		LocalVolumes: c.directories,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -111,7 +121,7 @@ func newCluster(t *testing.T) *cluster {
 		}
 		_ = store.Close()
 	})
-	return &cluster{client, t, func(u user.Info) kubernetes.Interface { return kubernetes.NewForConfigOrDie(door.ClientConfig(u)) }, keys}
+	return c
 }
 
 // eventually waits until check returns nil.

@@ -21,6 +21,8 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 	"k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/controllers/localpath"
 )
 
 // clusterObjects are what every cluster has before its users bring anything: the system namespaces, the
@@ -34,7 +36,7 @@ type clusterObjects struct {
 
 // ensure creates what is missing. Several servers may do so at the same time.
 func (o clusterObjects) ensure(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{o.namespaces, o.priorities, o.serviceCIDR, o.apiService, o.apiEndpoints, o.clusterInfo} {
+	for _, step := range []func(context.Context) error{o.namespaces, o.priorities, o.serviceCIDR, o.apiService, o.apiEndpoints, o.clusterInfo, o.localPath} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -206,4 +208,19 @@ func (o clusterObjects) put(ctx context.Context, endpoints *corev1.Endpoints) er
 	old.Subsets = endpoints.Subsets
 	_, err = client.Update(ctx, old, metav1.UpdateOptions{})
 	return err
+}
+
+// localPath makes the default StorageClass, and lets its provisioner do what it does. What is there stays as it is.
+func (o clusterObjects) localPath(ctx context.Context) error {
+	if _, err := o.client.StorageV1().StorageClasses().Create(ctx, localpath.Class(), metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create StorageClass: %w", err)
+	}
+	role, binding := localpath.Role()
+	if _, err := o.client.RbacV1().ClusterRoles().Create(ctx, role, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create ClusterRole %s: %w", role.Name, err)
+	}
+	if _, err := o.client.RbacV1().ClusterRoleBindings().Create(ctx, binding, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create ClusterRoleBinding %s: %w", binding.Name, err)
+	}
+	return nil
 }

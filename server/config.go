@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/skiff-k8s/skiff/agent"
+	"github.com/skiff-k8s/skiff/kubelet/simulated"
 )
 
 // Config is everything a person can say about a server. Default fills in the rest.
@@ -34,7 +35,11 @@ type Config struct {
 
 	NoNode bool // control plane only
 
+	API  APISettings
 	Node agent.Settings
+
+	// Simulated nodes exist besides this machine's, in the API only; none if Nodes is 0.
+	Simulated simulated.Config `json:"-"`
 
 	// Progress is told each step of the start, and how long it took from Started. Optional.
 	Progress func(step Step, after time.Duration) `json:"-"`
@@ -70,6 +75,7 @@ func Default() Config {
 		NodePorts:      PortRange{30000, 32767},
 		Kubeconfig:     "/etc/skiff/skiff.yaml",
 		KubeconfigMode: 0o600,
+		API:            defaultAPISettings(),
 		Node:           agent.DefaultSettings(),
 	}
 }
@@ -96,6 +102,12 @@ func (c *Config) Complete() error {
 	}
 	if c.NodePorts.First < 1 || c.NodePorts.Last > 65535 || c.NodePorts.First > c.NodePorts.Last {
 		return fmt.Errorf("node port range %s is not a range of ports (change --service-node-port-range)", c.NodePorts)
+	}
+	if err := c.API.check(); err != nil {
+		return err
+	}
+	if c.Simulated.Nodes < 0 || c.Simulated.StartAfter < 0 {
+		return fmt.Errorf("there cannot be %d simulated nodes whose pods start after %v (change --simulated-nodes or --simulated-pod-start)", c.Simulated.Nodes, c.Simulated.StartAfter)
 	}
 	return c.Node.Check()
 }

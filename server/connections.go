@@ -17,23 +17,25 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	genericrest "k8s.io/apiserver/pkg/registry/rest"
-	"k8s.io/apiserver/pkg/util/webhook"
-	restclient "k8s.io/client-go/rest"
 
 	"github.com/skiff-k8s/skiff/agent"
 	"github.com/skiff-k8s/skiff/registry/core"
 	"github.com/skiff-k8s/skiff/registry/core/podconnect"
 )
 
-// connections are the ways from the API server to kubelets and pods.
-func (c *controlPlane) connections() core.Deps {
-	kubelets := podconnect.NodeKubelets{
+// kubelets is how the API server finds and reaches kubelets.
+func (c *controlPlane) kubelets() podconnect.Kubelets {
+	return podconnect.NodeKubelets{
 		Nodes:       c.stored(corev1.Resource("nodes")),
 		DefaultPort: agent.DefaultSettings().KubeletPort,
 		ByName:      true,
 		Transport:   c.kubeletTransport(false),
 		Insecure:    c.kubeletTransport(true),
 	}
+}
+
+// connections are the ways from the API server to kubelets and pods.
+func (c *controlPlane) connections(kubelets podconnect.Kubelets) core.Deps {
 	pods := c.stored(corev1.Resource("pods"))
 	streams := podconnect.Streams{Pods: pods, Kubelets: kubelets, Authorizer: c.authz}
 	// Pods and Services have certificates, if at all, that mean nothing to us: upstream does not check them either.
@@ -74,20 +76,6 @@ func (c *controlPlane) kubeletTransport(insecure bool) http.RoundTripper {
 		},
 		MaxIdleConnsPerHost: 4,
 		IdleConnTimeout:     time.Minute,
-	}
-}
-
-// webhookAuth lets webhooks that are Services be dialled wherever their pods are.
-func (c *controlPlane) webhookAuth(next webhook.AuthenticationInfoResolver) webhook.AuthenticationInfoResolver {
-	return &webhook.AuthenticationInfoResolverDelegator{
-		ClientConfigForFunc: next.ClientConfigFor,
-		ClientConfigForServiceFunc: func(name, namespace string, port int) (*restclient.Config, error) {
-			config, err := next.ClientConfigForService(name, namespace, port)
-			if err == nil {
-				config.Dial = c.tunnels.DialPod
-			}
-			return config, err
-		},
 	}
 }
 

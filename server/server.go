@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
 
@@ -24,6 +25,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers"
 	"github.com/skiff-k8s/skiff/controllers/csrsigning"
 	"github.com/skiff-k8s/skiff/controllers/nodeipam"
+	"github.com/skiff-k8s/skiff/kubelet/simulated"
 	"github.com/skiff-k8s/skiff/scheduler"
 )
 
@@ -33,7 +35,8 @@ type Server struct {
 	plane       *controlPlane
 	controllers *controllers.Manager
 	scheduler   *scheduler.Scheduler
-	agent       *agent.Agent // nil without a node
+	agent       *agent.Agent     // nil without a node
+	simulated   *simulated.Fleet // nil without simulated nodes
 	claim       *agent.Claim
 
 	clusterReady chan struct{} // closed when the API has what every cluster has
@@ -101,6 +104,7 @@ func (s *Server) buildParts() error {
 	s.controllers, err = controllers.New(controllers.Deps{
 		ClientFor:   s.plane.clientFor,
 		MetadataFor: s.plane.metadataFor,
+		ConfigFor:   s.plane.configForController,
 		Discovery:   s.plane.discovery(),
 		Informers:   s.plane.informers,
 		PodRanges:   []nodeipam.Range{{Cluster: s.cfg.ClusterCIDR, NodeBits: nodeBits(s.cfg.ClusterCIDR)}},
@@ -119,10 +123,23 @@ func (s *Server) buildParts() error {
 	if s.scheduler, err = scheduler.New(scheduler.Config{}, client, s.plane.informers, nil); err != nil {
 		return fmt.Errorf("build the scheduler: %w", err)
 	}
-	if s.cfg.NoNode {
-		return nil
+	if err := s.simulate(); err != nil || s.cfg.NoNode {
+		return err
 	}
 	s.agent, err = s.plane.newAgent(s.cfg, s.clusterReady)
+	return err
+}
+
+// simulate builds the nodes that exist in the API only. One client acts for all of them, as no kubelet may.
+func (s *Server) simulate() error {
+	if s.cfg.Simulated.Nodes == 0 {
+		return nil
+	}
+	client, err := kubernetes.NewForConfig(s.plane.configFor("system:simulated-nodes", user.SystemPrivilegedGroup))
+	if err != nil {
+		return fmt.Errorf("make the client of the simulated nodes: %w", err)
+	}
+	s.simulated, err = simulated.New(s.cfg.Simulated, client, s.plane.informers)
 	return err
 }
 
@@ -179,6 +196,9 @@ func (s *Server) runParts(ctx context.Context) error {
 		}
 		group.Go(func() error { return s.controllers.Run(ctx) })
 		group.Go(func() error { return s.scheduler.Run(ctx) })
+		if s.simulated != nil {
+			group.Go(func() error { return s.simulated.Run(ctx) })
+		}
 		return nil
 	})
 	return group.Wait()

@@ -106,6 +106,7 @@ type Agent struct {
 	client  kubernetes.Interface
 	cluster Cluster
 	factory informers.SharedInformerFactory
+	all     informers.SharedInformerFactory // where factory sees what is this node's only
 	node    *agent.Agent
 }
 
@@ -161,9 +162,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.followServers(ctx) })
 	group.Go(func() error { return a.announce(ctx) })
 	a.factory.StartWithContext(ctx)
+	a.all.StartWithContext(ctx)
 	group.Go(func() error { return a.node.Run(ctx) })
 	err := group.Wait()
 	a.factory.Shutdown()
+	a.all.Shutdown()
 	return err
 }
 
@@ -298,7 +301,8 @@ func (a *Agent) build() error {
 		a.cfg.Node.Network = a.cluster.Network
 	}
 	a.factory = informers.NewSharedInformerFactoryWithOptions(a.client, 0, informers.WithTransform(agent.DropManagedFields))
-	// A node sees its own pods only.
+	// Of pods a node needs its own; those of others only once there is a NetworkPolicy.
+	a.all = informers.NewSharedInformerFactoryWithOptions(a.client, 0, informers.WithTransform(agent.DropManagedFields))
 	a.factory.InformerFor(&corev1.Pod{}, func(client kubernetes.Interface, resync time.Duration) cache.SharedIndexInformer {
 		return coreinformers.NewFilteredPodInformer(client, metav1.NamespaceAll, resync, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc}, func(o *metav1.ListOptions) {
 			o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", a.cfg.NodeName).String()
@@ -318,7 +322,7 @@ func (a *Agent) build() error {
 		ServingCert:   a.certificates.serving.forServer,
 		ClientCA:      clientCA,
 		RuntimeReady:  func() { a.cfg.progress(StepRuntime) },
-	}, agent.Deps{Node: a.client, Proxy: a.client, DNS: a.client, Informers: a.factory})
+	}, agent.Deps{Node: a.client, Proxy: a.client, DNS: a.client, Informers: a.factory, All: a.all})
 	return err
 }
 

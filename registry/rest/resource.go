@@ -48,7 +48,7 @@ type Resource[T Object] struct {
 	Default func(obj T)
 	// ValidateName judges metadata.name (nil: a DNS subdomain).
 	ValidateName validation.ValidateNameFunc
-	// PrepareCreate normalizes an object before it is validated and created. Status is cleared already.
+	// PrepareCreate normalizes an object before it is validated and created. Status is cleared already, unless StatusOnCreate.
 	PrepareCreate func(ctx context.Context, obj T)
 	// Validate judges the whole object, metadata included (nil: metadata only, by ValidateName).
 	Validate func(obj T) field.ErrorList
@@ -65,6 +65,8 @@ type Resource[T Object] struct {
 
 	// NoStatus leaves out the status subresource that a type with a Status field has.
 	NoStatus bool
+	// StatusOnCreate lets whoever creates the object set its status, which else is cleared.
+	StatusOnCreate bool
 	// PrepareStatusUpdate normalizes an update of status. The spec is old's already.
 	PrepareStatusUpdate func(obj, old T)
 	// ValidateStatus judges an update of status.
@@ -76,6 +78,8 @@ type Resource[T Object] struct {
 
 	// Fields are the selectable fields besides metadata.name and metadata.namespace.
 	Fields func(obj T) fields.Set
+	// FieldLabels are further names of Fields in the hub; in another served version they are the only ones.
+	FieldLabels map[schema.GroupVersion]map[string]string
 	// IndexedFields are those of Fields that watches and lists select by so often that the cache indexes them.
 	IndexedFields []string
 	// Columns are what kubectl prints (nil: name and age).

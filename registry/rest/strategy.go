@@ -65,7 +65,7 @@ func (s strategy[T]) generationOf(obj T) any {
 
 func (s strategy[T]) PrepareForCreate(ctx context.Context, o runtime.Object) {
 	obj := o.(T)
-	if s.hasStatus() {
+	if s.hasStatus() && !s.r.StatusOnCreate {
 		reflect.ValueOf(obj).Elem().Field(s.layout.status).SetZero()
 	}
 	if s.hasGeneration() {

@@ -45,6 +45,8 @@ import (
 	"k8s.io/kube-openapi/pkg/handler3"
 	"k8s.io/kube-openapi/pkg/spec3"
 	"k8s.io/kube-openapi/pkg/validation/spec"
+	metricsv1 "k8s.io/metrics/pkg/apis/metrics/v1"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/inprocess"
@@ -56,6 +58,7 @@ import (
 	"github.com/skiff-k8s/skiff/registry/authorization"
 	"github.com/skiff-k8s/skiff/registry/core"
 	"github.com/skiff-k8s/skiff/registry/core/podconnect"
+	"github.com/skiff-k8s/skiff/registry/metrics"
 	"github.com/skiff-k8s/skiff/version"
 )
 
@@ -95,6 +98,8 @@ func run(ctx context.Context, dir string) error {
 			authenticationv1.SchemeGroupVersion: authentication.Storages(authentication.Deps{}),
 			authorizationv1.SchemeGroupVersion:  authorization.Storages(authorization.Deps{}),
 			corev1.SchemeGroupVersion:           {"componentstatuses": core.ComponentStatuses(nil)},
+			metricsv1.SchemeGroupVersion:        metrics.Storages(metrics.Deps{}),
+			metricsv1beta1.SchemeGroupVersion:   metrics.Storages(metrics.Deps{}),
 		},
 		Loopback:        loopback,
 		Authorizer:      authorizerfactory.NewAlwaysDenyAuthorizer(),
