@@ -112,6 +112,7 @@ func (s *Server) buildParts() error {
 		Informers:   s.plane.informers,
 		PodRanges:   []nodeipam.Range{{Cluster: s.cfg.ClusterCIDR, NodeBits: nodeBits(s.cfg.ClusterCIDR)}},
 		RootCA:      s.plane.pki.ServerCA.PEM(),
+		ServiceLB:   s.cfg.serviceLB(),
 		Signers: csrsigning.Authorities{
 			Client: s.plane.pki.ClientCA, KubeletServer: s.plane.pki.KubeletCA, Legacy: s.plane.pki.ServerCA,
 		},

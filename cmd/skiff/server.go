@@ -160,6 +160,7 @@ func serverFlags(fs *pflag.FlagSet, cfg *server.Config) {
 		return err
 	})
 	fs.StringVar(&cfg.ClusterDomain, "cluster-domain", cfg.ClusterDomain, "domain of the cluster's DNS names")
+	fs.StringVar(&cfg.LoadBalancer, "load-balancer", cfg.LoadBalancer, "addresses of LoadBalancer Services: nodes (those of the nodes), or none for a controller of your own")
 	fs.Func("service-node-port-range", "ports for Services of type NodePort (default "+cfg.NodePorts.String()+")", func(v string) error {
 		n, err := fmt.Sscanf(v, "%d-%d", &cfg.NodePorts.First, &cfg.NodePorts.Last)
 		if err != nil || n != 2 {
