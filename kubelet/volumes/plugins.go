@@ -34,6 +34,7 @@ func (m *Manager) allPlugins() []plugin {
 		projected{m},
 		image{m},
 		local{m},
+		nfs{},
 		m.csi,
 	}
 }
