@@ -225,8 +225,34 @@ func TestCSIErrors(t *testing.T) {
 		}
 		driver.Fail(c.call, nil)
 	}
-	n.setUp(t, pod)
 	must(t, n.TearDown(t.Context(), pod.UID))
+	wantCalls(t, driver, "NodeStageVolume", "NodeStageVolume", "NodePublishVolume", "NodeUnpublishVolume", "NodeUnstageVolume")
+}
+
+// A pod that goes before its volume was staged leaves nothing to be unstaged, unless the driver may still do it.
+func TestCSIStageFails(t *testing.T) {
+	for name, c := range map[string]struct {
+		code codes.Code
+		want []string
+	}{
+		"for good":  {codes.InvalidArgument, []string{"NodeStageVolume"}},
+		"who knows": {codes.DeadlineExceeded, []string{"NodeStageVolume", "NodeUnstageVolume"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root, driver := t.TempDir(), testDriver(t, csipb.NodeServiceCapability_RPC_STAGE_UNSTAGE_VOLUME)
+			pvc, pv := csiClaim("one")
+			n := newCSINode(t, root, driver, pvc, pv, password(), driverObject(func(*storagev1.CSIDriverSpec) {}))
+			driver.Fail("NodeStageVolume", status.Error(c.code, "no"))
+			if err := n.SetUp(t.Context(), podWith("a", "one")); err == nil {
+				t.Error("SetUp succeeds")
+			}
+			must(t, n.TearDown(t.Context(), "uid-a"))
+			wantCalls(t, driver, c.want...)
+			if left, err := os.ReadDir(filepath.Join(root, "plugins/kubernetes.io/csi/x.io")); err != nil || len(left) > 0 {
+				t.Errorf("left are %v, %v", left, err)
+			}
+		})
+	}
 }
 
 // A device is published where the runtime can give it to a container, and taken away again.
