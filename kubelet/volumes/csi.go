@@ -239,7 +239,7 @@ func (p *csiCall) publish(ctx context.Context) (mounted, error) {
 	if err == nil && !p.v.again {
 		err = p.own(ctx, target)
 	}
-	return mounted{path: target, device: p.source.block, readOnly: p.source.readOnly, follows: grows || republish}, err
+	return mounted{path: target, device: p.source.block, readOnly: p.source.readOnly, follows: grows || republish, csi: &p.source}, err
 }
 
 func (p *csiCall) callPublish(ctx context.Context, target string, capability *csipb.VolumeCapability) error {

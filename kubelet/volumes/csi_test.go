@@ -106,7 +106,8 @@ func wantCalls(t *testing.T, d *csitest.Driver, want ...string) {
 
 // A volume is attached, staged once, published to each pod, and all of that is undone, by another process too.
 func TestCSIPersistentVolume(t *testing.T) {
-	root, driver := t.TempDir(), testDriver(t, csipb.NodeServiceCapability_RPC_STAGE_UNSTAGE_VOLUME)
+	root := t.TempDir()
+	driver := testDriver(t, csipb.NodeServiceCapability_RPC_STAGE_UNSTAGE_VOLUME, csipb.NodeServiceCapability_RPC_GET_VOLUME_STATS)
 	pvc, pv := csiClaim("one")
 	attachment := &storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{Name: attachmentName("vol-one", "x.io", "n1")},
 		Status: storagev1.VolumeAttachmentStatus{Attached: true, AttachmentMetadata: map[string]string{"disk": "sdb"}}}
@@ -140,6 +141,9 @@ func TestCSIPersistentVolume(t *testing.T) {
 	if c := publish.VolumeContext; c["csi.storage.k8s.io/pod.name"] != b.Name || c["csi.storage.k8s.io/ephemeral"] != "false" || publish.StagingTargetPath != stage.StagingTargetPath ||
 		!strings.Contains(c["csi.storage.k8s.io/serviceAccount.tokens"], `"vault":{"token":"token for vault"`) {
 		t.Errorf("publish request is %v", publish)
+	}
+	if f, err := n.Measure(t.Context(), a.UID, "data"); err != nil || f.Used != 100 || f.InodesFree != 9 {
+		t.Errorf("volume has %+v, %v", f, err)
 	}
 	unique := corev1.UniqueVolumeName("kubernetes.io/csi/x.io^vol-one")
 	if got := n.VolumesInUse(); !slices.Equal(got, []corev1.UniqueVolumeName{unique}) {
