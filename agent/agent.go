@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -76,10 +77,11 @@ type Config struct {
 
 // Deps are the ways to the API, by whom they act as.
 type Deps struct {
-	Node      kubernetes.Interface // system:node:<name>
-	Proxy     kubernetes.Interface // system:kube-proxy
-	DNS       kubernetes.Interface // who may keep kube-system/kube-dns
-	Informers informers.SharedInformerFactory
+	Node      kubernetes.Interface            // system:node:<name>
+	Proxy     kubernetes.Interface            // system:kube-proxy
+	DNS       kubernetes.Interface            // who may keep kube-system/kube-dns
+	Informers informers.SharedInformerFactory // of Pods it need not have those of other nodes
+	All       informers.SharedInformerFactory // sees all Pods; it may be the same
 }
 
 // Agent is one node.
@@ -156,6 +158,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		return a.proxy.Run(ctx)
 	})
 	group.Go(func() error { return a.runDNS(ctx) })
+	if a.network != nil {
+		group.Go(func() error { return a.followPeers(ctx) })
+	}
 	err := group.Wait()
 	stopBelow()
 	if cause := below.Wait(); cause != nil {
@@ -203,7 +208,7 @@ func binDir(dataDir string) string { return filepath.Join(dataDir, "agent", "bin
 func (s *Settings) Unpack(dataDir string) error {
 	dir, programs := binDir(dataDir), []string(nil)
 	if s.RuntimeEndpoint != "" {
-		if s.Network != NetworkSkiff {
+		if !s.ownNetwork() {
 			return nil
 		}
 		dir, programs = s.CNIBinDir, []string{bundle.Plugin}
@@ -240,8 +245,8 @@ func (a *Agent) buildRuntime() error {
 
 func (a *Agent) buildNetwork() error {
 	var err error
-	if a.cfg.Network == NetworkSkiff {
-		if a.policy, err = policy.New(policy.Config{}, a.deps.Informers); err != nil {
+	if a.cfg.ownNetwork() {
+		if a.policy, err = policy.New(policy.Config{}, a.deps.All); err != nil {
 			return fmt.Errorf("build the enforcement of NetworkPolicies: %w", err)
 		}
 	}
@@ -267,15 +272,22 @@ func (a *Agent) buildNetwork() error {
 const bridgeName = "skiff0"
 
 func (a *Agent) buildPodNetwork() error {
-	if a.cfg.Network != NetworkSkiff {
+	if !a.cfg.ownNetwork() {
 		return nil
 	}
+	backend := network.VXLAN
+	if a.cfg.Network == NetworkHostGW {
+		backend = network.HostGW
+	}
+	address, _ := netip.AddrFromSlice(a.cfg.NodeIP) // without one there is nobody to connect to
 	var isolation network.Policy
 	if a.policy != nil {
 		isolation = a.policy
 	}
 	var err error
 	a.network, err = network.New(network.Config{
+		Backend:      backend,
+		NodeAddress:  address.Unmap(),
 		DataDir:      filepath.Join(a.cfg.DataDir, "agent"),
 		Socket:       filepath.Join(a.cfg.StateDir, "cni.sock"),
 		ConfDir:      a.cfg.CNIConfDir,
@@ -427,6 +439,18 @@ func (a *Agent) buildKubeletAPI() error {
 		Measure:       a.volumes.Measure,
 	})
 	return nil
+}
+
+// Has tells whether an address is the node's, or one that its pods can have.
+func (a *Agent) Has(address netip.Addr) bool {
+	if ip, ok := netip.AddrFromSlice(a.cfg.NodeIP); ok && ip.Unmap() == address {
+		return true
+	}
+	n, err := a.node()
+	return err == nil && slices.ContainsFunc(n.Spec.PodCIDRs, func(cidr string) bool {
+		prefix, err := netip.ParsePrefix(cidr)
+		return err == nil && prefix.Contains(address)
+	})
 }
 
 func (a *Agent) node() (*corev1.Node, error) {

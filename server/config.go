@@ -8,10 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
-
-	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/skiff-k8s/skiff/agent"
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
@@ -88,25 +85,8 @@ func Default() Config {
 
 // Complete finds out what was left open and refuses what cannot work. Each error says what to do.
 func (c *Config) Complete() error {
-	if c.NodeName == "" {
-		name, err := os.Hostname()
-		if err != nil {
-			return fmt.Errorf("find the host name: %w (set --node-name)", err)
-		}
-		c.NodeName = strings.ToLower(strings.TrimSpace(name))
-	}
-	if why := validation.IsDNS1123Subdomain(c.NodeName); len(why) > 0 {
-		return fmt.Errorf("%q cannot be the name of a Node: %s (set --node-name)", c.NodeName, why[0])
-	}
-	if c.NodeIP == nil {
-		ip, err := defaultAddress()
-		if err != nil {
-			return err
-		}
-		c.NodeIP = ip
-	}
-	if !c.NodeIP.IsGlobalUnicast() {
-		return fmt.Errorf("node address %s is not one by which other machines could reach this one (change --node-ip)", c.NodeIP)
+	if err := agent.Identify(&c.NodeName, &c.NodeIP); err != nil {
+		return err
 	}
 	if !c.ClusterCIDR.IsValid() || !c.ServiceCIDR.IsValid() {
 		return fmt.Errorf("cluster and service CIDR must be set (--cluster-cidr, --service-cidr)")
@@ -158,23 +138,4 @@ func nth(prefix netip.Prefix, n int) netip.Addr {
 		addr = addr.Next()
 	}
 	return addr
-}
-
-// defaultAddress is the machine's address towards the outside. No packet is sent to find it.
-func defaultAddress() (net.IP, error) {
-	conn, err := net.Dial("udp", "192.0.2.1:9")
-	if err == nil {
-		defer conn.Close()
-		return conn.LocalAddr().(*net.UDPAddr).IP, nil
-	}
-	addrs, ifErr := net.InterfaceAddrs()
-	if ifErr != nil {
-		return nil, fmt.Errorf("find the node's address: %w (set --node-ip)", ifErr)
-	}
-	for _, a := range addrs {
-		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {
-			return n.IP, nil
-		}
-	}
-	return nil, fmt.Errorf("find the node's address: no default route and no address but loopback (set --node-ip)")
 }
