@@ -436,6 +436,7 @@ func (a *Agent) buildKubeletAPI() error {
 		Metrics:       a.metrics,
 		Cgroups:       a.kubelet.Cgroups(),
 		Volumes:       a.volumes.Paths,
+		Measure:       a.volumes.Measure,
 	})
 	return nil
 }
