@@ -28,6 +28,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/skiff-k8s/skiff/controllers/addons"
+	"github.com/skiff-k8s/skiff/controllers/attachdetach"
 	"github.com/skiff-k8s/skiff/controllers/bootstraptoken"
 	"github.com/skiff-k8s/skiff/controllers/clusterroleaggregation"
 	"github.com/skiff-k8s/skiff/controllers/clustertrustbundle"
@@ -70,6 +71,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/ttlafterfinished"
 	"github.com/skiff-k8s/skiff/controllers/validatingadmissionpolicystatus"
 	"github.com/skiff-k8s/skiff/controllers/volumeattributesclassprotection"
+	"github.com/skiff-k8s/skiff/controllers/volumeexpand"
 )
 
 // Deps is what the controllers work with.
@@ -162,6 +164,8 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	withEvents(endpoints.Name, endpoints.Component, endpoints.New),
 	withEvents(persistentvolume.Name, persistentvolume.Component, persistentvolume.NewClaims),
 	withEvents(persistentvolume.Name, persistentvolume.Component, persistentvolume.NewVolumes),
+	withEvents(attachdetach.Name, attachdetach.Component, attachdetach.New),
+	withEvents(volumeexpand.Name, volumeexpand.Component, volumeexpand.New),
 	withEvents(ephemeralvolume.Name, ephemeralvolume.Component, ephemeralvolume.New),
 	func(m *Manager) (reconcile.Controller, error) {
 		return pvcprotection.New(m.deps.ClientFor(pvcprotection.Name), m.deps.Informers)

@@ -52,6 +52,7 @@ import (
 	"github.com/skiff-k8s/skiff/registry/core/allocation"
 	"github.com/skiff-k8s/skiff/registry/metrics"
 	"github.com/skiff-k8s/skiff/registry/rbac"
+	"github.com/skiff-k8s/skiff/registry/resource"
 	"github.com/skiff-k8s/skiff/version"
 )
 
@@ -112,7 +113,6 @@ func newControlPlane(ctx context.Context, cfg Config) (_ *controlPlane, err erro
 
 // open makes the keys and starts etcd, at the same time: both wait for the disk.
 func (c *controlPlane) open(ctx context.Context, cfg Config) error {
-	go apiserver.Warm() // which takes longer than both; the first write waits for it
 	var wg sync.WaitGroup
 	var pkiErr, storeErr error
 	wg.Go(func() {
@@ -218,9 +218,11 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 		c.follow = append(c.follow, encrypted.Follow)
 	}
 	c.api, err = apiserver.New(ctx, apiserver.Config{
-		Store:     c.store,
-		Services:  c.services,
-		Resources: registry.All(registry.Deps{Core: deps, RBAC: rbac.Deps{Permit: c.authz.Guard.Check}}),
+		Store:    c.store,
+		Services: c.services,
+		Resources: registry.All(registry.Deps{
+			Core: deps, RBAC: rbac.Deps{Permit: c.authz.Guard.Check}, Resource: resource.Deps{Namespaces: c.admin.CoreV1()},
+		}),
 		Reviews: map[schema.GroupVersion]map[string]genericrest.Storage{
 			authenticationv1.SchemeGroupVersion: authentication.Storages(authentication.Deps{Token: authenticators.Token, Audiences: audiences}),
 			authorizationv1.SchemeGroupVersion:  authorization.Storages(authorization.Deps{Authorizer: c.authz, Rules: c.authz}),
