@@ -66,7 +66,7 @@ func newClusterWith(t *testing.T, change func(*controllers.Deps)) *cluster {
 }
 
 // serve starts the API server, without controllers.
-func serve(t *testing.T) *cluster {
+func serve(t *testing.T, change ...func(kubernetes.Interface, *apiserver.Config)) *cluster {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	store, err := datastore.Open(ctx, datastore.Config{Dir: t.TempDir(), TickMs: 5, UnsafeNoFsync: true})
@@ -76,14 +76,18 @@ func serve(t *testing.T) *cluster {
 	door := inprocess.NewDoor()
 	admin := door.ClientConfig(&user.DefaultInfo{Name: "admin", Groups: []string{user.SystemPrivilegedGroup}})
 	client := kubernetes.NewForConfigOrDie(admin)
-	server, err := apiserver.New(ctx, apiserver.Config{
+	cfg := apiserver.Config{
 		Store: store, Resources: registry.All(registry.Deps{Core: core.Deps{Budgets: client.PolicyV1()}}), Door: door, Loopback: admin,
 		Authenticator: inprocess.Authenticator(), Authorizer: authorizerfactory.NewAlwaysAllowAuthorizer(),
 		Reviews: map[schema.GroupVersion]map[string]genericrest.Storage{
 			authorizationv1.SchemeGroupVersion: authorization.Storages(authorization.Deps{Authorizer: joiners{}}),
 		},
 		ExternalAddress: "127.0.0.1:6443", Version: compatibility.NewEffectiveVersionFromString("1.37.2", "1.37", "1.37"),
-	})
+	}
+	for _, c := range change {
+		c(client, &cfg)
+	}
+	server, err := apiserver.New(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
