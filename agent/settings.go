@@ -26,7 +26,7 @@ type Settings struct {
 	ExternalIPs       bool     // spec.externalIPs of Services work
 	NodePortAddresses []string // ranges of this node's addresses that take node ports, or NodePortsPrimary; all if empty
 
-	PodManifests    string // a folder of static pods, or the file of one; none if empty
+	PodManifests string // a folder of static pods, or the file of one; none if empty
 }
 
 // Values of Settings.Network.

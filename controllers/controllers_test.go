@@ -51,6 +51,12 @@ type cluster struct {
 
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
+	return newClusterWith(t, func(*controllers.Deps) {})
+}
+
+// newClusterWith is newCluster with a change of what the controllers work with.
+func newClusterWith(t *testing.T, change func(*controllers.Deps)) *cluster {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	store, err := datastore.Open(ctx, datastore.Config{Dir: t.TempDir(), TickMs: 5, UnsafeNoFsync: true})
 	if err != nil {
@@ -82,7 +88,7 @@ func newCluster(t *testing.T) *cluster {
 		Interface: client, t: t, keys: keys, directories: &directories{},
 		as: func(u user.Info) kubernetes.Interface { return kubernetes.NewForConfigOrDie(door.ClientConfig(u)) },
 	}
-	manager, err := controllers.New(controllers.Deps{
+	deps := controllers.Deps{
 		ClientFor: func(name string) kubernetes.Interface {
 			return kubernetes.NewForConfigOrDie(door.ClientConfig(as(name)))
 		},
@@ -97,7 +103,14 @@ func newCluster(t *testing.T) *cluster {
 		Signers:   csrsigning.Authorities{Client: keys.ClientCA, KubeletServer: keys.KubeletCA, Legacy: keys.ServerCA},
 
 		LocalVolumes: c.directories,
-	})
+
+		ManagerClient: kubernetes.NewForConfigOrDie(door.ClientConfig(&user.DefaultInfo{Name: "system:kube-controller-manager"})),
+		IssueToken: func(sa *corev1.ServiceAccount, secret *corev1.Secret) (string, error) {
+			return "token of " + sa.Name + " in " + secret.Name, nil
+		},
+	}
+	change(&deps)
+	manager, err := controllers.New(deps)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 	"github.com/skiff-k8s/skiff/kubelet/containers"
 )
 
@@ -101,6 +102,9 @@ func (k *Kubelet) SandboxID(ctx context.Context, uid types.UID) (string, error) 
 	}
 	return have.Sandboxes[0].GetId(), nil
 }
+
+// Cgroups are where pods live.
+func (k *Kubelet) Cgroups() *cgroups.Tree { return k.tree }
 
 // Node is the Node object as last known; nil before it is registered.
 func (k *Kubelet) Node() *v1.Node { return k.agent.Node() }

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net"
 	"reflect"
+	"slices"
 	"strconv"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -23,6 +25,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/localpath"
+	"github.com/skiff-k8s/skiff/controllers/serviceaccounttoken"
 )
 
 // clusterObjects are what every cluster has before its users bring anything: the system namespaces, the
@@ -36,7 +39,7 @@ type clusterObjects struct {
 
 // ensure creates what is missing. Several servers may do so at the same time.
 func (o clusterObjects) ensure(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{o.namespaces, o.priorities, o.serviceCIDR, o.apiService, o.apiEndpoints, o.clusterInfo, o.localPath} {
+	for _, step := range []func(context.Context) error{o.namespaces, o.priorities, o.serviceCIDR, o.apiService, o.apiEndpoints, o.clusterInfo, o.localPath, o.tokenTracking} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -71,6 +74,19 @@ func (o clusterObjects) priorities(ctx context.Context) error {
 		if _, err := o.client.SchedulingV1().PriorityClasses().Create(ctx, &class, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("create priority class %s: %w", class.Name, err)
 		}
+	}
+	return nil
+}
+
+// tokenTracking notes the day from which on the API server labels token Secrets with the day of their use.
+func (o clusterObjects) tokenTracking(ctx context.Context) error {
+	tracking := &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Name: serviceaccounttoken.TrackingConfigMap, Namespace: metav1.NamespaceSystem},
+		Data:       map[string]string{serviceaccounttoken.TrackingKey: time.Now().UTC().Format(time.DateOnly)},
+	}
+	_, err := o.client.CoreV1().ConfigMaps(tracking.Namespace).Create(ctx, tracking, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create ConfigMap %s: %w", tracking.Name, err)
 	}
 	return nil
 }
@@ -212,6 +228,9 @@ func (o clusterObjects) put(ctx context.Context, endpoints *corev1.Endpoints) er
 
 // localPath makes the default StorageClass, and lets its provisioner do what it does. What is there stays as it is.
 func (o clusterObjects) localPath(ctx context.Context) error {
+	if slices.Contains(o.cfg.Disable, localpath.Class().Name) {
+		return nil
+	}
 	if _, err := o.client.StorageV1().StorageClasses().Create(ctx, localpath.Class(), metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create StorageClass: %w", err)
 	}

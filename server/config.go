@@ -38,6 +38,9 @@ type Config struct {
 
 	NoNode bool // control plane only
 
+	LeaderElect bool     // other servers work on the same data: by Leases they agree whose controllers and scheduler act
+	Disable     []string // what is not wanted: add-ons in DataDir/server/manifests, by name, and local-path
+
 	API  APISettings
 	Node agent.Settings
 
@@ -144,6 +147,9 @@ func (c *Config) apiServiceIP() netip.Addr { return nth(c.ServiceCIDR, 1) }
 
 func (c *Config) tlsDir() string { return filepath.Join(c.DataDir, "server", "tls") }
 func (c *Config) dbDir() string  { return filepath.Join(c.DataDir, "server", "db") }
+
+// manifestsDir is where the add-ons are.
+func (c *Config) manifestsDir() string { return filepath.Join(c.DataDir, "server", "manifests") }
 
 // nth is the n-th address after the first of prefix.
 func nth(prefix netip.Prefix, n int) netip.Addr {
