@@ -207,6 +207,7 @@ func apiFlags(fs *pflag.FlagSet, cfg *server.APISettings) {
 	fs.StringVar(&cfg.EncryptionConfig, "encryption-provider-config", "", "file with an EncryptionConfiguration: what is encrypted in etcd, and with which keys")
 	fs.BoolVar(&cfg.ReloadEncryptionConfig, "encryption-provider-config-automatic-reload", false, "take over changes of --encryption-provider-config")
 	fs.StringVar(&cfg.TracingConfig, "tracing-config-file", "", "file with a TracingConfiguration: where traces of requests go")
+	fs.StringSliceVar(&cfg.DisableAdmissionPlugins, "disable-admission-plugins", nil, "admission plugins to leave out, by name (NodeRestriction, PodSecurity, ...)")
 	cfg.Audit.AddFlags(fs)
 }
 
