@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/skiff-k8s/skiff/agent"
+	"github.com/skiff-k8s/skiff/kubelet/simulated"
 )
 
 // Config is everything a person can say about a server. Default fills in the rest.
@@ -37,7 +38,14 @@ type Config struct {
 
 	NoNode bool // control plane only
 
+	LeaderElect bool     // other servers work on the same data: by Leases they agree whose controllers and scheduler act
+	Disable     []string // what is not wanted: add-ons in DataDir/server/manifests, by name, and local-path
+
+	API  APISettings
 	Node agent.Settings
+
+	// Simulated nodes exist besides this machine's, in the API only; none if Nodes is 0.
+	Simulated simulated.Config `json:"-"`
 
 	// Progress is told each step of the start, and how long it took from Started. Optional.
 	Progress func(step Step, after time.Duration) `json:"-"`
@@ -73,6 +81,7 @@ func Default() Config {
 		NodePorts:      PortRange{30000, 32767},
 		Kubeconfig:     "/etc/skiff/skiff.yaml",
 		KubeconfigMode: 0o600,
+		API:            defaultAPISettings(),
 		Node:           agent.DefaultSettings(),
 	}
 }
@@ -117,6 +126,12 @@ func (c *Config) Complete() error {
 	if c.NodePorts.First < 1 || c.NodePorts.Last > 65535 || c.NodePorts.First > c.NodePorts.Last {
 		return fmt.Errorf("node port range %s is not a range of ports (change --service-node-port-range)", c.NodePorts)
 	}
+	if err := c.API.check(); err != nil {
+		return err
+	}
+	if c.Simulated.Nodes < 0 || c.Simulated.StartAfter < 0 {
+		return fmt.Errorf("there cannot be %d simulated nodes whose pods start after %v (change --simulated-nodes or --simulated-pod-start)", c.Simulated.Nodes, c.Simulated.StartAfter)
+	}
 	return c.Node.Check()
 }
 
@@ -132,6 +147,9 @@ func (c *Config) apiServiceIP() netip.Addr { return nth(c.ServiceCIDR, 1) }
 
 func (c *Config) tlsDir() string { return filepath.Join(c.DataDir, "server", "tls") }
 func (c *Config) dbDir() string  { return filepath.Join(c.DataDir, "server", "db") }
+
+// manifestsDir is where the add-ons are.
+func (c *Config) manifestsDir() string { return filepath.Join(c.DataDir, "server", "manifests") }
 
 // nth is the n-th address after the first of prefix.
 func nth(prefix netip.Prefix, n int) netip.Addr {

@@ -7,7 +7,7 @@
 //	_, err := env.Client.CoreV1().ConfigMaps("default").Create(ctx, ...)
 //
 // It is the real server: watches, server-side apply, finalizers, graceful deletion, addresses for Services. Not
-// there, unless an Option says so: admission and RBAC (whoever asks may), controllers and nodes, so that a test acts as
+// there, unless an Option says so: admission and RBAC (whoever asks may), controllers and nodes (SimulatedNodes makes some), so that a test acts as
 // they would. The namespace default and the range of Service addresses exist. Everything ends with the test.
 package testenv
 
@@ -23,12 +23,14 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	restclient "k8s.io/client-go/rest"
 
 	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/inprocess"
 	"github.com/skiff-k8s/skiff/datastore"
+	"github.com/skiff-k8s/skiff/kubelet/simulated"
 	"github.com/skiff-k8s/skiff/registry"
 	"github.com/skiff-k8s/skiff/registry/core/allocation"
 	"github.com/skiff-k8s/skiff/version"
@@ -55,7 +57,9 @@ type settings struct {
 	firstPort    int
 	lastPort     int
 	authorizer   authorizer.Authorizer
+	configure    []func(*apiserver.Config)
 	deps         registry.Deps
+	simulated    simulated.Config
 }
 
 // Dir keeps the data in dir, so that a test can stop a server and start another on what it left.
@@ -79,8 +83,16 @@ func NodePorts(first, last int) Option {
 // Authorizer decides who may do what (default: everybody may everything).
 func Authorizer(a authorizer.Authorizer) Option { return func(s *settings) { s.authorizer = a } }
 
+// Configure changes the server's configuration before it is built.
+func Configure(change func(*apiserver.Config)) Option {
+	return func(s *settings) { s.configure = append(s.configure, change) }
+}
+
 // Deps gives resources what they need besides their storage. Addresses of Services are there anyway.
 func Deps(deps registry.Deps) Option { return func(s *settings) { s.deps = deps } }
+
+// SimulatedNodes makes nodes that accept pods and report them Running and Ready.
+func SimulatedNodes(cfg simulated.Config) Option { return func(s *settings) { s.simulated = cfg } }
 
 // Start serves until t ends or Stop is called.
 func Start(t testing.TB, options ...Option) *Env {
@@ -102,6 +114,11 @@ func Start(t testing.TB, options ...Option) *Env {
 	t.Cleanup(env.Stop)
 	if err := env.prepare(t.Context(), s); err != nil {
 		t.Fatalf("prepare the cluster: %v", err)
+	}
+	if s.simulated.Nodes > 0 {
+		if err := env.simulate(t, s.simulated); err != nil {
+			t.Fatalf("simulate nodes: %v", err)
+		}
 	}
 	return env
 }
@@ -127,11 +144,15 @@ func start(t testing.TB, s settings) (*Env, error) {
 	}
 	s.deps.Core.Services = services
 	s.deps.Core.Budgets = env.Client.PolicyV1()
-	server, err := apiserver.New(ctx, apiserver.Config{
+	config := apiserver.Config{
 		Store: store, Resources: registry.All(s.deps), Services: services, Door: env.door, Loopback: env.Config,
 		Authenticator: inprocess.Authenticator(), Authorizer: s.authorizer,
 		ExternalAddress: "127.0.0.1:6443", Version: version.Effective(),
-	})
+	}
+	for _, change := range s.configure {
+		change(&config)
+	}
+	server, err := apiserver.New(ctx, config)
 	if err != nil {
 		return fail(err)
 	}
@@ -153,6 +174,32 @@ func start(t testing.TB, s settings) (*Env, error) {
 		_ = store.Close()
 	}
 	return env, nil
+}
+
+// simulate runs the simulated nodes until t ends or the server is stopped.
+func (e *Env) simulate(t testing.TB, cfg simulated.Config) error {
+	factory := informers.NewSharedInformerFactory(e.Client, 0)
+	fleet, err := simulated.New(cfg, e.Client, factory)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	factory.StartWithContext(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := fleet.Run(ctx); err != nil {
+			t.Errorf("the simulated nodes: %v", err)
+		}
+	}()
+	stopServer := e.stop
+	e.stop = func() {
+		cancel()
+		<-done
+		factory.Shutdown()
+		stopServer()
+	}
+	return nil
 }
 
 // prepare makes what every cluster has.

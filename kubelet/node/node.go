@@ -349,6 +349,9 @@ func (a *Agent) observe(ctx context.Context) Observed {
 	if a.Devices != nil {
 		o.Devices, o.UsableDevices = a.Devices()
 	}
+	if a.volumes != nil { // also when the runtime is away: what is not in use is detached
+		o.VolumesInUse, o.VolumesAttached = a.volumes()
+	}
 	resp, err := a.cri.Status(ctx, &runtimeapi.StatusRequest{})
 	if err != nil {
 		o.RuntimeErr = err
@@ -360,9 +363,6 @@ func (a *Agent) observe(ctx context.Context) Observed {
 	}
 	if list, err := a.images.ListImages(ctx, &runtimeapi.ListImagesRequest{}); err == nil {
 		o.Images = list.GetImages()
-	}
-	if a.volumes != nil {
-		o.VolumesInUse, o.VolumesAttached = a.volumes()
 	}
 	return o
 }

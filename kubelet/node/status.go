@@ -80,6 +80,20 @@ func (c *Config) node() *v1.Node {
 	return n
 }
 
+// Describe is the Node of a machine that was observed at a moment, as it is registered.
+func (c *Config) Describe(m Machine, o Observed, now time.Time) *v1.Node {
+	n := c.node()
+	n.Status = c.status(n, m, o, now)
+	return n
+}
+
+// Usable is an observation of a node that can run pods.
+func Usable(runtimeVersion string) Observed {
+	return Observed{RuntimeVersion: runtimeVersion, Runtime: &runtimeapi.StatusResponse{Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
+		{Type: runtimeapi.RuntimeReady, Status: true}, {Type: runtimeapi.NetworkReady, Status: true},
+	}}}}
+}
+
 // status decides the whole status of the node; what others write into it is kept.
 func (c *Config) status(have *v1.Node, m Machine, o Observed, now time.Time) v1.NodeStatus {
 	s := *have.Status.DeepCopy()

@@ -66,6 +66,9 @@ type Config struct {
 
 	// Healthy says why the kubelet is not healthy. It may be nil.
 	Healthy func() error
+	// LocalVolumes keeps the directories of volumes, by the path's {volume}. It may be nil.
+	LocalVolumes http.Handler
+
 	// Configuration is shown at /configz. It may be nil.
 	Configuration any
 	// RootDir and LogDir are the kubelet's directory and the system's logs; by default /var/lib/kubelet and /var/log.
@@ -130,6 +133,10 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /run/{namespace}/{pod}/{container}", s.run)
 	mux.HandleFunc("POST /run/{namespace}/{pod}/{uid}/{container}", s.run)
 
+	if s.config.LocalVolumes != nil {
+		mux.Handle("PUT /localVolumes/{volume}", s.config.LocalVolumes)
+		mux.Handle("DELETE /localVolumes/{volume}", s.config.LocalVolumes)
+	}
 	mux.HandleFunc("GET /stats/summary", s.summary)
 	mux.HandleFunc("GET /metrics", s.ownMetrics)
 	mux.HandleFunc("GET /metrics/probes", s.probeMetrics)

@@ -27,6 +27,9 @@ import (
 //
 // A pod whose status says that all of it has ended, and that is to be deleted, is deleted by it for good.
 type Manager struct {
+	// Writers is how many pods' statuses are written at the same time; set before Run.
+	Writers int
+
 	client kubernetes.Interface
 	pods   corelisters.PodLister
 	queue  workqueue.TypedRateLimitingInterface[types.UID]
@@ -46,18 +49,15 @@ type desired struct {
 // NewManager makes a Manager. The lister must be that of the informer whose events reach Reconcile.
 func NewManager(client kubernetes.Interface, pods corelisters.PodLister) *Manager {
 	return &Manager{
-		client: client, pods: pods, want: map[types.UID]*desired{},
+		Writers: 2, client: client, pods: pods, want: map[types.UID]*desired{},
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[types.UID](100*time.Millisecond, 30*time.Second)),
 	}
 }
 
-// writers is how many pods' statuses are written at the same time.
-const writers = 2
-
 // Run writes until ctx ends.
 func (m *Manager) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	for range writers {
+	for range m.Writers {
 		wg.Go(func() { m.work(ctx) })
 	}
 	<-ctx.Done()

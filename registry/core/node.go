@@ -21,6 +21,7 @@ func Nodes(deps Deps) rest.Resource[*corev1.Node] {
 		ShortNames:          []string{"no"},
 		KeyPrefix:           "minions",
 		NoGeneration:        true,
+		StatusOnCreate:      true, // a kubelet registers with all that it knows
 		Default:             defaultNode,
 		PrepareCreate:       func(_ context.Context, o *corev1.Node) { prepareNodeCreate(o) },
 		PrepareUpdate:       prepareNodeUpdate,
