@@ -15,6 +15,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/agent"
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
+	"github.com/skiff-k8s/skiff/scheduler"
 )
 
 // Config is everything a person can say about a server. Default fills in the rest.
@@ -39,6 +40,9 @@ type Config struct {
 	NoNode bool // control plane only
 
 	Node agent.Settings
+
+	// Scheduler says how pods get their nodes; the zero value is what kube-scheduler does without a configuration.
+	Scheduler scheduler.Config `json:"-"`
 
 	// Simulated nodes exist besides this machine's, in the API only; none if Nodes is 0.
 	Simulated simulated.Config `json:"-"`
