@@ -29,22 +29,27 @@ import (
 	"k8s.io/client-go/kubernetes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
+	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
 	"github.com/skiff-k8s/skiff/cri"
 	"github.com/skiff-k8s/skiff/cri/bundle"
 	"github.com/skiff-k8s/skiff/dns"
 	"github.com/skiff-k8s/skiff/kubelet"
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
+	"github.com/skiff-k8s/skiff/kubelet/csi"
 	"github.com/skiff-k8s/skiff/kubelet/env"
 	"github.com/skiff-k8s/skiff/kubelet/eviction"
 	"github.com/skiff-k8s/skiff/kubelet/images"
+	"github.com/skiff-k8s/skiff/kubelet/metrics"
 	"github.com/skiff-k8s/skiff/kubelet/node"
 	"github.com/skiff-k8s/skiff/kubelet/objects"
+	"github.com/skiff-k8s/skiff/kubelet/plugins"
 	"github.com/skiff-k8s/skiff/kubelet/podnet"
 	kubeletserver "github.com/skiff-k8s/skiff/kubelet/server"
 	"github.com/skiff-k8s/skiff/kubelet/static"
 	"github.com/skiff-k8s/skiff/kubelet/volumes"
 	"github.com/skiff-k8s/skiff/network"
+	"github.com/skiff-k8s/skiff/network/policy"
 	"github.com/skiff-k8s/skiff/proxy"
 	"github.com/skiff-k8s/skiff/registry/podspec"
 	"github.com/skiff-k8s/skiff/version"
@@ -85,9 +90,12 @@ type Agent struct {
 	conn    *grpc.ClientConn
 	kubelet *kubelet.Kubelet
 	api     *kubeletserver.Server
+	metrics *metrics.Metrics
 	volumes *volumes.Manager
+	plugins *plugins.Watcher
 	objects *objects.Cache
 	network *network.Network // nil with a network of the user's
+	policy  *policy.Enforcer // likewise
 	proxy   *proxy.Proxy
 
 	gateways chan []netip.Addr // of the bridge, when the pod network has become ready
@@ -120,6 +128,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	if a.network != nil {
 		below.Go(func() error { return a.network.Run(belowCtx) })
+		below.Go(func() error { return a.policy.Run(belowCtx) })
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
@@ -132,6 +141,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	})
 	group.Go(func() error { return a.objects.Run(ctx) })
 	group.Go(func() error { return a.volumes.Run(ctx) })
+	group.Go(func() error {
+		if !a.awaitCluster(ctx) {
+			return nil
+		}
+		return a.plugins.Run(ctx)
+	})
 	group.Go(func() error { return a.runKubelet(ctx) })
 	group.Go(func() error { return a.api.Run(ctx) })
 	group.Go(func() error {
@@ -224,14 +239,23 @@ func (a *Agent) buildRuntime() error {
 }
 
 func (a *Agent) buildNetwork() error {
+	var err error
+	if a.cfg.Network == NetworkSkiff {
+		if a.policy, err = policy.New(policy.Config{}, a.deps.Informers); err != nil {
+			return fmt.Errorf("build the enforcement of NetworkPolicies: %w", err)
+		}
+	}
 	if err := a.buildPodNetwork(); err != nil {
 		return err
 	}
-	var err error
+	nodeIP, _ := netip.AddrFromSlice(a.cfg.NodeIP)
 	a.proxy, err = proxy.New(proxy.Config{
-		NodeName:      a.cfg.NodeName,
-		ClusterCIDRs:  []netip.Prefix{a.cfg.ClusterCIDR},
-		HealthAddress: a.cfg.ProxyHealth,
+		NodeName:          a.cfg.NodeName,
+		ClusterCIDRs:      []netip.Prefix{a.cfg.ClusterCIDR},
+		HealthAddress:     a.cfg.ProxyHealth,
+		MasqueradeAll:     a.cfg.MasqueradeAll,
+		ExternalIPs:       a.cfg.ExternalIPs,
+		NodePortAddresses: a.cfg.nodePortAddresses(nodeIP.Unmap()),
 	}, a.deps.Proxy, a.deps.Informers)
 	if err != nil {
 		return fmt.Errorf("build the Service proxy: %w", err)
@@ -246,6 +270,10 @@ func (a *Agent) buildPodNetwork() error {
 	if a.cfg.Network != NetworkSkiff {
 		return nil
 	}
+	var isolation network.Policy
+	if a.policy != nil {
+		isolation = a.policy
+	}
 	var err error
 	a.network, err = network.New(network.Config{
 		DataDir:      filepath.Join(a.cfg.DataDir, "agent"),
@@ -255,6 +283,7 @@ func (a *Agent) buildPodNetwork() error {
 		Bridge:       bridgeName,
 		ClusterCIDRs: []netip.Prefix{a.cfg.ClusterCIDR},
 		ServiceCIDRs: []netip.Prefix{a.cfg.ServiceCIDR},
+		Policy:       isolation,
 		OnReady:      a.networkReady,
 	})
 	if err != nil {
@@ -283,22 +312,36 @@ func (a *Agent) buildKubelet() error {
 	if a.runtime != nil {
 		driver = a.runtime.CgroupDriver()
 	}
+	a.metrics = metrics.New(a.cfg.NodeName)
+	conn := a.metrics.Conn(a.conn)
 	a.objects = objects.New(a.deps.Node, func(uid types.UID) { a.kubelet.Wake(uid) })
 	services := a.deps.Informers.Core().V1().Services()
 	builder := env.New(a.objects,
 		env.Services{Lister: services.Lister(), Synced: services.Informer().HasSynced},
 		env.Node{Allocatable: a.allocatable, HostIPs: func() ([]string, error) { return []string{a.cfg.NodeIP.String()}, nil }})
+	drivers := csi.New(a.deps.Node, a.cfg.NodeName)
+	a.plugins = plugins.New(filepath.Join(a.cfg.KubeletRoot, "plugins_registry"), map[string]plugins.Handler{
+		registration.CSIPlugin: drivers,
+	})
 	a.volumes = volumes.New(volumes.Config{
-		Root:    a.cfg.KubeletRoot,
-		Client:  a.deps.Node,
-		Factory: a.deps.Informers,
-		Objects: a.objects,
-		Env:     builder,
-		Node:    a.node,
-		Changed: func(uid types.UID) { a.kubelet.Wake(uid) },
+		NodeName:     a.cfg.NodeName,
+		CSI:          drivers,
+		InUseChanged: func() { a.kubelet.Poke() },
+		Root:         a.cfg.KubeletRoot,
+		Client:       a.deps.Node,
+		Factory:      a.deps.Informers,
+		Objects:      a.objects,
+		Env:          builder,
+		Node:         a.node,
+		Changed:      func(uid types.UID) { a.kubelet.Wake(uid) },
 		Stale: func(pod *corev1.Pod, err error) {
 			klog.ErrorS(err, "Volume is not up to date", "pod", klog.KObj(pod))
 		},
+		Event: func(pod *corev1.Pod, kind, reason, message string) { a.kubelet.Event(pod, kind, reason, message) },
+		EnsureImage: func(ctx context.Context, pod *corev1.Pod, image *corev1.ImageVolumeSource) (*runtimeapi.ImageSpec, error) {
+			return a.kubelet.EnsureImage(ctx, pod, image)
+		},
+		RecursiveReadOnly: func(handler string) bool { return a.kubelet.RecursiveReadOnly(handler) },
 	})
 	a.kubelet, err = kubelet.New(kubelet.Config{
 		Node: node.Config{
@@ -332,12 +375,16 @@ func (a *Agent) buildKubelet() error {
 	}, kubelet.Deps{
 		Client:    a.deps.Node,
 		Informers: a.deps.Informers,
-		Runtime:   runtimeapi.NewRuntimeServiceClient(a.conn),
-		Images:    runtimeapi.NewImageServiceClient(a.conn),
+		Runtime:   runtimeapi.NewRuntimeServiceClient(conn),
+		Images:    runtimeapi.NewImageServiceClient(conn),
+		Metrics:   a.metrics,
 		Volumes:   a.volumes,
 		Env:       builder,
 		Static:    a.staticPods(),
 		OnPodCIDR: a.podCIDRs,
+		VolumesInUse: func() ([]corev1.UniqueVolumeName, []corev1.AttachedVolume) {
+			return a.volumes.VolumesInUse(), nil // who attaches says what is attached
+		},
 	})
 	return err
 }
@@ -372,6 +419,11 @@ func (a *Agent) buildKubeletAPI() error {
 		Runtime:       runtimeapi.NewRuntimeServiceClient(a.conn),
 		Images:        runtimeapi.NewImageServiceClient(a.conn),
 		RootDir:       a.cfg.KubeletRoot,
+		LocalVolumes:  volumes.Directories{Root: filepath.Join(a.cfg.DataDir, "storage")},
+		PodLogs:       a.cfg.PodLogs,
+		Metrics:       a.metrics,
+		Cgroups:       a.kubelet.Cgroups(),
+		Volumes:       a.volumes.Paths,
 	})
 	return nil
 }

@@ -2,7 +2,10 @@
 
 package agent
 
-import "fmt"
+import (
+	"fmt"
+	"net/netip"
+)
 
 // Settings is what a person can say about a machine as a node.
 type Settings struct {
@@ -18,7 +21,12 @@ type Settings struct {
 	ResolvConf      string // name servers of this machine; /etc/resolv.conf
 	ProxyHealth     string // address of the proxy's health endpoint; 0.0.0.0:10256
 	MaxPods         int64  // 110
-	PodManifests    string // a folder of static pods, or the file of one; none if empty
+
+	MasqueradeAll     bool     // pods see this node behind a cluster IP, not the client
+	ExternalIPs       bool     // spec.externalIPs of Services work
+	NodePortAddresses []string // ranges of this node's addresses that take node ports, or NodePortsPrimary; all if empty
+
+	PodManifests string // a folder of static pods, or the file of one; none if empty
 }
 
 // Values of Settings.Network.
@@ -26,6 +34,9 @@ const (
 	NetworkSkiff = "skiff" // the pod network of package network
 	NetworkNone  = "none"  // a CNI plugin that the user brings
 )
+
+// NodePortsPrimary stands for the node's own address in Settings.NodePortAddresses.
+const NodePortsPrimary = "primary"
 
 // DefaultSettings are those of a machine where nothing was said.
 func DefaultSettings() Settings {
@@ -52,5 +63,26 @@ func (s *Settings) Check() error {
 	if s.KubeletPort < 1 || s.KubeletPort > 65535 {
 		return fmt.Errorf("port %d is not between 1 and 65535 (change --kubelet-port)", s.KubeletPort)
 	}
+	if len(s.NodePortAddresses) == 1 && s.NodePortAddresses[0] == NodePortsPrimary {
+		return nil
+	}
+	for _, text := range s.NodePortAddresses {
+		if _, err := netip.ParsePrefix(text); err != nil {
+			return fmt.Errorf("node port address %q is not a range like 192.0.2.0/24 (change --nodeport-addresses)", text)
+		}
+	}
 	return nil
+}
+
+// nodePortAddresses returns the ranges; Check has found them to be right.
+func (s *Settings) nodePortAddresses(node netip.Addr) []netip.Prefix {
+	var ranges []netip.Prefix
+	for _, text := range s.NodePortAddresses {
+		if text == NodePortsPrimary {
+			ranges = append(ranges, netip.PrefixFrom(node, node.BitLen()))
+		} else if prefix, err := netip.ParsePrefix(text); err == nil {
+			ranges = append(ranges, prefix)
+		}
+	}
+	return ranges
 }

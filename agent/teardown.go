@@ -27,6 +27,7 @@ import (
 	"github.com/skiff-k8s/skiff/cri"
 	"github.com/skiff-k8s/skiff/cri/bundle"
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
+	"github.com/skiff-k8s/skiff/network/policy"
 	"github.com/skiff-k8s/skiff/proxy"
 )
 
@@ -267,7 +268,7 @@ func (t *Teardown) removeNetwork(ctx context.Context) error {
 	}
 	var errs []error
 	if a.network != nil {
-		errs = append(errs, a.network.Cleanup(ctx))
+		errs = append(errs, a.network.Cleanup(ctx), policy.Cleanup())
 	}
 	// The proxy wants a client, which its clean-up does not use.
 	client, err := kubernetes.NewForConfig(&restclient.Config{Host: "127.0.0.1"})
@@ -281,7 +282,7 @@ func (t *Teardown) removeNetwork(ctx context.Context) error {
 	if err := errors.Join(append(errs, services.Cleanup(ctx))...); err != nil {
 		return err
 	}
-	t.say("removed the pod network and all iptables rules of Skiff")
+	t.say("removed the pod network and all packet rules of Skiff")
 	return nil
 }
 

@@ -57,6 +57,9 @@ var priorities = map[schema.GroupVersion]priority{
 	{Group: "resource.k8s.io", Version: "v1"}:              {16200, 21},
 	{Group: "flowcontrol.apiserver.k8s.io", Version: "v1"}: {16100, 21},
 	{Group: "storagemigration.k8s.io", Version: "v1"}:      {15800, 15},
+	// Less than any that metrics-server brings along.
+	{Group: "metrics.k8s.io", Version: "v1"}:      {100, 100},
+	{Group: "metrics.k8s.io", Version: "v1beta1"}: {100, 50},
 }
 
 // customPriority is that of group versions which CustomResourceDefinitions define.
@@ -70,7 +73,7 @@ var customPriority = priority{1000, 100}
 func newAggregator(base genericapiserver.Config, cfg Config, local *genericapiserver.GenericAPIServer,
 	definitions crdinformers.CustomResourceDefinitionInformer,
 ) (*apiserver.APIAggregator, error) {
-	base.RESTOptionsGetter = storedAs{cfg.Store, aggregatorscheme.Codecs.LegacyCodec(apiregistrationv1.SchemeGroupVersion, apiregistrationv1beta1.SchemeGroupVersion)}
+	base.RESTOptionsGetter = storedAs{&cfg, aggregatorscheme.Codecs.LegacyCodec(apiregistrationv1.SchemeGroupVersion, apiregistrationv1beta1.SchemeGroupVersion)}
 	base.MergedResourceConfig = apiserver.DefaultAPIResourceConfigSource()
 	base.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(aggregatoropenapi.GetOpenAPIDefinitions,
 		openapinamer.NewDefinitionNamer(aggregatorscheme.Scheme))

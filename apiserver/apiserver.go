@@ -34,6 +34,9 @@ import (
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/apiserver/pkg/server/healthz"
+	genericoptions "k8s.io/apiserver/pkg/server/options"
+	"k8s.io/apiserver/pkg/storage/value"
+	utilflowcontrol "k8s.io/apiserver/pkg/util/flowcontrol"
 	"k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -41,6 +44,7 @@ import (
 	basecompatibility "k8s.io/component-base/compatibility"
 	aggregator "k8s.io/kube-aggregator/pkg/apiserver"
 
+	"github.com/skiff-k8s/skiff/apiserver/flowcontrol"
 	"github.com/skiff-k8s/skiff/apiserver/inprocess"
 	"github.com/skiff-k8s/skiff/apiserver/openapi"
 	"github.com/skiff-k8s/skiff/datastore"
@@ -76,6 +80,17 @@ type Config struct {
 	RuleResolver  authorizer.RuleResolver
 	Admission     admission.Interface
 	Informers     informers.SharedInformerFactory // nil: its own, which see everything
+	// MaxInFlight is how many requests are handled at once, shared out by priority and fairness (0: no limit).
+	MaxInFlight int
+
+	// Transformers encrypt what is stored (nil: nothing is encrypted).
+	Transformers value.ResourceTransformers
+	// HealthChecks are further conditions of being ready.
+	HealthChecks []healthz.HealthChecker
+	// Audit says what is recorded of requests and where (nil: nothing is).
+	Audit *genericoptions.AuditOptions
+	// TracingFile is a TracingConfiguration (empty: nothing is traced).
+	TracingFile string
 
 	// ServiceResolver finds the Services of conversion webhooks and aggregated API servers (nil: by endpoints).
 	ServiceResolver webhook.ServiceResolver
@@ -105,15 +120,22 @@ type Server struct {
 
 // New builds the server. Nothing is served until Run. Of ctx it keeps the values, not the end.
 func New(ctx context.Context, cfg Config) (*Server, error) {
-	if err := cfg.complete(); err != nil {
-		return nil, err
-	}
 	scheme, err := registry.NewScheme(cfg.Resources)
 	if err != nil {
 		return nil, err
 	}
 	codecs := newCodecs(scheme)
-	base := genericConfig(cfg, codecs)
+	client, err := kubernetes.NewForConfig(cfg.Loopback)
+	if err != nil {
+		return nil, fmt.Errorf("make the API server's own client: %w", err)
+	}
+	if err := cfg.complete(client); err != nil {
+		return nil, err
+	}
+	base, err := genericConfig(cfg, codecs, client)
+	if err != nil {
+		return nil, err
+	}
 	crds, err := newCRDs(base, cfg)
 	if err != nil {
 		return nil, err
@@ -123,6 +145,11 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("build the API server: %w", err)
 	}
 	s := &Server{generic: generic, crds: crds, stores: map[schema.GroupResource]*rest.Store{}, scheme: scheme}
+	if cfg.MaxInFlight > 0 {
+		if err := s.keepFlowControl(cfg, client); err != nil {
+			return nil, err
+		}
+	}
 	groups, err := s.buildResources(ctx, cfg, codecs)
 	if err != nil {
 		return nil, err
@@ -142,16 +169,13 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	openapi.New(crds.Informers.Apiextensions().V1().CustomResourceDefinitions().Lister()).Install(s.Generic().Handler.NonGoRestfulMux)
+	remotes := remoteAPIs{services: s.front.APIRegistrationInformers.Apiregistration().V1().APIServices().Lister(), resolver: cfg.ServiceResolver, cert: cfg.ProxyClientCert}
+	openapi.New(crds.Informers.Apiextensions().V1().CustomResourceDefinitions().Lister(), remotes.list).Install(s.Generic().Handler.NonGoRestfulMux)
 	return s, nil
 }
 
-func (cfg *Config) complete() error {
+func (cfg *Config) complete(client kubernetes.Interface) error {
 	if cfg.Informers == nil {
-		client, err := kubernetes.NewForConfig(cfg.Loopback)
-		if err != nil {
-			return fmt.Errorf("make the API server's own client: %w", err)
-		}
 		cfg.Informers = informers.NewSharedInformerFactory(client, 0)
 	}
 	if cfg.ServiceResolver == nil {
@@ -161,6 +185,14 @@ func (cfg *Config) complete() error {
 		}
 	}
 	return nil
+}
+
+// transformer encrypts a resource, or not (nil).
+func (cfg *Config) transformer(resource schema.GroupResource) value.Transformer {
+	if cfg.Transformers == nil {
+		return nil
+	}
+	return cfg.Transformers.TransformerForResource(resource)
 }
 
 // Store is the store of a resource, for parts of the API server that work below the API.
@@ -225,7 +257,7 @@ func newCodecs(scheme *runtime.Scheme) serializer.CodecFactory {
 }
 
 // genericConfig is what the servers have in common.
-func genericConfig(cfg Config, codecs serializer.CodecFactory) genericapiserver.Config {
+func genericConfig(cfg Config, codecs serializer.CodecFactory, client kubernetes.Interface) (genericapiserver.Config, error) {
 	c := genericapiserver.NewConfig(codecs)
 	c.EffectiveVersion = cfg.Version
 	c.LoopbackClientConfig = cfg.Loopback
@@ -242,8 +274,14 @@ func genericConfig(cfg Config, codecs serializer.CodecFactory) genericapiserver.
 	c.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(
 		sets.NewString("watch", "proxy"),
 		sets.NewString("attach", "exec", "proxy", "log", "portforward"))
-	// Flow control estimates a list's cost with these counts; they cost a poll of every resource.
-	c.StorageObjectCountTracker = nil
+	c.StorageObjectCountTracker = cfg.Store.Counts()
+	c.MaxRequestsInFlight, c.MaxMutatingRequestsInFlight = 0, 0 // it is flow control that limits
+	if cfg.MaxInFlight > 0 {
+		c.FlowControl = utilflowcontrol.New(cfg.Informers, client.FlowcontrolV1(), cfg.MaxInFlight)
+	}
+	c.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
+		return genericapiserver.DefaultBuildHandlerChain(countOnScrape(handler, cfg.Store.Counts()), c)
+	}
 	c.SecureServing = &genericapiserver.SecureServingInfo{
 		Listener: cfg.Listener, Cert: cfg.ServingCert, ClientCA: cfg.ClientCA,
 		HTTP2MaxStreamsPerConnection: 1000,
@@ -254,8 +292,44 @@ func genericConfig(cfg Config, codecs serializer.CodecFactory) genericapiserver.
 	etcd := func(r *http.Request) error { return cfg.Store.Health(r.Context()) }
 	c.AddHealthChecks(healthz.NamedCheck("etcd", etcd))
 	c.AddReadyzChecks(healthz.NamedCheck("etcd-readiness", etcd))
+	c.HealthzChecks, c.ReadyzChecks = append(c.HealthzChecks, cfg.HealthChecks...), append(c.ReadyzChecks, cfg.HealthChecks...)
 	c.AggregatedDiscoveryGroupManager = discoveryaggregated.NewResourceManager("apis") // one document of all servers
-	return *c
+	if err := cfg.Audit.ApplyTo(c); err != nil {
+		return *c, fmt.Errorf("build the audit: %w", err)
+	}
+	if err := (&genericoptions.TracingOptions{ConfigFile: cfg.TracingFile}).ApplyTo(nil, c); err != nil {
+		return *c, fmt.Errorf("build the tracing: %w", err)
+	}
+	return *c, nil
+}
+
+// countOnScrape brings the numbers of objects among the metrics up to date when they are asked for.
+func countOnScrape(handler http.Handler, counts *datastore.Counts) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/metrics" {
+			counts.Observe()
+		}
+		handler.ServeHTTP(w, r)
+	})
+}
+
+// keepFlowControl keeps the default objects of flow control, which has to be ready before the server is.
+func (s *Server) keepFlowControl(cfg Config, client kubernetes.Interface) error {
+	keeper, err := flowcontrol.New(client, cfg.Informers, s.scheme.Default)
+	if err != nil {
+		return err
+	}
+	if err := s.generic.AddPostStartHook(flowcontrol.HookName, func(hook genericapiserver.PostStartHookContext) error {
+		go keeper.Run(hook)
+		select {
+		case <-keeper.Ready():
+		case <-hook.Done():
+		}
+		return nil
+	}); err != nil {
+		return fmt.Errorf("start flow control: %w", err)
+	}
+	return nil
 }
 
 // buildResources opens the storage of all resources.
@@ -270,7 +344,9 @@ func (s *Server) buildResources(ctx context.Context, cfg Config, codecs serializ
 		return datastore.Layout{Codec: rest.StorageCodec(s.scheme, protobuf.Serializer, decoder, stored), KeyPrefix: keyPrefix}
 	}
 	options := func(resource schema.GroupResource, stored schema.GroupVersion, keyPrefix string) (generic.RESTOptions, error) {
-		return cfg.Store.RESTOptions(resource, layout(stored, keyPrefix)), nil
+		l := layout(stored, keyPrefix)
+		l.Transformer = cfg.transformer(resource)
+		return cfg.Store.RESTOptions(resource, l), nil
 	}
 	out := groups{}
 	for _, definition := range cfg.Resources {
@@ -294,7 +370,9 @@ func (s *Server) buildResources(ctx context.Context, cfg Config, codecs serializ
 
 // openAllocator gives cfg.Services the stores of what it allocates.
 func (s *Server) openAllocator(ctx context.Context, cfg Config, ranges datastore.Layout) error {
-	storage, destroy, err := cfg.Store.Raw(corev1.Resource("servicenodeportallocations"), ranges,
+	resource := corev1.Resource("servicenodeportallocations")
+	ranges.Transformer = cfg.transformer(resource)
+	storage, destroy, err := cfg.Store.Raw(resource, ranges,
 		func() runtime.Object { return &corev1.RangeAllocation{} }, nil)
 	if err != nil {
 		return err

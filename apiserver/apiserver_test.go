@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	applycorev1 "k8s.io/client-go/applyconfigurations/core/v1"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/skiff-k8s/skiff/registry"
@@ -155,9 +156,20 @@ func TestEventInBothGroups(t *testing.T) {
 	if err != nil || e.Message != "hello" || e.InvolvedObject.Name != "p" {
 		t.Errorf("core event = %+v, %v; want the note as message", e, err)
 	}
-	selected, err := c.EventsV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "reason=Done"})
-	if err != nil || len(selected.Items) != 1 || selected.Items[0].Note != "hello" {
-		t.Errorf("list by reason = %v, %v; want the event", selected, err)
+	for selector, want := range map[string]int{
+		"reason=Done": 1, "reportingController=test/c": 1, "regarding.name=p": 1, "regarding.name=q": 0, "type=Normal,metadata.name=e": 1,
+	} {
+		selected, err := c.EventsV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: selector})
+		if err != nil || len(selected.Items) != want || want > 0 && selected.Items[0].Note != "hello" {
+			t.Errorf("list by %s = %v, %v; want %d", selector, selected, err, want)
+		}
+	}
+	// Each version has its own names.
+	if list, err := c.CoreV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=p,reportingComponent=test/c"}); err != nil || len(list.Items) != 1 {
+		t.Errorf("list core events by involvedObject.name = %v, %v; want the event", list, err)
+	}
+	if _, err := c.EventsV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=p"}); !apierrors.IsBadRequest(err) || !strings.Contains(err.Error(), "field label not supported: involvedObject.name") {
+		t.Errorf("list new events by involvedObject.name = %v, want BadRequest", err)
 	}
 }
 
@@ -202,5 +214,42 @@ func TestDiscoveryListsEveryResource(t *testing.T) {
 	}
 	if n < len(registry.All(registry.Deps{})) {
 		t.Errorf("discovery lists %d resources, want at least %d", n, len(registry.All(registry.Deps{})))
+	}
+}
+
+// Subresources are listed with their verbs, in both kinds of discovery.
+func TestDiscoveryListsSubresources(t *testing.T) {
+	c := newClient(t)
+	want := map[string]string{
+		"certificates.k8s.io/v1/certificatesigningrequests/approval": "CertificateSigningRequest get,patch,update",
+		"certificates.k8s.io/v1/certificatesigningrequests/status":   "CertificateSigningRequest get,patch,update",
+		"autoscaling/v1/horizontalpodautoscalers":                    "HorizontalPodAutoscaler create,delete,deletecollection,get,list,patch,update,watch",
+		"autoscaling/v2/horizontalpodautoscalers/status":             "HorizontalPodAutoscaler get,patch,update",
+		"apps/v1/deployments/scale":                                  "Scale get,patch,update",
+		"v1/pods/eviction":                                           "Eviction create",
+		"v1/pods/ephemeralcontainers":                                "Pod get,patch,update",
+		"v1/namespaces/finalize":                                     "Namespace update",
+	}
+	for _, legacy := range []bool{false, true} {
+		client := discovery.NewDiscoveryClient(c.Discovery().RESTClient())
+		client.UseLegacyDiscovery = legacy
+		eventually(t, fmt.Sprintf("legacy %v: all groups", legacy), func() error { // they are registered one by one
+			_, lists, err := client.ServerGroupsAndResources()
+			if err != nil {
+				return err
+			}
+			got := map[string]string{}
+			for _, list := range lists {
+				for _, r := range list.APIResources {
+					got[list.GroupVersion+"/"+r.Name] = r.Kind + " " + strings.Join(r.Verbs, ",")
+				}
+			}
+			for name, want := range want {
+				if got[name] != want {
+					return fmt.Errorf("%s = %q, want %q", name, got[name], want)
+				}
+			}
+			return nil
+		})
 	}
 }

@@ -4,6 +4,7 @@ package apiserver
 
 import (
 	"fmt"
+	"net/http"
 	"net/url"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,6 +12,8 @@ import (
 	"k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/client-go/informers"
 	corelisters "k8s.io/client-go/listers/core/v1"
+	restclient "k8s.io/client-go/rest"
+	"k8s.io/component-base/tracing"
 )
 
 // NewServiceResolver finds the Services of webhooks and of aggregated API servers by their endpoints, so
@@ -38,4 +41,14 @@ func (r *serviceResolver) ResolveEndpoint(namespace, name string, port int32) (*
 		return proxy.ResolveCluster(r.services, namespace, name, port)
 	}
 	return proxy.ResolveEndpoint(r.services, r.slices, namespace, name, port)
+}
+
+// WebhookAuth says how webhooks are told who calls: not at all, but for those that this API server is said to
+// serve itself, at kubernetes.default.svc. They are reached as loopback, without a socket.
+func WebhookAuth(loopback *restclient.Config) webhook.AuthenticationInfoResolverWrapper {
+	own := &restclient.Config{
+		// Whatever certificate the webhook's configuration wants, there is none to check.
+		WrapTransport: func(http.RoundTripper) http.RoundTripper { return loopback.Transport },
+	}
+	return webhook.NewDefaultAuthenticationInfoResolverWrapper(nil, nil, own, tracing.NewNoopTracerProvider())
 }

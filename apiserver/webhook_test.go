@@ -35,6 +35,7 @@ import (
 	"k8s.io/client-go/util/cert"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	apiregistration "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/apiserver"
@@ -63,14 +64,14 @@ func startFull(t *testing.T, address string, proxy apiserver.CertFiles) *restcli
 		Client: client, Dynamic: dynamic.NewForConfigOrDie(config), Informers: factory, Authorizer: authorizer,
 		RESTMapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(client.Discovery())),
 		Features:   utilfeature.DefaultFeatureGate, Version: version.Effective(), Done: requests,
-		ServiceResolver: resolveTo(address),
+		ServiceResolver: resolveTo(address), WebhookAuth: apiserver.WebhookAuth(config),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	server, err := apiserver.New(ctx, apiserver.Config{
 		Store: store, Resources: registry.All(registry.Deps{}), Door: door, Loopback: config, Informers: factory,
-		Authenticator: inprocess.Authenticator(), Authorizer: authorizer, Admission: chain, ServiceResolver: resolveTo(address),
+		Authenticator: inprocess.Authenticator(), Authorizer: authorizer, Admission: chain, ServiceResolver: resolveTo(address), WebhookAuth: apiserver.WebhookAuth(config),
 		ProxyClientCert: proxy, ExternalAddress: "127.0.0.1:6443", Version: version.Effective(),
 	})
 	if err != nil {
@@ -215,6 +216,22 @@ func TestAggregationProxiesAsTheUser(t *testing.T) {
 		switch r.URL.Path {
 		case "/apis/metrics.example.com/v1":
 			fmt.Fprint(w, `{"kind":"APIResourceList","apiVersion":"v1","groupVersion":"metrics.example.com/v1","resources":[{"name":"samples","namespaced":false,"kind":"Sample","verbs":["get"]}]}`)
+		case "/openapi/v2":
+			fmt.Fprint(w, remoteOpenAPIv2)
+		case "/openapi/v3":
+			fmt.Fprint(w, `{"paths":{"apis/metrics.example.com/v1":{"serverRelativeURL":"/openapi/v3/apis/metrics.example.com/v1?hash=1"},"apis/other":{"serverRelativeURL":"/other"}}}`)
+		case "/openapi/v3/apis/metrics.example.com/v1":
+			fmt.Fprintf(w, `{"openapi":"3.0.0","info":{"title":"remote","version":"1"},"paths":{"/apis/metrics.example.com/v1/samples":{"get":{"description":"for %s"}}}}`, r.Header.Get("X-Remote-User"))
+		case "/apis/metrics.example.com/v1/reviews":
+			var review admissionv1.AdmissionReview
+			if err := json.NewDecoder(r.Body).Decode(&review); err != nil {
+				http.Error(w, err.Error(), http.StatusBadRequest)
+				return
+			}
+			review.Response = &admissionv1.AdmissionResponse{UID: review.Request.UID, Result: &metav1.Status{
+				Message: "asked by " + r.Header.Get("X-Remote-User"), Code: http.StatusForbidden,
+			}}
+			_ = json.NewEncoder(w).Encode(review)
 		case "/apis/metrics.example.com/v1/samples/a":
 			peer := ""
 			if len(r.TLS.PeerCertificates) > 0 {
@@ -280,9 +297,82 @@ func TestAggregationProxiesAsTheUser(t *testing.T) {
 		}
 		return fmt.Errorf("conditions %v", service.Status.Conditions)
 	})
+	// The remote server's description is part of ours.
+	ask := func(path string) (string, error) {
+		raw, err := client.RESTClient().Get().RequestURI(path).SetHeader("Accept", "application/json").DoRaw(ctx)
+		return string(raw), err
+	}
+	v2, err := ask("/openapi/v2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var document spec.Swagger
+	if err := json.Unmarshal([]byte(v2), &document); err != nil {
+		t.Fatalf("OpenAPI v2 is not well formed: %v", err)
+	}
+	if samples, ok := document.Paths.Paths["/apis/metrics.example.com/v1/samples"]; !ok || samples.Get.Parameters[0].Name != "p" || document.Paths.Paths["/version/"].Get == nil {
+		t.Error("OpenAPI v2 lacks the remote server's paths, or those that are built in")
+	}
+	if _, ok := document.Paths.Paths["/apis/elsewhere.example.com/v1/others"]; ok {
+		t.Error("OpenAPI v2 has a path that the APIService does not serve")
+	}
+	if _, ok := document.Definitions["com.example.Sample"]; !ok || document.Definitions["com.example.Other"].Type != nil {
+		t.Error("OpenAPI v2 lacks the remote server's model, or has one that is not needed")
+	}
+	var index struct {
+		Paths map[string]struct{ ServerRelativeURL string }
+	}
+	raw, err := ask("/openapi/v3")
+	if err == nil {
+		err = json.Unmarshal([]byte(raw), &index)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	v3, err := ask(index.Paths["apis/metrics.example.com/v1"].ServerRelativeURL)
+	if err != nil || !strings.Contains(v3, "for system:aggregator") {
+		t.Errorf("OpenAPI v3 of the remote group: %s, %v; want what it tells system:aggregator", v3, err)
+	}
+	if _, ok := index.Paths["apis/other"]; ok {
+		t.Error("OpenAPI v3 has a group version that the APIService does not serve")
+	}
+
+	// A webhook that the API server is said to serve itself is reached without a socket or certificate.
+	_, err = client.AdmissionregistrationV1().ValidatingWebhookConfigurations().Create(ctx, &admissionregistrationv1.ValidatingWebhookConfiguration{
+		ObjectMeta: metav1.ObjectMeta{Name: "own"},
+		Webhooks: []admissionregistrationv1.ValidatingWebhook{{
+			Name: "own.example.com", SideEffects: ptr.To(admissionregistrationv1.SideEffectClassNone), AdmissionReviewVersions: []string{"v1"},
+			ClientConfig: admissionregistrationv1.WebhookClientConfig{CABundle: certPEM, Service: &admissionregistrationv1.ServiceReference{
+				Namespace: "default", Name: "kubernetes", Path: ptr.To("/apis/metrics.example.com/v1/reviews"),
+			}},
+			Rules: []admissionregistrationv1.RuleWithOperations{{
+				Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create},
+				Rule:       admissionregistrationv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"configmaps"}},
+			}},
+		}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "our own webhook refuses", func() error {
+		_, err := client.CoreV1().ConfigMaps("default").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "c"}}, metav1.CreateOptions{})
+		if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "asked by admin") {
+			return fmt.Errorf("create = %w, want the webhook's word", err)
+		}
+		return nil
+	})
+
 	// What is built in is there all the same, and says so.
 	list, err := services.List(ctx, metav1.ListOptions{})
 	if err != nil || len(list.Items) < 20 {
 		t.Errorf("APIServices: %d, %v; want one for each group version", len(list.Items), err)
 	}
 }
+
+// remoteOpenAPIv2 describes one path of the APIService, with what it needs, and one that is none of its.
+const remoteOpenAPIv2 = `{"swagger":"2.0","info":{"title":"remote","version":"1"},
+"paths":{
+ "/apis/metrics.example.com/v1/samples":{"get":{"parameters":[{"$ref":"#/parameters/p"}],"responses":{"200":{"description":"OK","schema":{"$ref":"#/definitions/com.example.Sample"}}}}},
+ "/apis/elsewhere.example.com/v1/others":{"get":{"responses":{"200":{"description":"OK","schema":{"$ref":"#/definitions/com.example.Other"}}}}}},
+"definitions":{"com.example.Sample":{"type":"object"},"com.example.Other":{"type":"object"}},
+"parameters":{"p":{"name":"p","in":"query","type":"string"}}}`

@@ -13,25 +13,50 @@ import (
 	"context"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
+	apiextensionsclient "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset/typed/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
+	restclient "k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/scale"
 	"k8s.io/client-go/tools/record"
 
+	"github.com/skiff-k8s/skiff/controllers/addons"
+	"github.com/skiff-k8s/skiff/controllers/attachdetach"
+	"github.com/skiff-k8s/skiff/controllers/bootstraptoken"
 	"github.com/skiff-k8s/skiff/controllers/clusterroleaggregation"
+	"github.com/skiff-k8s/skiff/controllers/clustertrustbundle"
 	"github.com/skiff-k8s/skiff/controllers/cronjob"
+	"github.com/skiff-k8s/skiff/controllers/csrapproving"
+	"github.com/skiff-k8s/skiff/controllers/csrcleaner"
+	"github.com/skiff-k8s/skiff/controllers/csrsigning"
 	"github.com/skiff-k8s/skiff/controllers/daemonset"
 	"github.com/skiff-k8s/skiff/controllers/deployment"
+	"github.com/skiff-k8s/skiff/controllers/devicetainteviction"
 	"github.com/skiff-k8s/skiff/controllers/disruption"
 	"github.com/skiff-k8s/skiff/controllers/endpoints"
 	"github.com/skiff-k8s/skiff/controllers/endpointslice"
+	"github.com/skiff-k8s/skiff/controllers/endpointslicemirroring"
+	"github.com/skiff-k8s/skiff/controllers/ephemeralvolume"
 	"github.com/skiff-k8s/skiff/controllers/garbagecollector"
 	"github.com/skiff-k8s/skiff/controllers/job"
+	"github.com/skiff-k8s/skiff/controllers/localpath"
 	"github.com/skiff-k8s/skiff/controllers/namespace"
 	"github.com/skiff-k8s/skiff/controllers/nodeipam"
 	"github.com/skiff-k8s/skiff/controllers/nodelifecycle"
+	"github.com/skiff-k8s/skiff/controllers/nodettl"
+	"github.com/skiff-k8s/skiff/controllers/persistentvolume"
+	"github.com/skiff-k8s/skiff/controllers/podautoscaler"
+	"github.com/skiff-k8s/skiff/controllers/podcertificatecleaner"
 	"github.com/skiff-k8s/skiff/controllers/podgc"
+	"github.com/skiff-k8s/skiff/controllers/pvcprotection"
+	"github.com/skiff-k8s/skiff/controllers/pvprotection"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 	"github.com/skiff-k8s/skiff/controllers/replicaset"
 	"github.com/skiff-k8s/skiff/controllers/replicationcontroller"
@@ -39,9 +64,15 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/resourcequota"
 	"github.com/skiff-k8s/skiff/controllers/rootcacertpublisher"
 	"github.com/skiff-k8s/skiff/controllers/serviceaccount"
+	"github.com/skiff-k8s/skiff/controllers/serviceaccounttoken"
+	"github.com/skiff-k8s/skiff/controllers/servicecidr"
 	"github.com/skiff-k8s/skiff/controllers/statefulset"
+	"github.com/skiff-k8s/skiff/controllers/storageversionmigration"
 	"github.com/skiff-k8s/skiff/controllers/tainteviction"
 	"github.com/skiff-k8s/skiff/controllers/ttlafterfinished"
+	"github.com/skiff-k8s/skiff/controllers/validatingadmissionpolicystatus"
+	"github.com/skiff-k8s/skiff/controllers/volumeattributesclassprotection"
+	"github.com/skiff-k8s/skiff/controllers/volumeexpand"
 )
 
 // Deps is what the controllers work with.
@@ -53,7 +84,17 @@ type Deps struct {
 
 	// MetadataFor is ClientFor for clients that see only the metadata of objects.
 	MetadataFor func(name string) metadata.Interface
-	Discovery   discovery.DiscoveryInterface
+	// ConfigFor is ClientFor for clients of other kinds.
+	ConfigFor func(name string) *restclient.Config
+	Discovery discovery.DiscoveryInterface
+
+	// ManagerClient acts as system:kube-controller-manager.
+	ManagerClient kubernetes.Interface
+	// IssueToken makes the token that belongs into a Secret of a ServiceAccount.
+	IssueToken func(*corev1.ServiceAccount, *corev1.Secret) (string, error)
+
+	// AddOns says where add-ons are; nil means nowhere.
+	AddOns *AddOns
 
 	// PodRanges are the pod addresses that nodes get their share of: one range, or one per IP family.
 	PodRanges []nodeipam.Range
@@ -61,18 +102,32 @@ type Deps struct {
 	KeepEndedPods int
 	// RootCA is what kube-root-ca.crt says: PEM certificates by which pods verify the API server.
 	RootCA []byte
+	// LocalVolumes is how the nodes' directories for local-path volumes are made; nil: by their kubelets.
+	LocalVolumes localpath.Nodes
+	// Signers sign certificate requests.
+	Signers csrsigning.Authorities
+}
+
+// AddOns are manifests that are applied.
+type AddOns struct {
+	Dir, Server string
+	Disabled    []string
+	// Config is of a client that may do whatever a manifest may ask for.
+	Config *restclient.Config
 }
 
 // Manager runs all controllers.
 type Manager struct {
 	deps   Deps
+	mapper meta.ResettableRESTMapper
 	events *eventSources
 	runner reconcile.Runner
 }
 
 // New makes all controllers.
 func New(deps Deps) (*Manager, error) {
-	m := &Manager{deps: deps, events: newEventSources()}
+	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(deps.Discovery))
+	m := &Manager{deps: deps, mapper: mapper, events: newEventSources()}
 	for _, build := range all {
 		c, err := build(m)
 		if err != nil {
@@ -108,8 +163,30 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	},
 	withEvents(endpointslice.Name, endpointslice.Component, endpointslice.New),
 	withEvents(endpoints.Name, endpoints.Component, endpoints.New),
+	withEvents(persistentvolume.Name, persistentvolume.Component, persistentvolume.NewClaims),
+	withEvents(persistentvolume.Name, persistentvolume.Component, persistentvolume.NewVolumes),
+	withEvents(attachdetach.Name, attachdetach.Component, attachdetach.New),
+	withEvents(volumeexpand.Name, volumeexpand.Component, volumeexpand.New),
+	withEvents(ephemeralvolume.Name, ephemeralvolume.Component, ephemeralvolume.New),
+	func(m *Manager) (reconcile.Controller, error) {
+		return pvcprotection.New(m.deps.ClientFor(pvcprotection.Name), m.deps.Informers)
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		return pvprotection.New(m.deps.ClientFor(pvprotection.Name), m.deps.Informers), nil
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		return volumeattributesclassprotection.New(m.deps.ClientFor(volumeattributesclassprotection.Name), m.deps.Informers)
+	},
+	withLocalPath(localpath.NewClaims),
+	withLocalPath(localpath.NewVolumes),
+	withEvents(endpointslicemirroring.Name, endpointslicemirroring.Component, endpointslicemirroring.New),
+	withEvents(servicecidr.Name, servicecidr.Component, servicecidr.New),
 	withEvents(nodelifecycle.Name, nodelifecycle.Component, nodelifecycle.New),
 	withEvents(tainteviction.Name, tainteviction.Component, tainteviction.New),
+	withEvents(devicetainteviction.Name, devicetainteviction.Component, devicetainteviction.New),
+	func(m *Manager) (reconcile.Controller, error) {
+		return nodettl.New(m.deps.ClientFor(nodettl.Name), m.deps.Informers), nil
+	},
 	func(m *Manager) (reconcile.Controller, error) {
 		client := m.deps.ClientFor(nodeipam.Name)
 		return nodeipam.New(client, m.deps.Informers, m.events.source(nodeipam.Component, client), m.deps.PodRanges)
@@ -132,6 +209,22 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	func(m *Manager) (reconcile.Controller, error) {
 		return resourcequota.New(m.deps.ClientFor(resourcequota.Name), m.deps.MetadataFor(resourcequota.Name), m.deps.Discovery, m.deps.Informers)
 	},
+	newPodAutoscaler,
+	newAddOns,
+	func(m *Manager) (reconcile.Controller, error) {
+		crds, err := apiextensionsclient.NewForConfig(m.deps.ConfigFor(storageversionmigration.Name))
+		if err != nil {
+			return reconcile.Controller{}, err
+		}
+		return storageversionmigration.New(storageversionmigration.Deps{
+			Client: m.deps.ClientFor(storageversionmigration.Name), Metadata: m.deps.MetadataFor(storageversionmigration.Name),
+			CRDs: crds.CustomResourceDefinitions(), Discovery: m.deps.Discovery, Mapper: m.mapper,
+		}, m.deps.Informers), nil
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		client := m.deps.ClientFor(validatingadmissionpolicystatus.Name)
+		return validatingadmissionpolicystatus.New(client, m.deps.Discovery, m.mapper, m.deps.Informers), nil
+	},
 	func(m *Manager) (reconcile.Controller, error) {
 		return clusterroleaggregation.New(m.deps.ClientFor(clusterroleaggregation.Name), m.deps.Informers), nil
 	},
@@ -142,12 +235,69 @@ var all = []func(*Manager) (reconcile.Controller, error){
 		return serviceaccount.New(m.deps.ClientFor(serviceaccount.Name), m.deps.Informers), nil
 	},
 	func(m *Manager) (reconcile.Controller, error) {
+		return serviceaccounttoken.New(serviceaccounttoken.Deps{
+			Client: m.deps.ManagerClient, Cleaner: m.deps.ClientFor(serviceaccounttoken.CleanerName), Issue: m.deps.IssueToken, RootCA: m.deps.RootCA,
+		}, m.deps.Informers), nil
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		return clustertrustbundle.New(m.deps.ClientFor(clustertrustbundle.Name), m.deps.Informers, m.deps.RootCA), nil
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		return podcertificatecleaner.New(m.deps.ClientFor(podcertificatecleaner.Name), m.deps.Informers), nil
+	},
+	func(m *Manager) (reconcile.Controller, error) {
 		return rootcacertpublisher.New(m.deps.ClientFor(rootcacertpublisher.Name), m.deps.Informers, m.deps.RootCA), nil
 	},
 	withEvents(resourceclaim.Name, resourceclaim.Component, resourceclaim.NewForPods),
 	func(m *Manager) (reconcile.Controller, error) {
 		return resourceclaim.New(m.deps.ClientFor(resourceclaim.Name), m.deps.Informers), nil
 	},
+	func(m *Manager) (reconcile.Controller, error) {
+		return csrapproving.New(m.deps.ClientFor(csrapproving.Name), m.deps.Informers), nil
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		return csrsigning.New(m.deps.ClientFor(csrsigning.Name), m.deps.Informers, m.deps.Signers), nil
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		return csrcleaner.New(m.deps.ClientFor(csrcleaner.Name), m.deps.Informers), nil
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		return bootstraptoken.New(m.deps.ClientFor(bootstraptoken.CleanerName), m.deps.ClientFor(bootstraptoken.SignerName), m.deps.Informers), nil
+	},
+}
+
+func newPodAutoscaler(m *Manager) (reconcile.Controller, error) {
+	client, config := m.deps.ClientFor(podautoscaler.Name), m.deps.ConfigFor(podautoscaler.Name)
+	scales, err := scale.NewForConfig(config, m.mapper, dynamic.LegacyAPIPathResolverFunc, scale.NewDiscoveryScaleKindResolver(m.deps.Discovery))
+	if err != nil {
+		return reconcile.Controller{}, err
+	}
+	metrics, err := podautoscaler.NewMetrics(config, m.deps.Discovery, m.mapper)
+	if err != nil {
+		return reconcile.Controller{}, err
+	}
+	return podautoscaler.New(podautoscaler.Deps{
+		Client: client, Scales: scales, Mapper: m.mapper, Metrics: metrics, Events: m.events.source(podautoscaler.Component, client),
+	}, m.deps.Informers), nil
+}
+
+func newAddOns(m *Manager) (reconcile.Controller, error) {
+	a := m.deps.AddOns
+	if a == nil {
+		return reconcile.Controller{Name: addons.Component}, nil
+	}
+	client, err := kubernetes.NewForConfig(a.Config)
+	if err != nil {
+		return reconcile.Controller{}, err
+	}
+	objects, err := dynamic.NewForConfig(a.Config)
+	if err != nil {
+		return reconcile.Controller{}, err
+	}
+	return addons.New(addons.Config{
+		Dir: a.Dir, Server: a.Server, Disabled: a.Disabled,
+		Client: client, Dynamic: objects, Mapper: m.mapper, Events: m.events.source(addons.Component, client),
+	}), nil
 }
 
 // withEvents is for controllers that need just a client, the informers and a place for their events.
@@ -158,5 +308,19 @@ func withEvents(
 	return func(m *Manager) (reconcile.Controller, error) {
 		client := m.deps.ClientFor(name)
 		return build(client, m.deps.Informers, m.events.source(component, client))
+	}
+}
+
+// withLocalPath is for the controllers of local-path volumes.
+func withLocalPath(
+	build func(kubernetes.Interface, informers.SharedInformerFactory, record.EventRecorder, localpath.Nodes) reconcile.Controller,
+) func(*Manager) (reconcile.Controller, error) {
+	return func(m *Manager) (reconcile.Controller, error) {
+		client := m.deps.ClientFor(localpath.Name)
+		nodes := m.deps.LocalVolumes
+		if nodes == nil {
+			nodes = localpath.Kubelets(client)
+		}
+		return build(client, m.deps.Informers, m.events.source(localpath.Component, client), nodes), nil
 	}
 }

@@ -11,34 +11,51 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
+	genericrest "k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
+	restclient "k8s.io/client-go/rest"
 	"k8s.io/component-base/compatibility"
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/inprocess"
 	"github.com/skiff-k8s/skiff/controllers"
+	"github.com/skiff-k8s/skiff/controllers/csrsigning"
 	"github.com/skiff-k8s/skiff/controllers/nodeipam"
 	"github.com/skiff-k8s/skiff/datastore"
+	"github.com/skiff-k8s/skiff/pki"
 	"github.com/skiff-k8s/skiff/registry"
+	"github.com/skiff-k8s/skiff/registry/authorization"
 	"github.com/skiff-k8s/skiff/registry/core"
 )
 
 // cluster is the real API server with all controllers, and neither scheduler nor kubelet.
 type cluster struct {
 	kubernetes.Interface
-	t *testing.T
+	t    *testing.T
+	as   func(user.Info) kubernetes.Interface
+	keys *pki.PKI
+
+	directories *directories
 }
 
 func newCluster(t *testing.T) *cluster {
+	t.Helper()
+	return newClusterWith(t, func(*controllers.Deps) {})
+}
+
+// newClusterWith is newCluster with a change of what the controllers work with.
+func newClusterWith(t *testing.T, change func(*controllers.Deps)) *cluster {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	store, err := datastore.Open(ctx, datastore.Config{Dir: t.TempDir(), TickMs: 5, UnsafeNoFsync: true})
@@ -51,6 +68,9 @@ func newCluster(t *testing.T) *cluster {
 	server, err := apiserver.New(ctx, apiserver.Config{
 		Store: store, Resources: registry.All(registry.Deps{Core: core.Deps{Budgets: client.PolicyV1()}}), Door: door, Loopback: admin,
 		Authenticator: inprocess.Authenticator(), Authorizer: authorizerfactory.NewAlwaysAllowAuthorizer(),
+		Reviews: map[schema.GroupVersion]map[string]genericrest.Storage{
+			authorizationv1.SchemeGroupVersion: authorization.Storages(authorization.Deps{Authorizer: joiners{}}),
+		},
 		ExternalAddress: "127.0.0.1:6443", Version: compatibility.NewEffectiveVersionFromString("1.37.2", "1.37", "1.37"),
 	})
 	if err != nil {
@@ -60,18 +80,37 @@ func newCluster(t *testing.T) *cluster {
 	as := func(name string) *user.DefaultInfo {
 		return &user.DefaultInfo{Name: "system:serviceaccount:kube-system:" + name}
 	}
-	manager, err := controllers.New(controllers.Deps{
+	keys, err := pki.New(pki.Config{Dir: t.TempDir(), NodeName: "server"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cluster{
+		Interface: client, t: t, keys: keys, directories: &directories{},
+		as: func(u user.Info) kubernetes.Interface { return kubernetes.NewForConfigOrDie(door.ClientConfig(u)) },
+	}
+	deps := controllers.Deps{
 		ClientFor: func(name string) kubernetes.Interface {
 			return kubernetes.NewForConfigOrDie(door.ClientConfig(as(name)))
 		},
 		MetadataFor: func(name string) metadata.Interface {
 			return metadata.NewForConfigOrDie(door.ClientConfig(as(name)))
 		},
+		ConfigFor: func(name string) *restclient.Config { return door.ClientConfig(as(name)) },
 		Discovery: client.Discovery(),
 		Informers: factory,
 		PodRanges: []nodeipam.Range{{Cluster: netip.MustParsePrefix("10.42.0.0/16"), NodeBits: 24}},
 		RootCA:    []byte("the CA"),
-	})
+		Signers:   csrsigning.Authorities{Client: keys.ClientCA, KubeletServer: keys.KubeletCA, Legacy: keys.ServerCA},
+
+		LocalVolumes: c.directories,
+
+		ManagerClient: kubernetes.NewForConfigOrDie(door.ClientConfig(&user.DefaultInfo{Name: "system:kube-controller-manager"})),
+		IssueToken: func(sa *corev1.ServiceAccount, secret *corev1.Secret) (string, error) {
+			return "token of " + sa.Name + " in " + secret.Name, nil
+		},
+	}
+	change(&deps)
+	manager, err := controllers.New(deps)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +134,7 @@ func newCluster(t *testing.T) *cluster {
 		}
 		_ = store.Close()
 	})
-	return &cluster{client, t}
+	return c
 }
 
 // eventually waits until check returns nil.

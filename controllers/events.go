@@ -26,10 +26,14 @@ func newEventSources() *eventSources {
 	return &eventSources{recorders: map[string]*recorder{}}
 }
 
-// source returns the recorder for a component, whose events the client writes.
+// source returns the recorder for a component, whose events the client writes. Controllers that are one component
+// share it.
 func (s *eventSources) source(component string, client kubernetes.Interface) record.EventRecorder {
-	r := &recorder{client: client}
-	s.recorders[component] = r
+	r := s.recorders[component]
+	if r == nil {
+		r = &recorder{client: client}
+		s.recorders[component] = r
+	}
 	return r
 }
 

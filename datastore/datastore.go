@@ -53,6 +53,7 @@ type Store struct {
 		etcd3.Compactor
 		Stop()
 	}
+	counts    *Counts
 	closeOnce sync.Once
 }
 
@@ -97,12 +98,16 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	return &Store{
 		server:    server,
 		client:    kc,
+		counts:    newCounts(),
 		compactor: etcd3.NewCompactor(c, interval, clock.RealClock{}, nil),
 	}, nil
 }
 
 // Client is the in-process etcd client. It stays owned by the Store.
 func (s *Store) Client() *clientv3.Client { return s.client.Client }
+
+// Counts knows how many objects there are of each resource.
+func (s *Store) Counts() *Counts { return s.counts }
 
 // Health tells whether the store answers, by a read that the whole of it has to agree to. It takes 2 s at most.
 func (s *Store) Health(ctx context.Context) error {

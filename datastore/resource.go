@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"strings"
 	"sync"
-	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -20,7 +19,6 @@ import (
 	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
 	"k8s.io/apiserver/pkg/storage/value"
 	"k8s.io/apiserver/pkg/storage/value/encrypt/identity"
-	flowcontrolrequest "k8s.io/apiserver/pkg/util/flowcontrol/request"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -35,24 +33,19 @@ type Layout struct {
 	KeyPrefix string
 	// Transformer encrypts values (nil: stored as they are).
 	Transformer value.Transformer
-	// Tracker counts objects for flow control (nil: nobody counts).
-	Tracker flowcontrolrequest.StorageObjectCountTracker
 }
 
 // RESTOptions gives a registry the storage of one resource.
 func (s *Store) RESTOptions(resource schema.GroupResource, l Layout) generic.RESTOptions {
 	cfg := storagebackend.NewDefaultConfig(Prefix, l.Codec)
 	cfg.Transformer = l.Transformer
-	cfg.StorageObjectCountTracker = l.Tracker
 	cfg.EventsHistoryWindow = storagebackend.DefaultEventsHistoryWindow
 	return generic.RESTOptions{
-		StorageConfig:             cfg.ForResource(resource),
-		Decorator:                 s.cached,
-		EnableGarbageCollection:   true,
-		DeleteCollectionWorkers:   1,
-		ResourcePrefix:            l.KeyPrefix,
-		CountMetricPollPeriod:     time.Minute,
-		StorageObjectCountTracker: l.Tracker,
+		StorageConfig:           cfg.ForResource(resource),
+		Decorator:               s.cached, // which counts; the machinery does so only if told a period
+		EnableGarbageCollection: true,
+		DeleteCollectionWorkers: 1,
+		ResourcePrefix:          l.KeyPrefix,
 	}
 }
 
@@ -85,7 +78,9 @@ func (s *Store) cached(c *storagebackend.ConfigForResource, resourcePrefix strin
 		return nil, nil, fmt.Errorf("open watch cache of %s: %w", c.GroupResource, err)
 	}
 	delegator := cacher.NewCacheDelegator(caching, raw)
+	forget := s.counts.add(c.GroupResource, delegator.Stats)
 	return delegator, sync.OnceFunc(func() { // subresources share it, and each destroys it
+		forget()
 		delegator.Stop()
 		caching.Stop()
 		raw.Close()

@@ -47,7 +47,7 @@ func TestDoors(t *testing.T) {
 			t.Errorf("%s: %v, %v; want mode 0600", path, info.Mode(), err)
 		}
 	}
-	for _, ca := range []string{"server-ca", "client-ca", "request-header-ca", "etcd/peer-ca"} {
+	for _, ca := range []string{"server-ca", "kubelet-ca", "client-ca", "request-header-ca", "etcd/peer-ca"} {
 		if _, err := os.Stat(n.Path("/var/lib/skiff/server/tls/" + ca + ".crt")); err != nil {
 			t.Error(err)
 		}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -17,6 +16,7 @@ import (
 	kubelettypes "k8s.io/kubelet/pkg/types"
 
 	"github.com/skiff-k8s/skiff/kubelet/containers"
+	"github.com/skiff-k8s/skiff/kubelet/diskusage"
 	"github.com/skiff-k8s/skiff/kubelet/eviction"
 	"github.com/skiff-k8s/skiff/kubelet/status"
 )
@@ -63,6 +63,7 @@ func (e evictable) Evict(uid types.UID, v eviction.Verdict) <-chan struct{} {
 		close(gone)
 		return gone
 	}
+	e.k.metrics.Evictions.WithLabelValues(string(v.Signal)).Inc()
 	w.mu.Lock()
 	generation := w.pod.Generation
 	w.mu.Unlock()
@@ -87,7 +88,7 @@ func (e evictable) Usage(ctx context.Context, pod *v1.Pod) (eviction.Usage, erro
 	}
 	for _, c := range resp.GetStats() {
 		name := c.GetAttributes().GetLabels()[kubelettypes.KubernetesContainerNameLabel]
-		logs, logInodes := folderSize(filepath.Join(e.k.runtime.LogDir(pod), name))
+		logs, logInodes := diskusage.OfFolder(filepath.Join(e.k.runtime.LogDir(pod), name))
 		own := eviction.ContainerUsage{
 			Memory: int64(c.GetMemory().GetWorkingSetBytes().GetValue()),
 			Disk:   int64(c.GetWritableLayer().GetUsedBytes().GetValue()) + logs,
@@ -96,31 +97,8 @@ func (e evictable) Usage(ctx context.Context, pod *v1.Pod) (eviction.Usage, erro
 		u.Memory, u.Disk = u.Memory+own.Memory, u.Disk+own.Disk
 		u.Inodes += int64(c.GetWritableLayer().GetInodesUsed().GetValue()) + logInodes
 	}
-	volumes, inodes := folderSize(filepath.Join(e.k.runtime.PodDir(pod.UID), "volumes", "kubernetes.io~empty-dir"))
+	volumes, inodes := diskusage.OfFolder(filepath.Join(e.k.runtime.PodDir(pod.UID), "volumes", "kubernetes.io~empty-dir"))
 	u.Disk, u.Inodes = u.Disk+volumes, u.Inodes+inodes
 	u.Processes = e.k.tree.Processes(pod)
 	return u, nil
-}
-
-// folderSize adds up what lies on the disk below a folder, on its own file system: memory-backed volumes do not count.
-func folderSize(dir string) (bytes, inodes int64) {
-	var top syscall.Stat_t
-	if syscall.Lstat(dir, &top) != nil {
-		return 0, 0
-	}
-	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		var s syscall.Stat_t
-		if err != nil || syscall.Lstat(path, &s) != nil {
-			return nil // gone meanwhile
-		}
-		if s.Dev != top.Dev {
-			if d.IsDir() {
-				return fs.SkipDir
-			}
-			return nil
-		}
-		bytes, inodes = bytes+s.Blocks*512, inodes+1
-		return nil
-	})
-	return bytes, inodes
 }

@@ -13,6 +13,7 @@
 //   - userns gives users of their own to pods that want them.
 //   - mirror.go runs the pods of files on this node, which package static reads, and shows them in the API.
 //   - probe asks containers how they are; status tells the API.
+//   - metrics counts what is done, for dashboards.
 //   - eviction ends pods when the node runs short of something; evict.go tells it what they use.
 //   - events.go hears from the runtime what changed; housekeeping.go removes what is dead and rotates logs.
 //
@@ -45,6 +46,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/containers"
 	"github.com/skiff-k8s/skiff/kubelet/eviction"
 	"github.com/skiff-k8s/skiff/kubelet/images"
+	"github.com/skiff-k8s/skiff/kubelet/metrics"
 	"github.com/skiff-k8s/skiff/kubelet/node"
 	"github.com/skiff-k8s/skiff/kubelet/podnet"
 	"github.com/skiff-k8s/skiff/kubelet/probe"
@@ -101,6 +103,8 @@ type Deps struct {
 	Env       Env
 	// Static pods; nil: there are none.
 	Static StaticPods
+	// Metrics are counted there; nil: nobody looks at them.
+	Metrics *metrics.Metrics
 	// Recorder of events; nil: events are sent through Client.
 	Recorder record.EventRecorder
 	// OnPodCIDR is told the addresses that the node may give to pods, once they are known and when they change. May be nil.
@@ -117,6 +121,7 @@ type Kubelet struct {
 	images  runtimeapi.ImageServiceClient
 	volumes Volumes
 	env     Env
+	metrics *metrics.Metrics
 	events  record.EventRecorder
 
 	broadcaster record.EventBroadcaster // nil when the events go elsewhere
@@ -154,7 +159,10 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	}
 	k := &Kubelet{
 		cfg: cfg, client: deps.Client, cri: deps.Runtime, images: deps.Images, volumes: deps.Volumes, env: deps.Env, tree: tree, onPodCIDR: deps.OnPodCIDR,
-		events: deps.Recorder, workers: map[types.UID]*worker{}, orphans: map[types.UID]bool{},
+		metrics: deps.Metrics, events: deps.Recorder, workers: map[types.UID]*worker{}, orphans: map[types.UID]bool{},
+	}
+	if k.metrics == nil {
+		k.metrics = metrics.New(cfg.Node.Name)
 	}
 	if k.events == nil {
 		k.broadcaster = record.NewBroadcaster()
@@ -166,14 +174,14 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	}
 	k.grants = allocation.New(filepath.Join(cfg.Root, "pods"))
 	k.users = userns.New(filepath.Join(cfg.Root, "pods"), cfg.Node.MaxPods)
-	k.prober = probe.New(execer{deps.Runtime}, k.events, k.wake)
+	k.prober = probe.New(execer{deps.Runtime}, k.events, k.metrics, k.wake)
 	machine := k.agent.Machine()
 	k.puller = images.NewPuller(deps.Images, secrets{deps.Client}, k.events)
 	k.runtime = containers.New(containers.Config{
 		LogRoot: cfg.LogRoot, ContainerLogLinks: cfg.LogLinks, PodRoot: filepath.Join(cfg.Root, "pods"),
 		SeccompRoot: filepath.Join(cfg.Root, "seccomp"), CPUCFSQuota: cfg.CPUCFSQuota, CPUCFSPeriod: cfg.Cgroups.CPUPeriod,
 		MinOOMScoreAdj: cfg.MinOOMScoreAdj, MemoryCapacity: machine.Memory, HugePageSizes: machine.HugePageNames(),
-	}, deps.Runtime, k.puller, host{k}, k.prober, k.grants, k.events)
+	}, deps.Runtime, k.puller, host{k}, k.prober, k.grants, k.events, k.metrics)
 	k.imageGC = images.NewCollector(cfg.ImageGC, deps.Images, deps.Runtime)
 	k.evictor = eviction.New(eviction.Config{Hard: cfg.Eviction, Transition: pressureTransition, Root: cfg.Root}, evictable{k}, k.agent.Ref(), k.events)
 	k.agent.Pressure = k.evictor.Pressure

@@ -55,6 +55,10 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 	}
 	now := k.generate(w, pod, have, false)
 	k.status.Set(pod, now)
+	if now.Phase == v1.PodRunning && !w.started {
+		w.started = true
+		k.metrics.PodStart.Observe(time.Since(w.began).Seconds())
+	}
 	if status.IsTerminal(now.Phase) {
 		return true, then, nil
 	}
@@ -79,7 +83,7 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 // remember notes which containers ran before this process: their probes start from what the API says of them, and so
 // does a resize.
 func (w *worker) remember(pod *v1.Pod, have *containers.Status) {
-	w.seen = true
+	w.seen, w.started = true, pod.Status.Phase != v1.PodPending
 	w.resize.remember(pod)
 	for _, c := range have.RunningContainers() {
 		w.old = append(w.old, c.ID)
@@ -171,7 +175,10 @@ func (k *Kubelet) prepareNode(ctx context.Context, pod *v1.Pod) error {
 		return fmt.Errorf("network is not ready: %w", err)
 	}
 	if !k.tree.Exists(pod) {
-		if err := k.tree.Ensure(pod); err != nil {
+		began := time.Now()
+		err := k.tree.Ensure(pod)
+		k.metrics.Cgroups.WithLabelValues("create").Observe(time.Since(began).Seconds())
+		if err != nil {
 			k.events.Eventf(pod, v1.EventTypeWarning, "FailedCreatePodContainer", "unable to ensure pod container exists: %v", err)
 			return err
 		}
@@ -313,7 +320,10 @@ func (k *Kubelet) tidyUp(ctx context.Context, w *worker, pod *v1.Pod) error {
 	if err := k.volumes.TearDown(ctx, pod.UID); err != nil {
 		return fmt.Errorf("tear down volumes: %w", err)
 	}
-	if err := errors.Join(k.tree.Remove(pod), k.shareCPU()); err != nil {
+	began := time.Now()
+	err := k.tree.Remove(pod)
+	k.metrics.Cgroups.WithLabelValues("destroy").Observe(time.Since(began).Seconds())
+	if err := errors.Join(err, k.shareCPU()); err != nil {
 		return err
 	}
 	k.wakeWaiting()

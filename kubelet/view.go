@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 	"github.com/skiff-k8s/skiff/kubelet/containers"
 )
 
@@ -102,6 +103,9 @@ func (k *Kubelet) SandboxID(ctx context.Context, uid types.UID) (string, error) 
 	return have.Sandboxes[0].GetId(), nil
 }
 
+// Cgroups are where pods live.
+func (k *Kubelet) Cgroups() *cgroups.Tree { return k.tree }
+
 // Node is the Node object as last known; nil before it is registered.
 func (k *Kubelet) Node() *v1.Node { return k.agent.Node() }
 
@@ -113,6 +117,11 @@ func (k *Kubelet) Wake(uid types.UID) {
 	if w != nil {
 		signal(w.news)
 	}
+}
+
+// Event sends one about a pod, as of the kubelet.
+func (k *Kubelet) Event(pod *v1.Pod, kind, reason, message string) {
+	k.events.Event(pod, kind, reason, message)
 }
 
 // EnsureImage pulls the image of an image volume, as that of a container is pulled.

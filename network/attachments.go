@@ -12,11 +12,14 @@ import (
 	"sort"
 	"strings"
 	"sync"
+
+	"github.com/skiff-k8s/skiff/network/policy"
 )
 
 // attachment is one interface of one pod, as its record in the data directory keeps it.
 type attachment struct {
 	ContainerID string        `json:"containerID"`
+	Pod         policy.Pod    `json:"pod,omitzero"` // empty if the runtime does not tell
 	Interface   string        `json:"interface"`
 	Netns       string        `json:"netns"`
 	HostVeth    string        `json:"hostVeth"`

@@ -34,6 +34,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/network/iptables"
+	"github.com/skiff-k8s/skiff/network/policy"
 )
 
 // Config says where things are. All fields without "optional" are required.
@@ -46,8 +47,20 @@ type Config struct {
 	ClusterCIDRs []netip.Prefix // pod addresses of the whole cluster: not masqueraded
 	ServiceCIDRs []netip.Prefix // optional: get a route, so that Services can be used without a default route
 	MTU          int            // optional; 0 is the MTU of the uplink
+	// Policy is told which pods are attached. Optional.
+	Policy Policy
 	// OnReady is told the bridge's addresses, one per pod CIDR, whenever pods can be attached anew. Optional.
 	OnReady func(gateways []netip.Addr)
+}
+
+// Policy isolates pods, by their addresses.
+type Policy interface {
+	// Adopt tells of a pod that is attached since an earlier run.
+	Adopt(pod policy.Pod, addrs []netip.Addr)
+	// Add puts a pod's policies in force, before it can send anything.
+	Add(ctx context.Context, pod policy.Pod, addrs []netip.Addr) error
+	// Remove tells that nobody has the addresses any more.
+	Remove(ctx context.Context, addrs []netip.Addr) error
 }
 
 // conflistName sorts before what other networks install.
@@ -119,6 +132,11 @@ func (n *Network) Run(ctx context.Context) error {
 		logger.Info("Released the addresses of a pod that is gone", "containerID", a.ContainerID, "addresses", a.Addresses)
 		if err := deleteVeth(a.HostVeth); err != nil {
 			logger.Error(err, "Remove stale interface", "interface", a.HostVeth)
+		}
+	}
+	if n.cfg.Policy != nil {
+		for _, a := range n.attachments.all(func(*attachment) bool { return true }) {
+			n.cfg.Policy.Adopt(a.Pod, a.Addresses)
 		}
 	}
 	listener, err := listen(ctx, n.cfg.Socket)

@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
+
+	"github.com/skiff-k8s/skiff/network/policy"
 )
 
 // Error codes of the CNI specification.
@@ -51,6 +53,16 @@ func (r *request) command() string     { return r.env["CNI_COMMAND"] }
 func (r *request) containerID() string { return r.env["CNI_CONTAINERID"] }
 func (r *request) ifname() string      { return r.env["CNI_IFNAME"] }
 func (r *request) netns() string       { return r.env["CNI_NETNS"] }
+
+// pod returns the pod that the runtime names in CNI_ARGS, as every Kubernetes runtime does.
+func (r *request) pod() policy.Pod {
+	args := map[string]string{}
+	for arg := range strings.SplitSeq(r.env["CNI_ARGS"], ";") {
+		name, value, _ := strings.Cut(arg, "=")
+		args[name] = value
+	}
+	return policy.Pod{Namespace: args["K8S_POD_NAMESPACE"], Name: args["K8S_POD_NAME"], UID: args["K8S_POD_UID"]}
+}
 
 // config is what we read of the plugin's standard input.
 type config struct {
@@ -275,6 +287,7 @@ func (n *Network) add(ctx context.Context, req *request) (*result, error) {
 		Interface:   req.ifname(),
 		Netns:       req.netns(),
 		HostVeth:    vethName(req.containerID(), req.ifname()),
+		Pod:         req.pod(),
 		Ports:       usablePorts(req.config.RuntimeConfig.PortMappings),
 	}
 	err := n.attachments.allocate(a)
@@ -295,6 +308,11 @@ func (n *Network) add(ctx context.Context, req *request) (*result, error) {
 }
 
 func (n *Network) plug(ctx context.Context, a *attachment, limits *bandwidth) (*plugged, error) {
+	if n.cfg.Policy != nil {
+		if err := n.cfg.Policy.Add(ctx, a.Pod, a.Addresses); err != nil {
+			return nil, fmt.Errorf("isolate container %s: %w", a.ContainerID, err)
+		}
+	}
 	links, err := plugVeth(n.cfg.Bridge, a, n.current())
 	if err != nil {
 		return nil, fmt.Errorf("attach container %s: %w", a.ContainerID, err)
@@ -326,6 +344,11 @@ func (n *Network) remove(ctx context.Context, a *attachment) error {
 			return fmt.Errorf("close host ports of container %s: %w", a.ContainerID, err)
 		}
 		clearUDPFlows(a.Ports)
+	}
+	if n.cfg.Policy != nil {
+		if err := n.cfg.Policy.Remove(ctx, a.Addresses); err != nil {
+			return fmt.Errorf("end the isolation of container %s: %w", a.ContainerID, err)
+		}
 	}
 	return n.attachments.release(a)
 }

@@ -18,6 +18,8 @@ import (
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 )
 
+const nodesGroup = "system:nodes"
+
 var (
 	loopback4 = net.IPv4(127, 0, 0, 1)
 	loopback6 = net.IPv6loopback
@@ -39,14 +41,14 @@ func Client(user string, groups ...string) Profile {
 
 // KubeletClient is the profile of a node towards the API server.
 func KubeletClient(nodeName string) Profile {
-	return Client("system:node:"+nodeName, "system:nodes")
+	return Client(NodeUser+nodeName, nodesGroup)
 }
 
 // KubeletServing is the profile of a kubelet's own port.
 func KubeletServing(nodeName string, ips []net.IP) Profile {
 	return Profile{
-		CommonName:    "system:node:" + nodeName,
-		Organizations: []string{"system:nodes"},
+		CommonName:    NodeUser + nodeName,
+		Organizations: []string{nodesGroup},
 		DNSNames:      []string{nodeName, "localhost"},
 		IPs:           append([]net.IP{loopback4, loopback6}, ips...),
 		Usages:        []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},

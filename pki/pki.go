@@ -46,7 +46,8 @@ type Config struct {
 
 // PKI is everything that is secret or trusted in one cluster, as seen by one server.
 type PKI struct {
-	ServerCA        *Authority // signs what servers show: API server and kubelets
+	ServerCA        *Authority // signs what the API server shows
+	KubeletCA       *Authority // signs what kubelets show; nobody but the API server trusts it
 	ClientCA        *Authority // signs users, nodes and components
 	RequestHeaderCA *Authority // signs the API server towards aggregated API servers
 	EtcdPeerCA      *Authority // signs etcd members towards each other
@@ -91,6 +92,7 @@ func (p *PKI) loadKeys() error {
 		})
 	}
 	authority(&p.ServerCA, "server-ca", "skiff-server-ca")
+	authority(&p.KubeletCA, "kubelet-ca", "skiff-kubelet-ca")
 	authority(&p.ClientCA, "client-ca", "skiff-client-ca")
 	authority(&p.RequestHeaderCA, "request-header-ca", "skiff-request-header-ca")
 	authority(&p.EtcdPeerCA, "etcd/peer-ca", "skiff-etcd-peer-ca")
@@ -117,7 +119,7 @@ func (p *PKI) loadCertificates() error {
 		Client("kube-apiserver-kubelet-client", "system:masters"))
 	certificate(&p.FrontProxyClient, p.RequestHeaderCA, "front-proxy-client", Client("front-proxy-client"))
 	certificate(&p.Admin, p.ClientCA, "admin", Client("kubernetes-admin", "system:masters"))
-	certificate(&p.KubeletServing, p.ServerCA, "kubelet", KubeletServing(p.cfg.NodeName, p.cfg.NodeIPs))
+	certificate(&p.KubeletServing, p.KubeletCA, "kubelet", KubeletServing(p.cfg.NodeName, p.cfg.NodeIPs))
 	certificate(&p.KubeletClient, p.ClientCA, "kubelet-client", KubeletClient(p.cfg.NodeName))
 	certificate(&p.EtcdPeer, p.EtcdPeerCA, "etcd/peer", p.cfg.etcdPeer())
 	return g.Wait()

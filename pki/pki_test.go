@@ -58,7 +58,7 @@ func TestIdentities(t *testing.T) {
 		{p.Admin, p.ClientCA, "kubernetes-admin", "system:masters", x509.ExtKeyUsageClientAuth},
 		{p.APIServerKubeletClient, p.ClientCA, "kube-apiserver-kubelet-client", "system:masters", x509.ExtKeyUsageClientAuth},
 		{p.KubeletClient, p.ClientCA, "system:node:node-1", "system:nodes", x509.ExtKeyUsageClientAuth},
-		{p.KubeletServing, p.ServerCA, "system:node:node-1", "system:nodes", x509.ExtKeyUsageServerAuth},
+		{p.KubeletServing, p.KubeletCA, "system:node:node-1", "system:nodes", x509.ExtKeyUsageServerAuth},
 		{p.FrontProxyClient, p.RequestHeaderCA, "front-proxy-client", "", x509.ExtKeyUsageClientAuth},
 		{p.EtcdPeer, p.EtcdPeerCA, "node-1", "", x509.ExtKeyUsageServerAuth},
 	} {

@@ -87,9 +87,13 @@ type ruleset struct {
 
 // settings are what rules depend on besides services.
 type settings struct {
-	family      corev1.IPFamily
-	clusterCIDR netip.Prefix // pods of the whole cluster; not valid if unknown
-	nodeIPs     []netip.Addr
+	family        corev1.IPFamily
+	clusterCIDR   netip.Prefix // pods of the whole cluster; not valid if unknown
+	nodeIPs       []netip.Addr
+	masqueradeAll bool
+	// nodePortIPs take node ports, unless all addresses of the node do.
+	nodePortIPs    []netip.Addr
+	allNodePortIPs bool
 	// localhostNodePorts lets node ports be used at 127.0.0.1; it needs route_localnet.
 	localhostNodePorts bool
 	// dropInvalid protects connections from packets that conntrack cannot place.
@@ -157,15 +161,25 @@ func lastRules(which shared, s settings) string {
 	if which != natServices {
 		return ""
 	}
-	except := ""
-	switch {
-	case s.family == corev1.IPv6Protocol:
-		except = "! -d ::1/128 " // there is no route_localnet for IPv6
-	case !s.localhostNodePorts:
-		except = "! -d 127.0.0.0/8 "
+	const rule = `-A KUBE-SERVICES -m comment --comment "kubernetes service nodeports; NOTE: this must be the last rule in this chain" `
+	loopback := netip.MustParsePrefix("127.0.0.0/8")
+	if s.family == corev1.IPv6Protocol {
+		loopback = netip.MustParsePrefix("::1/128") // there is no route_localnet for IPv6
 	}
-	return `-A KUBE-SERVICES -m comment --comment "kubernetes service nodeports; NOTE: this must be the last rule in this chain" -m addrtype --dst-type LOCAL ` +
-		except + "-j KUBE-NODEPORTS\n"
+	if s.allNodePortIPs {
+		except := ""
+		if !s.localhostNodePorts {
+			except = "! -d " + loopback.String() + " "
+		}
+		return rule + "-m addrtype --dst-type LOCAL " + except + "-j KUBE-NODEPORTS\n"
+	}
+	var b strings.Builder
+	for _, ip := range s.nodePortIPs {
+		if s.localhostNodePorts || !loopback.Contains(ip) {
+			b.WriteString(rule + "-d " + ip.String() + " -j KUBE-NODEPORTS\n")
+		}
+	}
+	return b.String()
 }
 
 // rulesFor returns the rules of a service: of all its ports in one family.
@@ -292,11 +306,15 @@ func (w *writer) capture(p *servicePort, c portChains, checkSources bool) {
 // masqueradeInternal returns the rules at the head of the chain that the cluster IP leads to: who comes from outside the
 // pod network might be answered past this node, so such traffic is masqueraded.
 func (w *writer) masqueradeInternal(p *servicePort, c portChains, chain string) string {
-	if chain != c.internalTarget || !c.hasInternal || !w.clusterCIDR.IsValid() {
+	if chain != c.internalTarget || !c.hasInternal || !w.masqueradeAll && !w.clusterCIDR.IsValid() {
 		return ""
 	}
-	return fmt.Sprintf("-A %s -m comment --comment \"%s cluster IP\" -m %[3]s -p %[3]s -d %[4]s --dport %[5]d ! -s %[6]s -j %[7]s\n",
-		chain, p.name, p.protocol, p.clusterIP, p.port, w.clusterCIDR, markMasqChain)
+	from := ""
+	if !w.masqueradeAll {
+		from = " ! -s " + w.clusterCIDR.String()
+	}
+	return fmt.Sprintf("-A %s -m comment --comment \"%s cluster IP\" -m %[3]s -p %[3]s -d %[4]s --dport %[5]d%[6]s -j %[7]s\n",
+		chain, p.name, p.protocol, p.clusterIP, p.port, from, markMasqChain)
 }
 
 // external writes the chain for traffic to node ports, external and load balancer addresses.

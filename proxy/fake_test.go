@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -20,6 +21,8 @@ type fakeTables struct {
 	chains map[iptables.Table]map[string][]string // rules by chain, without "-A chain "
 	last   string                                 // the last transaction
 	fail   error                                  // answer of the next Restore
+	busy   bool                                   // no transaction succeeds
+	noSCTP bool                                   // like a kernel without xt_sctp
 }
 
 func newFakeTables() *fakeTables {
@@ -57,6 +60,12 @@ func (f *fakeTables) Restore(_ context.Context, input []byte) error {
 	if err := f.fail; err != nil {
 		f.fail = nil
 		return err
+	}
+	if f.busy {
+		return errors.New("resource temporarily unavailable")
+	}
+	if f.noSCTP && strings.Contains(f.last, "-m sctp") {
+		return errors.New("Extension sctp revision 0 not supported, missing kernel module?")
 	}
 	next := map[iptables.Table]map[string][]string{}
 	for table, chains := range f.chains {

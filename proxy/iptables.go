@@ -5,6 +5,7 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"hash/maphash"
 	"maps"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/network/iptables"
 )
@@ -28,6 +30,7 @@ type tables interface {
 type iptablesBackend struct {
 	tables   tables
 	settings settings
+	sctp     support
 
 	seed     maphash.Seed
 	services map[types.NamespacedName]*written
@@ -46,8 +49,71 @@ func newIPTablesBackend(t tables, s settings) *iptablesBackend {
 	return &iptablesBackend{tables: t, settings: s, seed: maphash.MakeSeed(), services: map[types.NamespacedName]*written{}}
 }
 
+// support tells what is known about something that not every kernel has.
+type support int
+
+const (
+	unknown support = iota
+	supported
+	unsupported
+)
+
+// settleSCTP leaves the SCTP ports of services out if the kernel cannot match them: one such rule would make
+// the kernel refuse the whole transaction. It asks the kernel when the first such port comes, and then at most
+// once per replace.
+func (b *iptablesBackend) settleSCTP(ctx context.Context, services map[types.NamespacedName][]servicePort) (map[types.NamespacedName][]servicePort, error) {
+	isSCTP := func(p servicePort) bool { return p.protocol == "sctp" }
+	var with []types.NamespacedName
+	for name, ports := range services {
+		if slices.ContainsFunc(ports, isSCTP) {
+			with = append(with, name)
+		}
+	}
+	if len(with) == 0 || b.sctp == supported {
+		return services, nil
+	}
+	if b.sctp == unknown {
+		if err := b.probeSCTP(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if b.sctp == supported {
+		return services, nil
+	}
+	rest := maps.Clone(services)
+	for _, name := range with {
+		rest[name] = slices.DeleteFunc(slices.Clone(services[name]), isSCTP)
+		klog.FromContext(ctx).Info("SCTP ports of a Service do not work here: the kernel has no SCTP match (load the module xt_sctp)", "service", name)
+	}
+	return rest, nil
+}
+
+// probeSCTP tries a rule for SCTP in a chain that nothing leads to. Only if the same succeeds for TCP is a failure about
+// SCTP.
+func (b *iptablesBackend) probeSCTP(ctx context.Context) error {
+	try := func(rule string) error {
+		return b.tables.Restore(ctx, []byte("*nat\n:"+canaryChain+" - [0:0]\n"+rule+"COMMIT\n"))
+	}
+	match := func(protocol string) string {
+		return "-A " + canaryChain + " -m " + protocol + " -p " + protocol + " --dport 1 -j RETURN\n"
+	}
+	b.sctp = supported
+	if err := try(match("sctp")); err != nil {
+		if err := try(match("tcp")); err != nil {
+			b.sctp = unknown
+			return fmt.Errorf("see whether the kernel matches SCTP: %w", err)
+		}
+		b.sctp = unsupported
+	}
+	return try("")
+}
+
 // update brings the rules of the changed services in; a service without ports is gone.
 func (b *iptablesBackend) update(ctx context.Context, changed map[types.NamespacedName][]servicePort) error {
+	changed, err := b.settleSCTP(ctx, changed)
+	if err != nil {
+		return err
+	}
 	plan := b.plan(changed, b.total > largeCluster)
 	if plan.empty() {
 		return nil
@@ -57,6 +123,13 @@ func (b *iptablesBackend) update(ctx context.Context, changed map[types.Namespac
 
 // replace makes the rules those of the given services, whatever is there now.
 func (b *iptablesBackend) replace(ctx context.Context, all map[types.NamespacedName][]servicePort, s settings) error {
+	if b.sctp == unsupported {
+		b.sctp = unknown // the module may have been loaded since
+	}
+	all, err := b.settleSCTP(ctx, all)
+	if err != nil {
+		return err
+	}
 	filter, err := b.tables.Save(ctx, iptables.Filter)
 	if err != nil {
 		return err

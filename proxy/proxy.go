@@ -18,6 +18,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -41,9 +42,15 @@ import (
 type Config struct {
 	NodeName      string
 	ClusterCIDRs  []netip.Prefix // at most one per family; none: traffic from outside is not told from pods'
-	HealthAddress string         // of /healthz and /livez; default 0.0.0.0:10256; "none" turns it off
-	MinSyncPeriod time.Duration  // changes wait at most this long for the next sync; default 1s
-	CheckPeriod   time.Duration  // how often to see whether somebody removed the rules; default 30s
+	MasqueradeAll bool           // pods behind a cluster IP see the node's address instead of the client's
+	// ExternalIPs makes spec.externalIPs work. Who may write Services can then take the traffic of any
+	// address over (CVE-2020-8554), so by default they are left alone.
+	ExternalIPs bool
+	// NodePortAddresses are the ranges in which this node's addresses take node ports; none: all addresses do.
+	NodePortAddresses []netip.Prefix
+	HealthAddress     string        // of /healthz and /livez; default 0.0.0.0:10256; "none" turns it off
+	MinSyncPeriod     time.Duration // changes wait at most this long for the next sync; default 1s
+	CheckPeriod       time.Duration // how often to see whether somebody removed the rules; default 30s
 }
 
 // fullSyncPeriod is how often rules are written anew, as upstream does it; in large clusters only when it must be.
@@ -235,7 +242,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 	logger := klog.FromContext(ctx).WithName("proxy")
 	ctx, cancel := context.WithCancel(klog.NewContext(ctx, logger))
 	defer cancel()
-	if err := setRouteLocalnet(); err != nil {
+	if !p.cfg.takesNodePorts(netip.AddrFrom4([4]byte{127, 0, 0, 1})) {
+		logger.V(2).Info("Node ports do not work at 127.0.0.1: it is not among the node port addresses")
+	} else if err := setRouteLocalnet(); err != nil {
 		logger.Info("Node ports will not work at 127.0.0.1: a sysctl cannot be set", "err", err)
 	}
 	var wg sync.WaitGroup
@@ -325,7 +334,9 @@ func (p *Proxy) allIntact(ctx context.Context) bool {
 
 // sync brings all changes so far into the kernel.
 func (p *Proxy) sync(ctx context.Context) error {
-	if here := p.describe(p.node()); !here.equal(p.here) {
+	here := p.describe(p.node())
+	here.nodePortIPs = p.cfg.nodePortIPs()
+	if !here.equal(p.here) {
 		p.here = here
 		p.writeAllNext()
 	}
@@ -429,6 +440,11 @@ func (p *Proxy) needed(f *family, dirty map[types.NamespacedName]bool) bool {
 // put works out a Service and adds it if there is anything to do.
 func (p *Proxy) put(to map[types.NamespacedName][]servicePort, family corev1.IPFamily, svc *corev1.Service) {
 	name := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
+	if !p.cfg.ExternalIPs && len(svc.Spec.ExternalIPs) > 0 {
+		without := *svc
+		without.Spec.ExternalIPs = nil
+		svc = &without
+	}
 	if ports := servicePorts(svc, p.slicesOf(name), p.here, family); len(ports) > 0 {
 		to[name] = ports
 	}
@@ -452,7 +468,18 @@ func (p *Proxy) slicesOf(name types.NamespacedName) []*discoveryv1.EndpointSlice
 }
 
 func (p *Proxy) settings(family corev1.IPFamily) settings {
-	s := settings{family: family, dropInvalid: !conntrackIsLiberal(), localhostNodePorts: family == corev1.IPv4Protocol}
+	s := settings{
+		family:             family,
+		masqueradeAll:      p.cfg.MasqueradeAll,
+		dropInvalid:        !conntrackIsLiberal(),
+		localhostNodePorts: family == corev1.IPv4Protocol && p.cfg.takesNodePorts(netip.AddrFrom4([4]byte{127, 0, 0, 1})),
+		allNodePortIPs:     len(p.cfg.NodePortAddresses) == 0,
+	}
+	for _, ip := range p.here.nodePortIPs {
+		if isFamily(ip, family) {
+			s.nodePortIPs = append(s.nodePortIPs, ip)
+		}
+	}
 	for _, cidr := range p.cfg.ClusterCIDRs {
 		if isFamily(cidr.Addr(), family) {
 			s.clusterCIDR = cidr
@@ -488,6 +515,32 @@ func (p *Proxy) describe(n *corev1.Node) node {
 		}
 	}
 	return here
+}
+
+// takesNodePorts tells whether node ports are open at an address of this node.
+func (c *Config) takesNodePorts(ip netip.Addr) bool {
+	return len(c.NodePortAddresses) == 0 ||
+		slices.ContainsFunc(c.NodePortAddresses, func(prefix netip.Prefix) bool { return prefix.Contains(ip) })
+}
+
+// nodePortIPs returns the addresses of this node that were chosen for node ports; none if all are.
+func (c *Config) nodePortIPs() []netip.Addr {
+	if len(c.NodePortAddresses) == 0 {
+		return nil
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil // cannot happen but in a process that may open no socket
+	}
+	var ips []netip.Addr
+	for _, addr := range addrs {
+		prefix, err := netip.ParsePrefix(addr.String())
+		if ip := prefix.Addr().Unmap(); err == nil && c.takesNodePorts(ip) && !slices.Contains(ips, ip) {
+			ips = append(ips, ip)
+		}
+	}
+	slices.SortFunc(ips, netip.Addr.Compare)
+	return ips
 }
 
 // localEndpoints returns the health checks that Services ask for.

@@ -31,7 +31,7 @@ var (
 	here         = node{name: "here", zone: "z1", ips: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}
 	testSettings = settings{
 		family: corev1.IPv4Protocol, clusterCIDR: netip.MustParsePrefix("10.42.0.0/16"), nodeIPs: here.ips,
-		localhostNodePorts: true, dropInvalid: true,
+		allNodePortIPs: true, localhostNodePorts: true, dropInvalid: true,
 	}
 )
 
@@ -47,6 +47,7 @@ type story struct {
 	name    string
 	service func(*corev1.Service)
 	slices  []*discoveryv1.EndpointSlice
+	set     func(*settings)
 	traces  []traceCase
 }
 
@@ -248,6 +249,23 @@ var stories = []story{
 		traces: []traceCase{{"cluster IP", fromPod("10.43.0.1:80"), []string{"to 10.42.1.1:8080"}}},
 	},
 	{
+		name: "masquerade-all", set: func(s *settings) { s.masqueradeAll = true },
+		slices: []*discoveryv1.EndpointSlice{slice(endpoint(epA), endpoint(epC))},
+		traces: []traceCase{{"a pod does not keep its address", fromPod("10.43.0.1:80"), []string{"to 10.42.1.1:8080 masqueraded", "to 10.42.2.1:8080 masqueraded"}}},
+	},
+	{
+		name: "node-port-addresses", service: nodePort, slices: []*discoveryv1.EndpointSlice{slice(endpoint(epA))},
+		set: func(s *settings) {
+			s.allNodePortIPs, s.localhostNodePorts = false, false
+			s.nodePortIPs = []netip.Addr{netip.MustParseAddr("127.0.0.1"), here.ips[0]}
+		},
+		traces: []traceCase{
+			{"at the chosen address", fromOutside("192.0.2.1:30080"), []string{"to 10.42.1.1:8080 masqueraded"}},
+			{"at another one of the node", fromPod("10.42.1.254:30080"), []string{"untouched"}},
+			{"at loopback, where it cannot work", pkt("127.0.0.1", "127.0.0.1:30080", true), []string{"untouched"}},
+		},
+	},
+	{
 		// An address that a new pod got while the pod before it is still leaving counts as the new one.
 		name:   "address-used-again",
 		slices: []*discoveryv1.EndpointSlice{slice(endpoint(epA)), slice(endpoint(epA, leaving))},
@@ -263,7 +281,11 @@ func TestStories(t *testing.T) {
 			tables := newFakeTables()
 			backend := newIPTablesBackend(tables, settings{})
 			ports := servicePorts(webService(s.service), s.slices, here, corev1.IPv4Protocol)
-			if err := backend.replace(t.Context(), map[types.NamespacedName][]servicePort{{Namespace: "ns", Name: "web"}: ports}, testSettings); err != nil {
+			set := testSettings
+			if s.set != nil {
+				s.set(&set)
+			}
+			if err := backend.replace(t.Context(), map[types.NamespacedName][]servicePort{{Namespace: "ns", Name: "web"}: ports}, set); err != nil {
 				t.Fatalf("%v\n%s", err, tables.last)
 			}
 			got := tables.dump(iptables.Filter) + tables.dump(iptables.NAT)
@@ -296,6 +318,47 @@ func TestServicesWithoutRules(t *testing.T) {
 		if ports := servicePorts(webService(change), []*discoveryv1.EndpointSlice{slice(endpoint(epA))}, here, corev1.IPv4Protocol); ports != nil {
 			t.Errorf("%s: %+v, want nothing", name, ports)
 		}
+	}
+}
+
+// A kernel that cannot match SCTP costs the SCTP ports, not all Services. When it can, they work at the next full sync.
+func TestSCTPWithoutKernelSupport(t *testing.T) {
+	tables := newFakeTables()
+	tables.noSCTP = true
+	backend := newIPTablesBackend(tables, settings{})
+	services := named(2, nil)
+	if err := backend.replace(t.Context(), services, testSettings); err != nil {
+		t.Fatal(err)
+	}
+	name := types.NamespacedName{Namespace: "ns", Name: "svc-00000"}
+	mixed := slices.Clone(services[name])
+	mixed = append(mixed, mixed[0])
+	mixed[1].protocol, mixed[1].port = "sctp", 81
+	services[name] = mixed
+	has := func(protocol string) bool {
+		return strings.Contains(tables.dump(iptables.NAT), "-A KUBE-SERVICES -m comment --comment \"ns/svc-00000:http cluster IP\" -m "+protocol)
+	}
+	if err := backend.update(t.Context(), map[types.NamespacedName][]servicePort{name: mixed}); err != nil {
+		t.Fatal(err)
+	}
+	if !has("tcp") || has("sctp") || len(mixed) != 2 {
+		t.Errorf("without SCTP in the kernel:\n%s", tables.dump(iptables.NAT))
+	}
+	tables.noSCTP = false
+	if err := backend.replace(t.Context(), services, testSettings); err != nil {
+		t.Fatal(err)
+	}
+	if !has("tcp") || !has("sctp") {
+		t.Errorf("with SCTP in the kernel:\n%s", tables.dump(iptables.NAT))
+	}
+	if rules := tables.chains[iptables.NAT][canaryChain]; len(rules) > 0 {
+		t.Errorf("the probe left %q", rules)
+	}
+	// A failure that has nothing to do with SCTP is no answer.
+	backend = newIPTablesBackend(tables, settings{})
+	tables.noSCTP, tables.busy = false, true
+	if err := backend.replace(t.Context(), services, testSettings); err == nil || backend.sctp != unknown {
+		t.Errorf("with a busy lock: %v, SCTP support %v; want an error and unknown", err, backend.sctp)
 	}
 }
 

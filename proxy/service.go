@@ -20,10 +20,13 @@ type node struct {
 	name string
 	zone string
 	ips  []netip.Addr
+	// nodePortIPs are its addresses that were chosen for node ports, sorted; none if all are.
+	nodePortIPs []netip.Addr
 }
 
 func (n node) equal(o node) bool {
-	return n.name == o.name && n.zone == o.zone && slices.Equal(n.ips, o.ips)
+	return n.name == o.name && n.zone == o.zone && slices.Equal(n.ips, o.ips) &&
+		slices.Equal(n.nodePortIPs, o.nodePortIPs)
 }
 
 // servicePort is one port of a Service in one IP family, with the endpoints that this node sends its traffic to.

@@ -34,6 +34,7 @@ import (
 	"github.com/skiff-k8s/skiff/registry/autoscaling"
 	"github.com/skiff-k8s/skiff/registry/core"
 	"github.com/skiff-k8s/skiff/registry/events"
+	"github.com/skiff-k8s/skiff/registry/metrics"
 )
 
 // hubs are the versions whose Go types are both served and held in memory.
@@ -80,7 +81,7 @@ func NewScheme(definitions []Definition) (*runtime.Scheme, error) {
 			return nil, fmt.Errorf("add %s to the scheme: %w", hub.gv, err)
 		}
 	}
-	for _, add := range []func(*runtime.Scheme) error{autoscaling.AddVersion1, events.AddToScheme, core.AddOptions} {
+	for _, add := range []func(*runtime.Scheme) error{autoscaling.AddVersion1, events.AddToScheme, core.AddOptions, metrics.AddToScheme} {
 		if err := add(scheme); err != nil {
 			return nil, fmt.Errorf("build the scheme: %w", err)
 		}

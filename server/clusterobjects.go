@@ -5,7 +5,11 @@ package server
 import (
 	"context"
 	"fmt"
+	"net"
 	"reflect"
+	"slices"
+	"strconv"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -15,7 +19,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 	"k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/controllers/localpath"
+	"github.com/skiff-k8s/skiff/controllers/serviceaccounttoken"
 )
 
 // clusterObjects are what every cluster has before its users bring anything: the system namespaces, the
@@ -24,11 +34,12 @@ import (
 type clusterObjects struct {
 	client kubernetes.Interface
 	cfg    Config
+	rootCA []byte
 }
 
 // ensure creates what is missing. Several servers may do so at the same time.
 func (o clusterObjects) ensure(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{o.namespaces, o.priorities, o.serviceCIDR, o.apiService, o.apiEndpoints} {
+	for _, step := range []func(context.Context) error{o.namespaces, o.priorities, o.serviceCIDR, o.apiService, o.apiEndpoints, o.clusterInfo, o.localPath, o.tokenTracking} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -63,6 +74,19 @@ func (o clusterObjects) priorities(ctx context.Context) error {
 		if _, err := o.client.SchedulingV1().PriorityClasses().Create(ctx, &class, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("create priority class %s: %w", class.Name, err)
 		}
+	}
+	return nil
+}
+
+// tokenTracking notes the day from which on the API server labels token Secrets with the day of their use.
+func (o clusterObjects) tokenTracking(ctx context.Context) error {
+	tracking := &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Name: serviceaccounttoken.TrackingConfigMap, Namespace: metav1.NamespaceSystem},
+		Data:       map[string]string{serviceaccounttoken.TrackingKey: time.Now().UTC().Format(time.DateOnly)},
+	}
+	_, err := o.client.CoreV1().ConfigMaps(tracking.Namespace).Create(ctx, tracking, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create ConfigMap %s: %w", tracking.Name, err)
 	}
 	return nil
 }
@@ -158,6 +182,35 @@ func (o clusterObjects) apiEndpoints(ctx context.Context) error {
 	return nil
 }
 
+// clusterInfo publishes what a machine reads before it joins: where the API is, and the certificate to know it by.
+// Who signs it leaves signatures in it.
+func (o clusterObjects) clusterInfo(ctx context.Context) error {
+	config := clientcmdapi.NewConfig()
+	config.Clusters[""] = &clientcmdapi.Cluster{
+		Server: "https://" + net.JoinHostPort(o.cfg.NodeIP.String(), strconv.Itoa(o.cfg.SecurePort)), CertificateAuthorityData: o.rootCA,
+	}
+	text, err := clientcmd.Write(*config)
+	if err != nil {
+		return fmt.Errorf("write cluster-info: %w", err)
+	}
+	configMaps := o.client.CoreV1().ConfigMaps(metav1.NamespacePublic)
+	old, err := configMaps.Get(ctx, bootstrapapi.ConfigMapClusterInfo, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		_, err = configMaps.Create(ctx, &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Name: bootstrapapi.ConfigMapClusterInfo},
+			Data:       map[string]string{bootstrapapi.KubeConfigKey: string(text)},
+		}, metav1.CreateOptions{})
+	case err == nil && old.Data[bootstrapapi.KubeConfigKey] != string(text):
+		old.Data = map[string]string{bootstrapapi.KubeConfigKey: string(text)}
+		_, err = configMaps.Update(ctx, old, metav1.UpdateOptions{})
+	}
+	if err != nil {
+		return fmt.Errorf("publish cluster-info: %w", err)
+	}
+	return nil
+}
+
 func (o clusterObjects) put(ctx context.Context, endpoints *corev1.Endpoints) error { //nolint:staticcheck // see apiEndpoints
 	client := o.client.CoreV1().Endpoints(endpoints.Namespace)
 	old, err := client.Get(ctx, endpoints.Name, metav1.GetOptions{})
@@ -171,4 +224,22 @@ func (o clusterObjects) put(ctx context.Context, endpoints *corev1.Endpoints) er
 	old.Subsets = endpoints.Subsets
 	_, err = client.Update(ctx, old, metav1.UpdateOptions{})
 	return err
+}
+
+// localPath makes the default StorageClass, and lets its provisioner do what it does. What is there stays as it is.
+func (o clusterObjects) localPath(ctx context.Context) error {
+	if slices.Contains(o.cfg.Disable, localpath.Class().Name) {
+		return nil
+	}
+	if _, err := o.client.StorageV1().StorageClasses().Create(ctx, localpath.Class(), metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create StorageClass: %w", err)
+	}
+	role, binding := localpath.Role()
+	if _, err := o.client.RbacV1().ClusterRoles().Create(ctx, role, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create ClusterRole %s: %w", role.Name, err)
+	}
+	if _, err := o.client.RbacV1().ClusterRoleBindings().Create(ctx, binding, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create ClusterRoleBinding %s: %w", binding.Name, err)
+	}
+	return nil
 }

@@ -39,6 +39,10 @@ type Config struct {
 
 	NoNode bool // control plane only
 
+	LeaderElect bool     // other servers work on the same data: by Leases they agree whose controllers and scheduler act
+	Disable     []string // what is not wanted: add-ons in DataDir/server/manifests, by name, and local-path
+
+	API  APISettings
 	Node agent.Settings
 
 	// Scheduler says how pods get their nodes; the zero value is what kube-scheduler does without a configuration.
@@ -81,6 +85,7 @@ func Default() Config {
 		NodePorts:      PortRange{30000, 32767},
 		Kubeconfig:     "/etc/skiff/skiff.yaml",
 		KubeconfigMode: 0o600,
+		API:            defaultAPISettings(),
 		Node:           agent.DefaultSettings(),
 	}
 }
@@ -125,6 +130,9 @@ func (c *Config) Complete() error {
 	if c.NodePorts.First < 1 || c.NodePorts.Last > 65535 || c.NodePorts.First > c.NodePorts.Last {
 		return fmt.Errorf("node port range %s is not a range of ports (change --service-node-port-range)", c.NodePorts)
 	}
+	if err := c.API.check(); err != nil {
+		return err
+	}
 	if c.Simulated.Nodes < 0 || c.Simulated.StartAfter < 0 {
 		return fmt.Errorf("there cannot be %d simulated nodes whose pods start after %v (change --simulated-nodes or --simulated-pod-start)", c.Simulated.Nodes, c.Simulated.StartAfter)
 	}
@@ -143,6 +151,9 @@ func (c *Config) apiServiceIP() netip.Addr { return nth(c.ServiceCIDR, 1) }
 
 func (c *Config) tlsDir() string { return filepath.Join(c.DataDir, "server", "tls") }
 func (c *Config) dbDir() string  { return filepath.Join(c.DataDir, "server", "db") }
+
+// manifestsDir is where the add-ons are.
+func (c *Config) manifestsDir() string { return filepath.Join(c.DataDir, "server", "manifests") }
 
 // nth is the n-th address after the first of prefix.
 func nth(prefix netip.Prefix, n int) netip.Addr {

@@ -23,14 +23,18 @@ import (
 	"github.com/skiff-k8s/skiff/registry/core/podconnect"
 )
 
-// connections are the ways from the API server to kubelets and pods.
-func (c *controlPlane) connections() core.Deps {
-	kubelets := podconnect.NodeKubelets{
+// kubelets is how the API server finds and reaches kubelets.
+func (c *controlPlane) kubelets() podconnect.Kubelets {
+	return podconnect.NodeKubelets{
 		Nodes:       c.stored(corev1.Resource("nodes")),
 		DefaultPort: agent.DefaultSettings().KubeletPort,
 		Transport:   c.kubeletTransport(false),
 		Insecure:    c.kubeletTransport(true),
 	}
+}
+
+// connections are the ways from the API server to kubelets and pods.
+func (c *controlPlane) connections(kubelets podconnect.Kubelets) core.Deps {
 	pods := c.stored(corev1.Resource("pods"))
 	streams := podconnect.Streams{Pods: pods, Kubelets: kubelets, Authorizer: c.authz}
 	// Pods and Services have certificates, if at all, that mean nothing to us: upstream does not check them either.
@@ -58,7 +62,7 @@ func (c *controlPlane) connections() core.Deps {
 // kubeletTransport speaks to kubelets under the API server's client certificate.
 func (c *controlPlane) kubeletTransport(insecure bool) http.RoundTripper {
 	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(c.pki.ServerCA.PEM())
+	roots.AppendCertsFromPEM(c.pki.KubeletCA.PEM())
 	return &http.Transport{
 		DialContext: (&net.Dialer{Timeout: 30 * time.Second}).DialContext,
 		TLSClientConfig: &tls.Config{

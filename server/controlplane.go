@@ -32,6 +32,8 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
+	metricsv1 "k8s.io/metrics/pkg/apis/metrics/v1"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"github.com/skiff-k8s/skiff/agent"
 	"github.com/skiff-k8s/skiff/apiserver"
@@ -39,6 +41,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/authn"
 	"github.com/skiff-k8s/skiff/apiserver/authn/satoken"
 	"github.com/skiff-k8s/skiff/apiserver/authz"
+	"github.com/skiff-k8s/skiff/apiserver/encryption"
 	"github.com/skiff-k8s/skiff/apiserver/inprocess"
 	"github.com/skiff-k8s/skiff/datastore"
 	"github.com/skiff-k8s/skiff/pki"
@@ -47,6 +50,7 @@ import (
 	"github.com/skiff-k8s/skiff/registry/authorization"
 	"github.com/skiff-k8s/skiff/registry/core"
 	"github.com/skiff-k8s/skiff/registry/core/allocation"
+	"github.com/skiff-k8s/skiff/registry/metrics"
 	"github.com/skiff-k8s/skiff/registry/rbac"
 	"github.com/skiff-k8s/skiff/version"
 )
@@ -58,11 +62,16 @@ type controlPlane struct {
 	door      *inprocess.Door
 	api       *apiserver.Server
 	services  *allocation.Allocator
+	issuer    *satoken.Issuer
 	authz     *authz.Authz
 	informers informers.SharedInformerFactory
 	admin     kubernetes.Interface
 	mapper    *restmapper.DeferredDiscoveryRESTMapper
 	requests  chan struct{} // closed when no request will come any more
+
+	lifetime context.Context // ends with the last request
+	end      context.CancelFunc
+	follow   []func(context.Context) // each keeps up with a configuration file until its context ends
 }
 
 // newControlPlane opens the data, makes what is missing of the keys, and builds the API server. It listens
@@ -73,8 +82,10 @@ func newControlPlane(ctx context.Context, cfg Config) (_ *controlPlane, err erro
 		return nil, err
 	}
 	c := &controlPlane{door: inprocess.NewDoor(), requests: make(chan struct{})}
+	c.lifetime, c.end = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		if err != nil {
+			c.end()
 			_ = listener.Close()
 			if c.store != nil {
 				_ = c.store.Close()
@@ -101,7 +112,6 @@ func newControlPlane(ctx context.Context, cfg Config) (_ *controlPlane, err erro
 
 // open makes the keys and starts etcd, at the same time: both wait for the disk.
 func (c *controlPlane) open(ctx context.Context, cfg Config) error {
-	go apiserver.Warm() // which takes longer than both; the first write waits for it
 	var wg sync.WaitGroup
 	var pkiErr, storeErr error
 	wg.Go(func() {
@@ -140,11 +150,12 @@ func (c *controlPlane) configForController(name string) *restclient.Config {
 func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Listener) error {
 	issuerURL := "https://kubernetes.default.svc." + cfg.ClusterDomain
 	audiences := authenticator.Audiences{issuerURL, "skiff"}
-	issuer, err := satoken.NewIssuer(issuerURL, c.pki.ServiceAccountKey.Private)
-	if err != nil {
+	var err error
+	if c.issuer, err = satoken.NewIssuer(issuerURL, c.pki.ServiceAccountKey.Private); err != nil {
 		return err
 	}
-	authenticators, err := authn.New(authn.Config{
+	authenticators, err := authn.New(c.lifetime, authn.Config{
+		File:            cfg.API.AuthenticationConfig,
 		ClientCA:        c.pki.ClientCA,
 		RequestHeaderCA: c.pki.RequestHeaderCA,
 		Issuers:         []string{issuerURL},
@@ -156,6 +167,15 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	if err != nil {
 		return fmt.Errorf("build authentication: %w", err)
 	}
+	if cfg.API.AuthenticationConfig != "" {
+		c.follow = append(c.follow, authenticators.Follow)
+	}
+	if file := cfg.API.AuthorizationConfig; file != "" {
+		if err := c.authz.Configure(file); err != nil {
+			return err
+		}
+		c.follow = append(c.follow, c.authz.Follow)
+	}
 	dynamicClient, err := dynamic.NewForConfig(c.adminConfig())
 	if err != nil {
 		return fmt.Errorf("make the in-process client: %w", err)
@@ -165,16 +185,16 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	if err != nil {
 		return err
 	}
+	webhookAuth := apiserver.WebhookAuth(c.adminConfig())
 	chain, err := admission.New(admission.Deps{
-		ServiceResolver: resolver,
-
+		ServiceResolver: resolver, WebhookAuth: webhookAuth, ExternalIPs: cfg.Node.ExternalIPs,
 		Client: c.admin, Dynamic: dynamicClient, Informers: c.informers, Authorizer: c.authz, RESTMapper: c.mapper,
 		Features: utilfeature.DefaultFeatureGate, Version: effective, Done: c.requests,
 	})
 	if err != nil {
 		return fmt.Errorf("build admission: %w", err)
 	}
-	tokens := &authentication.Tokens{Issuer: issuer, Objects: satoken.Live(c.admin), Audiences: audiences, Extend: true}
+	tokens := &authentication.Tokens{Issuer: c.issuer, Objects: satoken.Live(c.admin), Audiences: audiences, Extend: true}
 	c.services, err = allocation.New(allocation.Config{
 		ServiceCIDRs: []netip.Prefix{cfg.ServiceCIDR}, FirstNodePort: cfg.NodePorts.First, LastNodePort: cfg.NodePorts.Last,
 	})
@@ -182,8 +202,20 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 		return fmt.Errorf("build the allocation of Service addresses: %w", err)
 	}
 	proxyCert, proxyKey := c.pki.FrontProxyClient.Files()
-	deps := c.connections()
+	kubelets := c.kubelets()
+	usage := metrics.Storages(metrics.Deps{
+		Nodes: c.informers.Core().V1().Nodes().Lister(), Pods: c.informers.Core().V1().Pods().Lister(),
+		Usage: metrics.NewUsage(metrics.Kubelets{Kubelets: kubelets}),
+	})
+	deps := c.connections(kubelets)
 	deps.Tokens, deps.Services, deps.Budgets = tokens, c.services, c.admin.PolicyV1()
+	encrypted := &encryption.Encryption{}
+	if file := cfg.API.EncryptionConfig; file != "" {
+		if encrypted, err = encryption.Load(c.lifetime, file, cfg.API.ReloadEncryptionConfig); err != nil {
+			return err
+		}
+		c.follow = append(c.follow, encrypted.Follow)
+	}
 	c.api, err = apiserver.New(ctx, apiserver.Config{
 		Store:     c.store,
 		Services:  c.services,
@@ -192,6 +224,8 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 			authenticationv1.SchemeGroupVersion: authentication.Storages(authentication.Deps{Token: authenticators.Token, Audiences: audiences}),
 			authorizationv1.SchemeGroupVersion:  authorization.Storages(authorization.Deps{Authorizer: c.authz, Rules: c.authz}),
 			corev1.SchemeGroupVersion:           {"componentstatuses": core.ComponentStatuses(c.components())},
+			metricsv1.SchemeGroupVersion:        usage,
+			metricsv1beta1.SchemeGroupVersion:   usage,
 		},
 		Door:            c.door,
 		Loopback:        c.adminConfig(),
@@ -204,7 +238,13 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 		RuleResolver:    c.authz,
 		Admission:       chain,
 		Informers:       c.informers,
+		Transformers:    encrypted.ResourceTransformers,
+		HealthChecks:    encrypted.HealthChecks,
+		Audit:           cfg.API.Audit,
+		TracingFile:     cfg.API.TracingConfig,
+		MaxInFlight:     cfg.API.MaxRequestsInFlight + cfg.API.MaxMutatingRequestsInFlight,
 		ServiceResolver: resolver,
+		WebhookAuth:     webhookAuth,
 		ProxyClientCert: apiserver.CertFiles{CertFile: proxyCert, KeyFile: proxyKey},
 		ExternalAddress: net.JoinHostPort(cfg.NodeIP.String(), strconv.Itoa(cfg.SecurePort)),
 		Version:         effective,
@@ -226,6 +266,12 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 // run serves until ctx ends and everything that was asked for is answered.
 func (c *controlPlane) run(ctx context.Context) error {
 	defer close(c.requests)
+	var following sync.WaitGroup
+	defer following.Wait()
+	defer c.end()
+	for _, follow := range c.follow {
+		following.Go(func() { follow(c.lifetime) })
+	}
 	if err := c.services.Repair(ctx); err != nil {
 		return err
 	}

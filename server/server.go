@@ -25,6 +25,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/agent"
 	"github.com/skiff-k8s/skiff/controllers"
+	"github.com/skiff-k8s/skiff/controllers/csrsigning"
 	"github.com/skiff-k8s/skiff/controllers/nodeipam"
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
 	"github.com/skiff-k8s/skiff/scheduler"
@@ -102,14 +103,28 @@ func (s *Server) close() {
 }
 
 func (s *Server) buildParts() error {
-	var err error
+	manager, err := kubernetes.NewForConfig(s.plane.configFor("system:kube-controller-manager"))
+	if err != nil {
+		return fmt.Errorf("make the controllers' client: %w", err)
+	}
 	s.controllers, err = controllers.New(controllers.Deps{
 		ClientFor:   s.plane.clientFor,
 		MetadataFor: s.plane.metadataFor,
+		ConfigFor:   s.plane.configForController,
 		Discovery:   s.plane.discovery(),
 		Informers:   s.plane.informers,
 		PodRanges:   []nodeipam.Range{{Cluster: s.cfg.ClusterCIDR, NodeBits: nodeBits(s.cfg.ClusterCIDR)}},
 		RootCA:      s.plane.pki.ServerCA.PEM(),
+		Signers: csrsigning.Authorities{
+			Client: s.plane.pki.ClientCA, KubeletServer: s.plane.pki.KubeletCA, Legacy: s.plane.pki.ServerCA,
+		},
+
+		AddOns: &controllers.AddOns{
+			Dir: s.cfg.manifestsDir(), Server: s.cfg.NodeName, Disabled: s.cfg.Disable,
+			Config: s.plane.configFor("skiff:addons", user.SystemPrivilegedGroup),
+		},
+		ManagerClient: manager,
+		IssueToken:    s.plane.issuer.IssueLegacy,
 	})
 	if err != nil {
 		return fmt.Errorf("build controllers: %w", err)
@@ -199,14 +214,26 @@ func (s *Server) runParts(ctx context.Context) error {
 		if err := s.makeCluster(ctx); err != nil {
 			return err
 		}
-		group.Go(func() error { return s.controllers.Run(ctx) })
-		group.Go(func() error { return s.scheduler.Run(ctx) })
+		group.Go(func() error { return s.act(ctx, controllersLease, "system:kube-controller-manager", s.controllers.Run) })
+		group.Go(func() error { return s.act(ctx, schedulerLease, "system:kube-scheduler", s.scheduler.Run) })
 		if s.simulated != nil {
 			group.Go(func() error { return s.simulated.Run(ctx) })
 		}
 		return nil
 	})
 	return group.Wait()
+}
+
+// act runs a part that must act in one server only. Where there is one, nothing needs to be decided.
+func (s *Server) act(ctx context.Context, lease, user string, run func(context.Context) error) error {
+	if !s.cfg.LeaderElect {
+		return run(ctx)
+	}
+	client, err := kubernetes.NewForConfig(s.plane.configFor(user))
+	if err != nil {
+		return fmt.Errorf("make the client of %s: %w", user, err)
+	}
+	return lead(ctx, client, lease, run)
 }
 
 // makeCluster brings the cluster's own objects in place.
@@ -216,7 +243,7 @@ func (s *Server) makeCluster(ctx context.Context) error {
 	if err := s.plane.authz.Policy.Ensure(ctx, s.plane.admin); err != nil {
 		return fmt.Errorf("put the default roles in place: %w", err)
 	}
-	if err := (clusterObjects{client: s.plane.admin, cfg: s.cfg}).ensure(ctx); err != nil {
+	if err := (clusterObjects{client: s.plane.admin, cfg: s.cfg, rootCA: s.plane.pki.ServerCA.PEM()}).ensure(ctx); err != nil {
 		return err
 	}
 	if err := publishAuthentication(ctx, s.plane.admin, s.plane.pki); err != nil {

@@ -57,6 +57,7 @@ type settings struct {
 	firstPort    int
 	lastPort     int
 	authorizer   authorizer.Authorizer
+	configure    []func(*apiserver.Config)
 	deps         registry.Deps
 	simulated    simulated.Config
 }
@@ -81,6 +82,11 @@ func NodePorts(first, last int) Option {
 
 // Authorizer decides who may do what (default: everybody may everything).
 func Authorizer(a authorizer.Authorizer) Option { return func(s *settings) { s.authorizer = a } }
+
+// Configure changes the server's configuration before it is built.
+func Configure(change func(*apiserver.Config)) Option {
+	return func(s *settings) { s.configure = append(s.configure, change) }
+}
 
 // Deps gives resources what they need besides their storage. Addresses of Services are there anyway.
 func Deps(deps registry.Deps) Option { return func(s *settings) { s.deps = deps } }
@@ -138,11 +144,15 @@ func start(t testing.TB, s settings) (*Env, error) {
 	}
 	s.deps.Core.Services = services
 	s.deps.Core.Budgets = env.Client.PolicyV1()
-	server, err := apiserver.New(ctx, apiserver.Config{
+	config := apiserver.Config{
 		Store: store, Resources: registry.All(s.deps), Services: services, Door: env.door, Loopback: env.Config,
 		Authenticator: inprocess.Authenticator(), Authorizer: s.authorizer,
 		ExternalAddress: "127.0.0.1:6443", Version: version.Effective(),
-	})
+	}
+	for _, change := range s.configure {
+		change(&config)
+	}
+	server, err := apiserver.New(ctx, config)
 	if err != nil {
 		return fail(err)
 	}

@@ -54,6 +54,9 @@ type Deps struct {
 	// Done is closed when no request is in flight any more and none will come.
 	Done <-chan struct{}
 
+	// ExternalIPs lets Services have spec.externalIPs.
+	ExternalIPs bool
+
 	ServiceResolver webhook.ServiceResolver                   // where webhooks' Services are; DNS if nil
 	WebhookAuth     webhook.AuthenticationInfoResolverWrapper // may be nil
 }
@@ -84,6 +87,7 @@ func plugins() []plugin {
 		{"ClusterTrustBundleAttest", newClusterTrustBundleAttest},
 		{"CertificateSubjectRestriction", newCertificateSubjectRestriction},
 		{"DefaultIngressClass", newDefaultIngressClass},
+		{"DenyServiceExternalIPs", newDenyServiceExternalIPs}, // in upstream off by default
 		{"PodTopologyLabels", newPodTopologyLabels},
 		{"NodeDeclaredFeatureValidator", newDeclaredFeatures},
 		{"PodResizeValidator", newPodResize},
@@ -183,6 +187,7 @@ func newValidatingWebhooks(*Deps) admission.Interface {
 var (
 	pods                = corev1.Resource("pods")
 	nodes               = corev1.Resource("nodes")
+	services            = corev1.Resource("services")
 	claims              = corev1.Resource("persistentvolumeclaims")
 	certificateRequests = schema.GroupResource{Group: "certificates.k8s.io", Resource: "certificatesigningrequests"}
 

@@ -396,6 +396,26 @@ func TestStorageAndIngress(t *testing.T) {
 	}
 }
 
+// External IPs are denied when they are new, unless the cluster allows them.
+func TestServiceExternalIPs(t *testing.T) {
+	c := newChain(t)
+	service := func(ips ...string) *corev1.Service {
+		return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "web"}, Spec: corev1.ServiceSpec{ExternalIPs: ips}}
+	}
+	const denied = "Use of external IPs is denied by admission control"
+	want(t, "none", c.do(write{resource: "services", obj: service()}), "")
+	want(t, "create", c.do(write{resource: "services", obj: service("203.0.113.1")}), denied)
+	update := func(old, now *corev1.Service) error {
+		return c.do(write{op: admission.Update, resource: "services", obj: now, old: old})
+	}
+	want(t, "add one", update(service("203.0.113.1"), service("203.0.113.1", "203.0.113.2")), denied)
+	want(t, "keep one of two", update(service("203.0.113.1", "203.0.113.2"), service("203.0.113.2")), "")
+	want(t, "status", c.do(write{op: admission.Update, resource: "services/status", obj: service("203.0.113.1"), old: service()}), "")
+	allowed := newDenyServiceExternalIPs(&Deps{ExternalIPs: true})
+	c.Interface = allowed
+	want(t, "allowed", c.do(write{resource: "services", obj: service("203.0.113.1")}), "")
+}
+
 func TestPodSecurity(t *testing.T) {
 	c := newChain(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "safe", Labels: map[string]string{"pod-security.kubernetes.io/enforce": "baseline"}}},
 		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "safe", Name: "default"}})
@@ -507,7 +527,7 @@ func TestOrder(t *testing.T) {
 	// The order in which plugins act is part of the API: what one fills in, the next one checks.
 	const upstream = "NamespaceLifecycle LimitRanger ServiceAccount NodeRestriction TaintNodesByCondition PodSecurity Priority " +
 		"DefaultTolerationSeconds DefaultStorageClass StorageObjectInUseProtection PersistentVolumeClaimResize RuntimeClass CertificateApproval " +
-		"CertificateSigning ClusterTrustBundleAttest CertificateSubjectRestriction DefaultIngressClass PodTopologyLabels NodeDeclaredFeatureValidator PodResizeValidator RoleEscalation " +
+		"CertificateSigning ClusterTrustBundleAttest CertificateSubjectRestriction DefaultIngressClass DenyServiceExternalIPs PodTopologyLabels NodeDeclaredFeatureValidator PodResizeValidator RoleEscalation " +
 		"MutatingAdmissionPolicy MutatingAdmissionWebhook ValidatingAdmissionPolicy ValidatingAdmissionWebhook ResourceQuota"
 	if got := strings.Join(names, " "); got != upstream {
 		t.Errorf("order: %s", got)

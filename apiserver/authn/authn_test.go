@@ -62,7 +62,7 @@ func TestChain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	auth, err := New(Config{
+	auth, err := New(t.Context(), Config{
 		ClientCA: certs.ClientCA, RequestHeaderCA: certs.RequestHeaderCA, RequestHeaderUser: []string{"front-proxy-client"},
 		Issuers: []string{issuer}, TokenKeys: certs.ServiceAccountKey.Public, Audiences: authenticator.Audiences{issuer},
 		Objects: satoken.Live(client), Client: client,
@@ -143,5 +143,11 @@ func TestChain(t *testing.T) {
 		case resp.User.GetName() != tc.user || !slices.Equal(resp.User.GetGroups(), strings.Fields(tc.groups)):
 			t.Errorf("%s: %s in %q, want %s in %q", tc.name, resp.User.GetName(), resp.User.GetGroups(), tc.user, tc.groups)
 		}
+	}
+
+	// A TokenReview sees the groups that a request would have.
+	resp, ok, err := auth.Token.AuthenticateToken(t.Context(), token)
+	if err != nil || !ok || !slices.Contains(resp.User.GetGroups(), "system:authenticated") {
+		t.Errorf("the token alone: %v, %v, %v; want system:authenticated among the groups", resp, ok, err)
 	}
 }

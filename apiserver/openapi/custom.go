@@ -4,6 +4,7 @@ package openapi
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha512"
 	"encoding/json"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	crdlisters "k8s.io/apiextensions-apiserver/pkg/client/listers/apiextensions/v1"
 	"k8s.io/apiextensions-apiserver/pkg/controller/openapi/builder"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/kube-openapi/pkg/aggregator"
 	"k8s.io/kube-openapi/pkg/handler"
 	"k8s.io/kube-openapi/pkg/handler3"
 	"k8s.io/kube-openapi/pkg/spec3"
@@ -29,15 +31,16 @@ import (
 type Documents struct {
 	builtIn     builtIn
 	definitions crdlisters.CustomResourceDefinitionLister
+	remote      remoteVersions
 
 	mu     sync.Mutex
 	custom map[string]*customVersion // guarded by mu; by path ("apis/example.com/v1")
 	merged *mergedV2                 // guarded by mu
 }
 
-// New describes what is built in and what definitions define.
-func New(definitions crdlisters.CustomResourceDefinitionLister) *Documents {
-	return &Documents{definitions: definitions, custom: map[string]*customVersion{}}
+// New describes what is built in, what definitions define, and what is served elsewhere (nil: nothing is).
+func New(definitions crdlisters.CustomResourceDefinitionLister, remotes func() ([]Remote, error)) *Documents {
+	return &Documents{definitions: definitions, remote: remoteVersions{list: remotes}, custom: map[string]*customVersion{}}
 }
 
 // document is one document, compressed in each of its forms.
@@ -52,15 +55,22 @@ type customVersion struct {
 	doc   *document
 }
 
-// mergedV2 is the document of version 2 with all definitions, as long as they stay the same.
+// mergedV2 is the document of version 2 with all definitions and remote APIs, as long as they stay the same.
 type mergedV2 struct {
 	state string
 	doc   *document
 }
 
 // v3 returns the documents of all group versions by path.
-func (d *Documents) v3() (map[string]*document, error) {
+func (d *Documents) v3(ctx context.Context) (map[string]*document, error) {
 	out := map[string]*document{}
+	remotes, err := d.remote.all(ctx, "v3")
+	if err != nil {
+		return nil, err
+	}
+	for name, remote := range remotes {
+		out[name] = remote.v3
+	}
 	for name, hash := range d.builtIn.get().V3 {
 		out[name] = &document{hash: hash, content: func(suffix string) ([]byte, error) { return d.builtIn.file(V3File(name) + suffix) }}
 	}
@@ -73,7 +83,7 @@ func (d *Documents) v3() (map[string]*document, error) {
 	maps.DeleteFunc(d.custom, func(name string, _ *customVersion) bool { return served[name] == nil })
 	for name, definitions := range served {
 		if _, ok := out[name]; ok {
-			continue // what is built in is served, whatever a definition says
+			continue // what is built in or remote is served, whatever a definition says
 		}
 		known, state := d.custom[name], stateOf(definitions)
 		if known == nil || known.state != state {
@@ -174,7 +184,11 @@ func newDocument(hash string, compressedJSON []byte, toProtobuf func([]byte) ([]
 }
 
 // v2 returns the one document of version 2.
-func (d *Documents) v2() (*document, error) {
+func (d *Documents) v2(ctx context.Context) (*document, error) {
+	remotes, err := d.remote.all(ctx, "v2")
+	if err != nil {
+		return nil, err
+	}
 	served, err := d.served()
 	if err != nil {
 		return nil, err
@@ -187,10 +201,13 @@ func (d *Documents) v2() (*document, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	state := stateOf(all)
+	for _, name := range slices.Sorted(maps.Keys(remotes)) {
+		state += name + " " + remotes[name].hash + " "
+	}
 	if d.merged != nil && d.merged.state == state {
 		return d.merged.doc, nil
 	}
-	doc, err := d.describeV2(all)
+	doc, err := d.describeV2(all, remotes)
 	if err != nil {
 		return nil, err
 	}
@@ -198,12 +215,12 @@ func (d *Documents) v2() (*document, error) {
 	return doc, nil
 }
 
-// describeV2 adds definitions to what is built in, without parsing that: it is put together as text, and as
-// protobuf messages, of which the concatenation is the union.
-func (d *Documents) describeV2(definitions []definition) (*document, error) {
+// describeV2 adds definitions and remote APIs to what is built in, without parsing that: it is put together as
+// text, and as protobuf messages, of which the concatenation is the union.
+func (d *Documents) describeV2(definitions []definition, remotes map[string]remoteDocument) (*document, error) {
 	index := d.builtIn.get()
 	static := index.V2.Hash != ""
-	if static && len(definitions) == 0 {
+	if static && len(definitions) == 0 && len(remotes) == 0 {
 		return &document{hash: index.V2.Hash, content: func(suffix string) ([]byte, error) { return d.builtIn.file(V2File + suffix) }}, nil
 	}
 	added := &spec.Swagger{SwaggerProps: spec.SwaggerProps{
@@ -217,6 +234,12 @@ func (d *Documents) describeV2(definitions []definition) (*document, error) {
 		}
 		maps.Copy(added.Paths.Paths, s.Paths.Paths)
 		maps.Copy(added.Definitions, handler.PruneDefaults(s.Definitions))
+	}
+	for _, name := range slices.Sorted(maps.Keys(remotes)) {
+		// Two servers may mean different things by one name.
+		if err := aggregator.MergeSpecsIgnorePathConflictRenamingDefinitionsAndParameters(added, remotes[name].v2); err != nil {
+			return nil, fmt.Errorf("describe %s: %w", name, err)
+		}
 	}
 	if !static {
 		raw, err := added.MarshalJSON()

@@ -35,7 +35,7 @@ func serve(t *testing.T) (*httptest.Server, cache.Indexer) {
 	t.Helper()
 	definitions := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})
 	mux := http.NewServeMux()
-	openapi.New(crdlisters.NewCustomResourceDefinitionLister(definitions)).Install(muxOf{mux})
+	openapi.New(crdlisters.NewCustomResourceDefinitionLister(definitions), nil).Install(muxOf{mux})
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
 	return server, definitions

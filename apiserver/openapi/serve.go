@@ -32,7 +32,7 @@ func (d *Documents) Install(mux Mux) {
 }
 
 func (d *Documents) serveV2(w http.ResponseWriter, r *http.Request) {
-	doc, err := d.v2()
+	doc, err := d.v2(r.Context())
 	if err != nil {
 		fail(w, r, err)
 		return
@@ -47,7 +47,7 @@ func (d *Documents) serveIndex(w http.ResponseWriter, r *http.Request) {
 		ServerRelativeURL string `json:"serverRelativeURL"`
 	}
 	paths := map[string]entry{}
-	all, err := d.v3()
+	all, err := d.v3(r.Context())
 	if err != nil {
 		fail(w, r, err)
 		return
@@ -72,7 +72,7 @@ func address(name, hash string) string {
 
 func (d *Documents) serveV3(w http.ResponseWriter, r *http.Request) {
 	name := strings.TrimPrefix(r.URL.Path, "/openapi/v3/")
-	all, err := d.v3()
+	all, err := d.v3(r.Context())
 	if err != nil {
 		fail(w, r, err)
 		return

@@ -167,7 +167,10 @@ func serverFlags(fs *pflag.FlagSet, cfg *server.Config) {
 		cfg.KubeconfigMode = os.FileMode(mode)
 		return nil
 	})
+	fs.BoolVar(&cfg.LeaderElect, "leader-elect", false, "agree with other servers on the same data, by Leases, whose controllers and scheduler act")
+	fs.StringSliceVar(&cfg.Disable, "disable", nil, "what is not wanted: local-path (the default StorageClass), and manifests in server/manifests of the data directory, by name without suffix")
 	fs.BoolVar(&cfg.NoNode, "no-node", false, "control plane only: do not make this machine a node")
+	apiFlags(fs, &cfg.API)
 	nodeFlags(fs, &cfg.Node)
 	simulatedFlags(fs, &cfg.Simulated)
 }
@@ -185,6 +188,18 @@ func simulatedFlags(fs *pflag.FlagSet, cfg *simulated.Config) {
 	})
 }
 
+// apiFlags are called as kube-apiserver's.
+func apiFlags(fs *pflag.FlagSet, cfg *server.APISettings) {
+	fs.IntVar(&cfg.MaxRequestsInFlight, "max-requests-inflight", cfg.MaxRequestsInFlight, "with --max-mutating-requests-inflight, how many requests the API handles at once")
+	fs.IntVar(&cfg.MaxMutatingRequestsInFlight, "max-mutating-requests-inflight", cfg.MaxMutatingRequestsInFlight, "see --max-requests-inflight; both 0: no limit and no fairness")
+	fs.StringVar(&cfg.AuthenticationConfig, "authentication-config", "", "file with an AuthenticationConfiguration: OpenID Connect issuers, and who may be anonymous")
+	fs.StringVar(&cfg.AuthorizationConfig, "authorization-config", "", "file with an AuthorizationConfiguration: webhooks to ask, and the order of all authorizers (default: Node, RBAC)")
+	fs.StringVar(&cfg.EncryptionConfig, "encryption-provider-config", "", "file with an EncryptionConfiguration: what is encrypted in etcd, and with which keys")
+	fs.BoolVar(&cfg.ReloadEncryptionConfig, "encryption-provider-config-automatic-reload", false, "take over changes of --encryption-provider-config")
+	fs.StringVar(&cfg.TracingConfig, "tracing-config-file", "", "file with a TracingConfiguration: where traces of requests go")
+	cfg.Audit.AddFlags(fs)
+}
+
 func nodeFlags(fs *pflag.FlagSet, cfg *agent.Settings) {
 	fs.StringVar(&cfg.RuntimeEndpoint, "container-runtime-endpoint", "", "socket of another CRI runtime (default: the containerd in this process)")
 	fs.StringVar(&cfg.KubeletRoot, "kubelet-root", cfg.KubeletRoot, "directory of pods' volumes")
@@ -199,6 +214,9 @@ func nodeFlags(fs *pflag.FlagSet, cfg *agent.Settings) {
 	fs.StringVar(&cfg.Network, "network", cfg.Network, "pod network: skiff, or none for a CNI plugin of your own")
 	fs.StringVar(&cfg.ResolvConf, "resolv-conf", cfg.ResolvConf, "name servers of this machine, for pods and for names outside of the cluster")
 	fs.StringVar(&cfg.ProxyHealth, "proxy-health-address", cfg.ProxyHealth, "where the Service proxy answers /healthz")
+	fs.BoolVar(&cfg.MasqueradeAll, "masquerade-all", false, "let pods behind cluster IPs see this node instead of their clients")
+	fs.BoolVar(&cfg.ExternalIPs, "allow-external-ips", false, "let Services have spec.externalIPs: who may write Services can then take the traffic of any address over (CVE-2020-8554)")
+	fs.StringSliceVar(&cfg.NodePortAddresses, "nodeport-addresses", nil, "ranges of this node's addresses that take node ports, or primary for --node-ip (default: all addresses)")
 }
 
 func prefixVar(fs *pflag.FlagSet, target *netip.Prefix, name, usage string) {

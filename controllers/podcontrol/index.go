@@ -4,17 +4,20 @@ package podcontrol
 
 import (
 	"fmt"
+	"iter"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/component-helpers/storage/ephemeral"
 )
 
 // Names of the indexes on the shared pod informer.
 const (
 	controllerIndex = "podController"
 	nodeIndex       = "spec.nodeName"
+	claimIndex      = "podClaim"
 )
 
 // IndexByController lets ByController find pods. Call it before the informer starts.
@@ -40,6 +43,42 @@ func IndexByNode(pods cache.SharedIndexInformer) error {
 		}
 		return []string{pod.Spec.NodeName}, nil
 	})
+}
+
+// IndexByClaim lets ByClaim find pods. Call it before the informer starts.
+func IndexByClaim(pods cache.SharedIndexInformer) error {
+	return addIndex(pods, claimIndex, func(obj any) ([]string, error) {
+		pod, ok := obj.(*corev1.Pod)
+		if !ok {
+			return nil, nil
+		}
+		var keys []string
+		for claim := range Claims(pod) {
+			keys = append(keys, claim.String())
+		}
+		return keys, nil
+	})
+}
+
+// Claims iterates over the PersistentVolumeClaims behind a pod's volumes, those made for the pod included.
+func Claims(pod *corev1.Pod) iter.Seq[types.NamespacedName] {
+	return func(yield func(types.NamespacedName) bool) {
+		for i := range pod.Spec.Volumes {
+			v := &pod.Spec.Volumes[i]
+			name := ""
+			switch {
+			case v.PersistentVolumeClaim != nil:
+				name = v.PersistentVolumeClaim.ClaimName
+			case v.Ephemeral != nil:
+				name = ephemeral.VolumeClaimName(pod, v)
+			default:
+				continue
+			}
+			if !yield(types.NamespacedName{Namespace: pod.Namespace, Name: name}) {
+				return
+			}
+		}
+	}
 }
 
 // orphansOf is the index key of pods without a controller: no UID contains a slash.
@@ -68,6 +107,11 @@ func Orphans(pods cache.Indexer, namespace string) ([]*corev1.Pod, error) {
 // ByNode returns the pods bound to the node.
 func ByNode(pods cache.Indexer, node string) ([]*corev1.Pod, error) {
 	return byIndex(pods, nodeIndex, node)
+}
+
+// ByClaim returns the pods with a volume of this claim.
+func ByClaim(pods cache.Indexer, claim types.NamespacedName) ([]*corev1.Pod, error) {
+	return byIndex(pods, claimIndex, claim.String())
 }
 
 func byIndex(pods cache.Indexer, index, key string) ([]*corev1.Pod, error) {

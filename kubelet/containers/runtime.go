@@ -18,6 +18,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 	"github.com/skiff-k8s/skiff/kubelet/images"
+	"github.com/skiff-k8s/skiff/kubelet/metrics"
 )
 
 // Config is what the operator chose.
@@ -75,6 +76,7 @@ type Runtime struct {
 	health  Health
 	grants  Grants
 	events  record.EventRecorder
+	metrics *metrics.Metrics
 	backoff *flowcontrol.Backoff
 }
 
@@ -85,12 +87,12 @@ const (
 )
 
 // New makes a Runtime on a CRI connection.
-func New(cfg Config, cri runtimeapi.RuntimeServiceClient, images Images, host Host, health Health, grants Grants, events record.EventRecorder) *Runtime {
+func New(cfg Config, cri runtimeapi.RuntimeServiceClient, images Images, host Host, health Health, grants Grants, events record.EventRecorder, counts *metrics.Metrics) *Runtime {
 	if cfg.CPUCFSPeriod == 0 {
 		cfg.CPUCFSPeriod = 100 * time.Millisecond
 	}
 	return &Runtime{
-		cfg: cfg, cri: cri, images: images, host: host, health: health, grants: grants, events: events,
+		cfg: cfg, cri: cri, images: images, host: host, health: health, grants: grants, events: events, metrics: counts,
 		backoff: flowcontrol.NewBackOff(backoffFirst, backoffMost),
 	}
 }

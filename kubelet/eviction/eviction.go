@@ -67,6 +67,7 @@ type ContainerUsage struct{ Memory, Disk int64 }
 
 // Verdict is why a pod is evicted.
 type Verdict struct {
+	Signal      Signal
 	Message     string
 	Annotations map[string]string // of the event
 }

@@ -92,7 +92,7 @@ func verdict(pod *v1.Pod, u *Usage, signal Signal, t Threshold, seen Observation
 			names, amounts = append(names, c.Name), append(amounts, text)
 		}
 	}
-	return Verdict{Message: message, Annotations: map[string]string{
+	return Verdict{Signal: signal, Message: message, Annotations: map[string]string{
 		"offending_containers": strings.Join(names, ","), "offending_containers_usage": strings.Join(amounts, ","), "starved_resource": string(name),
 	}}
 }

@@ -344,6 +344,9 @@ func (a *Agent) observe(ctx context.Context) Observed {
 	if a.Pressure != nil {
 		o.Pressure = a.Pressure()
 	}
+	if a.volumes != nil { // also when the runtime is away: what is not in use is detached
+		o.VolumesInUse, o.VolumesAttached = a.volumes()
+	}
 	resp, err := a.cri.Status(ctx, &runtimeapi.StatusRequest{})
 	if err != nil {
 		o.RuntimeErr = err
@@ -355,9 +358,6 @@ func (a *Agent) observe(ctx context.Context) Observed {
 	}
 	if list, err := a.images.ListImages(ctx, &runtimeapi.ListImagesRequest{}); err == nil {
 		o.Images = list.GetImages()
-	}
-	if a.volumes != nil {
-		o.VolumesInUse, o.VolumesAttached = a.volumes()
 	}
 	return o
 }

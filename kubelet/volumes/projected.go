@@ -4,8 +4,8 @@ package volumes
 
 import (
 	"context"
-	"errors"
 	"maps"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
@@ -22,7 +22,7 @@ func (p projected) setUp(ctx context.Context, v *volume) (mounted, error) {
 	files := map[string]file{}
 	var errs []error
 	for i := range v.source.Projected.Sources {
-		more, err := p.files(ctx, v, &v.source.Projected.Sources[i])
+		more, err := p.files(ctx, v, i)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -36,7 +36,8 @@ func (p projected) setUp(ctx context.Context, v *volume) (mounted, error) {
 }
 
 // files returns those of one source.
-func (p projected) files(ctx context.Context, v *volume, s *corev1.VolumeProjection) (map[string]file, error) {
+func (p projected) files(ctx context.Context, v *volume, index int) (map[string]file, error) {
+	s := &v.source.Projected.Sources[index]
 	mode := modeOr(v.source.Projected.DefaultMode)
 	switch {
 	case s.ConfigMap != nil:
@@ -52,9 +53,26 @@ func (p projected) files(ctx context.Context, v *volume, s *corev1.VolumeProject
 		anchors, err := p.m.bundles.get(ctx, v.pod.UID, s.ClusterTrustBundle)
 		return map[string]file{s.ClusterTrustBundle.Path: private(v, anchors, mode)}, err
 	case s.PodCertificate != nil:
-		return nil, errors.New("podCertificate projections are not supported yet")
+		has, err := p.m.certificates.get(ctx, v.pod, certificateKey{v.pod.UID, v.source.Name, index}, s.PodCertificate)
+		if err != nil {
+			return nil, err
+		}
+		return certificateFiles(v, s.PodCertificate, has, mode), nil
 	}
 	return nil, nil
+}
+
+// certificateFiles are those that the source names: the key and its certificates in one file, or each in its own.
+func certificateFiles(v *volume, s *corev1.PodCertificateProjection, has *issued, mode int32) map[string]file {
+	files := map[string]file{}
+	for path, data := range map[string][]byte{
+		s.CredentialBundlePath: slices.Concat(has.key, has.chain), s.KeyPath: has.key, s.CertificateChainPath: has.chain,
+	} {
+		if path != "" {
+			files[path] = private(v, data, mode)
+		}
+	}
+	return files
 }
 
 // private returns a file that only the pod's user can read, if there is one user, or its fsGroup.

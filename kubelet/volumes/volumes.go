@@ -14,7 +14,7 @@
 // there, and TearDown needs nothing else. TearDown unmounts everything below a pod's directory and
 // removes files only where no other mount begins, so that it never reaches what a pod had mounted.
 //
-// The manager polls nothing. When a ConfigMap, Secret, token or trust bundle that a pod uses
+// The manager polls nothing. When a ConfigMap, Secret, token, trust bundle or certificate that a pod uses
 // becomes another one, Config.Changed is called, and the next SetUp of that pod writes it.
 package volumes
 
@@ -33,6 +33,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/skiff-k8s/skiff/kubelet/csi"
 	"github.com/skiff-k8s/skiff/kubelet/objects"
 )
 
@@ -57,6 +58,13 @@ type Config struct {
 	// Stale hears that a volume that the pod has could not be brought up to date: worth a FailedMount
 	// event, but the pod goes on with what it has.
 	Stale func(pod *corev1.Pod, err error)
+	// Event sends one about a pod.
+	Event func(pod *corev1.Pod, kind, reason, message string)
+	// NodeName is the node's; CSI are its drivers, nil for none.
+	NodeName string
+	CSI      *csi.Drivers
+	// InUseChanged is told that VolumesInUse has another answer. It must not block. It may be nil.
+	InUseChanged func()
 	// EnsureImage pulls the image of an image volume. Without it the reference is mounted as it is.
 	EnsureImage func(ctx context.Context, pod *corev1.Pod, image *corev1.ImageVolumeSource) (*runtimeapi.ImageSpec, error)
 	// RecursiveReadOnly says whether a runtime handler can make mounts recursively read-only.
@@ -67,10 +75,14 @@ type Config struct {
 // Manager makes and removes volumes. Calls for different pods may run at the same time; SetUp,
 // Mounts and TearDown of one pod may not.
 type Manager struct {
-	cfg     Config
-	plugins []plugin
-	tokens  *tokens
-	bundles *trustBundles
+	cfg          Config
+	plugins      []plugin
+	tokens       *tokens
+	bundles      *trustBundles
+	certificates *podCertificates
+
+	csi   *csiVolume
+	inUse inUse
 
 	mu   sync.Mutex // guards pods
 	pods map[types.UID]map[string]mounted
@@ -81,6 +93,8 @@ func New(cfg Config) *Manager {
 	m := &Manager{cfg: cfg, pods: map[types.UID]map[string]mounted{}}
 	m.tokens = newTokens(cfg.Client, cfg.Changed)
 	m.bundles = newTrustBundles(cfg.Factory, cfg.Changed)
+	m.certificates = newPodCertificates(cfg)
+	m.csi, m.inUse.left = newCSI(m), m.notes
 	m.plugins = m.allPlugins()
 	return m
 }
@@ -88,8 +102,10 @@ func New(cfg Config) *Manager {
 // Run serves what changes while pods run, until ctx ends.
 func (m *Manager) Run(ctx context.Context) error {
 	m.bundles.run(ctx)
+	m.certificates.run(ctx)
 	<-ctx.Done()
 	m.tokens.stop()
+	m.certificates.stop()
 	return nil
 }
 
@@ -114,7 +130,7 @@ func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
 			ready[name] = last
 			continue
 		}
-		mnt, err := m.setUpVolume(ctx, pod, &pod.Spec.Volumes[i])
+		mnt, err := m.setUpVolume(ctx, pod, &pod.Spec.Volumes[i], there)
 		switch {
 		case err == nil:
 			ready[name] = mnt
@@ -135,12 +151,13 @@ func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
 }
 
 // setUpVolume finds the plugin for one volume and lets it work. With an error it may still return a
-// volume that follows the API, as it was before a restart.
-func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, source *corev1.Volume) (mounted, error) {
+// volume that follows the API, as it was before a restart. again says that this process has set it up before.
+func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, source *corev1.Volume, again bool) (mounted, error) {
 	v, err := m.resolve(ctx, pod, source)
 	if err != nil {
 		return mounted{}, err
 	}
+	v.again = again
 	for _, p := range m.plugins {
 		if !p.supports(v) {
 			continue
@@ -154,17 +171,32 @@ func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, source *core
 		if exists(filepath.Join(v.dir, dataLink)) {
 			mnt = mounted{name: v.specName(), path: v.dir, readOnly: true, follows: true}
 		}
-		return mnt, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.specName(), err)
+		return mnt, fmt.Errorf("%s failed for volume %q : %w", operation(v, err), v.specName(), err)
 	}
 	return mounted{}, fmt.Errorf("MountVolume.FindPluginBySpec failed for volume %q : no volume plugin matched", v.specName())
 }
 
+// operation is upstream's name of what did not succeed.
+func operation(v *volume, err error) string {
+	device, block := errors.As(err, &deviceError{}), v.pv != nil && isBlock(v.pv)
+	switch {
+	case device && block:
+		return "MapVolume.SetUpDevice"
+	case device:
+		return "MountVolume.MountDevice"
+	case block:
+		return "MapVolume.MapPodDevice"
+	}
+	return "MountVolume.SetUp"
+}
+
 // TearDown unmounts the pod's volumes and removes its directory. It may be called for a pod that was
 // never set up, and again after an error.
-func (m *Manager) TearDown(_ context.Context, podUID types.UID) error {
+func (m *Manager) TearDown(ctx context.Context, podUID types.UID) error {
 	m.cfg.Objects.Unregister(podUID)
 	m.tokens.forget(podUID)
 	m.bundles.forget(podUID)
+	m.certificates.forget(podUID)
 	m.mu.Lock()
 	delete(m.pods, podUID)
 	m.mu.Unlock()
@@ -173,10 +205,27 @@ func (m *Manager) TearDown(_ context.Context, podUID types.UID) error {
 	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	if err := unmountBelow(dir); err != nil {
+	if err := m.unmount(ctx, podUID, dir); err != nil {
 		return err
 	}
+	if m.inUse.forget(podUID) && m.cfg.InUseChanged != nil {
+		m.cfg.InUseChanged()
+	}
 	return removeTree(dir)
+}
+
+// unmount unmounts all volumes of a pod, what drivers have mounted by those.
+func (m *Manager) unmount(ctx context.Context, podUID types.UID, dir string) error {
+	subPaths := filepath.Join(dir, "volume-subpaths") // which would keep the volumes busy
+	if _, err := os.Lstat(subPaths); err == nil {
+		if err := unmountBelow(subPaths); err != nil {
+			return err
+		}
+	}
+	if err := m.csi.tearDown(ctx, podUID); err != nil {
+		return err
+	}
+	return unmountBelow(dir)
 }
 
 // Orphans lists the pods that have a directory on this node, alive or not: the kubelet tears down

@@ -61,6 +61,7 @@ type node struct {
 	client  *fake.Clientset
 	changed chan types.UID
 	stale   chan error
+	events  chan string
 }
 
 func newNode(t *testing.T, objs ...runtime.Object) *node {
@@ -74,15 +75,16 @@ func newNodeAt(t *testing.T, root string, objs ...runtime.Object) *node {
 	changed := make(chan types.UID, 100)
 	notify := func(uid types.UID) { changed <- uid }
 	cache := objects.New(client, notify)
-	n := &node{client: client, changed: changed, stale: make(chan error, 100)}
+	n := &node{client: client, changed: changed, stale: make(chan error, 100), events: make(chan string, 100)}
 	n.Manager = New(Config{
 		Root: root, Client: client,
 		Factory: informers.NewSharedInformerFactory(client, 0), Objects: cache, Changed: notify,
 		Env:   constantEnv{},
 		Stale: func(_ *corev1.Pod, err error) { n.stale <- err },
+		Event: func(_ *corev1.Pod, kind, reason, message string) { n.events <- kind + " " + reason + " " + message },
 		Node: func() (*corev1.Node, error) {
 			return &corev1.Node{
-				ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"kubernetes.io/hostname": "n1"}},
+				ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "node-uid", Labels: map[string]string{"kubernetes.io/hostname": "n1"}},
 				Status:     corev1.NodeStatus{Allocatable: corev1.ResourceList{"memory": resource.MustParse("1Gi")}},
 			}, nil
 		},

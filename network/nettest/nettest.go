@@ -338,12 +338,19 @@ func Eventually(t testing.TB, what string, f func() error) {
 // addresses.
 func Attach(t testing.TB, socket, id, path string) []string {
 	t.Helper()
+	return AttachPod(t, socket, id, path, "", "")
+}
+
+// AttachPod is Attach for a pod that the runtime names.
+func AttachPod(t testing.TB, socket, id, path, namespace, name string) []string {
+	t.Helper()
 	conn, err := net.Dial("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	fmt.Fprintf(conn, "CNI_COMMAND=ADD\x00CNI_CONTAINERID=%s\x00CNI_NETNS=%s\x00CNI_IFNAME=eth0\x00\x00", id, path)
+	fmt.Fprintf(conn, "CNI_COMMAND=ADD\x00CNI_CONTAINERID=%s\x00CNI_NETNS=%s\x00CNI_IFNAME=eth0\x00", id, path)
+	fmt.Fprintf(conn, "CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=%s;K8S_POD_NAME=%s\x00\x00", namespace, name)
 	fmt.Fprint(conn, `{"cniVersion":"1.0.0","name":"skiff"}`)
 	conn.(*net.UnixConn).CloseWrite()
 	answer, err := io.ReadAll(conn)
@@ -360,6 +367,22 @@ func Attach(t testing.TB, socket, id, path string) []string {
 		addrs = append(addrs, addr)
 	}
 	return addrs
+}
+
+// Detach ends what Attach began.
+func Detach(t testing.TB, socket, id, path string) {
+	t.Helper()
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "CNI_COMMAND=DEL\x00CNI_CONTAINERID=%s\x00CNI_NETNS=%s\x00CNI_IFNAME=eth0\x00\x00", id, path)
+	fmt.Fprint(conn, `{"cniVersion":"1.0.0","name":"skiff"}`)
+	conn.(*net.UnixConn).CloseWrite()
+	if answer, err := io.ReadAll(conn); err != nil || len(answer) == 0 || answer[0] != 0 {
+		t.Fatalf("detach %s: %q, %v", id, answer, err)
+	}
 }
 
 // Dial opens one UDP flow to a server of Serve; each call of the function it returns sends a packet and returns the name

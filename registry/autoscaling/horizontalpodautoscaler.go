@@ -3,7 +3,11 @@
 package autoscaling
 
 import (
+	"context"
+
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/skiff-k8s/skiff/registry/rest"
 )
@@ -18,5 +22,11 @@ func HorizontalPodAutoscalers() rest.Resource[*autoscalingv2.HorizontalPodAutosc
 		ShortNames: []string{"hpa"},
 		Categories: []string{"all"},
 		Namespaced: true,
+		Served:     []schema.GroupVersion{autoscalingv1.SchemeGroupVersion},
+		// The annotations of version 1 exist nowhere else.
+		PrepareCreate: func(_ context.Context, o *autoscalingv2.HorizontalPodAutoscaler) {
+			o.Annotations = withoutOurs(o.Annotations)
+		},
+		PrepareUpdate: func(o, _ *autoscalingv2.HorizontalPodAutoscaler) { o.Annotations = withoutOurs(o.Annotations) },
 	}
 }

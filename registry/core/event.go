@@ -23,5 +23,17 @@ func Events() rest.Resource[*corev1.Event] {
 		CreateOnUpdate: true,
 		TTL:            func(*corev1.Event) uint64 { return eventTTL },
 		Fields:         eventFields,
+		FieldLabels: map[schema.GroupVersion]map[string]string{eventsv1.SchemeGroupVersion: {
+			"reason":                    "reason",
+			"regarding.kind":            "involvedObject.kind",
+			"regarding.namespace":       "involvedObject.namespace",
+			"regarding.name":            "involvedObject.name",
+			"regarding.uid":             "involvedObject.uid",
+			"regarding.apiVersion":      "involvedObject.apiVersion",
+			"regarding.resourceVersion": "involvedObject.resourceVersion",
+			"regarding.fieldPath":       "involvedObject.fieldPath",
+			"reportingController":       "reportingComponent",
+			"type":                      "type",
+		}},
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	genericrest "k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/warning"
 
@@ -27,6 +28,7 @@ func Pods(deps Deps) rest.Resource[*corev1.Pod] {
 		Namespaced:    true,
 		Fields:        podFields,
 		IndexedFields: []string{"spec.nodeName"},
+		FieldLabels:   map[schema.GroupVersion]map[string]string{corev1.SchemeGroupVersion: {"spec.host": "spec.nodeName"}}, // old clients
 		Default:       podspec.DefaultPod,
 		PrepareCreate: func(ctx context.Context, pod *corev1.Pod) {
 			for _, text := range preparePodCreate(pod) {

@@ -78,6 +78,8 @@ type Resource[T Object] struct {
 
 	// Fields are the selectable fields besides metadata.name and metadata.namespace.
 	Fields func(obj T) fields.Set
+	// FieldLabels are further names of Fields in the hub; in another served version they are the only ones.
+	FieldLabels map[schema.GroupVersion]map[string]string
 	// IndexedFields are those of Fields that watches and lists select by so often that the cache indexes them.
 	IndexedFields []string
 	// Columns are what kubectl prints (nil: name and age).

@@ -5,8 +5,8 @@ package rest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"reflect"
-	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -53,22 +53,34 @@ func (r Resource[T]) Register(scheme *runtime.Scheme) error {
 			return err
 		}
 	}
+	return r.registerFieldLabels(scheme)
+}
+
+// registerFieldLabels says by what a client may select, and what that is called in Fields.
+func (r Resource[T]) registerFieldLabels(scheme *runtime.Scheme) error {
 	if r.Fields == nil {
 		return nil
 	}
-	var known []string
-	for label := range r.Fields(r.zero()) {
-		known = append(known, label)
-	}
 	for _, gv := range r.versions() {
-		gvk := gv.WithKind(r.Kind.Kind)
-		if err := scheme.AddFieldLabelConversionFunc(gvk, func(label, value string) (string, string, error) {
-			if label == "metadata.name" || label == "metadata.namespace" || slices.Contains(known, label) {
+		internal := maps.Clone(r.FieldLabels[gv])
+		if internal == nil {
+			internal = map[string]string{}
+		}
+		if gv == r.Kind.GroupVersion() || len(internal) == 0 {
+			for label := range r.Fields(r.zero()) {
+				internal[label] = label
+			}
+		}
+		if err := scheme.AddFieldLabelConversionFunc(gv.WithKind(r.Kind.Kind), func(label, value string) (string, string, error) {
+			if label == "metadata.name" || label == "metadata.namespace" {
 				return label, value, nil
 			}
-			return "", "", fmt.Errorf("%q is not a known field selector: only %q, %q", label, "metadata.name", "metadata.namespace")
+			if field, ok := internal[label]; ok {
+				return field, value, nil
+			}
+			return "", "", fmt.Errorf("field label not supported: %s", label)
 		}); err != nil {
-			return fmt.Errorf("register field labels of %s: %w", gvk, err)
+			return fmt.Errorf("register field labels of %s in %s: %w", r.Kind.Kind, gv, err)
 		}
 	}
 	return nil

@@ -29,8 +29,11 @@ func defaultPolicy(t *testing.T) *Policy {
 // together with policy.txt, and say in the commit which release the change is from.
 const kubernetes137 = "88c81d0895aba58fecd19ebd65abb958f8de8e5157bc66e0a01d6e5311fb74c6"
 
-func TestDefaultPolicyIsUpstreams(t *testing.T) {
-	p := defaultPolicy(t)
+func TestPolicyIsUpstreams(t *testing.T) {
+	p, err := Upstream()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for kind, n := range map[string][2]int{
 		"ClusterRole":        {len(p.ClusterRoles), 73},
 		"ClusterRoleBinding": {len(p.ClusterRoleBindings), 54},

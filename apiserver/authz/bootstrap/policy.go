@@ -2,7 +2,7 @@
 
 // Package bootstrap holds the roles and bindings that every cluster starts with, and puts them there.
 //
-// They are Kubernetes' own, rule for rule (policy.txt). Like upstream's server, a start adds what is
+// They are Kubernetes' own, rule for rule (policy.txt), and a few for nodes of Skiff (nodes.txt). Like upstream's server, a start adds what is
 // missing to what is there and takes nothing away; an object whose annotation
 // rbac.authorization.kubernetes.io/autoupdate is "false" is left alone.
 // Reference: https://kubernetes.io/docs/reference/access-authn-authz/rbac/#default-roles-and-role-bindings
@@ -20,6 +20,9 @@ import (
 //go:embed policy.txt
 var policyText string
 
+//go:embed nodes.txt
+var nodesText string
+
 // Policy is a set of roles and bindings.
 type Policy struct {
 	ClusterRoles        []*rbacv1.ClusterRole
@@ -29,7 +32,10 @@ type Policy struct {
 }
 
 // Default is the policy of a new cluster, as fresh objects.
-func Default() (*Policy, error) { return parse(policyText) }
+func Default() (*Policy, error) { return parse(policyText + nodesText) }
+
+// Upstream is the part of it that every Kubernetes has.
+func Upstream() (*Policy, error) { return parse(policyText) }
 
 const aggregateLabel = "rbac.authorization.k8s.io/aggregate-to-"
 

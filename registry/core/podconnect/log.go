@@ -77,7 +77,7 @@ func (l Log) Get(ctx context.Context, name string, opts runtime.Object) (runtime
 	if err != nil {
 		return nil, err
 	}
-	streamer.Location = to.url(fmt.Sprintf("/containerLogs/%s/%s/%s", pod.Namespace, pod.Name, container), logParams(o))
+	streamer.Location = to.URL(fmt.Sprintf("/containerLogs/%s/%s/%s", pod.Namespace, pod.Name, container), logParams(o))
 	streamer.Transport = to.Transport
 	if o.InsecureSkipTLSVerifyBackend {
 		streamer.Transport = to.Insecure

@@ -44,7 +44,8 @@ type Connection struct {
 	Insecure http.RoundTripper
 }
 
-func (c Connection) url(path string, query url.Values) *url.URL {
+// URL is that of a path at the kubelet.
+func (c Connection) URL(path string, query url.Values) *url.URL {
 	return &url.URL{Scheme: c.Scheme, Host: net.JoinHostPort(c.Host, c.Port), Path: path, RawQuery: query.Encode()}
 }
 

@@ -236,7 +236,7 @@ func (p NodeProxy) Connect(ctx context.Context, id string, opts runtime.Object, 
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	if port == "" || port == to.Port {
-		return proxyPath(to.url("", nil), o.Path, to.Transport, responder), nil
+		return proxyPath(to.URL("", nil), o.Path, to.Transport, responder), nil
 	}
 	return proxyPath(&url.URL{Scheme: scheme, Host: net.JoinHostPort(to.Host, port)}, o.Path, p.Transport, responder), nil
 }

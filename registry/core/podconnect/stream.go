@@ -104,7 +104,7 @@ func (p PortForward) Connect(ctx context.Context, name string, opts runtime.Obje
 	if len(o.Ports) > 0 {
 		query.Set(corev1.PortHeader, joinPorts(o.Ports))
 	}
-	location := to.url(fmt.Sprintf("/portForward/%s/%s", pod.Namespace, pod.Name), query)
+	location := to.URL(fmt.Sprintf("/portForward/%s/%s", pod.Namespace, pod.Name), query)
 	direct := newProxy(location, to.Transport, false, true, responder)
 	tunnel := streamproxy.NewTunnelingHandler(direct)
 	return streamproxy.NewTranslatingHandler(direct, tunnel, wsstream.IsWebSocketRequestWithTunnelingProtocol), nil
@@ -132,7 +132,7 @@ func (s Streams) connectStdio(ctx context.Context, verb, name, container string,
 	if err != nil {
 		return nil, err
 	}
-	location := to.url(fmt.Sprintf("/%s/%s/%s/%s", verb, pod.Namespace, pod.Name, container), query)
+	location := to.URL(fmt.Sprintf("/%s/%s/%s/%s", verb, pod.Namespace, pod.Name, container), query)
 	direct := newProxy(location, to.Transport, false, true, responder)
 	translator := streamproxy.NewStreamTranslatorHandler(location, to.Transport, 0, stdio)
 	return streamproxy.NewTranslatingHandler(direct, translator, wsstream.IsWebSocketRequestWithStreamCloseProtocol), nil

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package localpath
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"k8s.io/client-go/kubernetes"
+)
+
+// kubelets asks the nodes' kubelets, through the API server, which knows the way to each.
+type kubelets struct{ client kubernetes.Interface }
+
+// Kubelets returns the way to the nodes by a client, whose user must have access to nodes/proxy.
+func Kubelets(client kubernetes.Interface) Nodes { return kubelets{client} }
+
+// Directory is what a kubelet answers about a volume's directory.
+type Directory struct {
+	Path string `json:"path"`
+}
+
+// Path is where a kubelet serves the directory of a volume. PUT makes it and DELETE removes it.
+const Path = "/localVolumes/"
+
+func (k kubelets) Make(ctx context.Context, node, volume string) (string, error) {
+	raw, err := k.client.CoreV1().RESTClient().Put().AbsPath(url(node, volume)).DoRaw(ctx)
+	if err != nil {
+		return "", err
+	}
+	var d Directory
+	if err := json.Unmarshal(raw, &d); err != nil || d.Path == "" {
+		return "", fmt.Errorf("node %s did not say where the directory is: %q", node, raw)
+	}
+	return d.Path, nil
+}
+
+func (k kubelets) Remove(ctx context.Context, node, volume string) error {
+	return k.client.CoreV1().RESTClient().Delete().AbsPath(url(node, volume)).Do(ctx).Error()
+}
+
+func url(node, volume string) string {
+	return "/api/v1/nodes/" + node + "/proxy" + Path + volume
+}
