@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -158,7 +159,7 @@ func TestDevices(t *testing.T) {
 	must(resources.ResourceClaimTemplates("default").Create(ctx, &resourcev1.ResourceClaimTemplate{
 		ObjectMeta: metav1.ObjectMeta{Name: "gpu", Namespace: "default"},
 		Spec: resourcev1.ResourceClaimTemplateSpec{Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{
-			Requests: []resourcev1.DeviceRequest{{Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gpu"}}},
+			Requests: []resourcev1.DeviceRequest{{Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gpu", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 1}}},
 		}}},
 	}, metav1.CreateOptions{}))
 	// The second of the big ones is broken.
@@ -310,4 +311,54 @@ status: {capacity: {cpu: "%d", memory: 1Gi, pods: "110"}}`, perNode))
 	if len(list.Items) != pods || moved.Load() != 0 {
 		t.Errorf("%d pods, of which %d changed their node", len(list.Items), moved.Load())
 	}
+}
+
+// BenchmarkThroughAPI measures pods from creation to their node, through the real API server and store.
+func BenchmarkThroughAPI(b *testing.B) {
+	for _, nodes := range []int{100, 1000, 5000} {
+		b.Run(fmt.Sprintf("nodes=%d", nodes), func(b *testing.B) {
+			a := api{b, testenv.Start(b)}
+			each(nodes, func(i int) {
+				n := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("n", i)}, Status: v1.NodeStatus{Allocatable: v1.ResourceList{
+					v1.ResourceCPU: resource.MustParse("10000"), v1.ResourceMemory: resource.MustParse("100Ti"), v1.ResourcePods: resource.MustParse("100000"),
+				}}}
+				if _, err := a.Client.CoreV1().Nodes().Create(a.Context(), n, metav1.CreateOptions{}); err != nil {
+					b.Error(err)
+				}
+			})
+			placed := make(chan struct{}, b.N)
+			factory := informers.NewSharedInformerFactory(a.Client, 0)
+			_, err := factory.Core().V1().Pods().Informer().AddEventHandler(cache.FilteringResourceEventHandler{
+				FilterFunc: func(obj any) bool { pod, ok := obj.(*v1.Pod); return ok && pod.Spec.NodeName != "" },
+				Handler:    cache.ResourceEventHandlerFuncs{AddFunc: func(any) { placed <- struct{}{} }},
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+			each(b.N, func(i int) { a.create(newPod(fmt.Sprint("p", i))) })
+			factory.StartWithContext(b.Context())
+			factory.WaitForCacheSync(b.Context().Done())
+			b.ResetTimer()
+			start(b, a.Config)
+			for range b.N {
+				<-placed
+			}
+			b.StopTimer()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "pods/s")
+		})
+	}
+}
+
+// each calls f for the numbers below n, eight at a time.
+func each(n int, f func(i int)) {
+	var wg sync.WaitGroup
+	var next atomic.Int64
+	for range 8 {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				f(i)
+			}
+		})
+	}
+	wg.Wait()
 }
