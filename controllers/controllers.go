@@ -60,6 +60,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 	"github.com/skiff-k8s/skiff/controllers/replicaset"
 	"github.com/skiff-k8s/skiff/controllers/replicationcontroller"
+	"github.com/skiff-k8s/skiff/controllers/resourceclaim"
 	"github.com/skiff-k8s/skiff/controllers/resourcequota"
 	"github.com/skiff-k8s/skiff/controllers/rootcacertpublisher"
 	"github.com/skiff-k8s/skiff/controllers/serviceaccount"
@@ -253,6 +254,10 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	},
 	func(m *Manager) (reconcile.Controller, error) {
 		return rootcacertpublisher.New(m.deps.ClientFor(rootcacertpublisher.Name), m.deps.Informers, m.deps.RootCA), nil
+	},
+	withEvents(resourceclaim.Name, resourceclaim.Component, resourceclaim.NewForPods),
+	func(m *Manager) (reconcile.Controller, error) {
+		return resourceclaim.New(m.deps.ClientFor(resourceclaim.Name), m.deps.Informers), nil
 	},
 	func(m *Manager) (reconcile.Controller, error) {
 		return csrapproving.New(m.deps.ClientFor(csrapproving.Name), m.deps.Informers), nil

@@ -13,6 +13,7 @@ import (
 	"github.com/skiff-k8s/skiff/agent"
 	"github.com/skiff-k8s/skiff/controllers/servicelb"
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
+	"github.com/skiff-k8s/skiff/scheduler"
 )
 
 // Config is everything a person can say about a server. Default fills in the rest.
@@ -42,6 +43,9 @@ type Config struct {
 
 	API  APISettings
 	Node agent.Settings
+
+	// Scheduler says how pods get their nodes; the zero value is what kube-scheduler does without a configuration.
+	Scheduler scheduler.Config `json:"-"`
 
 	// Simulated nodes exist besides this machine's, in the API only; none if Nodes is 0.
 	Simulated simulated.Config `json:"-"`
