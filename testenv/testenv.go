@@ -269,7 +269,7 @@ func (e *Env) admit(config *apiserver.Config, disabled []string, requests <-chan
 		return err
 	}
 	config.Informers = informers.NewSharedInformerFactory(e.Client, 0)
-	config.WebhookAuth = apiserver.WebhookAuth(e.Config)
+	config.WebhookAuth = apiserver.WebhookAuth(e.Config, nil)
 	if config.ServiceResolver, err = apiserver.NewServiceResolver(config.Informers); err != nil {
 		return err
 	}
