@@ -51,6 +51,7 @@ import (
 	"github.com/skiff-k8s/skiff/registry/core/allocation"
 	"github.com/skiff-k8s/skiff/registry/metrics"
 	"github.com/skiff-k8s/skiff/registry/rbac"
+	"github.com/skiff-k8s/skiff/registry/resource"
 	"github.com/skiff-k8s/skiff/tunnel"
 	"github.com/skiff-k8s/skiff/version"
 )
@@ -62,6 +63,7 @@ type controlPlane struct {
 	door      *inprocess.Door
 	api       *apiserver.Server
 	services  *allocation.Allocator
+	issuer    *satoken.Issuer
 	authz     *authz.Authz
 	informers informers.SharedInformerFactory
 	admin     kubernetes.Interface
@@ -113,7 +115,6 @@ func newControlPlane(ctx context.Context, cfg Config) (_ *controlPlane, err erro
 
 // open makes the keys and starts etcd, at the same time: both wait for the disk.
 func (c *controlPlane) open(ctx context.Context, cfg Config) error {
-	go apiserver.Warm() // which takes longer than both; the first write waits for it
 	var wg sync.WaitGroup
 	var pkiErr, storeErr error
 	wg.Go(func() {
@@ -152,8 +153,8 @@ func (c *controlPlane) configForController(name string) *restclient.Config {
 func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Listener) error {
 	issuerURL := "https://kubernetes.default.svc." + cfg.ClusterDomain
 	audiences := authenticator.Audiences{issuerURL, "skiff"}
-	issuer, err := satoken.NewIssuer(issuerURL, c.pki.ServiceAccountKey.Private)
-	if err != nil {
+	var err error
+	if c.issuer, err = satoken.NewIssuer(issuerURL, c.pki.ServiceAccountKey.Private); err != nil {
 		return err
 	}
 	authenticators, err := authn.New(c.lifetime, authn.Config{
@@ -196,7 +197,7 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	if err != nil {
 		return fmt.Errorf("build admission: %w", err)
 	}
-	tokens := &authentication.Tokens{Issuer: issuer, Objects: satoken.Live(c.admin), Audiences: audiences, Extend: true}
+	tokens := &authentication.Tokens{Issuer: c.issuer, Objects: satoken.Live(c.admin), Audiences: audiences, Extend: true}
 	c.services, err = allocation.New(allocation.Config{
 		ServiceCIDRs: []netip.Prefix{cfg.ServiceCIDR}, FirstNodePort: cfg.NodePorts.First, LastNodePort: cfg.NodePorts.Last,
 	})
@@ -219,9 +220,11 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 		c.follow = append(c.follow, encrypted.Follow)
 	}
 	c.api, err = apiserver.New(ctx, apiserver.Config{
-		Store:     c.store,
-		Services:  c.services,
-		Resources: registry.All(registry.Deps{Core: deps, RBAC: rbac.Deps{Permit: c.authz.Guard.Check}}),
+		Store:    c.store,
+		Services: c.services,
+		Resources: registry.All(registry.Deps{
+			Core: deps, RBAC: rbac.Deps{Permit: c.authz.Guard.Check}, Resource: resource.Deps{Namespaces: c.admin.CoreV1()},
+		}),
 		Reviews: map[schema.GroupVersion]map[string]genericrest.Storage{
 			authenticationv1.SchemeGroupVersion: authentication.Storages(authentication.Deps{Token: authenticators.Token, Audiences: audiences}),
 			authorizationv1.SchemeGroupVersion:  authorization.Storages(authorization.Deps{Authorizer: c.authz, Rules: c.authz}),

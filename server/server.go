@@ -39,7 +39,8 @@ type Server struct {
 	simulated   *simulated.Fleet // nil without simulated nodes
 	claim       *agent.Claim
 
-	clusterReady chan struct{} // closed when the API has what every cluster has
+	clusterReady  chan struct{}   // closed when the API has what every cluster has
+	informersDone <-chan struct{} // closed when informers are to end; set before the scheduler runs
 }
 
 // New opens the data and builds all parts. cfg must be complete. The API's port and the state directory are
@@ -100,7 +101,10 @@ func (s *Server) close() {
 }
 
 func (s *Server) buildParts() error {
-	var err error
+	manager, err := kubernetes.NewForConfig(s.plane.configFor("system:kube-controller-manager"))
+	if err != nil {
+		return fmt.Errorf("make the controllers' client: %w", err)
+	}
 	s.controllers, err = controllers.New(controllers.Deps{
 		ClientFor:   s.plane.clientFor,
 		MetadataFor: s.plane.metadataFor,
@@ -109,9 +113,17 @@ func (s *Server) buildParts() error {
 		Informers:   s.plane.informers,
 		PodRanges:   []nodeipam.Range{{Cluster: s.cfg.ClusterCIDR, NodeBits: nodeBits(s.cfg.ClusterCIDR)}},
 		RootCA:      s.plane.pki.ServerCA.PEM(),
+		ServiceLB:   s.cfg.serviceLB(),
 		Signers: csrsigning.Authorities{
 			Client: s.plane.pki.ClientCA, KubeletServer: s.plane.pki.KubeletCA, Legacy: s.plane.pki.ServerCA,
 		},
+
+		AddOns: &controllers.AddOns{
+			Dir: s.cfg.manifestsDir(), Server: s.cfg.NodeName, Disabled: s.cfg.Disable,
+			Config: s.plane.configFor("skiff:addons", user.SystemPrivilegedGroup),
+		},
+		ManagerClient: manager,
+		IssueToken:    s.plane.issuer.IssueLegacy,
 	})
 	if err != nil {
 		return fmt.Errorf("build controllers: %w", err)
@@ -120,7 +132,7 @@ func (s *Server) buildParts() error {
 	if err != nil {
 		return fmt.Errorf("make the scheduler's client: %w", err)
 	}
-	if s.scheduler, err = scheduler.New(scheduler.Config{}, client, s.plane.informers, nil); err != nil {
+	if s.scheduler, err = scheduler.New(s.schedulerConfig(), client, s.plane.informers, nil); err != nil {
 		return fmt.Errorf("build the scheduler: %w", err)
 	}
 	if err := s.simulate(); err != nil || s.cfg.NoNode {
@@ -128,6 +140,13 @@ func (s *Server) buildParts() error {
 	}
 	s.agent, err = s.plane.newAgent(s.cfg, s.clusterReady)
 	return err
+}
+
+// schedulerConfig lets informers that the scheduler asks for later run for as long as all others.
+func (s *Server) schedulerConfig() scheduler.Config {
+	cfg := s.cfg.Scheduler
+	cfg.StartInformers = func() { s.plane.informers.Start(s.informersDone) }
+	return cfg
 }
 
 // simulate builds the nodes that exist in the API only. One client acts for all of them, as no kubelet may.
@@ -194,8 +213,8 @@ func (s *Server) runParts(ctx context.Context) error {
 		if err := s.makeCluster(ctx); err != nil {
 			return err
 		}
-		group.Go(func() error { return s.controllers.Run(ctx) })
-		group.Go(func() error { return s.scheduler.Run(ctx) })
+		group.Go(func() error { return s.act(ctx, controllersLease, "system:kube-controller-manager", s.controllers.Run) })
+		group.Go(func() error { return s.act(ctx, schedulerLease, "system:kube-scheduler", s.scheduler.Run) })
 		if s.simulated != nil {
 			group.Go(func() error { return s.simulated.Run(ctx) })
 		}
@@ -204,9 +223,22 @@ func (s *Server) runParts(ctx context.Context) error {
 	return group.Wait()
 }
 
+// act runs a part that must act in one server only. Where there is one, nothing needs to be decided.
+func (s *Server) act(ctx context.Context, lease, user string, run func(context.Context) error) error {
+	if !s.cfg.LeaderElect {
+		return run(ctx)
+	}
+	client, err := kubernetes.NewForConfig(s.plane.configFor(user))
+	if err != nil {
+		return fmt.Errorf("make the client of %s: %w", user, err)
+	}
+	return lead(ctx, client, lease, run)
+}
+
 // makeCluster brings the cluster's own objects in place.
 func (s *Server) makeCluster(ctx context.Context) error {
-	s.plane.informers.Start(ctx.Done())
+	s.informersDone = ctx.Done()
+	s.plane.informers.Start(s.informersDone)
 	if err := s.plane.authz.Policy.Ensure(ctx, s.plane.admin); err != nil {
 		return fmt.Errorf("put the default roles in place: %w", err)
 	}
