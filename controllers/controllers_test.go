@@ -43,7 +43,7 @@ import (
 // cluster is the real API server, mostly with all controllers, and neither scheduler nor kubelet.
 type cluster struct {
 	kubernetes.Interface
-	t    *testing.T
+	t    testing.TB
 	as   func(user.Info) kubernetes.Interface
 	keys *pki.PKI
 	door *inprocess.Door
@@ -67,7 +67,7 @@ func newClusterWith(t *testing.T, change func(*controllers.Deps)) *cluster {
 }
 
 // serve starts the API server, without controllers.
-func serve(t *testing.T, change ...func(kubernetes.Interface, *apiserver.Config)) *cluster {
+func serve(t testing.TB, change ...func(kubernetes.Interface, *apiserver.Config)) *cluster {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	store, err := datastore.Open(ctx, datastore.Config{Dir: t.TempDir(), TickMs: 5, UnsafeNoFsync: true})
