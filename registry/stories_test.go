@@ -12,6 +12,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
 	restclient "k8s.io/client-go/rest"
 
 	"github.com/skiff-k8s/skiff/registry/stories"
@@ -25,7 +26,7 @@ func TestStories(t *testing.T) {
 		t.Fatalf("read the stories: %d, %v", len(files), err)
 	}
 	env := testenv.Start(t)
-	client := env.Client.CoreV1().RESTClient()
+	client := kubernetes.NewForConfigOrDie(env.ConfigFor("someone")).CoreV1().RESTClient()
 	n := 0
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		f := files[name]
@@ -73,9 +74,9 @@ func play(t *testing.T, client restclient.Interface, resource string, f *stories
 		if err != nil {
 			t.Fatal(err)
 		}
-		return client.Patch(types.MergePatchType).AbsPath(path).Body(body).DoRaw(t.Context())
+		return answer(client.Patch(types.MergePatchType).AbsPath(path).SetHeader("Accept", "application/json").Body(body).Do(t.Context()))
 	}
-	got, err := client.Post().AbsPath(path).SetHeader("Content-Type", "application/json").Body(body).Do(t.Context()).Raw()
+	got, err := answer(client.Post().AbsPath(path).SetHeader("Content-Type", "application/json").SetHeader("Accept", "application/json").Body(body).Do(t.Context()))
 	if err == nil {
 		defer func() {
 			_, _ = patch(object, stories.Object{"metadata": stories.Object{"finalizers": nil}})
@@ -101,6 +102,13 @@ func play(t *testing.T, client restclient.Interface, resource string, f *stories
 	}
 	want, have := stories.Flatten(s.Stored), stories.Flatten(stories.WithoutSystemFields(stored))
 	compare(t, want, intersection(want, have, name), name)
+}
+
+func answer(r restclient.Result) ([]byte, error) {
+	if err := r.Error(); err != nil {
+		return nil, err
+	}
+	return r.Raw()
 }
 
 // intersection is what of want there is: the server may have added an address, or the like.
