@@ -221,6 +221,7 @@ func versioned(t *testing.T, r *stories.Rules, obj runtime.Object) runtime.Objec
 func comesBack(t *testing.T, r *stories.Rules, stored runtime.Object) {
 	t.Helper()
 	obj := versioned(t, r, stored)
+	r.Scheme.Default(obj)
 	before, err := json.Marshal(obj)
 	if err != nil {
 		t.Fatal(err)
@@ -240,7 +241,7 @@ func comesBack(t *testing.T, r *stories.Rules, stored runtime.Object) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a, b := stories.Flatten(asMap(t, before)), stories.Flatten(asMap(t, after)); !slices.Equal(withoutEmpty(a), withoutEmpty(b)) {
+	if a, b := stories.Flatten(asMap(t, before)), stories.Flatten(asMap(t, after)); !slices.Equal(withoutNothing(a), withoutNothing(b)) {
 		t.Errorf("stored\n%s\nand read\n%s", before, after)
 	}
 }
@@ -254,8 +255,8 @@ func asMap(t *testing.T, content []byte) stories.Object {
 	return out
 }
 
-// withoutEmpty leaves out empty lists, objects and strings: protobuf does not know them from none.
-func withoutEmpty(lines []string) []string {
+// withoutNothing leaves out empty lists, objects and strings: protobuf does not know them from none.
+func withoutNothing(lines []string) []string {
 	return slices.DeleteFunc(lines, func(line string) bool {
 		return strings.HasSuffix(line, " = []") || strings.HasSuffix(line, " = {}") || strings.HasSuffix(line, " = <nil>") || strings.HasSuffix(line, " = ")
 	})

@@ -134,6 +134,9 @@ var objectValue = regexp.MustCompile(`(?s)value: [{\[].*[}\]](:|$)`)
 
 // WithoutSystemFields is a stored object without what differs from write to write.
 func WithoutSystemFields(obj Object) Object {
+	if _, ok := obj["status"].(Object); ok { // the time at which a volume came to be
+		obj = Merge(obj, Object{"status": Object{"lastPhaseTransitionTime": nil}})
+	}
 	return Merge(obj, Object{"metadata": Object{"uid": nil, "resourceVersion": nil, "creationTimestamp": nil, "managedFields": nil}})
 }
 
