@@ -8,12 +8,14 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -190,5 +192,41 @@ rules:
 	}
 	if config.RequestObject == nil || !strings.Contains(string(config.ResponseObject.Raw), "public") {
 		t.Errorf("the ConfigMap: %+v; want what was sent and answered", config)
+	}
+}
+
+// Requests are traced, to where the file says.
+func TestTracing(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	exported := make(chan string, 1)
+	collector := grpc.NewServer(grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
+		method, _ := grpc.MethodFromServerStream(stream)
+		select {
+		case exported <- method:
+		default:
+		}
+		return nil
+	}))
+	go func() { _ = collector.Serve(listener) }()
+	t.Cleanup(collector.Stop)
+	file := filepath.Join(t.TempDir(), "tracing.yaml")
+	content := "apiVersion: apiserver.config.k8s.io/v1\nkind: TracingConfiguration\nsamplingRatePerMillion: 1000000\nendpoint: " + listener.Addr().String() + "\n"
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := testenv.Start(t, testenv.Configure(func(c *apiserver.Config) { c.TracingFile = file }))
+	if _, err := env.Client.CoreV1().Namespaces().Get(t.Context(), "default", metav1.GetOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case method := <-exported:
+		if method != "/opentelemetry.proto.collector.trace.v1.TraceService/Export" {
+			t.Errorf("the collector was called at %s", method)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("no trace came")
 	}
 }

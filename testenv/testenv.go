@@ -20,13 +20,18 @@ import (
 	"net/netip"
 	"testing"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
+	genericrest "k8s.io/apiserver/pkg/registry/rest"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
@@ -41,6 +46,8 @@ import (
 	"github.com/skiff-k8s/skiff/datastore"
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
 	"github.com/skiff-k8s/skiff/registry"
+	"github.com/skiff-k8s/skiff/registry/authentication"
+	"github.com/skiff-k8s/skiff/registry/authorization"
 	"github.com/skiff-k8s/skiff/registry/core/allocation"
 	"github.com/skiff-k8s/skiff/version"
 )
@@ -186,6 +193,12 @@ func start(t testing.TB, s settings) (*Env, error) {
 		Authenticator: inprocess.Authenticator(), Authorizer: s.authorizer,
 		ExternalAddress: "127.0.0.1:6443", Version: version.Effective(),
 	}
+	if rules, ok := s.authorizer.(authorizer.RuleResolver); ok {
+		config.Reviews = map[schema.GroupVersion]map[string]genericrest.Storage{
+			authenticationv1.SchemeGroupVersion: authentication.Storages(authentication.Deps{Token: noTokens}),
+			authorizationv1.SchemeGroupVersion:  authorization.Storages(authorization.Deps{Authorizer: s.authorizer, Rules: rules}),
+		}
+	}
 	requests := make(chan struct{}) // closed when none will come any more
 	if s.admission {
 		if err := env.admit(&config, s.disabled, requests); err != nil {
@@ -261,6 +274,9 @@ func (e *Env) prepare(ctx context.Context, s settings) error {
 	}
 	return nil
 }
+
+// noTokens knows none: users of a testenv are those of its clients.
+var noTokens = authenticator.TokenFunc(func(context.Context, string) (*authenticator.Response, bool, error) { return nil, false, nil })
 
 // admit builds the admission chain.
 func (e *Env) admit(config *apiserver.Config, disabled []string, requests <-chan struct{}) error {
