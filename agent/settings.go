@@ -23,6 +23,10 @@ type Settings struct {
 	ResolvConf      string // name servers of this machine; /etc/resolv.conf
 	ProxyHealth     string // address of the proxy's health endpoint; 0.0.0.0:10256
 	MaxPods         int64  // 110
+	Registries      string // how images are pulled; /etc/skiff/registries.yaml, which need not be there
+	CredentialFile  string // a CredentialProviderConfig; none if empty
+	CredentialDir   string // where its programs lie
+	KubeletConfig   string // a KubeletConfiguration; none if empty
 
 	MasqueradeAll     bool     // pods see this node behind a cluster IP, not the client
 	ExternalIPs       bool     // spec.externalIPs of Services work
@@ -58,6 +62,7 @@ func DefaultSettings() Settings {
 		ResolvConf:    "/etc/resolv.conf",
 		ProxyHealth:   "0.0.0.0:10256",
 		MaxPods:       110,
+		Registries:    "/etc/skiff/registries.yaml",
 	}
 }
 

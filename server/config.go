@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/skiff-k8s/skiff/agent"
+	"github.com/skiff-k8s/skiff/controllers/servicelb"
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
+	"github.com/skiff-k8s/skiff/scheduler"
 )
 
 // Config is everything a person can say about a server. Default fills in the rest.
@@ -29,6 +31,7 @@ type Config struct {
 	ClusterDNS    netip.Addr   // address of the DNS Service, the tenth of ServiceCIDR
 	ClusterDomain string       // cluster.local
 	NodePorts     PortRange    // 30000-32767
+	LoadBalancer  string       // LoadBalancerNodes or LoadBalancerNone
 
 	Kubeconfig     string      // written for the administrator; /etc/skiff/skiff.yaml
 	KubeconfigMode os.FileMode // 0600
@@ -40,6 +43,9 @@ type Config struct {
 
 	API  APISettings
 	Node agent.Settings
+
+	// Scheduler says how pods get their nodes; the zero value is what kube-scheduler does without a configuration.
+	Scheduler scheduler.Config `json:"-"`
 
 	// Simulated nodes exist besides this machine's, in the API only; none if Nodes is 0.
 	Simulated simulated.Config `json:"-"`
@@ -61,6 +67,12 @@ const (
 	StepNode    Step = "node"    // the Node is Ready
 )
 
+// Where Services of type LoadBalancer have their addresses from.
+const (
+	LoadBalancerNodes = "nodes" // they are the nodes'
+	LoadBalancerNone  = "none"  // from a controller that the user brings
+)
+
 // PortRange is a range of ports, both ends included.
 type PortRange struct{ First, Last int }
 
@@ -76,6 +88,7 @@ func Default() Config {
 		ServiceCIDR:    netip.MustParsePrefix("10.43.0.0/16"),
 		ClusterDomain:  "cluster.local",
 		NodePorts:      PortRange{30000, 32767},
+		LoadBalancer:   LoadBalancerNodes,
 		Kubeconfig:     "/etc/skiff/skiff.yaml",
 		KubeconfigMode: 0o600,
 		API:            defaultAPISettings(),
@@ -112,7 +125,24 @@ func (c *Config) Complete() error {
 	if c.Simulated.Nodes < 0 || c.Simulated.StartAfter < 0 {
 		return fmt.Errorf("there cannot be %d simulated nodes whose pods start after %v (change --simulated-nodes or --simulated-pod-start)", c.Simulated.Nodes, c.Simulated.StartAfter)
 	}
+	if c.LoadBalancer != LoadBalancerNodes && c.LoadBalancer != LoadBalancerNone {
+		return fmt.Errorf("load balancer %q is unknown (--load-balancer is %s or %s)", c.LoadBalancer, LoadBalancerNodes, LoadBalancerNone)
+	}
 	return c.Node.Check()
+}
+
+// serviceLB returns what makes the addresses of LoadBalancer Services, or nil.
+func (c *Config) serviceLB() *servicelb.Config {
+	if c.LoadBalancer != LoadBalancerNodes {
+		return nil
+	}
+	needed := map[int]string{22: "SSH", c.SecurePort: "the API server", c.Node.KubeletPort: "the kubelet"}
+	return &servicelb.Config{Reserved: func(port int32) string {
+		if n := int(port); n >= c.NodePorts.First && n <= c.NodePorts.Last {
+			return "node ports"
+		}
+		return needed[int(port)]
+	}}
 }
 
 // progress tells the person who waits.

@@ -39,7 +39,8 @@ type Server struct {
 	simulated   *simulated.Fleet // nil without simulated nodes
 	claim       *agent.Claim
 
-	clusterReady chan struct{} // closed when the API has what every cluster has
+	clusterReady  chan struct{}   // closed when the API has what every cluster has
+	informersDone <-chan struct{} // closed when informers are to end; set before the scheduler runs
 }
 
 // New opens the data and builds all parts. cfg must be complete. The API's port and the state directory are
@@ -112,6 +113,7 @@ func (s *Server) buildParts() error {
 		Informers:   s.plane.informers,
 		PodRanges:   []nodeipam.Range{{Cluster: s.cfg.ClusterCIDR, NodeBits: nodeBits(s.cfg.ClusterCIDR)}},
 		RootCA:      s.plane.pki.ServerCA.PEM(),
+		ServiceLB:   s.cfg.serviceLB(),
 		Signers: csrsigning.Authorities{
 			Client: s.plane.pki.ClientCA, KubeletServer: s.plane.pki.KubeletCA, Legacy: s.plane.pki.ServerCA,
 		},
@@ -130,7 +132,7 @@ func (s *Server) buildParts() error {
 	if err != nil {
 		return fmt.Errorf("make the scheduler's client: %w", err)
 	}
-	if s.scheduler, err = scheduler.New(scheduler.Config{}, client, s.plane.informers, nil); err != nil {
+	if s.scheduler, err = scheduler.New(s.schedulerConfig(), client, s.plane.informers, nil); err != nil {
 		return fmt.Errorf("build the scheduler: %w", err)
 	}
 	if err := s.simulate(); err != nil || s.cfg.NoNode {
@@ -138,6 +140,13 @@ func (s *Server) buildParts() error {
 	}
 	s.agent, err = s.plane.newAgent(s.cfg, s.clusterReady)
 	return err
+}
+
+// schedulerConfig lets informers that the scheduler asks for later run for as long as all others.
+func (s *Server) schedulerConfig() scheduler.Config {
+	cfg := s.cfg.Scheduler
+	cfg.StartInformers = func() { s.plane.informers.Start(s.informersDone) }
+	return cfg
 }
 
 // simulate builds the nodes that exist in the API only. One client acts for all of them, as no kubelet may.
@@ -228,7 +237,8 @@ func (s *Server) act(ctx context.Context, lease, user string, run func(context.C
 
 // makeCluster brings the cluster's own objects in place.
 func (s *Server) makeCluster(ctx context.Context) error {
-	s.plane.informers.Start(ctx.Done())
+	s.informersDone = ctx.Done()
+	s.plane.informers.Start(s.informersDone)
 	if err := s.plane.authz.Policy.Ensure(ctx, s.plane.admin); err != nil {
 		return fmt.Errorf("put the default roles in place: %w", err)
 	}

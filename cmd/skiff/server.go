@@ -160,6 +160,7 @@ func serverFlags(fs *pflag.FlagSet, cfg *server.Config) {
 		return err
 	})
 	fs.StringVar(&cfg.ClusterDomain, "cluster-domain", cfg.ClusterDomain, "domain of the cluster's DNS names")
+	fs.StringVar(&cfg.LoadBalancer, "load-balancer", cfg.LoadBalancer, "addresses of LoadBalancer Services: nodes (those of the nodes), or none for a controller of your own")
 	fs.Func("service-node-port-range", "ports for Services of type NodePort (default "+cfg.NodePorts.String()+")", func(v string) error {
 		n, err := fmt.Sscanf(v, "%d-%d", &cfg.NodePorts.First, &cfg.NodePorts.Last)
 		if err != nil || n != 2 {
@@ -206,6 +207,7 @@ func apiFlags(fs *pflag.FlagSet, cfg *server.APISettings) {
 	fs.StringVar(&cfg.EncryptionConfig, "encryption-provider-config", "", "file with an EncryptionConfiguration: what is encrypted in etcd, and with which keys")
 	fs.BoolVar(&cfg.ReloadEncryptionConfig, "encryption-provider-config-automatic-reload", false, "take over changes of --encryption-provider-config")
 	fs.StringVar(&cfg.TracingConfig, "tracing-config-file", "", "file with a TracingConfiguration: where traces of requests go")
+	fs.StringSliceVar(&cfg.DisableAdmissionPlugins, "disable-admission-plugins", nil, "admission plugins to leave out, by name (NodeRestriction, PodSecurity, ...)")
 	cfg.Audit.AddFlags(fs)
 }
 
@@ -216,6 +218,10 @@ func nodeFlags(fs *pflag.FlagSet, cfg *agent.Settings) {
 	fs.StringVar(&cfg.PodLogs, "pod-logs", cfg.PodLogs, "directory of containers' logs")
 	fs.StringVar(&cfg.ContainerLogs, "container-logs", cfg.ContainerLogs, "directory of links to containers' logs, by pod and container; empty for none")
 	fs.Int64Var(&cfg.MaxPods, "max-pods", cfg.MaxPods, "how many pods may run on this node")
+	fs.StringVar(&cfg.Registries, "registries", cfg.Registries, "file with mirrors, TLS and credentials of image registries; it need not exist")
+	fs.StringVar(&cfg.CredentialFile, "image-credential-provider-config", "", "file with a CredentialProviderConfig: programs that know credentials of registries (default: none)")
+	fs.StringVar(&cfg.CredentialDir, "image-credential-provider-bin-dir", "", "directory of those programs")
+	fs.StringVar(&cfg.KubeletConfig, "kubelet-config", "", "file with a KubeletConfiguration (kubelet.config.k8s.io/v1beta1) for this node (default: none)")
 	fs.StringVar(&cfg.PodManifests, "pod-manifest-path", "", "folder of static pods, one in each file, which this node runs by itself (default: none)")
 	fs.StringVar(&cfg.CNIConfDir, "cni-conf-dir", cfg.CNIConfDir, "directory of CNI configurations")
 	fs.StringVar(&cfg.CNIBinDir, "cni-bin-dir", cfg.CNIBinDir, "directory of CNI plugins")

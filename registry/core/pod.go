@@ -21,6 +21,7 @@ func Pods(deps Deps) rest.Resource[*corev1.Pod] {
 		Kind:          corev1.SchemeGroupVersion.WithKind("Pod"),
 		Plural:        "pods",
 		Singular:      "pod",
+		StatusResets:  []string{"metadata.deletionTimestamp", "metadata.ownerReferences"},
 		Columns:       podColumns(),
 		RowConditions: podRowConditions,
 		ShortNames:    []string{"po"},
@@ -28,8 +29,11 @@ func Pods(deps Deps) rest.Resource[*corev1.Pod] {
 		Namespaced:    true,
 		Fields:        podFields,
 		IndexedFields: []string{"spec.nodeName"},
-		FieldLabels:   map[schema.GroupVersion]map[string]string{corev1.SchemeGroupVersion: {"spec.host": "spec.nodeName"}}, // old clients
-		Default:       podspec.DefaultPod,
+		FieldLabels: map[schema.GroupVersion]map[string]string{corev1.SchemeGroupVersion: {
+			"spec.host":     "spec.nodeName", // old clients
+			"status.podIPs": "status.podIPs", // which selects nothing, as upstream's
+		}},
+		Default: podspec.DefaultPod,
 		PrepareCreate: func(ctx context.Context, pod *corev1.Pod) {
 			for _, text := range preparePodCreate(pod) {
 				warning.AddWarning(ctx, "", text)
