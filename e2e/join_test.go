@@ -50,6 +50,7 @@ func TestJoin(t *testing.T) {
 	t.Run("pods reach each other", func(t *testing.T) { c.with(t).podsReachEachOther() })
 	t.Run("exec, logs and port-forward through the tunnel", func(t *testing.T) { c.with(t).reachesBeta() })
 	t.Run("the API server's proxies", func(t *testing.T) { c.with(t).proxiesToBeta() })
+	t.Run("volumes lie where their pods are", func(t *testing.T) { c.with(t).keepsDataOnBeta() })
 	t.Run("the agent restarts", func(t *testing.T) { c.with(t).agentRestarts() })
 	t.Run("the server is away for a while", func(t *testing.T) { c.with(t).serverAway() })
 	t.Run("the node is cut off and back", func(t *testing.T) { c.with(t).cutOff() })

@@ -244,3 +244,42 @@ func (n *node) usesDriver() {
 		n.t.Errorf("volume has %q in the end, %v", content, err)
 	}
 }
+
+const dataOnBeta = `
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: far}
+spec:
+  accessModes: [ReadWriteOnce]
+  resources: {requests: {storage: 1Gi}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: far}
+spec:
+  terminationGracePeriodSeconds: 1
+  nodeSelector: {kubernetes.io/hostname: beta}
+  containers:
+    - name: main
+      image: busybox:stable
+      imagePullPolicy: IfNotPresent
+      command: [sh, -c, "echo far > /data/file; exec sleep 3600"]
+      volumeMounts: [{name: data, mountPath: /data}]
+  volumes: [{name: data, persistentVolumeClaim: {claimName: far}}]
+`
+
+// keepsDataOnBeta has a volume made and removed on another machine.
+func (c *cluster) keepsDataOnBeta() {
+	c.t.Helper()
+	c.apply(dataOnBeta)
+	c.kubectl("wait", "--for=condition=Ready", "pod/far", "--timeout=60s")
+	c.beta.wantDirectories(1)
+	if have := c.node.directories(); len(have) > 0 {
+		c.t.Errorf("directories on alpha are %q", have)
+	}
+	if content, err := os.ReadFile(c.beta.Path(filepath.Join("/var/lib/skiff/storage", c.beta.directories()[0], "file"))); err != nil || string(content) != "far\n" {
+		c.t.Errorf("volume has %q, %v", content, err)
+	}
+	c.kubectl("delete", "pod/far", "pvc/far", "--timeout=60s")
+	c.beta.wantDirectories(0)
+}

@@ -141,15 +141,17 @@ func (b *binder) claimsOfVolume(q reconcile.Queue, old, new *corev1.PersistentVo
 	if new == nil {
 		return
 	}
-	if new.Spec.ClaimRef == nil && new.Status.Phase == corev1.VolumeAvailable {
-		b.addUnbound(q) // it may be what one of them waits for
-		return
-	}
 	for _, claim := range b.unboundClaims() {
-		if claim.Spec.VolumeName == new.Name {
+		if claim.Spec.VolumeName == new.Name || claim.Spec.VolumeName == "" && new.Spec.ClaimRef == nil && fits(claim, new) {
 			q.Add(reconcile.KeyOf(claim))
 		}
 	}
+}
+
+// fits tells whether a volume may be what the claim waits for.
+func fits(claim *corev1.PersistentVolumeClaim, pv *corev1.PersistentVolume) bool {
+	match, err := bestMatch(claim, []*corev1.PersistentVolume{pv}, false)
+	return match != nil || err != nil
 }
 
 func (b *binder) addUnbound(q reconcile.Queue) {

@@ -123,6 +123,14 @@ func TestRegistration(t *testing.T) {
 	defer func() { stop() }()
 	eventually(t, "the driver is found again", func(context.Context) error { _, err := known.Get("x.io"); return err })
 
+	stopDriver() // and another one takes its place at once
+	driver.NodeID = "n-2"
+	if stopDriver, err = driver.Serve(registry); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the driver is replaced", drivers(env.Client, `{"x.io":"n-2"}`, "x.io=n-2[x.io/zone]*9"))
+	eventually(t, "the new driver can be had", func(context.Context) error { _, err := known.Get("x.io"); return err })
+
 	stopDriver()
 	if err := os.Remove(filepath.Join(registry, "x.io-reg.sock")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)

@@ -53,7 +53,7 @@ type Watcher struct {
 
 // kept is a socket that a goroutine looks after.
 type kept struct {
-	id     string // of the socket: another one at the same path has another
+	id     string // of the socket: another one at the same path has another; empty once it is gone
 	forget context.CancelFunc
 	done   chan struct{}
 }
@@ -132,6 +132,7 @@ func (w *Watcher) keep(ctx context.Context, running *sync.WaitGroup, sockets map
 	for path, k := range w.kept {
 		if sockets[path] != k.id {
 			k.forget()
+			k.id = "" // stays, so that the next one at this path waits for its end
 		}
 	}
 	for path, id := range sockets {
@@ -150,10 +151,19 @@ func (w *Watcher) keep(ctx context.Context, running *sync.WaitGroup, sockets map
 			w.look(ctx, present, path)
 		})
 	}
-	for path := range w.kept {
-		if _, there := sockets[path]; !there {
+	for path, k := range w.kept {
+		if k.id == "" && k.ended() {
 			delete(w.kept, path)
 		}
+	}
+}
+
+func (k *kept) ended() bool {
+	select {
+	case <-k.done:
+		return true
+	default:
+		return false
 	}
 }
 
