@@ -73,7 +73,7 @@ var customPriority = priority{1000, 100}
 func newAggregator(base genericapiserver.Config, cfg Config, local *genericapiserver.GenericAPIServer,
 	definitions crdinformers.CustomResourceDefinitionInformer,
 ) (*apiserver.APIAggregator, error) {
-	base.RESTOptionsGetter = storedAs{cfg.Store, aggregatorscheme.Codecs.LegacyCodec(apiregistrationv1.SchemeGroupVersion, apiregistrationv1beta1.SchemeGroupVersion)}
+	base.RESTOptionsGetter = storedAs{&cfg, aggregatorscheme.Codecs.LegacyCodec(apiregistrationv1.SchemeGroupVersion, apiregistrationv1beta1.SchemeGroupVersion)}
 	base.MergedResourceConfig = apiserver.DefaultAPIResourceConfigSource()
 	base.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(aggregatoropenapi.GetOpenAPIDefinitions,
 		openapinamer.NewDefinitionNamer(aggregatorscheme.Scheme))
@@ -85,6 +85,9 @@ func newAggregator(base genericapiserver.Config, cfg Config, local *genericapise
 			ServiceResolver:           cfg.ServiceResolver,
 			RejectForwardingRedirects: true,
 		},
+	}
+	if cfg.DialPod != nil {
+		c.ExtraConfig.ProxyTransport = &http.Transport{DialContext: cfg.DialPod}
 	}
 	aggregator, err := c.Complete().NewWithDelegate(local)
 	if err != nil {

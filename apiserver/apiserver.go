@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/emicklei/go-restful/v3"
@@ -28,12 +29,15 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	discoveryaggregated "k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
+	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericrest "k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/apiserver/pkg/server/healthz"
+	genericoptions "k8s.io/apiserver/pkg/server/options"
+	"k8s.io/apiserver/pkg/storage/value"
 	utilflowcontrol "k8s.io/apiserver/pkg/util/flowcontrol"
 	"k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/client-go/informers"
@@ -81,6 +85,15 @@ type Config struct {
 	// MaxInFlight is how many requests are handled at once, shared out by priority and fairness (0: no limit).
 	MaxInFlight int
 
+	// Transformers encrypt what is stored (nil: nothing is encrypted).
+	Transformers value.ResourceTransformers
+	// HealthChecks are further conditions of being ready.
+	HealthChecks []healthz.HealthChecker
+	// Audit says what is recorded of requests and where (nil: nothing is).
+	Audit *genericoptions.AuditOptions
+	// TracingFile is a TracingConfiguration (empty: nothing is traced).
+	TracingFile string
+
 	// ServiceResolver finds the Services of conversion webhooks and aggregated API servers (nil: by endpoints).
 	ServiceResolver webhook.ServiceResolver
 	// WebhookAuth says how conversion webhooks are told who calls (nil: they are not).
@@ -90,6 +103,10 @@ type Config struct {
 
 	// ExternalAddress is the host:port that clients outside are told.
 	ExternalAddress string
+	// LongRunning are paths of further handlers whose requests may last for ever.
+	LongRunning []string
+	// DialPod is how aggregated API servers are dialled (nil: directly).
+	DialPod func(ctx context.Context, network, address string) (net.Conn, error)
 	// Version is what /version and the Server header say.
 	Version basecompatibility.EffectiveVersion
 }
@@ -121,7 +138,10 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err := cfg.complete(client); err != nil {
 		return nil, err
 	}
-	base := genericConfig(cfg, codecs, client)
+	base, err := genericConfig(cfg, codecs, client)
+	if err != nil {
+		return nil, err
+	}
 	crds, err := newCRDs(base, cfg)
 	if err != nil {
 		return nil, err
@@ -171,6 +191,14 @@ func (cfg *Config) complete(client kubernetes.Interface) error {
 		}
 	}
 	return nil
+}
+
+// transformer encrypts a resource, or not (nil).
+func (cfg *Config) transformer(resource schema.GroupResource) value.Transformer {
+	if cfg.Transformers == nil {
+		return nil
+	}
+	return cfg.Transformers.TransformerForResource(resource)
 }
 
 // Store is the store of a resource, for parts of the API server that work below the API.
@@ -235,7 +263,7 @@ func newCodecs(scheme *runtime.Scheme) serializer.CodecFactory {
 }
 
 // genericConfig is what the servers have in common.
-func genericConfig(cfg Config, codecs serializer.CodecFactory, client kubernetes.Interface) genericapiserver.Config {
+func genericConfig(cfg Config, codecs serializer.CodecFactory, client kubernetes.Interface) (genericapiserver.Config, error) {
 	c := genericapiserver.NewConfig(codecs)
 	c.EffectiveVersion = cfg.Version
 	c.LoopbackClientConfig = cfg.Loopback
@@ -249,9 +277,12 @@ func genericConfig(cfg Config, codecs serializer.CodecFactory, client kubernetes
 	c.EnableProfiling = false
 	c.MinRequestTimeout = 1800
 	c.RequestTimeout = time.Minute
-	c.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(
+	longRunning := genericfilters.BasicLongRunningRequestCheck(
 		sets.NewString("watch", "proxy"),
 		sets.NewString("attach", "exec", "proxy", "log", "portforward"))
+	c.LongRunningFunc = func(r *http.Request, info *request.RequestInfo) bool {
+		return longRunning(r, info) || slices.Contains(cfg.LongRunning, r.URL.Path)
+	}
 	c.StorageObjectCountTracker = cfg.Store.Counts()
 	c.MaxRequestsInFlight, c.MaxMutatingRequestsInFlight = 0, 0 // it is flow control that limits
 	if cfg.MaxInFlight > 0 {
@@ -270,8 +301,15 @@ func genericConfig(cfg Config, codecs serializer.CodecFactory, client kubernetes
 	etcd := func(r *http.Request) error { return cfg.Store.Health(r.Context()) }
 	c.AddHealthChecks(healthz.NamedCheck("etcd", etcd))
 	c.AddReadyzChecks(healthz.NamedCheck("etcd-readiness", etcd))
+	c.HealthzChecks, c.ReadyzChecks = append(c.HealthzChecks, cfg.HealthChecks...), append(c.ReadyzChecks, cfg.HealthChecks...)
 	c.AggregatedDiscoveryGroupManager = discoveryaggregated.NewResourceManager("apis") // one document of all servers
-	return *c
+	if err := cfg.Audit.ApplyTo(c); err != nil {
+		return *c, fmt.Errorf("build the audit: %w", err)
+	}
+	if err := (&genericoptions.TracingOptions{ConfigFile: cfg.TracingFile}).ApplyTo(nil, c); err != nil {
+		return *c, fmt.Errorf("build the tracing: %w", err)
+	}
+	return *c, nil
 }
 
 // countOnScrape brings the numbers of objects among the metrics up to date when they are asked for.
@@ -315,7 +353,9 @@ func (s *Server) buildResources(ctx context.Context, cfg Config, codecs serializ
 		return datastore.Layout{Codec: rest.StorageCodec(s.scheme, protobuf.Serializer, decoder, stored), KeyPrefix: keyPrefix}
 	}
 	options := func(resource schema.GroupResource, stored schema.GroupVersion, keyPrefix string) (generic.RESTOptions, error) {
-		return cfg.Store.RESTOptions(resource, layout(stored, keyPrefix)), nil
+		l := layout(stored, keyPrefix)
+		l.Transformer = cfg.transformer(resource)
+		return cfg.Store.RESTOptions(resource, l), nil
 	}
 	out := groups{}
 	for _, definition := range cfg.Resources {
@@ -339,7 +379,9 @@ func (s *Server) buildResources(ctx context.Context, cfg Config, codecs serializ
 
 // openAllocator gives cfg.Services the stores of what it allocates.
 func (s *Server) openAllocator(ctx context.Context, cfg Config, ranges datastore.Layout) error {
-	storage, destroy, err := cfg.Store.Raw(corev1.Resource("servicenodeportallocations"), ranges,
+	resource := corev1.Resource("servicenodeportallocations")
+	ranges.Transformer = cfg.transformer(resource)
+	storage, destroy, err := cfg.Store.Raw(resource, ranges,
 		func() runtime.Object { return &corev1.RangeAllocation{} }, nil)
 	if err != nil {
 		return err

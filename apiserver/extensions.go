@@ -25,14 +25,14 @@ import (
 func newCRDs(base genericapiserver.Config, cfg Config) (*apiextensionsserver.CustomResourceDefinitions, error) {
 	// Upstream stores definitions in the shorter form of v1beta1, and custom resources as they came, all in JSON.
 	codec := apiextensionsserver.Codecs.LegacyCodec(apiextensionsv1beta1.SchemeGroupVersion, apiextensionsv1.SchemeGroupVersion)
-	base.RESTOptionsGetter = storedAs{cfg.Store, codec}
+	base.RESTOptionsGetter = storedAs{&cfg, codec}
 	base.MergedResourceConfig = apiextensionsserver.DefaultAPIResourceConfigSource()
 	base.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(apiextensionsopenapi.GetOpenAPIDefinitions,
 		openapinamer.NewDefinitionNamer(apiextensionsserver.Scheme))
 	c := apiextensionsserver.Config{
 		GenericConfig: &genericapiserver.RecommendedConfig{Config: base, SharedInformerFactory: cfg.Informers},
 		ExtraConfig: apiextensionsserver.ExtraConfig{
-			CRDRESTOptionsGetter: storedAs{cfg.Store, unstructured.UnstructuredJSONScheme},
+			CRDRESTOptionsGetter: storedAs{&cfg, unstructured.UnstructuredJSONScheme},
 			MasterCount:          1, // more would delay each definition by seconds
 			ServiceResolver:      cfg.ServiceResolver,
 			AuthResolverWrapper:  cfg.WebhookAuth,
@@ -47,7 +47,7 @@ func newCRDs(base genericapiserver.Config, cfg Config) (*apiextensionsserver.Cus
 
 // storedAs gives resources that lie under their group and plural name a storage with one codec.
 type storedAs struct {
-	store *datastore.Store
+	cfg   *Config
 	codec runtime.Codec
 }
 
@@ -55,5 +55,7 @@ var _ generic.RESTOptionsGetter = storedAs{}
 
 // GetRESTOptions implements generic.RESTOptionsGetter.
 func (s storedAs) GetRESTOptions(resource schema.GroupResource, _ runtime.Object) (generic.RESTOptions, error) {
-	return s.store.RESTOptions(resource, datastore.Layout{Codec: s.codec, KeyPrefix: resource.Group + "/" + resource.Resource}), nil
+	return s.cfg.Store.RESTOptions(resource, datastore.Layout{
+		Codec: s.codec, KeyPrefix: resource.Group + "/" + resource.Resource, Transformer: s.cfg.transformer(resource),
+	}), nil
 }

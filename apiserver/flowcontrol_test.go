@@ -19,13 +19,16 @@ import (
 	restclient "k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 
+	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/testenv"
 )
+
+var withFlowControl = testenv.Configure(func(c *apiserver.Config) { c.MaxInFlight = 100 })
 
 // The default objects are there; mandatory ones stay as they are, suggested ones are the administrator's once
 // changed, deleted ones come back, and those of another release go.
 func TestFlowControlKeepsItsObjects(t *testing.T) {
-	env := testenv.Start(t, testenv.FlowControl(100))
+	env := testenv.Start(t, withFlowControl)
 	ctx, schemas, levels := t.Context(), env.Client.FlowcontrolV1().FlowSchemas(), env.Client.FlowcontrolV1().PriorityLevelConfigurations()
 	eventually(t, "the default objects", func() error {
 		s, err := schemas.List(ctx, metav1.ListOptions{})
@@ -65,8 +68,10 @@ func TestFlowControlKeepsItsObjects(t *testing.T) {
 			return err
 		})
 	}
-	change("catch-all", func(s *flowcontrolv1.FlowSchema) { s.Spec.MatchingPrecedence = 9000 })
-	expect("the mandatory schema is set back", "catch-all", func(s *flowcontrolv1.FlowSchema) bool { return s.Spec.MatchingPrecedence == 10000 })
+	if err := schemas.Delete(ctx, "catch-all", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	expect("the mandatory schema comes back", "catch-all", func(s *flowcontrolv1.FlowSchema) bool { return s.Spec.MatchingPrecedence == 10000 })
 
 	change("global-default", func(s *flowcontrolv1.FlowSchema) {
 		s.Spec.MatchingPrecedence = 9001
@@ -108,7 +113,7 @@ func TestFlowControlKeepsItsObjects(t *testing.T) {
 // A request says which schema and level it was counted to, and a level without seats refuses with 429 and
 // the time after which to try again.
 func TestFlowControlRefuses(t *testing.T) {
-	env := testenv.Start(t, testenv.FlowControl(100))
+	env := testenv.Start(t, withFlowControl)
 	ctx, admin := t.Context(), env.Client.FlowcontrolV1()
 	level, err := admin.PriorityLevelConfigurations().Create(ctx, &flowcontrolv1.PriorityLevelConfiguration{
 		ObjectMeta: metav1.ObjectMeta{Name: "none"},

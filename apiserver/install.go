@@ -19,9 +19,9 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/discovery"
 	discoveryaggregated "k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	genericapiserver "k8s.io/apiserver/pkg/server"
-	"k8s.io/client-go/applyconfigurations"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
 
+	"github.com/skiff-k8s/skiff/apiserver/openapi"
 	"github.com/skiff-k8s/skiff/registry/rest"
 )
 
@@ -124,9 +124,6 @@ func (s *Server) installGroup(group string, versions []schema.GroupVersion, cfg 
 	container.Add(discovery.NewAPIGroupHandler(s.generic.Serializer, doc).WebService())
 }
 
-// Warm parses the schema of the built-in types, once in a process, so that the first write need not.
-func Warm() { applyconfigurations.NewTypeConverter(runtime.NewScheme()) }
-
 // lazyTypeConverter parses the schema of the built-in types when the first write needs it.
 type lazyTypeConverter struct {
 	scheme *runtime.Scheme
@@ -135,7 +132,7 @@ type lazyTypeConverter struct {
 }
 
 func (c *lazyTypeConverter) converter() managedfields.TypeConverter {
-	c.once.Do(func() { c.real = applyconfigurations.NewTypeConverter(c.scheme) })
+	c.once.Do(func() { c.real = openapi.TypeConverter(c.scheme) })
 	return c.real
 }
 

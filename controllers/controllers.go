@@ -13,6 +13,7 @@ import (
 	"context"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
 	apiextensionsclient "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset/typed/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/discovery"
@@ -26,14 +27,18 @@ import (
 	"k8s.io/client-go/scale"
 	"k8s.io/client-go/tools/record"
 
+	"github.com/skiff-k8s/skiff/controllers/addons"
+	"github.com/skiff-k8s/skiff/controllers/attachdetach"
 	"github.com/skiff-k8s/skiff/controllers/bootstraptoken"
 	"github.com/skiff-k8s/skiff/controllers/clusterroleaggregation"
+	"github.com/skiff-k8s/skiff/controllers/clustertrustbundle"
 	"github.com/skiff-k8s/skiff/controllers/cronjob"
 	"github.com/skiff-k8s/skiff/controllers/csrapproving"
 	"github.com/skiff-k8s/skiff/controllers/csrcleaner"
 	"github.com/skiff-k8s/skiff/controllers/csrsigning"
 	"github.com/skiff-k8s/skiff/controllers/daemonset"
 	"github.com/skiff-k8s/skiff/controllers/deployment"
+	"github.com/skiff-k8s/skiff/controllers/devicetainteviction"
 	"github.com/skiff-k8s/skiff/controllers/disruption"
 	"github.com/skiff-k8s/skiff/controllers/endpoints"
 	"github.com/skiff-k8s/skiff/controllers/endpointslice"
@@ -45,17 +50,21 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/namespace"
 	"github.com/skiff-k8s/skiff/controllers/nodeipam"
 	"github.com/skiff-k8s/skiff/controllers/nodelifecycle"
+	"github.com/skiff-k8s/skiff/controllers/nodettl"
 	"github.com/skiff-k8s/skiff/controllers/persistentvolume"
 	"github.com/skiff-k8s/skiff/controllers/podautoscaler"
+	"github.com/skiff-k8s/skiff/controllers/podcertificatecleaner"
 	"github.com/skiff-k8s/skiff/controllers/podgc"
 	"github.com/skiff-k8s/skiff/controllers/pvcprotection"
 	"github.com/skiff-k8s/skiff/controllers/pvprotection"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 	"github.com/skiff-k8s/skiff/controllers/replicaset"
 	"github.com/skiff-k8s/skiff/controllers/replicationcontroller"
+	"github.com/skiff-k8s/skiff/controllers/resourceclaim"
 	"github.com/skiff-k8s/skiff/controllers/resourcequota"
 	"github.com/skiff-k8s/skiff/controllers/rootcacertpublisher"
 	"github.com/skiff-k8s/skiff/controllers/serviceaccount"
+	"github.com/skiff-k8s/skiff/controllers/serviceaccounttoken"
 	"github.com/skiff-k8s/skiff/controllers/servicecidr"
 	"github.com/skiff-k8s/skiff/controllers/servicelb"
 	"github.com/skiff-k8s/skiff/controllers/statefulset"
@@ -64,6 +73,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/ttlafterfinished"
 	"github.com/skiff-k8s/skiff/controllers/validatingadmissionpolicystatus"
 	"github.com/skiff-k8s/skiff/controllers/volumeattributesclassprotection"
+	"github.com/skiff-k8s/skiff/controllers/volumeexpand"
 )
 
 // Deps is what the controllers work with.
@@ -79,6 +89,14 @@ type Deps struct {
 	ConfigFor func(name string) *restclient.Config
 	Discovery discovery.DiscoveryInterface
 
+	// ManagerClient acts as system:kube-controller-manager.
+	ManagerClient kubernetes.Interface
+	// IssueToken makes the token that belongs into a Secret of a ServiceAccount.
+	IssueToken func(*corev1.ServiceAccount, *corev1.Secret) (string, error)
+
+	// AddOns says where add-ons are; nil means nowhere.
+	AddOns *AddOns
+
 	// PodRanges are the pod addresses that nodes get their share of: one range, or one per IP family.
 	PodRanges []nodeipam.Range
 	// KeepEndedPods is how many ended pods are kept; 0 means podgc.DefaultThreshold, less than 0 means all.
@@ -91,6 +109,14 @@ type Deps struct {
 	ServiceLB *servicelb.Config
 	// Signers sign certificate requests.
 	Signers csrsigning.Authorities
+}
+
+// AddOns are manifests that are applied.
+type AddOns struct {
+	Dir, Server string
+	Disabled    []string
+	// Config is of a client that may do whatever a manifest may ask for.
+	Config *restclient.Config
 }
 
 // Manager runs all controllers.
@@ -145,6 +171,8 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	withEvents(endpoints.Name, endpoints.Component, endpoints.New),
 	withEvents(persistentvolume.Name, persistentvolume.Component, persistentvolume.NewClaims),
 	withEvents(persistentvolume.Name, persistentvolume.Component, persistentvolume.NewVolumes),
+	withEvents(attachdetach.Name, attachdetach.Component, attachdetach.New),
+	withEvents(volumeexpand.Name, volumeexpand.Component, volumeexpand.New),
 	withEvents(ephemeralvolume.Name, ephemeralvolume.Component, ephemeralvolume.New),
 	func(m *Manager) (reconcile.Controller, error) {
 		return pvcprotection.New(m.deps.ClientFor(pvcprotection.Name), m.deps.Informers)
@@ -162,6 +190,10 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	newServiceLB,
 	withEvents(nodelifecycle.Name, nodelifecycle.Component, nodelifecycle.New),
 	withEvents(tainteviction.Name, tainteviction.Component, tainteviction.New),
+	withEvents(devicetainteviction.Name, devicetainteviction.Component, devicetainteviction.New),
+	func(m *Manager) (reconcile.Controller, error) {
+		return nodettl.New(m.deps.ClientFor(nodettl.Name), m.deps.Informers), nil
+	},
 	func(m *Manager) (reconcile.Controller, error) {
 		client := m.deps.ClientFor(nodeipam.Name)
 		return nodeipam.New(client, m.deps.Informers, m.events.source(nodeipam.Component, client), m.deps.PodRanges)
@@ -185,6 +217,7 @@ var all = []func(*Manager) (reconcile.Controller, error){
 		return resourcequota.New(m.deps.ClientFor(resourcequota.Name), m.deps.MetadataFor(resourcequota.Name), m.deps.Discovery, m.deps.Informers)
 	},
 	newPodAutoscaler,
+	newAddOns,
 	func(m *Manager) (reconcile.Controller, error) {
 		crds, err := apiextensionsclient.NewForConfig(m.deps.ConfigFor(storageversionmigration.Name))
 		if err != nil {
@@ -209,7 +242,22 @@ var all = []func(*Manager) (reconcile.Controller, error){
 		return serviceaccount.New(m.deps.ClientFor(serviceaccount.Name), m.deps.Informers), nil
 	},
 	func(m *Manager) (reconcile.Controller, error) {
+		return serviceaccounttoken.New(serviceaccounttoken.Deps{
+			Client: m.deps.ManagerClient, Cleaner: m.deps.ClientFor(serviceaccounttoken.CleanerName), Issue: m.deps.IssueToken, RootCA: m.deps.RootCA,
+		}, m.deps.Informers), nil
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		return clustertrustbundle.New(m.deps.ClientFor(clustertrustbundle.Name), m.deps.Informers, m.deps.RootCA), nil
+	},
+	func(m *Manager) (reconcile.Controller, error) {
+		return podcertificatecleaner.New(m.deps.ClientFor(podcertificatecleaner.Name), m.deps.Informers), nil
+	},
+	func(m *Manager) (reconcile.Controller, error) {
 		return rootcacertpublisher.New(m.deps.ClientFor(rootcacertpublisher.Name), m.deps.Informers, m.deps.RootCA), nil
+	},
+	withEvents(resourceclaim.Name, resourceclaim.Component, resourceclaim.NewForPods),
+	func(m *Manager) (reconcile.Controller, error) {
+		return resourceclaim.New(m.deps.ClientFor(resourceclaim.Name), m.deps.Informers), nil
 	},
 	func(m *Manager) (reconcile.Controller, error) {
 		return csrapproving.New(m.deps.ClientFor(csrapproving.Name), m.deps.Informers), nil
@@ -238,6 +286,25 @@ func newPodAutoscaler(m *Manager) (reconcile.Controller, error) {
 	return podautoscaler.New(podautoscaler.Deps{
 		Client: client, Scales: scales, Mapper: m.mapper, Metrics: metrics, Events: m.events.source(podautoscaler.Component, client),
 	}, m.deps.Informers), nil
+}
+
+func newAddOns(m *Manager) (reconcile.Controller, error) {
+	a := m.deps.AddOns
+	if a == nil {
+		return reconcile.Controller{Name: addons.Component}, nil
+	}
+	client, err := kubernetes.NewForConfig(a.Config)
+	if err != nil {
+		return reconcile.Controller{}, err
+	}
+	objects, err := dynamic.NewForConfig(a.Config)
+	if err != nil {
+		return reconcile.Controller{}, err
+	}
+	return addons.New(addons.Config{
+		Dir: a.Dir, Server: a.Server, Disabled: a.Disabled,
+		Client: client, Dynamic: objects, Mapper: m.mapper, Events: m.events.source(addons.Component, client),
+	}), nil
 }
 
 // withEvents is for controllers that need just a client, the informers and a place for their events.

@@ -141,6 +141,19 @@ func TestLocalPath(t *testing.T) {
 		t.Errorf("volume is %+v", pv.Spec)
 	}
 
+	// It grows.
+	patch := []byte(`{"spec":{"resources":{"requests":{"storage":"2Gi"}}}}`)
+	if _, err := c.CoreV1().PersistentVolumeClaims("ns").Patch(ctx, "data", types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.wantClaim("data", "has grown", func(claim *corev1.PersistentVolumeClaim) bool {
+		return claim.Status.Capacity.Storage().String() == "2Gi" && claim.Status.AllocatedResources.Storage().String() == "2Gi" &&
+			len(claim.Status.AllocatedResourceStatuses) == 0 && !slices.ContainsFunc(claim.Status.Conditions, func(c corev1.PersistentVolumeClaimCondition) bool {
+			return c.Type == corev1.PersistentVolumeClaimResizing
+		})
+	})
+	c.wantEvent("PersistentVolumeClaim", "VolumeResizeSuccessful", "ExpandVolume succeeded for volume ns/data")
+
 	// In use, deleted, used no more.
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "user"}, Spec: corev1.PodSpec{
 		NodeName: "one", Containers: []corev1.Container{{Name: "c", Image: "v1"}}, TerminationGracePeriodSeconds: ptr.To[int64](0),

@@ -24,6 +24,13 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(beCSIDriver) != "" {
+		if err := runCSIDriver(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if os.Getenv(beOtherRuntime) == "" {
 		os.Exit(m.Run())
 	}

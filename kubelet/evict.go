@@ -6,10 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"syscall"
-	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -17,15 +15,10 @@ import (
 	kubelettypes "k8s.io/kubelet/pkg/types"
 
 	"github.com/skiff-k8s/skiff/kubelet/containers"
+	"github.com/skiff-k8s/skiff/kubelet/diskusage"
 	"github.com/skiff-k8s/skiff/kubelet/eviction"
 	"github.com/skiff-k8s/skiff/kubelet/status"
 )
-
-// pressureTransition is how long the node is said to be under pressure after it was last.
-const pressureTransition = 5 * time.Minute
-
-// evictionGrace is what an evicted pod's containers have to end, in seconds: the node cannot wait.
-const evictionGrace = 1
 
 // evictable is the node as the eviction manager sees it.
 type evictable struct{ k *Kubelet }
@@ -63,22 +56,22 @@ func (e evictable) Evict(uid types.UID, v eviction.Verdict) <-chan struct{} {
 		close(gone)
 		return gone
 	}
+	e.k.metrics.Evictions.WithLabelValues(string(v.Signal)).Inc()
 	w.mu.Lock()
 	generation := w.pod.Generation
 	w.mu.Unlock()
-	grace := int64(evictionGrace)
 	w.decide(&status.End{
 		Phase: v1.PodFailed, Reason: eviction.Reason, Message: v.Message,
 		Condition: &v1.PodCondition{
 			Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonTerminationByKubelet, Message: v.Message, ObservedGeneration: generation,
 		},
-	}, &grace)
+	}, &v.Grace)
 	return w.ended
 }
 
 // Usage asks the runtime and walks the pod's folders. It is called only when the node runs short.
 func (e evictable) Usage(ctx context.Context, pod *v1.Pod) (eviction.Usage, error) {
-	u := eviction.Usage{Containers: map[string]eviction.ContainerUsage{}}
+	u := eviction.Usage{Containers: map[string]eviction.ContainerUsage{}, Volumes: map[string]int64{}}
 	resp, err := e.k.cri.ListContainerStats(ctx, &runtimeapi.ListContainerStatsRequest{
 		Filter: &runtimeapi.ContainerStatsFilter{LabelSelector: map[string]string{kubelettypes.KubernetesPodUIDLabel: string(pod.UID)}},
 	})
@@ -87,7 +80,7 @@ func (e evictable) Usage(ctx context.Context, pod *v1.Pod) (eviction.Usage, erro
 	}
 	for _, c := range resp.GetStats() {
 		name := c.GetAttributes().GetLabels()[kubelettypes.KubernetesContainerNameLabel]
-		logs, logInodes := folderSize(filepath.Join(e.k.runtime.LogDir(pod), name))
+		logs, logInodes := diskusage.OfFolder(filepath.Join(e.k.runtime.LogDir(pod), name))
 		own := eviction.ContainerUsage{
 			Memory: int64(c.GetMemory().GetWorkingSetBytes().GetValue()),
 			Disk:   int64(c.GetWritableLayer().GetUsedBytes().GetValue()) + logs,
@@ -96,31 +89,13 @@ func (e evictable) Usage(ctx context.Context, pod *v1.Pod) (eviction.Usage, erro
 		u.Memory, u.Disk = u.Memory+own.Memory, u.Disk+own.Disk
 		u.Inodes += int64(c.GetWritableLayer().GetInodesUsed().GetValue()) + logInodes
 	}
-	volumes, inodes := folderSize(filepath.Join(e.k.runtime.PodDir(pod.UID), "volumes", "kubernetes.io~empty-dir"))
-	u.Disk, u.Inodes = u.Disk+volumes, u.Inodes+inodes
+	for i := range pod.Spec.Volumes {
+		if v := &pod.Spec.Volumes[i]; v.EmptyDir != nil && v.EmptyDir.Medium == v1.StorageMediumDefault {
+			bytes, inodes := diskusage.OfFolder(filepath.Join(e.k.runtime.PodDir(pod.UID), "volumes", "kubernetes.io~empty-dir", v.Name))
+			u.Volumes[v.Name] = bytes
+			u.Disk, u.Inodes = u.Disk+bytes, u.Inodes+inodes
+		}
+	}
 	u.Processes = e.k.tree.Processes(pod)
 	return u, nil
-}
-
-// folderSize adds up what lies on the disk below a folder, on its own file system: memory-backed volumes do not count.
-func folderSize(dir string) (bytes, inodes int64) {
-	var top syscall.Stat_t
-	if syscall.Lstat(dir, &top) != nil {
-		return 0, 0
-	}
-	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		var s syscall.Stat_t
-		if err != nil || syscall.Lstat(path, &s) != nil {
-			return nil // gone meanwhile
-		}
-		if s.Dev != top.Dev {
-			if d.IsDir() {
-				return fs.SkipDir
-			}
-			return nil
-		}
-		bytes, inodes = bytes+s.Blocks*512, inodes+1
-		return nil
-	})
-	return bytes, inodes
 }

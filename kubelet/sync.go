@@ -34,7 +34,7 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 	if !w.seen {
 		w.remember(pod, have)
 	}
-	if rejected, err := k.admit(w, pod, have); rejected || err != nil {
+	if rejected, err := k.admit(ctx, w, pod, have); rejected || err != nil {
 		return rejected, then, err
 	}
 	if pod, err = k.grant(w, pod, have); err != nil { // from here on its resources are those that it was granted
@@ -55,6 +55,10 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 	}
 	now := k.generate(w, pod, have, false)
 	k.status.Set(pod, now)
+	if now.Phase == v1.PodRunning && !w.started {
+		w.started = true
+		k.metrics.PodStart.Observe(time.Since(w.began).Seconds())
+	}
 	if status.IsTerminal(now.Phase) {
 		return true, then, nil
 	}
@@ -79,7 +83,7 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 // remember notes which containers ran before this process: their probes start from what the API says of them, and so
 // does a resize.
 func (w *worker) remember(pod *v1.Pod, have *containers.Status) {
-	w.seen = true
+	w.seen, w.started = true, pod.Status.Phase != v1.PodPending
 	w.resize.remember(pod)
 	for _, c := range have.RunningContainers() {
 		w.old = append(w.old, c.ID)
@@ -105,7 +109,7 @@ func (k *Kubelet) note(w *worker, out *containers.Outcome) (changed bool) {
 var errNotRegistered = errors.New("the node is not registered yet")
 
 // admit decides once whether the pod may run here. A pod that runs already is not asked again.
-func (k *Kubelet) admit(w *worker, pod *v1.Pod, have *containers.Status) (rejected bool, err error) {
+func (k *Kubelet) admit(ctx context.Context, w *worker, pod *v1.Pod, have *containers.Status) (rejected bool, err error) {
 	k.admission.Lock()
 	defer k.admission.Unlock()
 	w.mu.Lock()
@@ -127,6 +131,9 @@ func (k *Kubelet) admit(w *worker, pod *v1.Pod, have *containers.Status) (reject
 		if r == nil {
 			r = admit.Check(pod, node, k.active(pod.UID))
 		}
+		if r == nil {
+			r = k.assign(ctx, pod)
+		}
 		if r != nil {
 			k.events.Event(pod, v1.EventTypeWarning, r.Reason, strings.TrimPrefix(r.Message, "Pod was rejected: "))
 			k.status.Set(pod, rejectedStatus(pod, r))
@@ -139,6 +146,9 @@ func (k *Kubelet) admit(w *worker, pod *v1.Pod, have *containers.Status) (reject
 	w.mu.Lock()
 	w.ready = true
 	w.mu.Unlock()
+	if k.cpus.Has(pod.UID) {
+		k.shareCPUs(ctx)
+	}
 	return false, nil
 }
 
@@ -171,7 +181,10 @@ func (k *Kubelet) prepareNode(ctx context.Context, pod *v1.Pod) error {
 		return fmt.Errorf("network is not ready: %w", err)
 	}
 	if !k.tree.Exists(pod) {
-		if err := k.tree.Ensure(pod); err != nil {
+		began := time.Now()
+		err := k.tree.Ensure(pod)
+		k.metrics.Cgroups.WithLabelValues("create").Observe(time.Since(began).Seconds())
+		if err != nil {
 			k.events.Eventf(pod, v1.EventTypeWarning, "FailedCreatePodContainer", "unable to ensure pod container exists: %v", err)
 			return err
 		}
@@ -183,6 +196,9 @@ func (k *Kubelet) prepareNode(ctx context.Context, pod *v1.Pod) error {
 		k.events.Eventf(pod, v1.EventTypeWarning, "Failed", "error making pod data directories: %v", err)
 		return fmt.Errorf("create pod folder: %w", err)
 	}
+	if err := k.prepareClaims(ctx, pod); err != nil {
+		return err
+	}
 	if err := k.volumes.SetUp(ctx, pod); err != nil {
 		if ctx.Err() == nil {
 			k.mountsFailed(pod, err)
@@ -192,14 +208,18 @@ func (k *Kubelet) prepareNode(ctx context.Context, pod *v1.Pod) error {
 	return nil
 }
 
-// mountsFailed tells about each volume that could not be made.
+// mountsFailed tells about each volume that could not be made, by the reason that its error may have.
 func (k *Kubelet) mountsFailed(pod *v1.Pod, err error) {
 	all := []error{err}
 	if each := utilerrors.Aggregate(nil); errors.As(err, &each) {
 		all = each.Errors()
 	}
 	for _, err := range all {
-		k.events.Event(pod, v1.EventTypeWarning, "FailedMount", err.Error())
+		reason := "FailedMount"
+		if has := interface{ EventReason() string }(nil); errors.As(err, &has) {
+			reason = has.EventReason()
+		}
+		k.events.Event(pod, v1.EventTypeWarning, reason, err.Error())
 	}
 }
 
@@ -291,6 +311,9 @@ func (k *Kubelet) terminate(ctx context.Context, w *worker, pod *v1.Pod) error {
 	if running := after.RunningContainers(); len(running) > 0 {
 		return fmt.Errorf("%d containers run after the pod was ended", len(running))
 	}
+	if err := errors.Join(k.claims.Unprepare(ctx, pod.UID), k.unassign(ctx, pod.UID)); err != nil {
+		return err
+	}
 	after.IPs = have.IPs // the last address stays readable
 	if !rejected {
 		k.status.Set(pod, k.generate(w, pod, after, true))
@@ -313,7 +336,10 @@ func (k *Kubelet) tidyUp(ctx context.Context, w *worker, pod *v1.Pod) error {
 	if err := k.volumes.TearDown(ctx, pod.UID); err != nil {
 		return fmt.Errorf("tear down volumes: %w", err)
 	}
-	if err := errors.Join(k.tree.Remove(pod), k.shareCPU()); err != nil {
+	began := time.Now()
+	err := k.tree.Remove(pod)
+	k.metrics.Cgroups.WithLabelValues("destroy").Observe(time.Since(began).Seconds())
+	if err := errors.Join(err, k.shareCPU()); err != nil {
 		return err
 	}
 	k.wakeWaiting()

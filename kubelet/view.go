@@ -10,7 +10,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 	"github.com/skiff-k8s/skiff/kubelet/containers"
+	"github.com/skiff-k8s/skiff/kubelet/dra"
 )
 
 // Pods lists the pods of this node, each with the status that was last decided here. They must not be changed.
@@ -101,6 +103,12 @@ func (k *Kubelet) SandboxID(ctx context.Context, uid types.UID) (string, error) 
 	}
 	return have.Sandboxes[0].GetId(), nil
 }
+
+// Drivers are those of dynamic resource allocation, for the watcher of plugins.
+func (k *Kubelet) Drivers() *dra.Manager { return k.claims }
+
+// Cgroups are where pods live.
+func (k *Kubelet) Cgroups() *cgroups.Tree { return k.tree }
 
 // Node is the Node object as last known; nil before it is registered.
 func (k *Kubelet) Node() *v1.Node { return k.agent.Node() }

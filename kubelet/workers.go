@@ -52,6 +52,8 @@ type worker struct {
 	ended   chan struct{}                  // closed when nothing of the pod is left but its object
 	resize  resizing                       // how far a change of resources is
 	seen    bool                           // a first sync was made
+	began   time.Time                      // when the pod was first heard of
+	started bool                           // it was seen running, or ran before this process
 	old     []string                       // containers that ran before this process
 }
 
@@ -67,7 +69,7 @@ func (k *Kubelet) podChanged(pod *v1.Pod) {
 	k.mu.Lock()
 	w := k.workers[pod.UID]
 	if w == nil {
-		w = &worker{uid: pod.UID, news: make(chan struct{}, 1), wake: make(chan struct{}, 1), ended: make(chan struct{}), pod: pod, waiting: map[string]*containers.Waiting{}}
+		w = &worker{uid: pod.UID, news: make(chan struct{}, 1), wake: make(chan struct{}, 1), ended: make(chan struct{}), began: time.Now(), pod: pod, waiting: map[string]*containers.Waiting{}}
 		k.workers[pod.UID] = w
 		if pod.DeletionTimestamp != nil {
 			w.stage = terminating
@@ -300,8 +302,14 @@ func (w *worker) sleep(ctx context.Context, d, least time.Duration) {
 
 // step does what the pod's stage asks for.
 func (k *Kubelet) step(ctx context.Context, w *worker, pod *v1.Pod, at stage) (next, error) {
+	began, operation := time.Now(), "terminate"
+	defer func() { k.metrics.PodWork.WithLabelValues(operation).Observe(time.Since(began).Seconds()) }()
 	switch at {
 	case syncing:
+		operation = "sync"
+		if !w.seen {
+			operation = "create"
+		}
 		done, then, err := k.syncPod(ctx, w, pod)
 		if done {
 			w.advance(terminating)

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net"
 	"reflect"
+	"slices"
 	"strconv"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -23,6 +25,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/localpath"
+	"github.com/skiff-k8s/skiff/controllers/serviceaccounttoken"
 )
 
 // clusterObjects are what every cluster has before its users bring anything: the system namespaces, the
@@ -36,7 +39,7 @@ type clusterObjects struct {
 
 // ensure creates what is missing. Several servers may do so at the same time.
 func (o clusterObjects) ensure(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{o.namespaces, o.priorities, o.serviceCIDR, o.apiService, o.apiEndpoints, o.clusterInfo, o.localPath} {
+	for _, step := range []func(context.Context) error{o.namespaces, o.priorities, o.serviceCIDR, o.apiService, o.apiEndpoints, o.clusterInfo, o.localPath, o.tokenTracking} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -75,27 +78,31 @@ func (o clusterObjects) priorities(ctx context.Context) error {
 	return nil
 }
 
+// tokenTracking notes the day from which on the API server labels token Secrets with the day of their use.
+func (o clusterObjects) tokenTracking(ctx context.Context) error {
+	tracking := &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Name: serviceaccounttoken.TrackingConfigMap, Namespace: metav1.NamespaceSystem},
+		Data:       map[string]string{serviceaccounttoken.TrackingKey: time.Now().UTC().Format(time.DateOnly)},
+	}
+	_, err := o.client.CoreV1().ConfigMaps(tracking.Namespace).Create(ctx, tracking, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create ConfigMap %s: %w", tracking.Name, err)
+	}
+	return nil
+}
+
 // defaultServiceCIDR is the name that upstream gives to the range of the command line.
 const defaultServiceCIDR = "kubernetes"
 
+// serviceCIDR makes the range of the command line known. Its controller says that it is ready.
 func (o clusterObjects) serviceCIDR(ctx context.Context) error {
 	cidr := &networkingv1.ServiceCIDR{
 		ObjectMeta: metav1.ObjectMeta{Name: defaultServiceCIDR},
 		Spec:       networkingv1.ServiceCIDRSpec{CIDRs: []string{o.cfg.ServiceCIDR.String()}},
 	}
-	cidr, err := o.client.NetworkingV1().ServiceCIDRs().Create(ctx, cidr, metav1.CreateOptions{})
-	if apierrors.IsAlreadyExists(err) {
-		return nil
-	}
-	if err != nil {
+	_, err := o.client.NetworkingV1().ServiceCIDRs().Create(ctx, cidr, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create ServiceCIDR %s: %w", defaultServiceCIDR, err)
-	}
-	cidr.Status.Conditions = []metav1.Condition{{
-		Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue, LastTransitionTime: metav1.Now(),
-		Reason: "", Message: "Kubernetes default Service CIDR is ready",
-	}}
-	if _, err := o.client.NetworkingV1().ServiceCIDRs().UpdateStatus(ctx, cidr, metav1.UpdateOptions{}); err != nil && !apierrors.IsConflict(err) {
-		return fmt.Errorf("set ServiceCIDR %s ready: %w", defaultServiceCIDR, err)
 	}
 	return nil
 }
@@ -212,6 +219,9 @@ func (o clusterObjects) put(ctx context.Context, endpoints *corev1.Endpoints) er
 
 // localPath makes the default StorageClass, and lets its provisioner do what it does. What is there stays as it is.
 func (o clusterObjects) localPath(ctx context.Context) error {
+	if slices.Contains(o.cfg.Disable, localpath.Class().Name) {
+		return nil
+	}
 	if _, err := o.client.StorageV1().StorageClasses().Create(ctx, localpath.Class(), metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create StorageClass: %w", err)
 	}

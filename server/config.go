@@ -8,14 +8,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
-
-	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/skiff-k8s/skiff/agent"
 	"github.com/skiff-k8s/skiff/controllers/servicelb"
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
+	"github.com/skiff-k8s/skiff/scheduler"
 )
 
 // Config is everything a person can say about a server. Default fills in the rest.
@@ -40,8 +38,14 @@ type Config struct {
 
 	NoNode bool // control plane only
 
+	LeaderElect bool     // other servers work on the same data: by Leases they agree whose controllers and scheduler act
+	Disable     []string // what is not wanted: add-ons in DataDir/server/manifests, by name, and local-path
+
 	API  APISettings
 	Node agent.Settings
+
+	// Scheduler says how pods get their nodes; the zero value is what kube-scheduler does without a configuration.
+	Scheduler scheduler.Config `json:"-"`
 
 	// Simulated nodes exist besides this machine's, in the API only; none if Nodes is 0.
 	Simulated simulated.Config `json:"-"`
@@ -94,25 +98,8 @@ func Default() Config {
 
 // Complete finds out what was left open and refuses what cannot work. Each error says what to do.
 func (c *Config) Complete() error {
-	if c.NodeName == "" {
-		name, err := os.Hostname()
-		if err != nil {
-			return fmt.Errorf("find the host name: %w (set --node-name)", err)
-		}
-		c.NodeName = strings.ToLower(strings.TrimSpace(name))
-	}
-	if why := validation.IsDNS1123Subdomain(c.NodeName); len(why) > 0 {
-		return fmt.Errorf("%q cannot be the name of a Node: %s (set --node-name)", c.NodeName, why[0])
-	}
-	if c.NodeIP == nil {
-		ip, err := defaultAddress()
-		if err != nil {
-			return err
-		}
-		c.NodeIP = ip
-	}
-	if !c.NodeIP.IsGlobalUnicast() {
-		return fmt.Errorf("node address %s is not one by which other machines could reach this one (change --node-ip)", c.NodeIP)
+	if err := agent.Identify(&c.NodeName, &c.NodeIP); err != nil {
+		return err
 	}
 	if !c.ClusterCIDR.IsValid() || !c.ServiceCIDR.IsValid() {
 		return fmt.Errorf("cluster and service CIDR must be set (--cluster-cidr, --service-cidr)")
@@ -171,6 +158,9 @@ func (c *Config) apiServiceIP() netip.Addr { return nth(c.ServiceCIDR, 1) }
 func (c *Config) tlsDir() string { return filepath.Join(c.DataDir, "server", "tls") }
 func (c *Config) dbDir() string  { return filepath.Join(c.DataDir, "server", "db") }
 
+// manifestsDir is where the add-ons are.
+func (c *Config) manifestsDir() string { return filepath.Join(c.DataDir, "server", "manifests") }
+
 // nth is the n-th address after the first of prefix.
 func nth(prefix netip.Prefix, n int) netip.Addr {
 	addr := prefix.Masked().Addr()
@@ -178,23 +168,4 @@ func nth(prefix netip.Prefix, n int) netip.Addr {
 		addr = addr.Next()
 	}
 	return addr
-}
-
-// defaultAddress is the machine's address towards the outside. No packet is sent to find it.
-func defaultAddress() (net.IP, error) {
-	conn, err := net.Dial("udp", "192.0.2.1:9")
-	if err == nil {
-		defer conn.Close()
-		return conn.LocalAddr().(*net.UDPAddr).IP, nil
-	}
-	addrs, ifErr := net.InterfaceAddrs()
-	if ifErr != nil {
-		return nil, fmt.Errorf("find the node's address: %w (set --node-ip)", ifErr)
-	}
-	for _, a := range addrs {
-		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {
-			return n.IP, nil
-		}
-	}
-	return nil, fmt.Errorf("find the node's address: no default route and no address but loopback (set --node-ip)")
 }

@@ -12,7 +12,6 @@ import (
 	"sync"
 	"syscall"
 
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/request/union"
@@ -41,6 +40,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/authn"
 	"github.com/skiff-k8s/skiff/apiserver/authn/satoken"
 	"github.com/skiff-k8s/skiff/apiserver/authz"
+	"github.com/skiff-k8s/skiff/apiserver/encryption"
 	"github.com/skiff-k8s/skiff/apiserver/inprocess"
 	"github.com/skiff-k8s/skiff/datastore"
 	"github.com/skiff-k8s/skiff/pki"
@@ -51,6 +51,8 @@ import (
 	"github.com/skiff-k8s/skiff/registry/core/allocation"
 	"github.com/skiff-k8s/skiff/registry/metrics"
 	"github.com/skiff-k8s/skiff/registry/rbac"
+	"github.com/skiff-k8s/skiff/registry/resource"
+	"github.com/skiff-k8s/skiff/tunnel"
 	"github.com/skiff-k8s/skiff/version"
 )
 
@@ -61,11 +63,17 @@ type controlPlane struct {
 	door      *inprocess.Door
 	api       *apiserver.Server
 	services  *allocation.Allocator
+	issuer    *satoken.Issuer
 	authz     *authz.Authz
 	informers informers.SharedInformerFactory
 	admin     kubernetes.Interface
 	mapper    *restmapper.DeferredDiscoveryRESTMapper
+	tunnels   *tunnel.Server
 	requests  chan struct{} // closed when no request will come any more
+
+	lifetime context.Context // ends with the last request
+	end      context.CancelFunc
+	follow   []func(context.Context) // each keeps up with a configuration file until its context ends
 }
 
 // newControlPlane opens the data, makes what is missing of the keys, and builds the API server. It listens
@@ -76,8 +84,10 @@ func newControlPlane(ctx context.Context, cfg Config) (_ *controlPlane, err erro
 		return nil, err
 	}
 	c := &controlPlane{door: inprocess.NewDoor(), requests: make(chan struct{})}
+	c.lifetime, c.end = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		if err != nil {
+			c.end()
 			_ = listener.Close()
 			if c.store != nil {
 				_ = c.store.Close()
@@ -91,7 +101,8 @@ func newControlPlane(ctx context.Context, cfg Config) (_ *controlPlane, err erro
 	if c.admin, err = kubernetes.NewForConfig(c.adminConfig()); err != nil {
 		return nil, fmt.Errorf("make the in-process client: %w", err)
 	}
-	c.informers = informers.NewSharedInformerFactoryWithOptions(c.admin, 0, informers.WithTransform(dropManagedFields))
+	c.informers = informers.NewSharedInformerFactoryWithOptions(c.admin, 0, informers.WithTransform(agent.DropManagedFields))
+	c.tunnels = tunnel.NewServer(c.informers.Core().V1().Nodes().Lister())
 	if c.authz, err = authz.New(c.informers, c.admin); err != nil {
 		return nil, err
 	}
@@ -104,7 +115,6 @@ func newControlPlane(ctx context.Context, cfg Config) (_ *controlPlane, err erro
 
 // open makes the keys and starts etcd, at the same time: both wait for the disk.
 func (c *controlPlane) open(ctx context.Context, cfg Config) error {
-	go apiserver.Warm() // which takes longer than both; the first write waits for it
 	var wg sync.WaitGroup
 	var pkiErr, storeErr error
 	wg.Go(func() {
@@ -143,11 +153,12 @@ func (c *controlPlane) configForController(name string) *restclient.Config {
 func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Listener) error {
 	issuerURL := "https://kubernetes.default.svc." + cfg.ClusterDomain
 	audiences := authenticator.Audiences{issuerURL, "skiff"}
-	issuer, err := satoken.NewIssuer(issuerURL, c.pki.ServiceAccountKey.Private)
-	if err != nil {
+	var err error
+	if c.issuer, err = satoken.NewIssuer(issuerURL, c.pki.ServiceAccountKey.Private); err != nil {
 		return err
 	}
-	authenticators, err := authn.New(authn.Config{
+	authenticators, err := authn.New(c.lifetime, authn.Config{
+		File:            cfg.API.AuthenticationConfig,
 		ClientCA:        c.pki.ClientCA,
 		RequestHeaderCA: c.pki.RequestHeaderCA,
 		Issuers:         []string{issuerURL},
@@ -159,6 +170,15 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	if err != nil {
 		return fmt.Errorf("build authentication: %w", err)
 	}
+	if cfg.API.AuthenticationConfig != "" {
+		c.follow = append(c.follow, authenticators.Follow)
+	}
+	if file := cfg.API.AuthorizationConfig; file != "" {
+		if err := c.authz.Configure(file); err != nil {
+			return err
+		}
+		c.follow = append(c.follow, c.authz.Follow)
+	}
 	dynamicClient, err := dynamic.NewForConfig(c.adminConfig())
 	if err != nil {
 		return fmt.Errorf("make the in-process client: %w", err)
@@ -168,7 +188,7 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	if err != nil {
 		return err
 	}
-	webhookAuth := apiserver.WebhookAuth(c.adminConfig())
+	webhookAuth := apiserver.WebhookAuth(c.adminConfig(), c.tunnels.DialPod)
 	chain, err := admission.New(admission.Deps{
 		ServiceResolver: resolver, WebhookAuth: webhookAuth, ExternalIPs: cfg.Node.ExternalIPs,
 		Client: c.admin, Dynamic: dynamicClient, Informers: c.informers, Authorizer: c.authz, RESTMapper: c.mapper,
@@ -177,7 +197,7 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	if err != nil {
 		return fmt.Errorf("build admission: %w", err)
 	}
-	tokens := &authentication.Tokens{Issuer: issuer, Objects: satoken.Live(c.admin), Audiences: audiences, Extend: true}
+	tokens := &authentication.Tokens{Issuer: c.issuer, Objects: satoken.Live(c.admin), Audiences: audiences, Extend: true}
 	c.services, err = allocation.New(allocation.Config{
 		ServiceCIDRs: []netip.Prefix{cfg.ServiceCIDR}, FirstNodePort: cfg.NodePorts.First, LastNodePort: cfg.NodePorts.Last,
 	})
@@ -192,10 +212,19 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	})
 	deps := c.connections(kubelets)
 	deps.Tokens, deps.Services, deps.Budgets = tokens, c.services, c.admin.PolicyV1()
+	encrypted := &encryption.Encryption{}
+	if file := cfg.API.EncryptionConfig; file != "" {
+		if encrypted, err = encryption.Load(c.lifetime, file, cfg.API.ReloadEncryptionConfig); err != nil {
+			return err
+		}
+		c.follow = append(c.follow, encrypted.Follow)
+	}
 	c.api, err = apiserver.New(ctx, apiserver.Config{
-		Store:     c.store,
-		Services:  c.services,
-		Resources: registry.All(registry.Deps{Core: deps, RBAC: rbac.Deps{Permit: c.authz.Guard.Check}}),
+		Store:    c.store,
+		Services: c.services,
+		Resources: registry.All(registry.Deps{
+			Core: deps, RBAC: rbac.Deps{Permit: c.authz.Guard.Check}, Resource: resource.Deps{Namespaces: c.admin.CoreV1()},
+		}),
 		Reviews: map[schema.GroupVersion]map[string]genericrest.Storage{
 			authenticationv1.SchemeGroupVersion: authentication.Storages(authentication.Deps{Token: authenticators.Token, Audiences: audiences}),
 			authorizationv1.SchemeGroupVersion:  authorization.Storages(authorization.Deps{Authorizer: c.authz, Rules: c.authz}),
@@ -214,12 +243,18 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 		RuleResolver:    c.authz,
 		Admission:       chain,
 		Informers:       c.informers,
+		Transformers:    encrypted.ResourceTransformers,
+		HealthChecks:    encrypted.HealthChecks,
+		Audit:           cfg.API.Audit,
+		TracingFile:     cfg.API.TracingConfig,
 		MaxInFlight:     cfg.API.MaxRequestsInFlight + cfg.API.MaxMutatingRequestsInFlight,
 		ServiceResolver: resolver,
 		WebhookAuth:     webhookAuth,
 		ProxyClientCert: apiserver.CertFiles{CertFile: proxyCert, KeyFile: proxyKey},
 		ExternalAddress: net.JoinHostPort(cfg.NodeIP.String(), strconv.Itoa(cfg.SecurePort)),
 		Version:         effective,
+		LongRunning:     []string{tunnel.Path},
+		DialPod:         c.tunnels.DialPod,
 	})
 	if err != nil {
 		return err
@@ -232,12 +267,20 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	mux := c.api.Generic().Handler.NonGoRestfulMux
 	mux.Handle("/.well-known/openid-configuration", document)
 	mux.Handle("/openid/v1/jwks", keys)
+	mux.Handle(tunnel.Path, c.tunnels)
 	return nil
 }
 
 // run serves until ctx ends and everything that was asked for is answered.
 func (c *controlPlane) run(ctx context.Context) error {
 	defer close(c.requests)
+	defer context.AfterFunc(ctx, c.tunnels.Close)()
+	var following sync.WaitGroup
+	defer following.Wait()
+	defer c.end()
+	for _, follow := range c.follow {
+		following.Go(func() { follow(c.lifetime) })
+	}
 	if err := c.services.Repair(ctx); err != nil {
 		return err
 	}
@@ -293,15 +336,7 @@ func (c *controlPlane) newAgent(cfg Config, clusterReady <-chan struct{}) (*agen
 		ClientCA:      c.pki.ClientCA,
 		RuntimeReady:  func() { cfg.progress(StepRuntime) },
 		ClusterReady:  clusterReady,
-	}, agent.Deps{Node: clients["node"], Proxy: clients["proxy"], DNS: clients["dns"], Informers: c.informers})
-}
-
-// dropManagedFields takes from informers' objects what no part reads and what is a third of their size.
-func dropManagedFields(obj any) (any, error) {
-	if m, err := meta.Accessor(obj); err == nil && len(m.GetManagedFields()) > 0 {
-		m.SetManagedFields(nil)
-	}
-	return obj, nil
+	}, agent.Deps{Node: clients["node"], Proxy: clients["proxy"], DNS: clients["dns"], Informers: c.informers, All: c.informers})
 }
 
 // listen takes the port at once, so that a busy one ends the start with one line.

@@ -10,6 +10,7 @@
 package authn
 
 import (
+	"context"
 	"crypto"
 	"errors"
 	"time"
@@ -58,16 +59,23 @@ type Config struct {
 
 	Client         kubernetes.Interface // reads bootstrap tokens
 	AnonymousPaths []string             // AnonymousPaths if nil, nobody is anonymous if empty
+
+	File string // an AuthenticationConfiguration: further issuers, and who may be anonymous; none if empty
 }
 
 // Authenticators are the two questions there are: who sent this, and whose token is that.
 type Authenticators struct {
 	Request authenticator.Request
 	Token   authenticator.Token // for TokenReviews
+
+	file *structured // nil if there is none
 }
 
-// New builds the chain.
-func New(c Config) (*Authenticators, error) {
+// Follow takes over what changes in Config.File until ctx ends.
+func (a *Authenticators) Follow(ctx context.Context) { a.file.follow(ctx) }
+
+// New builds the chain. Keys of issuers in Config.File are fetched until ctx ends.
+func New(ctx context.Context, c Config) (*Authenticators, error) {
 	if c.ClientCA == nil {
 		return nil, errors.New("authn: a client CA is needed")
 	}
@@ -75,10 +83,18 @@ func New(c Config) (*Authenticators, error) {
 	if err != nil {
 		return nil, err
 	}
-	tokens := cache.New(tokenunion.New(
+	sources := []authenticator.Token{
 		serviceAccounts,
 		authenticator.WrapAudienceAgnosticToken(c.Audiences, &bootstrapTokens{client: c.Client}),
-	), true, tokenTTL, 0)
+	}
+	out := &Authenticators{}
+	if c.File != "" {
+		if out.file, err = newStructured(ctx, c.File, c.Audiences, c.Issuers); err != nil {
+			return nil, err
+		}
+		sources = append(sources, out.file) // last: for a token that it does not know it may ask far away
+	}
+	tokens := cache.New(tokenunion.New(sources...), true, tokenTTL, 0)
 
 	var chain []authenticator.Request
 	if c.RequestHeaderCA != nil {
@@ -89,10 +105,11 @@ func New(c Config) (*Authenticators, error) {
 		bearertoken.New(tokens),
 		websocket.NewProtocolAuthenticator(tokens))
 	request := group.NewAuthenticatedGroupAdder(union.New(chain...))
-	if paths := c.anonymousPaths(); len(paths) > 0 {
-		request = union.NewFailOnError(request, anonymous.NewAuthenticator(paths))
+	if conditions, ok := c.anonymous(out.file); ok {
+		request = union.NewFailOnError(request, anonymous.NewAuthenticator(conditions))
 	}
-	return &Authenticators{Request: request, Token: group.NewTokenGroupAdder(tokens, []string{user.AllAuthenticated})}, nil
+	out.Request, out.Token = request, group.NewTokenGroupAdder(tokens, []string{user.AllAuthenticated})
+	return out, nil
 }
 
 func (c Config) frontProxy() authenticator.Request {
@@ -107,7 +124,11 @@ func (c Config) frontProxy() authenticator.Request {
 	)
 }
 
-func (c Config) anonymousPaths() []apiserver.AnonymousAuthCondition {
+// anonymous tells whether anybody may be anonymous, and under which conditions (none: always).
+func (c Config) anonymous(file *structured) ([]apiserver.AnonymousAuthCondition, bool) {
+	if file != nil && file.anonymous != nil {
+		return file.anonymous.Conditions, file.anonymous.Enabled
+	}
 	paths := c.AnonymousPaths
 	if paths == nil {
 		paths = AnonymousPaths
@@ -116,5 +137,5 @@ func (c Config) anonymousPaths() []apiserver.AnonymousAuthCondition {
 	for i, path := range paths {
 		conditions[i].Path = path
 	}
-	return conditions
+	return conditions, len(conditions) > 0
 }

@@ -62,7 +62,7 @@ func TestChain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	auth, err := New(Config{
+	auth, err := New(t.Context(), Config{
 		ClientCA: certs.ClientCA, RequestHeaderCA: certs.RequestHeaderCA, RequestHeaderUser: []string{"front-proxy-client"},
 		Issuers: []string{issuer}, TokenKeys: certs.ServiceAccountKey.Public, Audiences: authenticator.Audiences{issuer},
 		Objects: satoken.Live(client), Client: client,

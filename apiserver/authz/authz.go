@@ -2,17 +2,15 @@
 
 // Package authz decides who may do what: members of system:masters everything, kubelets what their
 // node needs (package node), everybody what roles give them (package rbac). Who is allowed by none of
-// them is not allowed.
+// them is not allowed. A file may name another order, and webhooks to be asked (configured.go).
 package authz
 
 import (
 	"fmt"
 
 	rbacv1 "k8s.io/api/rbac/v1"
-	"k8s.io/apiserver/pkg/authentication/user"
-	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
-	"k8s.io/apiserver/pkg/authorization/union"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 
@@ -23,11 +21,13 @@ import (
 
 // Authz answers all questions about permissions.
 type Authz struct {
-	authorizer.Authorizer
-	authorizer.RuleResolver
+	current
 
 	Guard  *rbac.Guard       // asked before a role or binding is written
 	Policy *bootstrap.Policy // put into the cluster at start: Policy.Ensure(ctx, client)
+
+	builtIn map[apiserver.AuthorizerType]answerer
+	file    *file // nil if nothing was configured
 }
 
 // New reads from the shared informers, and must be called before they start. client is for what is
@@ -46,20 +46,14 @@ func New(factory informers.SharedInformerFactory, client kubernetes.Interface) (
 		return nil, err
 	}
 	roles := rbac.New(factory)
-	all, err := union.New(
-		union.NamedAuthorizer{AuthorizerName: "system:masters", Authorizer: authorizerfactory.NewPrivilegedGroups(user.SystemPrivilegedGroup)},
-		union.NamedAuthorizer{AuthorizerName: "Node", Authorizer: nodes},
-		union.NamedAuthorizer{AuthorizerName: "RBAC", Authorizer: roles},
-	)
-	if err != nil {
-		return nil, err
-	}
-	return &Authz{
-		Authorizer:   all,
-		RuleResolver: union.NewRuleResolvers(nodes, roles),
-		Guard:        &rbac.Guard{Rules: roles, Authorizer: all},
-		Policy:       policy,
-	}, nil
+	a := &Authz{Policy: policy, builtIn: map[apiserver.AuthorizerType]answerer{
+		typeNode:        nodes,
+		typeRBAC:        roles,
+		typeAlwaysAllow: authorizerfactory.NewAlwaysAllowAuthorizer(),
+		typeAlwaysDeny:  authorizerfactory.NewAlwaysDenyAuthorizer(),
+	}}
+	a.Guard = &rbac.Guard{Rules: roles, Authorizer: a}
+	return a, a.arrange(byDefault(), nil)
 }
 
 func nodeRules(p *bootstrap.Policy) ([]rbacv1.PolicyRule, error) {

@@ -36,6 +36,9 @@ const (
 	Protobuf = ".pb.gz"
 )
 
+// SchemaFile is the name of the file for server-side apply: the same types, as it wants to know them.
+const SchemaFile = "schema.gob.gz"
+
 // V2File is the name of the file of version 2, without its form.
 const V2File = "v2"
 

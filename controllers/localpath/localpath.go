@@ -26,6 +26,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	storagehelper "k8s.io/component-helpers/storage/volume"
+	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
@@ -112,10 +113,15 @@ func asksUs(claim *corev1.PersistentVolumeClaim) bool {
 		claim.Annotations[storagehelper.AnnStorageProvisioner] == Provisioner
 }
 
+// Made says whether a volume is one of ours.
+func Made(pv *corev1.PersistentVolume) bool {
+	return pv.Annotations[storagehelper.AnnDynamicallyProvisioned] == Provisioner && pv.Spec.Local != nil
+}
+
 // Class is the StorageClass that claims get which name none.
 func Class() *storagev1.StorageClass {
 	mode, policy := storagev1.VolumeBindingWaitForFirstConsumer, corev1.PersistentVolumeReclaimDelete
-	class := &storagev1.StorageClass{Provisioner: Provisioner, VolumeBindingMode: &mode, ReclaimPolicy: &policy}
+	class := &storagev1.StorageClass{Provisioner: Provisioner, VolumeBindingMode: &mode, ReclaimPolicy: &policy, AllowVolumeExpansion: ptr.To(true)}
 	class.Name = "local-path"
 	class.Annotations = map[string]string{"storageclass.kubernetes.io/is-default-class": "true"}
 	return class

@@ -29,7 +29,7 @@ const (
 // due says what has to be done about a volume. Its directory goes only with the policy Delete, and only when the
 // volume was let go of: then no pod can have it.
 func due(pv *corev1.PersistentVolume) duty {
-	if pv.Annotations[storagehelper.AnnDynamicallyProvisioned] != Provisioner || pv.Spec.Local == nil {
+	if !Made(pv) {
 		return nothing
 	}
 	protected := slices.Contains(pv.Finalizers, storagehelper.PVDeletionProtectionFinalizer)

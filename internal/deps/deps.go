@@ -47,7 +47,6 @@ import (
 	_ "k8s.io/kubectl/pkg/cmd"
 	_ "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 	_ "k8s.io/metrics/pkg/apis/metrics/v1beta1"
-	_ "k8s.io/mount-utils"
 	_ "k8s.io/pod-security-admission/policy"
 	_ "sigs.k8s.io/gateway-api/apis/v1"
 	_ "sigs.k8s.io/knftables"

@@ -136,8 +136,10 @@ func (r *Runtime) end(ctx context.Context, pod *v1.Pod, status *Status, plan Pla
 
 func (r *Runtime) startAll(ctx context.Context, s *session, plan Plan, out *Outcome) error {
 	var errs []error
-	start := func(c *v1.Container, target string) error {
+	start := func(kind string, c *v1.Container, target string) error {
+		r.metrics.StartedContainers.WithLabelValues(kind).Inc()
 		if err := r.start(ctx, s, c, target); err != nil {
+			r.metrics.FailedContainers.WithLabelValues(kind, err.Reason).Inc()
 			out.fail(c.Name, err)
 			return err
 		}
@@ -146,13 +148,13 @@ func (r *Runtime) startAll(ctx context.Context, s *session, plan Plan, out *Outc
 	}
 	for _, i := range plan.StartEphemeral {
 		c := &s.pod.Spec.EphemeralContainers[i]
-		if err := start((*v1.Container)(&c.EphemeralContainerCommon), c.TargetContainerName); err != nil {
+		if err := start("ephemeral_container", (*v1.Container)(&c.EphemeralContainerCommon), c.TargetContainerName); err != nil {
 			errs = append(errs, err)
 		}
 	}
 	for _, i := range plan.StartInit {
 		c := &s.pod.Spec.InitContainers[i]
-		if err := start(c, ""); err != nil {
+		if err := start("init_container", c, ""); err != nil {
 			errs = append(errs, err)
 			if !IsSidecar(c) {
 				return errors.Join(errs...)
@@ -160,7 +162,7 @@ func (r *Runtime) startAll(ctx context.Context, s *session, plan Plan, out *Outc
 		}
 	}
 	for _, i := range plan.Start {
-		if err := start(&s.pod.Spec.Containers[i], ""); err != nil {
+		if err := start("container", &s.pod.Spec.Containers[i], ""); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -182,6 +184,7 @@ func (r *Runtime) createSandbox(ctx context.Context, s *session, attempt uint32)
 	if err != nil {
 		return fmt.Errorf("get status of new sandbox %s: %w", id, err)
 	}
+	r.metrics.StartedPods.Inc()
 	s.sandboxID = id
 	if !s.pod.Spec.HostNetwork {
 		s.ips = sandboxIPs(resp.GetStatus())

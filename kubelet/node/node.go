@@ -62,6 +62,8 @@ const (
 type Agent struct {
 	// Pressure says which pressure conditions the node has. It is set before Run; nil for none.
 	Pressure func() []v1.NodeConditionType
+	// Devices says what plugins offer: all, and what can be used of it. It is set before Run; nil for nothing.
+	Devices func() (capacity, allocatable v1.ResourceList)
 
 	cfg        Config
 	client     kubernetes.Interface
@@ -344,6 +346,12 @@ func (a *Agent) observe(ctx context.Context) Observed {
 	if a.Pressure != nil {
 		o.Pressure = a.Pressure()
 	}
+	if a.Devices != nil {
+		o.Devices, o.UsableDevices = a.Devices()
+	}
+	if a.volumes != nil { // also when the runtime is away: what is not in use is detached
+		o.VolumesInUse, o.VolumesAttached = a.volumes()
+	}
 	resp, err := a.cri.Status(ctx, &runtimeapi.StatusRequest{})
 	if err != nil {
 		o.RuntimeErr = err
@@ -355,9 +363,6 @@ func (a *Agent) observe(ctx context.Context) Observed {
 	}
 	if list, err := a.images.ListImages(ctx, &runtimeapi.ListImagesRequest{}); err == nil {
 		o.Images = list.GetImages()
-	}
-	if a.volumes != nil {
-		o.VolumesInUse, o.VolumesAttached = a.volumes()
 	}
 	return o
 }

@@ -20,6 +20,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/kubelet/images"
+	"github.com/skiff-k8s/skiff/kubelet/metrics"
 )
 
 // Type is one of the three kinds.
@@ -51,6 +52,7 @@ type Target struct {
 type Prober struct {
 	exec    Exec
 	events  record.EventRecorder
+	metrics *metrics.Metrics
 	changed func(types.UID)
 
 	wg   sync.WaitGroup
@@ -76,8 +78,8 @@ type run struct {
 }
 
 // New makes a Prober. changed is called, from any goroutine, when a result changes.
-func New(exec Exec, events record.EventRecorder, changed func(types.UID)) *Prober {
-	return &Prober{exec: exec, events: events, changed: changed, runs: map[key]*run{}}
+func New(exec Exec, events record.EventRecorder, counts *metrics.Metrics, changed func(types.UID)) *Prober {
+	return &Prober{exec: exec, events: events, metrics: counts, changed: changed, runs: map[key]*run{}}
 }
 
 // Start lets probes run until ctx ends. It must be called before Sync.
@@ -144,7 +146,10 @@ func (p *Prober) startLocked(k key, target Target, spec *v1.Probe) {
 	r := &run{pod: target.Pod.UID, cancel: cancel, target: target, spec: spec, wake: make(chan struct{}, 1)}
 	r.known, r.ok = initial(k.kind, target)
 	p.runs[k] = r
-	p.wg.Go(func() { p.loop(ctx, k, r) })
+	p.wg.Go(func() {
+		p.loop(ctx, k, r)
+		p.uncount(k.kind, &target)
+	})
 }
 
 // initial is the result before the first probe.
@@ -260,6 +265,27 @@ func (p *Prober) set(k key, r *run, ok bool) {
 	}
 }
 
+// count adds a probe to the metrics.
+func (p *Prober) count(kind Type, t *Target, ok bool, err error, took time.Duration) {
+	result := "failed"
+	switch {
+	case err != nil:
+		result = "unknown"
+	case ok:
+		result = "successful"
+	}
+	p.metrics.ProbeTotal.WithLabelValues(kind.String(), result, t.Container.Name, t.Pod.Name, t.Pod.Namespace, string(t.Pod.UID)).Inc()
+	p.metrics.ProbeDuration.WithLabelValues(kind.String(), t.Container.Name, t.Pod.Name, t.Pod.Namespace).Observe(took.Seconds())
+}
+
+// uncount removes the series of a probe that has ended, or they would pile up.
+func (p *Prober) uncount(kind Type, t *Target) {
+	for _, result := range []string{"successful", "failed", "unknown"} {
+		p.metrics.ProbeTotal.Delete(map[string]string{"probe_type": kind.String(), "result": result, "container": t.Container.Name, "pod": t.Pod.Name, "namespace": t.Pod.Namespace, "pod_uid": string(t.Pod.UID)})
+	}
+	p.metrics.ProbeDuration.Delete(map[string]string{"probe_type": kind.String(), "container": t.Container.Name, "pod": t.Pod.Name, "namespace": t.Pod.Namespace})
+}
+
 // tries is how often a probe that could not be made at all is repeated at once.
 const tries = 3
 
@@ -269,6 +295,12 @@ func (p *Prober) ask(ctx context.Context, k key, r *run) (ok bool, err error) {
 	target := r.target
 	p.mu.Unlock()
 	var answer answer
+	began := time.Now()
+	defer func() {
+		if ctx.Err() == nil {
+			p.count(k.kind, &target, ok, err, time.Since(began))
+		}
+	}()
 	for range tries {
 		answer, err = p.handle(ctx, r.spec, &target)
 		if err == nil || ctx.Err() != nil {

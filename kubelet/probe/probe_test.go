@@ -17,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/tools/record"
+
+	"github.com/skiff-k8s/skiff/kubelet/metrics"
 )
 
 // command answers each probe by a function of how many came before.
@@ -40,7 +42,7 @@ func TestThresholds(t *testing.T) {
 		}}
 		ctx, cancel := context.WithCancel(t.Context())
 		changes := make(chan types.UID, 10)
-		p := New(exec, record.NewFakeRecorder(100), func(uid types.UID) { changes <- uid })
+		p := New(exec, record.NewFakeRecorder(100), metrics.New("n1"), func(uid types.UID) { changes <- uid })
 		p.Start(ctx)
 		spec := func(failures int32) *v1.Probe {
 			return &v1.Probe{ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{}}, PeriodSeconds: 10, SuccessThreshold: 1, FailureThreshold: failures}
@@ -89,7 +91,7 @@ func TestHTTP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := New(nil, nil, nil)
+	p := New(nil, nil, nil, nil)
 	c := &v1.Container{Ports: []v1.ContainerPort{{Name: "web", ContainerPort: int32(port)}}}
 	for path, want := range map[string]answer{
 		"/":     {ok: true},

@@ -3,11 +3,17 @@
 package server
 
 import (
+	"context"
+	"errors"
 	"net/http"
-	"runtime"
+	"slices"
+	"strings"
 	"time"
 
+	dto "github.com/prometheus/client_model/go"
 	"k8s.io/component-base/metrics"
+	"k8s.io/component-base/metrics/legacyregistry"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
@@ -108,52 +114,102 @@ func (s *Server) resourceMetrics(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// cadvisorMetrics serves those metrics of /metrics/cadvisor that dashboards use and the runtime can tell.
-func (s *Server) cadvisorMetrics(w http.ResponseWriter, r *http.Request) {
-	cores := alpha("machine_cpu_cores", "Number of logical CPU cores.")
-	machineMemory := alpha("machine_memory_bytes", "Amount of memory installed on the machine.")
-	cpu := alpha("container_cpu_usage_seconds_total", "Cumulative cpu time consumed in seconds.", "container", "pod", "namespace")
-	memory := alpha("container_memory_usage_bytes", "Current memory usage in bytes, including all memory regardless of when it was accessed", "container", "pod", "namespace")
-	workingSet := alpha("container_memory_working_set_bytes", "Current working set in bytes.", "container", "pod", "namespace")
-	rss := alpha("container_memory_rss", "Size of RSS in bytes.", "container", "pod", "namespace")
-	start := alpha("container_start_time_seconds", "Start time of the container since unix epoch in seconds.", "container", "pod", "namespace")
-	received := alpha("container_network_receive_bytes_total", "Cumulative count of bytes received", "interface", "pod", "namespace")
-	sent := alpha("container_network_transmit_bytes_total", "Cumulative count of bytes transmitted", "interface", "pod", "namespace")
-	scrapeError := alpha("container_scrape_error", "1 if there was an error while getting container metrics, 0 otherwise")
+// probeMetrics serves /metrics/probes.
+func (s *Server) probeMetrics(w http.ResponseWriter, r *http.Request) {
+	metrics.HandlerFor(s.config.Metrics.Probes, metrics.HandlerOpts{ErrorHandling: metrics.ContinueOnError}).ServeHTTP(w, r)
+}
 
-	samples := s.gather(r, func(sum *stats.Summary) (all []sample) {
-		all = append(all, sample{desc: cores, kind: metrics.GaugeValue, value: float64(runtime.NumCPU())})
-		if m := sum.Node.Memory; m != nil && m.AvailableBytes != nil && m.WorkingSetBytes != nil {
-			all = append(all, sample{desc: machineMemory, kind: metrics.GaugeValue, value: float64(*m.AvailableBytes + *m.WorkingSetBytes)})
-		}
-		for _, pod := range sum.Pods {
-			for _, c := range pod.Containers {
-				labels := []string{c.Name, pod.PodRef.Name, pod.PodRef.Namespace}
-				all = appendCPU(all, cpu, c.CPU, labels...)
-				all = appendWorkingSet(all, workingSet, c.Memory, labels...)
-				if c.Memory != nil {
-					all = appendValue(all, memory, c.Memory.UsageBytes, c.Memory.Time.Time, labels...)
-					all = appendValue(all, rss, c.Memory.RSSBytes, c.Memory.Time.Time, labels...)
-				}
-				if c.StartTime.Unix() > 0 {
-					all = append(all, sample{desc: start, kind: metrics.GaugeValue, value: float64(c.StartTime.Unix()), labels: labels})
-				}
+// ownMetrics serves /metrics: what the kubelet counts, what can be looked up now, and what tells about the process.
+func (s *Server) ownMetrics(w http.ResponseWriter, r *http.Request) {
+	now := &sampler{}
+	now.look("kubelet_running_pods", "Number of pods that have a running pod sandbox")
+	now.look("kubelet_running_containers", "Number of containers currently running", "container_state")
+	s.running(r.Context(), now)
+	s.claims(r.Context(), now)
+	present := metrics.NewKubeRegistry()
+	present.CustomMustRegister(now)
+	all := gatherers{s.config.Metrics.All, present, only{legacyregistry.DefaultGatherer, processMetrics}}
+	metrics.HandlerFor(all, metrics.HandlerOpts{ErrorHandling: metrics.ContinueOnError}).ServeHTTP(w, r)
+}
+
+// look makes a gauge that samples can be given to.
+func (s *sampler) look(name, help string, labels ...string) *metrics.Desc {
+	desc := alpha(name, help, labels...)
+	s.descs = append(s.descs, desc)
+	return desc
+}
+
+// running counts sandboxes and containers by state.
+func (s *Server) running(ctx context.Context, to *sampler) {
+	pods, containers := to.descs[0], to.descs[1]
+	sandboxes, err := s.config.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{
+		State: &runtimeapi.PodSandboxStateValue{State: runtimeapi.PodSandboxState_SANDBOX_READY},
+	}})
+	list, listErr := s.config.Runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
+	if err := errors.Join(err, listErr); err != nil {
+		klog.FromContext(ctx).Error(err, "Cannot count what runs")
+		return
+	}
+	to.samples = append(to.samples, sample{desc: pods, kind: metrics.GaugeValue, value: float64(len(sandboxes.Items))})
+	states := map[string]int{}
+	for _, c := range list.Containers {
+		states[strings.ToLower(strings.TrimPrefix(c.State.String(), "CONTAINER_"))]++
+	}
+	for state, n := range states {
+		to.samples = append(to.samples, sample{desc: containers, kind: metrics.GaugeValue, value: float64(n), labels: []string{state}})
+	}
+}
+
+// claims tells how full the volumes of claims are.
+func (s *Server) claims(ctx context.Context, to *sampler) {
+	about := []string{"namespace", "persistentvolumeclaim"}
+	series := []*metrics.Desc{
+		to.look("kubelet_volume_stats_capacity_bytes", "Capacity in bytes of the volume", about...),
+		to.look("kubelet_volume_stats_available_bytes", "Number of available bytes in the volume", about...),
+		to.look("kubelet_volume_stats_used_bytes", "Number of used bytes in the volume", about...),
+		to.look("kubelet_volume_stats_inodes", "Maximum number of inodes in the volume", about...),
+		to.look("kubelet_volume_stats_inodes_free", "Number of free inodes in the volume", about...),
+		to.look("kubelet_volume_stats_inodes_used", "Number of used inodes in the volume", about...),
+	}
+	seen := map[string]bool{} // a claim may have several pods
+	for _, pod := range s.config.Pods.Pods() {
+		for _, v := range s.volumeStats(ctx, pod) {
+			if v.PVCRef == nil || seen[v.PVCRef.Namespace+"/"+v.PVCRef.Name] {
+				continue
 			}
-			if n := pod.Network; n != nil && n.RxBytes != nil && n.TxBytes != nil {
-				labels := []string{n.Name, pod.PodRef.Name, pod.PodRef.Namespace}
-				all = append(all,
-					sample{desc: received, kind: metrics.CounterValue, value: float64(*n.RxBytes), time: n.Time.Time, labels: labels},
-					sample{desc: sent, kind: metrics.CounterValue, value: float64(*n.TxBytes), time: n.Time.Time, labels: labels})
+			seen[v.PVCRef.Namespace+"/"+v.PVCRef.Name] = true
+			for i, n := range []*uint64{v.CapacityBytes, v.AvailableBytes, v.UsedBytes, v.Inodes, v.InodesFree, v.InodesUsed} {
+				to.samples = append(to.samples, sample{desc: series[i], kind: metrics.GaugeValue, value: float64(*n), labels: []string{v.PVCRef.Namespace, v.PVCRef.Name}})
 			}
 		}
-		return all
-	}, func(failed float64) []sample {
-		return []sample{{desc: scrapeError, kind: metrics.GaugeValue, value: failed}}
-	})
-	serveSamples(w, r, &sampler{
-		descs:   []*metrics.Desc{cores, machineMemory, cpu, memory, workingSet, rss, start, received, sent, scrapeError},
-		samples: samples,
-	})
+	}
+}
+
+// processMetrics are those that concern the whole process. Those of other parts in it have an address of their own.
+var processMetrics = []string{"go_", "process_", "rest_client_", "kubernetes_build_info", "kubernetes_feature_enabled"}
+
+// only passes on families whose names begin with one of some prefixes.
+type only struct {
+	from     metrics.Gatherer
+	prefixes []string
+}
+
+func (o only) Gather() ([]*dto.MetricFamily, error) {
+	all, err := o.from.Gather()
+	return slices.DeleteFunc(all, func(f *dto.MetricFamily) bool {
+		return !slices.ContainsFunc(o.prefixes, func(p string) bool { return strings.HasPrefix(f.GetName(), p) })
+	}), err
+}
+
+// gatherers have no family in common.
+type gatherers []metrics.Gatherer
+
+func (g gatherers) Gather() (all []*dto.MetricFamily, err error) {
+	for _, from := range g {
+		families, failed := from.Gather()
+		all, err = append(all, families...), errors.Join(err, failed)
+	}
+	return all, err
 }
 
 func appendCPU(all []sample, desc *metrics.Desc, c *stats.CPUStats, labels ...string) []sample {

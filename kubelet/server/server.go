@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -26,9 +27,12 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
-	"k8s.io/component-base/metrics/legacyregistry"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
+
+	"github.com/skiff-k8s/skiff/kubelet/cgroups"
+	"github.com/skiff-k8s/skiff/kubelet/diskusage"
+	"github.com/skiff-k8s/skiff/kubelet/metrics"
 )
 
 // Pods is the kubelet's view of the pods of this node.
@@ -56,6 +60,13 @@ type Config struct {
 	Runtime runtimeapi.RuntimeServiceClient
 	Images  runtimeapi.ImageServiceClient
 
+	Metrics *metrics.Metrics // by default none are counted
+	Cgroups *cgroups.Tree    // where usage is read; nil: it is not
+	// Volumes are the folders of a pod's volumes by name. It may be nil.
+	Volumes func(pod types.UID) map[string]string
+	// Measure tells how full one of them is; nil: as full as its file system.
+	Measure func(ctx context.Context, pod types.UID, volume string) (diskusage.FileSystem, error)
+
 	// Healthy says why the kubelet is not healthy. It may be nil.
 	Healthy func() error
 	// LocalVolumes keeps the directories of volumes, by the path's {volume}. It may be nil.
@@ -65,6 +76,7 @@ type Config struct {
 	Configuration any
 	// RootDir and LogDir are the kubelet's directory and the system's logs; by default /var/lib/kubelet and /var/log.
 	RootDir, LogDir string
+	PodLogs         string // of containers; by default LogDir/pods
 }
 
 const (
@@ -88,8 +100,14 @@ func New(config Config) *Server {
 	if config.LogDir == "" {
 		config.LogDir = "/var/log"
 	}
+	if config.PodLogs == "" {
+		config.PodLogs = filepath.Join(config.LogDir, "pods")
+	}
+	if config.Metrics == nil {
+		config.Metrics = metrics.New(config.NodeName)
+	}
 	s := &Server{config: config, stats: newStatsProvider(config)}
-	s.handler = s.withAuth(s.routes())
+	s.handler = s.counted(s.withAuth(s.routes()))
 	return s
 }
 
@@ -123,10 +141,37 @@ func (s *Server) routes() http.Handler {
 		mux.Handle("DELETE /localVolumes/{volume}", s.config.LocalVolumes)
 	}
 	mux.HandleFunc("GET /stats/summary", s.summary)
-	mux.Handle("GET /metrics", legacyregistry.Handler())
+	mux.HandleFunc("GET /metrics", s.ownMetrics)
+	mux.HandleFunc("GET /metrics/probes", s.probeMetrics)
 	mux.HandleFunc("GET /metrics/resource", s.resourceMetrics)
 	mux.HandleFunc("GET /metrics/cadvisor", s.cadvisorMetrics)
 	return mux
+}
+
+// counted counts requests by the first element of their path.
+func (s *Server) counted(next http.Handler) http.Handler {
+	m := s.config.Metrics
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		root, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+		path, long := "other", "false"
+		switch root {
+		case "exec", "attach", "portForward", "run":
+			path, long = root, "true"
+		case "healthz", "metrics", "pods", "runningpods", "configz", "containerLogs", "logs", "stats":
+			path = root
+		}
+		method := r.Method
+		if _, known := verbs[method]; !known {
+			method = "other"
+		}
+		labels := []string{method, path, "readwrite", long}
+		began := time.Now()
+		m.Requests.WithLabelValues(labels...).Inc()
+		m.Inflight.WithLabelValues(labels...).Inc()
+		next.ServeHTTP(w, r)
+		m.Inflight.WithLabelValues(labels...).Dec()
+		m.RequestDuration.WithLabelValues(labels...).Observe(time.Since(began).Seconds())
+	})
 }
 
 // Run serves until ctx ends.

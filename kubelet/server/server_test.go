@@ -25,6 +25,9 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-k8s/skiff/kubelet/cgroups"
+	"github.com/skiff-k8s/skiff/kubelet/metrics"
 )
 
 // node is a kubelet with one pod, without a runtime behind it.
@@ -52,7 +55,10 @@ func (n *node) ListPodSandbox(context.Context, *runtimeapi.ListPodSandboxRequest
 }
 
 func (n *node) ListContainers(context.Context, *runtimeapi.ListContainersRequest, ...grpc.CallOption) (*runtimeapi.ListContainersResponse, error) {
-	return &runtimeapi.ListContainersResponse{Containers: []*runtimeapi.Container{{Id: "c1", CreatedAt: 1e18}}}, nil
+	return &runtimeapi.ListContainersResponse{Containers: []*runtimeapi.Container{{
+		Id: "c1", CreatedAt: 1e18, State: runtimeapi.ContainerState_CONTAINER_RUNNING, Image: &runtimeapi.ImageSpec{UserSpecifiedImage: "busybox"},
+		Labels: map[string]string{"io.kubernetes.container.name": "main", "io.kubernetes.pod.name": "web", "io.kubernetes.pod.namespace": "default"},
+	}}}, nil
 }
 
 func (n *node) ListPodSandboxStats(context.Context, *runtimeapi.ListPodSandboxStatsRequest, ...grpc.CallOption) (*runtimeapi.ListPodSandboxStatsResponse, error) {
@@ -95,11 +101,34 @@ func newServer(t *testing.T, allowed ...string) (*Server, *node, *access) {
 	a := &access{allowed: allowed}
 	n := &node{pod: &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: "uid"},
-		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "main"}}},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "main"}}, Volumes: []corev1.Volume{
+			{Name: "v", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}},
+		}},
 	}}
 	dir := t.TempDir()
-	s := New(Config{NodeName: "n1", Authenticator: a, Authorizer: a, Pods: n, Runtime: n, Images: n, RootDir: dir, LogDir: dir})
+	counts := metrics.New("n1")
+	counts.ProbeTotal.WithLabelValues("Liveness", "successful", "main", "web", "default", "uid").Inc()
+	s := New(Config{NodeName: "n1", Authenticator: a, Authorizer: a, Pods: n, Runtime: n, Images: n, RootDir: dir, LogDir: dir, Metrics: counts,
+		Cgroups: groups(t), Volumes: func(types.UID) map[string]string { return map[string]string{"v": dir} }})
 	return s, n, a
+}
+
+// groups are those of the pod and its container, as a kernel shows them.
+func groups(t *testing.T) *cgroups.Tree {
+	mount := t.TempDir()
+	for path, text := range map[string]string{
+		"cgroup.controllers": "", "kubepods/poduid/memory.current": "1000", "kubepods/poduid/memory.stat": "inactive_file 100\n", "kubepods/poduid/c1/cpu.stat": "usage_usec 3000000\n",
+	} {
+		path = filepath.Join(mount, path)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tree, err := cgroups.New(cgroups.Config{Mount: mount, Root: "/", Driver: cgroups.Cgroupfs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tree
 }
 
 func get(s *Server, path string) *httptest.ResponseRecorder { return do(s, "GET", path) }
@@ -178,7 +207,17 @@ func TestAnswers(t *testing.T) {
 		{"/metrics/resource", 200, `container_cpu_usage_seconds_total{container="main",namespace="default",pod="web"} 3`},
 		{"/metrics/resource", 200, `resource_scrape_error 0`},
 		{"/metrics/cadvisor", 200, "machine_cpu_cores"},
-		{"/metrics", 200, ""},
+		{"/metrics", 200, `kubelet_node_name{node="n1"} 1`},
+		{"/metrics", 200, `kubelet_running_pods 1`},
+		{"/metrics", 200, `kubelet_running_containers{container_state="running"} 1`},
+		{"/metrics", 200, `kubelet_volume_stats_capacity_bytes{namespace="default",persistentvolumeclaim="data"}`},
+		{"/metrics", 200, `kubelet_http_requests_total{long_running="false",method="GET",path="pods",server_type="readwrite"} 1`},
+		{"/metrics", 200, "process_resident_memory_bytes"},
+		{"/metrics/probes", 200, `prober_probe_total{container="main",namespace="default",pod="web",pod_uid="uid",probe_type="Liveness",result="successful"} 1`},
+		{"/metrics/cadvisor", 200, `container_cpu_usage_seconds_total{container="main",cpu="total",id="/kubepods/poduid/c1",image="busybox",name="c1",namespace="default",pod="web"} 3`},
+		{"/metrics/cadvisor", 200, `container_memory_working_set_bytes{container="",id="/kubepods/poduid",image="",name="",namespace="default",pod="web"} 900`},
+		{"/metrics/cadvisor", 200, `container_scrape_error 0`},
+		{"/stats/summary", 200, `"pvcRef":{"name":"data","namespace":"default"}`},
 		{"/checkpoint/default/web/main", 404, ""},
 	} {
 		if w := get(s, c.path); w.Code != c.code || !strings.Contains(w.Body.String(), c.want) {

@@ -10,15 +10,22 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
 	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+
+	"github.com/skiff-k8s/skiff/kubelet/diskusage"
+	kubeletnode "github.com/skiff-k8s/skiff/kubelet/node"
 )
 
 // statsProvider makes the summary of what the node, its pods and their containers use. What the runtime tells
@@ -28,6 +35,7 @@ type statsProvider struct {
 	runtime           runtimeapi.RuntimeServiceClient
 	images            runtimeapi.ImageServiceClient
 	started           time.Time
+	machine           kubeletnode.Machine
 
 	mu       sync.Mutex // guards what follows
 	lastCPU  time.Duration
@@ -35,7 +43,11 @@ type statsProvider struct {
 }
 
 func newStatsProvider(c Config) *statsProvider {
-	return &statsProvider{nodeName: c.NodeName, rootDir: c.RootDir, runtime: c.Runtime, images: c.Images, started: time.Now()}
+	machine, err := kubeletnode.ReadMachine(c.RootDir)
+	if err != nil {
+		klog.Background().Error(err, "Cannot describe the machine in metrics")
+	}
+	return &statsProvider{nodeName: c.NodeName, rootDir: c.RootDir, runtime: c.Runtime, images: c.Images, started: time.Now(), machine: machine}
 }
 
 func (s *Server) summary(w http.ResponseWriter, r *http.Request) {
@@ -46,6 +58,8 @@ func (s *Server) summary(w http.ResponseWriter, r *http.Request) {
 	}
 	if only, _ := strconv.ParseBool(r.FormValue("only_cpu_and_memory")); only {
 		summary = onlyCPUAndMemory(summary)
+	} else {
+		s.addDisk(r.Context(), summary)
 	}
 	writeJSON(w, r, summary)
 }
@@ -297,16 +311,101 @@ func nodeMemory() (*stats.MemoryStats, error) {
 }
 
 func fileSystem(dir string) (*stats.FsStats, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return nil, fmt.Errorf("statfs %s: %w", dir, err)
+	f, err := diskusage.OfFileSystem(dir)
+	if err != nil {
+		return nil, err
 	}
-	size := uint64(st.Bsize)
-	available, capacity, used := st.Bavail*size, st.Blocks*size, (st.Blocks-st.Bfree)*size
-	inodes, free := st.Files, st.Ffree
-	inodesUsed := inodes - free
+	return fsStats(f), nil
+}
+
+func fsStats(f diskusage.FileSystem) *stats.FsStats {
 	return &stats.FsStats{
-		Time: metav1.Now(), AvailableBytes: &available, CapacityBytes: &capacity, UsedBytes: &used,
-		Inodes: &inodes, InodesFree: &free, InodesUsed: &inodesUsed,
-	}, nil
+		Time: metav1.Now(), AvailableBytes: &f.Available, CapacityBytes: &f.Capacity, UsedBytes: &f.Used,
+		Inodes: &f.Inodes, InodesFree: &f.InodesFree, InodesUsed: &f.InodesUsed,
+	}
+}
+
+// volumeStats tells how full a pod's volumes are. Folders on the node's own disk are measured, so it takes a while.
+func (s *Server) volumeStats(ctx context.Context, pod *corev1.Pod) []stats.VolumeStats {
+	if s.config.Volumes == nil {
+		return nil
+	}
+	var all []stats.VolumeStats
+	paths := s.config.Volumes(pod.UID)
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		path, mounted := paths[v.Name]
+		if !mounted || v.HostPath != nil || v.Image != nil {
+			continue
+		}
+		f, err := s.measure(ctx, pod.UID, v.Name, path)
+		if err != nil {
+			continue // it goes as we look
+		}
+		if v.EmptyDir != nil && v.EmptyDir.Medium == corev1.StorageMediumDefault {
+			bytes, inodes := diskusage.OfFolder(path)
+			f.Used, f.InodesUsed = uint64(bytes), uint64(inodes)
+		}
+		vs := stats.VolumeStats{FsStats: *fsStats(f), Name: v.Name}
+		if claim := claimOf(pod, v); claim != "" {
+			vs.PVCRef = &stats.PVCReference{Name: claim, Namespace: pod.Namespace}
+		}
+		all = append(all, vs)
+	}
+	return all
+}
+
+func (s *Server) measure(ctx context.Context, pod types.UID, volume, path string) (diskusage.FileSystem, error) {
+	if s.config.Measure == nil {
+		return diskusage.OfFileSystem(path)
+	}
+	return s.config.Measure(ctx, pod, volume)
+}
+
+func claimOf(pod *corev1.Pod, v *corev1.Volume) string {
+	switch {
+	case v.PersistentVolumeClaim != nil:
+		return v.PersistentVolumeClaim.ClaimName
+	case v.Ephemeral != nil:
+		return pod.Name + "-" + v.Name
+	}
+	return ""
+}
+
+// addDisk completes a summary with what takes longer to find out: volumes, and what of the node's disk each pod has.
+func (s *Server) addDisk(ctx context.Context, summary *stats.Summary) {
+	pods := map[string]*corev1.Pod{}
+	for _, pod := range s.config.Pods.Pods() {
+		pods[string(pod.UID)] = pod
+	}
+	for i := range summary.Pods {
+		p := &summary.Pods[i]
+		pod := pods[p.PodRef.UID]
+		if pod == nil {
+			continue
+		}
+		p.VolumeStats = s.volumeStats(ctx, pod)
+		var used, inodes uint64
+		for _, v := range p.VolumeStats {
+			if j := slices.IndexFunc(pod.Spec.Volumes, func(spec corev1.Volume) bool { return spec.Name == v.Name }); pod.Spec.Volumes[j].EmptyDir != nil && pod.Spec.Volumes[j].EmptyDir.Medium == corev1.StorageMediumDefault {
+				used, inodes = used+*v.UsedBytes, inodes+*v.InodesUsed
+			}
+		}
+		for j := range p.Containers {
+			c := &p.Containers[j]
+			logs, files := diskusage.OfFolder(filepath.Join(s.config.PodLogs, pod.Namespace+"_"+pod.Name+"_"+string(pod.UID), c.Name))
+			size, count := uint64(logs), uint64(files)
+			c.Logs = &stats.FsStats{Time: metav1.Now(), UsedBytes: &size, InodesUsed: &count}
+			used, inodes = used+size, inodes+count
+			if c.Rootfs != nil && c.Rootfs.UsedBytes != nil {
+				used += *c.Rootfs.UsedBytes
+			}
+			if c.Rootfs != nil && c.Rootfs.InodesUsed != nil {
+				inodes += *c.Rootfs.InodesUsed
+			}
+		}
+		fs := summary.Node.Fs
+		p.EphemeralStorage = &stats.FsStats{Time: metav1.Now(), AvailableBytes: fs.AvailableBytes, CapacityBytes: fs.CapacityBytes,
+			UsedBytes: &used, Inodes: fs.Inodes, InodesFree: fs.InodesFree, InodesUsed: &inodes}
+	}
 }

@@ -36,6 +36,7 @@ func (m *Manager) resolve(ctx context.Context, pod *corev1.Pod, source *corev1.V
 		}
 	}
 	if err == nil {
+		v.claim = pvc
 		v.pv, err = m.volumeOf(ctx, pvc)
 	}
 	if err != nil {

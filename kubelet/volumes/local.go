@@ -8,8 +8,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/mount-utils"
+	"k8s.io/utils/exec"
 )
 
 // local is a PersistentVolume that is a directory or a block device of this node.
@@ -52,22 +55,27 @@ func (l local) setUp(_ context.Context, v *volume) (mounted, error) {
 	return mounted{path: v.dir, readOnly: v.readOnly}, nil
 }
 
-// mount puts source at v.dir. A device must have its file system already: Skiff formats nothing.
+// mount puts source at v.dir. A device without a file system gets one.
 func (local) mount(v *volume, source string, device bool) error {
 	if err := os.MkdirAll(v.dir, 0o750); err != nil {
 		return err
 	}
-	fstype, flags := "", uintptr(unix.MS_BIND)
-	if device {
-		fstype, flags = "ext4", 0
+	options := slices.Clone(v.pv.Spec.MountOptions)
+	if v.readOnly {
+		options = append(options, "ro")
+	}
+	mounter := mount.NewWithoutSystemd("")
+	switch {
+	case device:
+		fstype := "ext4"
 		if v.pv.Spec.Local.FSType != nil {
 			fstype = *v.pv.Spec.Local.FSType
 		}
-		if v.readOnly {
-			flags |= unix.MS_RDONLY
-		}
+		return mount.NewSafeFormatAndMount(mounter, exec.New()).FormatAndMount(source, v.dir, fstype, options)
+	case len(v.pv.Spec.MountOptions) > 0:
+		return mounter.Mount(source, v.dir, "", append(options, "bind"))
 	}
-	if err := unix.Mount(source, v.dir, fstype, flags, ""); err != nil {
+	if err := unix.Mount(source, v.dir, "", unix.MS_BIND, ""); err != nil { // read-only is for the container's mount
 		return fmt.Errorf("mount %s at %s: %w", source, v.dir, err)
 	}
 	return nil

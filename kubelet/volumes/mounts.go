@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
@@ -28,6 +29,34 @@ func (m *Manager) Mounts(ctx context.Context, pod *corev1.Pod, container *corev1
 		mounts = append(mounts, mount)
 	}
 	return mounts, nil
+}
+
+// Paths are the folders on this node of a pod's volumes, as of the last SetUp, by the pod's names for them.
+func (m *Manager) Paths(pod types.UID) map[string]string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	paths := map[string]string{}
+	for name, v := range m.pods[pod] {
+		if v.path != "" && !v.device {
+			paths[name] = v.path
+		}
+	}
+	return paths
+}
+
+// Images are the IDs of the images that pods have as volumes.
+func (m *Manager) Images() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var ids []string
+	for _, volumes := range m.pods {
+		for _, v := range volumes {
+			if v.image != nil {
+				ids = append(ids, v.image.GetImage())
+			}
+		}
+	}
+	return ids
 }
 
 // mount returns the container's volume mount with this index.

@@ -34,16 +34,20 @@ func (m *Manager) allPlugins() []plugin {
 		projected{m},
 		image{m},
 		local{m},
+		nfs{},
+		m.csi,
 	}
 }
 
 // volume is a volume of a pod, with the claim behind it resolved.
 type volume struct {
 	pod      *corev1.Pod
-	source   *corev1.Volume           // as the pod has it
-	pv       *corev1.PersistentVolume // the volume behind source's claim, if it has one
-	readOnly bool                     // asked for by the claim's source
-	dir      string                   // where a plugin may put it
+	source   *corev1.Volume                // as the pod has it
+	claim    *corev1.PersistentVolumeClaim // behind source, if it is a claim
+	pv       *corev1.PersistentVolume      // the claim's volume
+	readOnly bool                          // asked for by the claim's source
+	dir      string                        // where a plugin may put it
+	again    bool                          // this process has set it up before
 }
 
 // specName is the name in paths and messages: the claim's volume, or the pod's own name for it.
@@ -70,6 +74,7 @@ type mounted struct {
 	image    *runtimeapi.ImageSpec // or else an image that the runtime mounts
 	readOnly bool                  // whatever the container says
 	follows  bool                  // the API: each SetUp looks for changes
+	csi      *csiSource            // what a driver has published
 }
 
 // containers iterates over all containers of pod. Ephemeral ones look like the others.

@@ -55,10 +55,7 @@ func newTokens(client kubernetes.Interface, changed func(types.UID)) *tokens {
 // get returns a valid token, a fresh one if the last is due. If that fails the last is good enough
 // until it expires.
 func (t *tokens) get(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) ([]byte, error) {
-	k := tokenKey{pod: pod.UID, account: pod.Spec.ServiceAccountName, audience: p.Audience, seconds: 3600}
-	if p.ExpirationSeconds != nil {
-		k.seconds = *p.ExpirationSeconds
-	}
+	k := keyOf(pod, p)
 	t.mu.Lock()
 	last := t.held[k]
 	t.mu.Unlock()
@@ -79,6 +76,24 @@ func (t *tokens) get(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAcco
 	klog.FromContext(ctx).Error(err, "Couldn't update token", "pod", klog.KObj(pod), "expires", last.expires)
 	t.keep(k, last, renewalRetry)
 	return last.text, nil
+}
+
+func keyOf(pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) tokenKey {
+	k := tokenKey{pod: pod.UID, account: pod.Spec.ServiceAccountName, audience: p.Audience, seconds: 3600}
+	if p.ExpirationSeconds != nil {
+		k.seconds = *p.ExpirationSeconds
+	}
+	return k
+}
+
+// expiry is when the token that get has returned last expires.
+func (t *tokens) expiry(pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if held := t.held[keyOf(pod, p)]; held != nil {
+		return held.expires
+	}
+	return time.Time{}
 }
 
 func (t *tokens) request(ctx context.Context, pod *corev1.Pod, k tokenKey) (*token, error) {

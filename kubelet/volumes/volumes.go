@@ -33,6 +33,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/skiff-k8s/skiff/kubelet/csi"
 	"github.com/skiff-k8s/skiff/kubelet/objects"
 )
 
@@ -59,6 +60,11 @@ type Config struct {
 	Stale func(pod *corev1.Pod, err error)
 	// Event sends one about a pod.
 	Event func(pod *corev1.Pod, kind, reason, message string)
+	// NodeName is the node's; CSI are its drivers, nil for none.
+	NodeName string
+	CSI      *csi.Drivers
+	// InUseChanged is told that VolumesInUse has another answer. It must not block. It may be nil.
+	InUseChanged func()
 	// EnsureImage pulls the image of an image volume. Without it the reference is mounted as it is.
 	EnsureImage func(ctx context.Context, pod *corev1.Pod, image *corev1.ImageVolumeSource) (*runtimeapi.ImageSpec, error)
 	// RecursiveReadOnly says whether a runtime handler can make mounts recursively read-only.
@@ -75,6 +81,9 @@ type Manager struct {
 	bundles      *trustBundles
 	certificates *podCertificates
 
+	csi   *csiVolume
+	inUse inUse
+
 	mu   sync.Mutex // guards pods
 	pods map[types.UID]map[string]mounted
 }
@@ -85,6 +94,7 @@ func New(cfg Config) *Manager {
 	m.tokens = newTokens(cfg.Client, cfg.Changed)
 	m.bundles = newTrustBundles(cfg.Factory, cfg.Changed)
 	m.certificates = newPodCertificates(cfg)
+	m.csi, m.inUse.left = newCSI(m), m.notes
 	m.plugins = m.allPlugins()
 	return m
 }
@@ -101,7 +111,7 @@ func (m *Manager) Run(ctx context.Context) error {
 
 // SetUp makes all volumes that pod's containers use, or brings them up to date. It may be called again
 // at any time, and then rewrites what has changed in the API. The error is an Aggregate with one entry
-// per volume that the pod cannot have yet, each worth a FailedMount event.
+// per volume that the pod cannot have yet, each worth an event, FailedMount unless it has an EventReason.
 func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
 	m.cfg.Objects.Register(pod)
 	if err := os.MkdirAll(filepath.Join(m.PodDir(pod.UID), "volumes"), 0o750); err != nil {
@@ -120,7 +130,7 @@ func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
 			ready[name] = last
 			continue
 		}
-		mnt, err := m.setUpVolume(ctx, pod, &pod.Spec.Volumes[i])
+		mnt, err := m.setUpVolume(ctx, pod, &pod.Spec.Volumes[i], there)
 		switch {
 		case err == nil:
 			ready[name] = mnt
@@ -141,12 +151,13 @@ func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
 }
 
 // setUpVolume finds the plugin for one volume and lets it work. With an error it may still return a
-// volume that follows the API, as it was before a restart.
-func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, source *corev1.Volume) (mounted, error) {
+// volume that follows the API, as it was before a restart. again says that this process has set it up before.
+func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, source *corev1.Volume, again bool) (mounted, error) {
 	v, err := m.resolve(ctx, pod, source)
 	if err != nil {
 		return mounted{}, err
 	}
+	v.again = again
 	for _, p := range m.plugins {
 		if !p.supports(v) {
 			continue
@@ -160,14 +171,38 @@ func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, source *core
 		if exists(filepath.Join(v.dir, dataLink)) {
 			mnt = mounted{name: v.specName(), path: v.dir, readOnly: true, follows: true}
 		}
-		return mnt, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.specName(), err)
+		what, reason := operation(v, err)
+		return mnt, setUpError{fmt.Errorf("%s failed for volume %q : %w", what, v.specName(), err), reason}
 	}
 	return mounted{}, fmt.Errorf("MountVolume.FindPluginBySpec failed for volume %q : no volume plugin matched", v.specName())
 }
 
+// setUpError is an error of one volume, with the reason of the event that tells about it.
+type setUpError struct {
+	error
+	reason string
+}
+
+func (e setUpError) Unwrap() error       { return e.error }
+func (e setUpError) EventReason() string { return e.reason }
+
+// operation is upstream's name of what did not succeed, and the reason of the event about that.
+func operation(v *volume, err error) (name, reason string) {
+	device, block := errors.As(err, &deviceError{}), v.pv != nil && isBlock(v.pv)
+	switch {
+	case device && block:
+		return "MapVolume.SetUpDevice", "FailedMapVolume"
+	case device:
+		return "MountVolume.MountDevice", "FailedMount"
+	case block:
+		return "MapVolume.MapPodDevice", "FailedMapVolume"
+	}
+	return "MountVolume.SetUp", "FailedMount"
+}
+
 // TearDown unmounts the pod's volumes and removes its directory. It may be called for a pod that was
 // never set up, and again after an error.
-func (m *Manager) TearDown(_ context.Context, podUID types.UID) error {
+func (m *Manager) TearDown(ctx context.Context, podUID types.UID) error {
 	m.cfg.Objects.Unregister(podUID)
 	m.tokens.forget(podUID)
 	m.bundles.forget(podUID)
@@ -180,10 +215,27 @@ func (m *Manager) TearDown(_ context.Context, podUID types.UID) error {
 	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	if err := unmountBelow(dir); err != nil {
+	if err := m.unmount(ctx, podUID, dir); err != nil {
 		return err
 	}
+	if m.inUse.forget(podUID) && m.cfg.InUseChanged != nil {
+		m.cfg.InUseChanged()
+	}
 	return removeTree(dir)
+}
+
+// unmount unmounts all volumes of a pod, what drivers have mounted by those.
+func (m *Manager) unmount(ctx context.Context, podUID types.UID, dir string) error {
+	subPaths := filepath.Join(dir, "volume-subpaths") // which would keep the volumes busy
+	if _, err := os.Lstat(subPaths); err == nil {
+		if err := unmountBelow(subPaths); err != nil {
+			return err
+		}
+	}
+	if err := m.csi.tearDown(ctx, podUID); err != nil {
+		return err
+	}
+	return unmountBelow(dir)
 }
 
 // Orphans lists the pods that have a directory on this node, alive or not: the kubelet tears down

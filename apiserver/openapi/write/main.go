@@ -10,12 +10,16 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/sha512"
+	"encoding/gob"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log"
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/emicklei/go-restful/v3"
@@ -43,10 +47,12 @@ import (
 	"k8s.io/kube-openapi/pkg/common/restfuladapter"
 	"k8s.io/kube-openapi/pkg/handler"
 	"k8s.io/kube-openapi/pkg/handler3"
+	"k8s.io/kube-openapi/pkg/schemaconv"
 	"k8s.io/kube-openapi/pkg/spec3"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 	metricsv1 "k8s.io/metrics/pkg/apis/metrics/v1"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
+	smdschema "sigs.k8s.io/structured-merge-diff/v6/schema"
 
 	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/inprocess"
@@ -208,6 +214,9 @@ func (w *writer) v2(services []*restful.WebService) error {
 	if err != nil {
 		return err
 	}
+	if err := w.schema(doc.Definitions); err != nil {
+		return fmt.Errorf("schema of server-side apply: %w", err)
+	}
 	doc.Definitions = handler.PruneDefaults(doc.Definitions)
 	raw, err := doc.MarshalJSON()
 	if err != nil {
@@ -234,6 +243,45 @@ func (w *writer) v2(services []*restful.WebService) error {
 	fmt.Fprintf(out, `,"definitions":%s}`, definitions)
 	w.index.V2.Hash = hash(out.Bytes())
 	return w.write(openapi.V2File, out.Bytes(), proto)
+}
+
+// schema writes what server-side apply has to know of the types: which lists are maps, and by which keys.
+func (w *writer) schema(definitions spec.Definitions) error {
+	models := make(map[string]*spec.Schema, len(definitions))
+	for name, model := range definitions {
+		models[name] = &model
+	}
+	types, err := schemaconv.ToSchemaFromOpenAPI(models, false)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(types.Types, func(a, b smdschema.TypeDef) int { return strings.Compare(a.Name, b.Name) })
+	for _, t := range types.Types {
+		if t.Map == nil {
+			continue
+		}
+		for i, field := range t.Map.Fields {
+			t.Map.Fields[i].Default = scalar(field.Default)
+		}
+	}
+	var raw bytes.Buffer // gob, since the types have embedded pointers, which JSON throws together
+	if err := gob.NewEncoder(&raw).Encode(types); err != nil {
+		return err
+	}
+	return w.writeForm(openapi.SchemaFile, raw.Bytes())
+}
+
+// scalar is a default without the Go type it was written with, or nothing: only keys of lists need one.
+func scalar(value any) any {
+	switch v := reflect.ValueOf(value); v.Kind() {
+	case reflect.String:
+		return v.String()
+	case reflect.Bool:
+		return v.Bool()
+	case reflect.Int, reflect.Int32, reflect.Int64:
+		return v.Int()
+	}
+	return nil
 }
 
 // v3 writes the document of one group version.
@@ -281,27 +329,26 @@ func keepOwnKinds(doc *spec3.OpenAPI, name string) {
 
 // write compresses both forms of a document into the directory.
 func (w *writer) write(name string, raw, proto []byte) error {
-	for suffix, content := range map[string][]byte{openapi.JSON: raw, openapi.Protobuf: proto} {
-		var out bytes.Buffer
-		z, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
-		if err != nil {
-			return err
-		}
-		if _, err := z.Write(content); err != nil {
-			return err
-		}
-		if err := z.Close(); err != nil {
-			return err
-		}
-		path := filepath.Join(w.dir, name+suffix)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(path, out.Bytes(), 0o644); err != nil {
-			return err
-		}
+	return errors.Join(w.writeForm(name+openapi.JSON, raw), w.writeForm(name+openapi.Protobuf, proto))
+}
+
+func (w *writer) writeForm(name string, content []byte) error {
+	var out bytes.Buffer
+	z, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
+	if err != nil {
+		return err
 	}
-	return nil
+	if _, err := z.Write(content); err != nil {
+		return err
+	}
+	if err := z.Close(); err != nil {
+		return err
+	}
+	path := filepath.Join(w.dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, out.Bytes(), 0o644)
 }
 
 func hash(content []byte) string { return fmt.Sprintf("%X", sha512.Sum512(content)) }

@@ -31,7 +31,7 @@ import (
 const (
 	// bindTimeout is how long a pod waits for its claims to be bound; bindPoll how often it looks.
 	bindTimeout = 10 * time.Minute
-	bindPoll    = time.Second
+	bindPoll    = 100 * time.Millisecond // of memory
 	// notSupported is the provisioner of classes whose volumes are all made by hand.
 	notSupported = "kubernetes.io/no-provisioner"
 )

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package addons
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/utils/ptr"
+)
+
+// parse reads the objects of a manifest: YAML documents, or JSON; those in lists too.
+func parse(path string) ([]*unstructured.Unstructured, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var out []*unstructured.Unstructured
+	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(raw), 4096)
+	for {
+		var content map[string]any
+		err := decoder.Decode(&content)
+		if errors.Is(err, io.EOF) {
+			return out, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(content) == 0 {
+			continue // nothing but comments
+		}
+		objects, err := flatten(&unstructured.Unstructured{Object: content})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, objects...)
+	}
+}
+
+func flatten(object *unstructured.Unstructured) ([]*unstructured.Unstructured, error) {
+	var out []*unstructured.Unstructured
+	if object.IsList() {
+		err := object.EachListItem(func(item runtime.Object) error {
+			objects, err := flatten(item.(*unstructured.Unstructured))
+			out = append(out, objects...)
+			return err
+		})
+		return out, err
+	}
+	switch {
+	case object.GetAPIVersion() == "" || object.GetKind() == "":
+		return nil, errors.New("an object has no apiVersion or no kind")
+	case object.GetName() == "":
+		return nil, fmt.Errorf("a %s has no metadata.name", object.GetKind())
+	}
+	return []*unstructured.Unstructured{object}, nil
+}
+
+// applyAll applies all objects, in an order in which each finds what it needs: namespaces and definitions of custom
+// resources first. It goes on after errors and returns what it has made.
+func (c *controller) applyAll(ctx context.Context, addOn string, objects []*unstructured.Unstructured) ([]id, error) {
+	slices.SortStableFunc(objects, func(a, b *unstructured.Unstructured) int { return rank(a) - rank(b) })
+	var made []id
+	var errs []error
+	for _, object := range objects {
+		applied, err := c.applyOne(ctx, addOn, object)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("apply %s %s: %w", object.GetKind(), name(object.GetNamespace(), object.GetName()), err))
+			continue
+		}
+		made = append(made, applied)
+	}
+	return made, errors.Join(errs...)
+}
+
+func rank(object *unstructured.Unstructured) int {
+	switch object.GetKind() {
+	case "Namespace":
+		return 0
+	case "CustomResourceDefinition":
+		return 1
+	}
+	return 2
+}
+
+func name(namespace, name string) string {
+	if namespace == "" {
+		return name
+	}
+	return namespace + "/" + name
+}
+
+func (c *controller) applyOne(ctx context.Context, addOn string, object *unstructured.Unstructured) (id, error) {
+	kind := object.GroupVersionKind()
+	mapping, err := c.Mapper.RESTMapping(kind.GroupKind(), kind.Version)
+	if meta.IsNoMatchError(err) {
+		c.Mapper.Reset() // its definition may just have been made; the next try will see
+	}
+	if err != nil {
+		return id{}, err
+	}
+	if mapping.Scope.Name() == meta.RESTScopeNameNamespace && object.GetNamespace() == "" {
+		object.SetNamespace(metav1.NamespaceDefault)
+	}
+	labels := object.GetLabels()
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels[AddOnLabel] = addOn
+	object.SetLabels(labels)
+	raw, err := json.Marshal(object)
+	if err != nil {
+		return id{}, err
+	}
+	_, err = c.client(mapping, object.GetNamespace()).Patch(ctx, object.GetName(), types.ApplyPatchType, raw, metav1.PatchOptions{
+		FieldManager: Component, Force: ptr.To(true),
+	})
+	return id{kind.Group, kind.Version, kind.Kind, object.GetNamespace(), object.GetName()}, err
+}
+
+func (c *controller) client(mapping *meta.RESTMapping, namespace string) dynamic.ResourceInterface {
+	if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
+		return c.Dynamic.Resource(mapping.Resource).Namespace(namespace)
+	}
+	return c.Dynamic.Resource(mapping.Resource)
+}
+
+// prune deletes objects, those last that others may live in. What is another add-on's by now, stays.
+func (c *controller) prune(ctx context.Context, addOn string, objects []id) error {
+	var errs []error
+	for _, object := range slices.Backward(objects) {
+		if err := c.pruneOne(ctx, addOn, object); err != nil {
+			errs = append(errs, fmt.Errorf("delete %s %s: %w", object.Kind, name(object.Namespace, object.Name), err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (c *controller) pruneOne(ctx context.Context, addOn string, object id) error {
+	mapping, err := c.Mapper.RESTMapping(object.kind().GroupKind(), object.Version)
+	if meta.IsNoMatchError(err) {
+		mapping, err = c.Mapper.RESTMapping(object.kind().GroupKind())
+	}
+	if meta.IsNoMatchError(err) {
+		return nil // gone with its definition
+	}
+	if err != nil {
+		return err
+	}
+	client := c.client(mapping, object.Namespace)
+	current, err := client.Get(ctx, object.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || err == nil && current.GetLabels()[AddOnLabel] != addOn {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	err = client.Delete(ctx, object.Name, metav1.DeleteOptions{
+		PropagationPolicy: ptr.To(metav1.DeletePropagationBackground), Preconditions: metav1.NewUIDPreconditions(string(current.GetUID())),
+	})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cgroups
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Group is a group that has something to do with pods. Exactly the groups of containers have a Container.
+type Group struct {
+	Path      string    // below the mount point, as monitoring names it: "/kubepods/burstable/pod<uid>"
+	Pod       types.UID // empty for those above the pods
+	Container string    // the runtime's ID of a container or sandbox
+}
+
+// Groups lists the root of the machine, the classes, the pods and their containers.
+func (t *Tree) Groups() []Group {
+	groups := []Group{{Path: "/"}}
+	for _, class := range []name{{kubepods}, {kubepods, "burstable"}, {kubepods, "besteffort"}} {
+		groups = append(groups, Group{Path: t.path(class)})
+	}
+	seen := map[string]bool{}
+	t.eachPodDir(func(pod types.UID, dir string) {
+		path := t.relative(dir)
+		if seen[path] {
+			return // another controller's
+		}
+		seen[path] = true
+		groups = append(groups, Group{Path: path, Pod: pod})
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return // gone meanwhile
+		}
+		for _, e := range entries {
+			if e.IsDir() {
+				groups = append(groups, Group{Path: filepath.Join(path, e.Name()), Pod: pod, Container: containerID(e.Name())})
+			}
+		}
+	})
+	return groups
+}
+
+// containerID finds a runtime's ID in the name that it gave to a group: "<id>" or "cri-containerd-<id>.scope".
+func containerID(group string) string {
+	group = strings.TrimSuffix(group, ".scope")
+	return group[strings.LastIndex(group, "-")+1:]
+}
+
+func (t *Tree) relative(dir string) string {
+	if t.unified {
+		return strings.TrimPrefix(dir, t.cfg.Mount)
+	}
+	return strings.TrimPrefix(dir, t.controllerOf(dir))
+}
+
+// Usage is what a group has used, by the kernel's count. What the kernel does not tell is 0.
+type Usage struct {
+	CPU, UserCPU, SystemCPU time.Duration
+	Periods, Throttled      uint64
+	ThrottledTime           time.Duration
+
+	Memory, WorkingSet, RSS, Cache, MappedFile, Swap, MaxMemory uint64
+	MemoryFailures, PageFaults, MajorPageFaults, OOMKills       uint64
+
+	Processes, Threads uint64
+	Disks              map[string]DiskUsage // by device number, "8:0"
+
+	// What it may use; 0 for no limit.
+	Shares, Quota, Period, MemoryLimit, MostThreads uint64
+}
+
+// DiskUsage is what was read from and written to a disk.
+type DiskUsage struct{ ReadBytes, WriteBytes, Reads, Writes uint64 }
+
+// Usage reads what a group has used; false if there is no such group.
+func (t *Tree) Usage(g Group) (u Usage, ok bool) {
+	if t.unified {
+		return usageV2(group{filepath.Join(t.cfg.Mount, g.Path)})
+	}
+	at := func(controller string) group {
+		for _, dir := range t.controllers {
+			if slices.Contains(strings.Split(filepath.Base(dir), ","), controller) {
+				return group{filepath.Join(dir, g.Path)}
+			}
+		}
+		return group{} // reads nothing
+	}
+	return usageV1(at)
+}
+
+// group is the folder of a group, or of one controller's part of it.
+type group struct{ dir string }
+
+func (g group) text(file string) string {
+	if g.dir == "" {
+		return ""
+	}
+	data, err := os.ReadFile(filepath.Join(g.dir, file))
+	if err != nil {
+		return ""
+	}
+	return string(data)
+}
+
+func (g group) number(file string) uint64 { return unsigned(strings.TrimSpace(g.text(file))) }
+
+// table reads a file of lines "<name> <number>".
+func (g group) table(file string) map[string]uint64 {
+	table := map[string]uint64{}
+	for line := range strings.Lines(g.text(file)) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok {
+			table[name] = unsigned(value)
+		}
+	}
+	return table
+}
+
+func (g group) processes() uint64 { return uint64(strings.Count(g.text("cgroup.procs"), "\n")) }
+
+// unsigned reads a number; 0 for none or "max".
+func unsigned(text string) uint64 {
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+func usageV2(g group) (u Usage, ok bool) {
+	if _, err := os.Stat(g.dir); err != nil {
+		return u, false
+	}
+	cpu, memory := g.table("cpu.stat"), g.table("memory.stat")
+	u = Usage{
+		CPU: micros(cpu["usage_usec"]), UserCPU: micros(cpu["user_usec"]), SystemCPU: micros(cpu["system_usec"]),
+		Periods: cpu["nr_periods"], Throttled: cpu["nr_throttled"], ThrottledTime: micros(cpu["throttled_usec"]),
+		Memory: g.number("memory.current"), RSS: memory["anon"], Cache: memory["file"], MappedFile: memory["file_mapped"],
+		Swap: g.number("memory.swap.current"), MaxMemory: g.number("memory.peak"), MemoryFailures: g.table("memory.events")["max"],
+		PageFaults: memory["pgfault"], MajorPageFaults: memory["pgmajfault"], OOMKills: g.table("memory.events")["oom_kill"],
+		Processes: g.processes(), Threads: g.number("pids.current"), Disks: disksV2(g.text("io.stat")),
+		Shares: sharesOf(g.number("cpu.weight")), MemoryLimit: g.number("memory.max"), MostThreads: g.number("pids.max"),
+	}
+	if quota, period, ok := strings.Cut(strings.TrimSpace(g.text("cpu.max")), " "); ok {
+		u.Quota, u.Period = unsigned(quota), unsigned(period)
+	}
+	u.WorkingSet = u.Memory - min(u.Memory, memory["inactive_file"])
+	return u, true
+}
+
+func micros(n uint64) time.Duration { return time.Duration(n) * time.Microsecond }
+
+// sharesOf is about the opposite of weight.
+func sharesOf(weight uint64) uint64 {
+	if weight == 0 {
+		return 0
+	}
+	return 2 + (weight-1)*262142/9999
+}
+
+// disksV2 reads lines such as "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0".
+func disksV2(text string) map[string]DiskUsage {
+	disks := map[string]DiskUsage{}
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 {
+			continue
+		}
+		var d DiskUsage
+		for _, field := range fields[1:] {
+			name, value, _ := strings.Cut(field, "=")
+			switch name {
+			case "rbytes":
+				d.ReadBytes = unsigned(value)
+			case "wbytes":
+				d.WriteBytes = unsigned(value)
+			case "rios":
+				d.Reads = unsigned(value)
+			case "wios":
+				d.Writes = unsigned(value)
+			}
+		}
+		disks[fields[0]] = d
+	}
+	return disks
+}
+
+// tick is the unit of cpuacct.stat.
+const tick = 10 * time.Millisecond
+
+func usageV1(at func(controller string) group) (u Usage, ok bool) {
+	cpu, account, memory, pids, io := at("cpu"), at("cpuacct"), at("memory"), at("pids"), at("blkio")
+	if _, err := os.Stat(memory.dir); err != nil {
+		return u, false
+	}
+	times, throttling, stat := account.table("cpuacct.stat"), cpu.table("cpu.stat"), memory.table("memory.stat")
+	u = Usage{
+		CPU: time.Duration(account.number("cpuacct.usage")), UserCPU: time.Duration(times["user"]) * tick, SystemCPU: time.Duration(times["system"]) * tick,
+		Periods: throttling["nr_periods"], Throttled: throttling["nr_throttled"], ThrottledTime: time.Duration(throttling["throttled_time"]),
+		Memory: memory.number("memory.usage_in_bytes"), RSS: stat["total_rss"], Cache: stat["total_cache"], MappedFile: stat["total_mapped_file"],
+		Swap: stat["total_swap"], MaxMemory: memory.number("memory.max_usage_in_bytes"), MemoryFailures: memory.number("memory.failcnt"),
+		PageFaults: stat["total_pgfault"], MajorPageFaults: stat["total_pgmajfault"], OOMKills: memory.table("memory.oom_control")["oom_kill"],
+		Processes: memory.processes(), Threads: pids.number("pids.current"), Disks: disksV1(io),
+		Shares: cpu.number("cpu.shares"), Quota: cpu.number("cpu.cfs_quota_us"), Period: cpu.number("cpu.cfs_period_us"),
+		MemoryLimit: memory.number("memory.limit_in_bytes"), MostThreads: pids.number("pids.max"),
+	}
+	if u.MemoryLimit > 1<<62 {
+		u.MemoryLimit = 0 // how v1 writes no limit
+	}
+	u.WorkingSet = u.Memory - min(u.Memory, stat["total_inactive_file"])
+	return u, true
+}
+
+// disksV1 reads lines such as "8:0 Read 4096", of bytes and of operations.
+func disksV1(g group) map[string]DiskUsage {
+	disks := map[string]DiskUsage{}
+	each := func(file string, take func(d *DiskUsage, operation string, n uint64)) {
+		for line := range strings.Lines(g.text(file)) {
+			fields := strings.Fields(line)
+			if len(fields) != 3 {
+				continue
+			}
+			d := disks[fields[0]]
+			take(&d, fields[1], unsigned(fields[2]))
+			disks[fields[0]] = d
+		}
+	}
+	each("blkio.throttle.io_service_bytes_recursive", func(d *DiskUsage, operation string, n uint64) {
+		switch operation {
+		case "Read":
+			d.ReadBytes = n
+		case "Write":
+			d.WriteBytes = n
+		}
+	})
+	each("blkio.throttle.io_serviced_recursive", func(d *DiskUsage, operation string, n uint64) {
+		switch operation {
+		case "Read":
+			d.Reads = n
+		case "Write":
+			d.Writes = n
+		}
+	})
+	return disks
+}
+
+// Process is one of the group, to look into its namespaces; 0 if there is none.
+func (t *Tree) Process(g Group) int {
+	dir := filepath.Join(t.cfg.Mount, g.Path)
+	if !t.unified {
+		dir = filepath.Join(t.controllers[0], g.Path)
+	}
+	first, _, _ := strings.Cut(group{dir}.text("cgroup.procs"), "\n")
+	pid, err := strconv.Atoi(first)
+	if err != nil {
+		return 0
+	}
+	return pid
+}

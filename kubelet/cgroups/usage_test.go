@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cgroups
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// files makes a tree of cgroup files as a kernel shows them.
+func files(t *testing.T, dir string, content map[string]string) {
+	t.Helper()
+	for path, text := range content {
+		path = filepath.Join(dir, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+const (
+	uid     = types.UID("0a1b-2c3d")
+	podPath = "kubepods/burstable/pod0a1b-2c3d"
+)
+
+// Both versions of cgroups tell the same story.
+func TestUsage(t *testing.T) {
+	want := Usage{
+		CPU: 3 * time.Second, UserCPU: 2 * time.Second, SystemCPU: time.Second, Periods: 10, Throttled: 4, ThrottledTime: 500 * time.Millisecond,
+		Memory: 1000, WorkingSet: 900, RSS: 600, Cache: 300, MappedFile: 50, Swap: 7, MaxMemory: 2000, MemoryFailures: 5, PageFaults: 11, MajorPageFaults: 1, OOMKills: 2,
+		Processes: 2, Threads: 3, Disks: map[string]DiskUsage{"8:0": {4096, 8192, 1, 2}},
+		Quota: 50000, Period: 100000, MemoryLimit: 4000, MostThreads: 100,
+	}
+	v1, v2 := t.TempDir(), t.TempDir()
+	files(t, v1, map[string]string{
+		"cpu,cpuacct/" + podPath + "/c1/cpuacct.usage": "3000000000\n", "cpu,cpuacct/" + podPath + "/c1/cpuacct.stat": "user 200\nsystem 100\n",
+		"cpu,cpuacct/" + podPath + "/c1/cpu.stat":          "nr_periods 10\nnr_throttled 4\nthrottled_time 500000000\n",
+		"cpu,cpuacct/" + podPath + "/c1/cpu.cfs_quota_us":  "50000\n",
+		"cpu,cpuacct/" + podPath + "/c1/cpu.cfs_period_us": "100000\n", "cpu,cpuacct/" + podPath + "/c1/cpu.shares": "1024\n",
+		"memory/" + podPath + "/c1/memory.usage_in_bytes":                    "1000\n",
+		"memory/" + podPath + "/c1/memory.stat":                              "rss 1\ntotal_rss 600\ntotal_cache 300\ntotal_mapped_file 50\ntotal_swap 7\ntotal_inactive_file 100\ntotal_pgfault 11\ntotal_pgmajfault 1\n",
+		"memory/" + podPath + "/c1/memory.max_usage_in_bytes":                "2000\n",
+		"memory/" + podPath + "/c1/memory.failcnt":                           "5\n",
+		"memory/" + podPath + "/c1/memory.oom_control":                       "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
+		"memory/" + podPath + "/c1/memory.limit_in_bytes":                    "4000\n",
+		"memory/" + podPath + "/c1/cgroup.procs":                             "11\n12\n",
+		"pids/" + podPath + "/c1/pids.current":                               "3\n",
+		"pids/" + podPath + "/c1/pids.max":                                   "100\n",
+		"blkio/" + podPath + "/c1/blkio.throttle.io_service_bytes_recursive": "8:0 Read 4096\n8:0 Write 8192\n8:0 Total 12288\nTotal 12288\n",
+		"blkio/" + podPath + "/c1/blkio.throttle.io_serviced_recursive":      "8:0 Read 1\n8:0 Write 2\nTotal 3\n",
+	})
+	for _, link := range []string{"cpu", "cpuacct"} {
+		if err := os.Symlink("cpu,cpuacct", filepath.Join(v1, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files(t, v2, map[string]string{
+		"cgroup.controllers":                "cpu memory\n",
+		podPath + "/c1/cpu.stat":            "usage_usec 3000000\nuser_usec 2000000\nsystem_usec 1000000\nnr_periods 10\nnr_throttled 4\nthrottled_usec 500000\n",
+		podPath + "/c1/cpu.max":             "50000 100000\n",
+		podPath + "/c1/cpu.weight":          "39\n",
+		podPath + "/c1/memory.current":      "1000\n",
+		podPath + "/c1/memory.stat":         "anon 600\nfile 300\nfile_mapped 50\ninactive_file 100\npgfault 11\npgmajfault 1\n",
+		podPath + "/c1/memory.peak":         "2000\n",
+		podPath + "/c1/memory.max":          "4000\n",
+		podPath + "/c1/memory.events":       "low 0\nmax 5\noom_kill 2\n",
+		podPath + "/c1/memory.swap.current": "7\n",
+		podPath + "/c1/cgroup.procs":        "11\n12\n",
+		podPath + "/c1/pids.current":        "3\n",
+		podPath + "/c1/pids.max":            "100\n",
+		podPath + "/c1/io.stat":             "8:0 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\n",
+	})
+	for name, mount := range map[string]string{"v1": v1, "v2": v2} {
+		tree, err := New(Config{Mount: mount, Root: "/", Driver: Cgroupfs})
+		if err != nil {
+			t.Fatal(err)
+		}
+		groups := tree.Groups()
+		paths := []string{"/", "/kubepods", "/kubepods/burstable", "/kubepods/besteffort", "/" + podPath, "/" + podPath + "/c1"}
+		if len(groups) != len(paths) {
+			t.Fatalf("%s: groups %+v", name, groups)
+		}
+		for i, path := range paths {
+			if groups[i].Path != path {
+				t.Errorf("%s: group %d is %s, want %s", name, i, groups[i].Path, path)
+			}
+		}
+		last := groups[len(groups)-1]
+		if last.Pod != uid || last.Container != "c1" {
+			t.Errorf("%s: the container's group is %+v", name, last)
+		}
+		got, ok := tree.Usage(last)
+		if !ok || got.Shares < 990 || got.Shares > 1060 {
+			t.Errorf("%s: shares %d", name, got.Shares)
+		}
+		if got.Shares = 0; !reflect.DeepEqual(got, want) {
+			t.Errorf("%s:\n got %+v\nwant %+v", name, got, want)
+		}
+		if _, ok := tree.Usage(Group{Path: "/gone"}); ok {
+			t.Errorf("%s: a group that is not there has a usage", name)
+		}
+		if pid := tree.Process(last); name == "v2" && pid != 11 {
+			t.Errorf("process %d", pid)
+		}
+	}
+}
+
+// With systemd a pod's groups are slices and scopes.
+func TestGroupsOfSystemd(t *testing.T) {
+	mount := t.TempDir()
+	dir := "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0a1b_2c3d.slice/cri-containerd-c1.scope"
+	files(t, mount, map[string]string{"cgroup.controllers": "", dir + "/cgroup.procs": ""})
+	tree, err := New(Config{Mount: mount, Root: "/", Driver: Systemd})
+	if err != nil {
+		t.Fatal(err)
+	}
+	groups := tree.Groups()
+	if last := groups[len(groups)-1]; last.Pod != uid || last.Container != "c1" || last.Path != "/"+dir {
+		t.Errorf("groups %+v", groups)
+	}
+}

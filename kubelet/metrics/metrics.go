@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package metrics counts what the kubelet does, under the names that upstream's has, so that dashboards fill.
+//
+// What can be looked up (running pods, usage of containers and volumes) is not counted here: the kubelet's API computes it
+// when it is asked.
+package metrics
+
+import (
+	"context"
+	"path"
+	"time"
+
+	"google.golang.org/grpc"
+	"k8s.io/component-base/metrics"
+)
+
+// Metrics are those of one kubelet.
+type Metrics struct {
+	All    metrics.KubeRegistry // served at /metrics
+	Probes metrics.KubeRegistry // served at /metrics/probes
+
+	PodStart          *metrics.Histogram    // until all of its containers run, from when the kubelet heard of the pod
+	PodWork           *metrics.HistogramVec // operation_type: create, update, sync, terminate
+	StartedPods       *metrics.Counter
+	StartedContainers *metrics.CounterVec // container_type
+	FailedContainers  *metrics.CounterVec // container_type, code
+	Cgroups           *metrics.HistogramVec
+	Evictions         *metrics.CounterVec // eviction_signal
+	Restarted         *metrics.CounterVec // static: not counted for other pods
+	DeviceAllocation  *metrics.HistogramVec
+	DeviceRegistered  *metrics.CounterVec
+
+	ProbeTotal    *metrics.CounterVec   // probe_type, result, container, pod, namespace, pod_uid
+	ProbeDuration *metrics.HistogramVec // probe_type, container, pod, namespace
+
+	Requests        *metrics.CounterVec // of the kubelet's API: method, path, server_type, long_running
+	RequestDuration *metrics.HistogramVec
+	Inflight        *metrics.GaugeVec
+
+	operations         *metrics.CounterVec // operation_type
+	operationErrors    *metrics.CounterVec
+	operationDurations *metrics.HistogramVec
+}
+
+var podBuckets = []float64{0.5, 1, 2, 3, 4, 5, 6, 8, 10, 20, 30, 45, 60, 120, 180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600}
+
+// New makes the metrics of a node's kubelet.
+func New(node string) *Metrics {
+	m := &Metrics{
+		All: metrics.NewKubeRegistry(), Probes: metrics.NewKubeRegistry(),
+
+		PodStart: metrics.NewHistogram(histogram("pod_start_duration_seconds",
+			"Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run", podBuckets)),
+		PodWork:           histograms("pod_worker_duration_seconds", "Duration in seconds to sync a single pod. Broken down by operation type: create, update, or sync", metrics.DefBuckets, "operation_type"),
+		StartedPods:       metrics.NewCounter(counter("started_pods_total", "Cumulative number of pods started")),
+		StartedContainers: counters("started_containers_total", "Cumulative number of containers started", "container_type"),
+		FailedContainers:  counters("started_containers_errors_total", "Cumulative number of errors when starting containers", "container_type", "code"),
+		Cgroups:           histograms("cgroup_manager_duration_seconds", "Duration in seconds for cgroup manager operations. Broken down by method.", metrics.DefBuckets, "operation_type"),
+		Evictions:         counters("evictions", "Cumulative number of pod evictions by eviction signal", "eviction_signal"),
+		Restarted:         counters("restarted_pods_total", "Number of pods that have been restarted because they were deleted and recreated with the same UID while the kubelet was watching them (common for static pods, extremely uncommon for API pods)", "static"),
+		DeviceAllocation:  histograms("device_plugin_alloc_duration_seconds", "Duration in seconds to serve a device plugin Allocation request. Broken down by resource name.", metrics.DefBuckets, "resource_name"),
+		DeviceRegistered:  counters("device_plugin_registration_total", "Cumulative number of device plugin registrations. Broken down by resource name.", "resource_name"),
+
+		ProbeTotal: metrics.NewCounterVec(&metrics.CounterOpts{Subsystem: "prober", Name: "probe_total", StabilityLevel: metrics.ALPHA,
+			Help: "Cumulative number of a liveness, readiness or startup probe for a container by result."}, []string{"probe_type", "result", "container", "pod", "namespace", "pod_uid"}),
+		ProbeDuration: metrics.NewHistogramVec(&metrics.HistogramOpts{Subsystem: "prober", Name: "probe_duration_seconds", StabilityLevel: metrics.ALPHA,
+			Help: "Duration in seconds for a probe response."}, []string{"probe_type", "container", "pod", "namespace"}),
+
+		Requests:        counters("http_requests_total", "Number of the http requests received since the server started", requestLabels...),
+		RequestDuration: histograms("http_requests_duration_seconds", "Duration in seconds to serve http requests", metrics.DefBuckets, requestLabels...),
+		Inflight: metrics.NewGaugeVec(&metrics.GaugeOpts{Subsystem: "kubelet", Name: "http_inflight_requests", StabilityLevel: metrics.ALPHA,
+			Help: "Number of the inflight http requests"}, requestLabels),
+
+		operations:         counters("runtime_operations_total", "Cumulative number of runtime operations by operation type.", "operation_type"),
+		operationErrors:    counters("runtime_operations_errors_total", "Cumulative number of runtime operation errors by operation type.", "operation_type"),
+		operationDurations: histograms("runtime_operations_duration_seconds", "Duration in seconds of runtime operations. Broken down by operation type.", metrics.ExponentialBuckets(.005, 2.5, 14), "operation_type"),
+	}
+	name := metrics.NewGaugeVec(&metrics.GaugeOpts{Subsystem: "kubelet", Name: "node_name", Help: "The node's name. The count is always 1.", StabilityLevel: metrics.ALPHA}, []string{"node"})
+	m.All.MustRegister(m.PodStart, m.PodWork, m.StartedPods, m.StartedContainers, m.FailedContainers, m.Cgroups, m.Evictions, m.Restarted, m.DeviceAllocation,
+		m.DeviceRegistered, m.Requests, m.RequestDuration, m.Inflight, m.operations, m.operationErrors, m.operationDurations, name)
+	m.Probes.MustRegister(m.ProbeTotal, m.ProbeDuration)
+	name.WithLabelValues(node).Set(1)
+	return m
+}
+
+var requestLabels = []string{"method", "path", "server_type", "long_running"}
+
+func counter(name, help string) *metrics.CounterOpts {
+	return &metrics.CounterOpts{Subsystem: "kubelet", Name: name, Help: help, StabilityLevel: metrics.ALPHA}
+}
+
+func counters(name, help string, labels ...string) *metrics.CounterVec {
+	return metrics.NewCounterVec(counter(name, help), labels)
+}
+
+func histogram(name, help string, buckets []float64) *metrics.HistogramOpts {
+	return &metrics.HistogramOpts{Subsystem: "kubelet", Name: name, Help: help, Buckets: buckets, StabilityLevel: metrics.ALPHA}
+}
+
+func histograms(name, help string, buckets []float64, labels ...string) *metrics.HistogramVec {
+	return metrics.NewHistogramVec(histogram(name, help, buckets), labels)
+}
+
+// Conn counts the calls that go over a connection to a container runtime.
+func (m *Metrics) Conn(to grpc.ClientConnInterface) grpc.ClientConnInterface { return conn{to, m} }
+
+type conn struct {
+	grpc.ClientConnInterface
+	m *Metrics
+}
+
+func (c conn) Invoke(ctx context.Context, method string, args, reply any, options ...grpc.CallOption) error {
+	operation := operations[path.Base(method)]
+	if operation == "" {
+		operation = path.Base(method)
+	}
+	began := time.Now()
+	err := c.ClientConnInterface.Invoke(ctx, method, args, reply, options...)
+	c.m.operations.WithLabelValues(operation).Inc()
+	c.m.operationDurations.WithLabelValues(operation).Observe(time.Since(began).Seconds())
+	if err != nil {
+		c.m.operationErrors.WithLabelValues(operation).Inc()
+	}
+	return err
+}
+
+// operations are the calls of CRI as operation_type names them.
+var operations = map[string]string{
+	"Version": "version", "Status": "status", "RuntimeConfig": "runtime_config", "UpdateRuntimeConfig": "update_runtime_config",
+	"RunPodSandbox": "run_podsandbox", "StopPodSandbox": "stop_podsandbox", "RemovePodSandbox": "remove_podsandbox", "PodSandboxStatus": "podsandbox_status",
+	"ListPodSandbox": "list_podsandbox", "PodSandboxStats": "podsandbox_stats", "ListPodSandboxStats": "list_podsandbox_stats",
+	"CreateContainer": "create_container", "StartContainer": "start_container", "StopContainer": "stop_container", "RemoveContainer": "remove_container",
+	"ListContainers": "list_containers", "ContainerStatus": "container_status", "UpdateContainerResources": "update_container",
+	"ReopenContainerLog": "reopen_container_log", "ContainerStats": "container_stats", "ListContainerStats": "list_container_stats",
+	"ExecSync": "exec_sync", "Exec": "exec", "Attach": "attach", "PortForward": "port_forward",
+	"ListImages": "list_images", "ImageStatus": "image_status", "PullImage": "pull_image", "RemoveImage": "remove_image", "ImageFsInfo": "image_fs_info",
+}

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"k8s.io/component-base/metrics"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+	kubelettypes "k8s.io/kubelet/pkg/types"
+
+	"github.com/skiff-k8s/skiff/kubelet/cgroups"
+)
+
+// cadvisorMetrics serves the series that cAdvisor has of the machine, the pods and their containers. They come from the
+// cgroups' own counts, which are read now; the runtime only says whose a cgroup is.
+func (s *Server) cadvisorMetrics(w http.ResponseWriter, r *http.Request) {
+	c := &cadvisor{descs: map[string]*metrics.Desc{}, now: time.Now()}
+	c.machine(s.stats)
+	failed := 0.0
+	if err := s.usages(r.Context(), c); err != nil {
+		klog.FromContext(r.Context()).Error(err, "Cannot read the usage of containers", "path", r.URL.Path)
+		failed = 1
+	}
+	c.gauge("container_scrape_error", "1 if there was an error while getting container metrics, 0 otherwise", failed, nil)
+	serveSamples(w, r, &c.sampler)
+}
+
+// owner is whose a cgroup is, as the labels say.
+type owner struct {
+	container, image, name, namespace, pod string
+	created                                time.Time
+	sandbox                                bool
+}
+
+func (s *Server) usages(ctx context.Context, c *cadvisor) error {
+	if s.config.Cgroups == nil {
+		return nil
+	}
+	owners, err := s.owners(ctx)
+	if err != nil {
+		return err
+	}
+	pods := map[string]owner{}
+	for _, pod := range s.config.Pods.Pods() {
+		pods[string(pod.UID)] = owner{namespace: pod.Namespace, pod: pod.Name, created: pod.CreationTimestamp.Time}
+	}
+	for _, g := range s.config.Cgroups.Groups() {
+		o, known := pods[string(g.Pod)]
+		if g.Container != "" {
+			o, known = owners[g.Container]
+		}
+		if g.Pod != "" && !known {
+			continue // it goes as we look
+		}
+		u, ok := s.config.Cgroups.Usage(g)
+		if !ok {
+			continue
+		}
+		labels := []string{o.container, g.Path, o.image, o.name, o.namespace, o.pod}
+		c.usage(u, labels)
+		if !o.created.IsZero() {
+			c.gauge("container_start_time_seconds", "Start time of the container since unix epoch in seconds.", float64(o.created.Unix()), labels)
+		}
+		if o.sandbox {
+			c.network(s.config.Cgroups.Process(g), labels)
+		}
+	}
+	return nil
+}
+
+// owners are the running containers and sandboxes by their IDs.
+func (s *Server) owners(ctx context.Context) (map[string]owner, error) {
+	owners := map[string]owner{}
+	sandboxes, err := s.config.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{
+		State: &runtimeapi.PodSandboxStateValue{State: runtimeapi.PodSandboxState_SANDBOX_READY},
+	}})
+	if err != nil {
+		return nil, fmt.Errorf("list pod sandboxes: %w", err)
+	}
+	for _, sandbox := range sandboxes.Items {
+		m := sandbox.GetMetadata()
+		owners[sandbox.Id] = owner{name: sandbox.Id, namespace: m.GetNamespace(), pod: m.GetName(), created: time.Unix(0, sandbox.CreatedAt), sandbox: true}
+	}
+	list, err := s.config.Runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{
+		State: &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_RUNNING},
+	}})
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	for _, container := range list.Containers {
+		image := container.GetImage().GetUserSpecifiedImage()
+		if image == "" {
+			image = container.GetImage().GetImage()
+		}
+		owners[container.Id] = owner{
+			container: container.Labels[kubelettypes.KubernetesContainerNameLabel], image: image, name: container.Id,
+			namespace: container.Labels[kubelettypes.KubernetesPodNamespaceLabel], pod: container.Labels[kubelettypes.KubernetesPodNameLabel],
+			created: time.Unix(0, container.CreatedAt),
+		}
+	}
+	return owners, nil
+}
+
+// cadvisor collects samples under cAdvisor's names.
+type cadvisor struct {
+	sampler
+	descs map[string]*metrics.Desc
+	now   time.Time
+}
+
+var ownerLabels = []string{"container", "id", "image", "name", "namespace", "pod"}
+
+func (c *cadvisor) add(kind metrics.ValueType, name, help string, value float64, labels []string, more ...string) {
+	desc := c.descs[name]
+	if desc == nil {
+		var names []string
+		if labels != nil {
+			names = append(names, ownerLabels...)
+		}
+		for i := 0; i < len(more); i += 2 {
+			names = append(names, more[i])
+		}
+		desc = alpha(name, help, names...)
+		c.descs[name] = desc
+		c.sampler.descs = append(c.sampler.descs, desc)
+	}
+	values := append([]string(nil), labels...)
+	for i := 1; i < len(more); i += 2 {
+		values = append(values, more[i])
+	}
+	c.samples = append(c.samples, sample{desc: desc, kind: kind, value: value, labels: values})
+}
+
+func (c *cadvisor) count(name, help string, value float64, labels []string, more ...string) {
+	c.add(metrics.CounterValue, name, help, value, labels, more...)
+}
+
+func (c *cadvisor) gauge(name, help string, value float64, labels []string, more ...string) {
+	c.add(metrics.GaugeValue, name, help, value, labels, more...)
+}
+
+func (c *cadvisor) machine(p *statsProvider) {
+	m := p.machine
+	about := []string{"boot_id", m.BootID, "machine_id", m.MachineID, "system_uuid", m.SystemUUID}
+	c.gauge("machine_cpu_cores", "Number of logical CPU cores.", float64(m.CPUs), nil, about...)
+	c.gauge("machine_memory_bytes", "Amount of memory installed on the machine.", float64(m.Memory), nil, about...)
+}
+
+func (c *cadvisor) usage(u cgroups.Usage, labels []string) {
+	c.gauge("container_last_seen", "Last time a container was seen by the exporter", float64(c.now.Unix()), labels)
+	c.count("container_cpu_usage_seconds_total", "Cumulative cpu time consumed in seconds.", u.CPU.Seconds(), labels, "cpu", "total")
+	c.count("container_cpu_user_seconds_total", "Cumulative user cpu time consumed in seconds.", u.UserCPU.Seconds(), labels)
+	c.count("container_cpu_system_seconds_total", "Cumulative system cpu time consumed in seconds.", u.SystemCPU.Seconds(), labels)
+	if u.Quota > 0 && u.Quota < 1<<62 {
+		c.count("container_cpu_cfs_periods_total", "Number of elapsed enforcement period intervals.", float64(u.Periods), labels)
+		c.count("container_cpu_cfs_throttled_periods_total", "Number of throttled period intervals.", float64(u.Throttled), labels)
+		c.count("container_cpu_cfs_throttled_seconds_total", "Total time duration the container has been throttled.", u.ThrottledTime.Seconds(), labels)
+		c.gauge("container_spec_cpu_quota", "CPU quota of the container.", float64(u.Quota), labels)
+	}
+	c.gauge("container_spec_cpu_period", "CPU period of the container.", float64(u.Period), labels)
+	c.gauge("container_spec_cpu_shares", "CPU share of the container.", float64(u.Shares), labels)
+	c.gauge("container_spec_memory_limit_bytes", "Memory limit for the container.", float64(u.MemoryLimit), labels)
+
+	c.gauge("container_memory_usage_bytes", "Current memory usage in bytes, including all memory regardless of when it was accessed", float64(u.Memory), labels)
+	c.gauge("container_memory_working_set_bytes", "Current working set in bytes.", float64(u.WorkingSet), labels)
+	c.gauge("container_memory_rss", "Size of RSS in bytes.", float64(u.RSS), labels)
+	c.gauge("container_memory_cache", "Number of bytes of page cache memory.", float64(u.Cache), labels)
+	c.gauge("container_memory_mapped_file", "Size of memory mapped files in bytes.", float64(u.MappedFile), labels)
+	c.gauge("container_memory_swap", "Container swap usage in bytes.", float64(u.Swap), labels)
+	c.gauge("container_memory_max_usage_bytes", "Maximum memory usage recorded in bytes", float64(u.MaxMemory), labels)
+	c.count("container_memory_failcnt", "Number of memory usage hits limits", float64(u.MemoryFailures), labels)
+	c.count("container_memory_failures_total", "Cumulative count of memory allocation failures.", float64(u.PageFaults), labels, "failure_type", "pgfault", "scope", "hierarchy")
+	c.count("container_memory_failures_total", "", float64(u.MajorPageFaults), labels, "failure_type", "pgmajfault", "scope", "hierarchy")
+	c.count("container_oom_events_total", "Count of out of memory events observed for the container", float64(u.OOMKills), labels)
+
+	c.gauge("container_processes", "Number of processes running inside the container.", float64(u.Processes), labels)
+	c.gauge("container_threads", "Number of threads running inside the container", float64(u.Threads), labels)
+	c.gauge("container_threads_max", "Maximum number of threads allowed inside the container, infinity if value is zero", float64(u.MostThreads), labels)
+
+	for number, d := range u.Disks {
+		device := deviceName(number)
+		c.count("container_fs_reads_bytes_total", "Cumulative count of bytes read", float64(d.ReadBytes), labels, "device", device)
+		c.count("container_fs_writes_bytes_total", "Cumulative count of bytes written", float64(d.WriteBytes), labels, "device", device)
+		c.count("container_fs_reads_total", "Cumulative count of reads completed", float64(d.Reads), labels, "device", device)
+		c.count("container_fs_writes_total", "Cumulative count of writes completed", float64(d.Writes), labels, "device", device)
+	}
+}
+
+// deviceName is the file of a block device such as "8:0".
+func deviceName(number string) string {
+	data, err := os.ReadFile(filepath.Join("/sys/dev/block", number, "uevent"))
+	if err != nil {
+		return number
+	}
+	for line := range strings.Lines(string(data)) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "DEVNAME="); ok {
+			return "/dev/" + name
+		}
+	}
+	return number
+}
+
+// networkSeries are the columns of /proc/net/dev.
+var networkSeries = []struct {
+	column     int
+	name, help string
+}{
+	{0, "container_network_receive_bytes_total", "Cumulative count of bytes received"},
+	{1, "container_network_receive_packets_total", "Cumulative count of packets received"},
+	{2, "container_network_receive_errors_total", "Cumulative count of errors encountered while receiving"},
+	{3, "container_network_receive_packets_dropped_total", "Cumulative count of packets dropped while receiving"},
+	{8, "container_network_transmit_bytes_total", "Cumulative count of bytes transmitted"},
+	{9, "container_network_transmit_packets_total", "Cumulative count of packets transmitted"},
+	{10, "container_network_transmit_errors_total", "Cumulative count of errors encountered while transmitting"},
+	{11, "container_network_transmit_packets_dropped_total", "Cumulative count of packets dropped while transmitting"},
+}
+
+// network looks into the network of a sandbox through one of its processes.
+func (c *cadvisor) network(process int, labels []string) {
+	if process == 0 {
+		return
+	}
+	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(process), "net/dev"))
+	if err != nil {
+		return // it ended
+	}
+	for name, columns := range interfaces(data) {
+		for _, s := range networkSeries {
+			c.count(s.name, s.help, columns[s.column], labels, "interface", name)
+		}
+	}
+}
+
+// interfaces reads /proc/net/dev, without the loopback interface.
+func interfaces(data []byte) map[string][]float64 {
+	found := map[string][]float64{}
+	lines := bufio.NewScanner(bytes.NewReader(data))
+	for lines.Scan() {
+		name, rest, ok := strings.Cut(lines.Text(), ":")
+		fields := strings.Fields(rest)
+		if name = strings.TrimSpace(name); !ok || len(fields) < 16 || name == "lo" {
+			continue
+		}
+		columns := make([]float64, len(fields))
+		for i, f := range fields {
+			n, err := strconv.ParseUint(f, 10, 64)
+			if err != nil {
+				continue // the kernel writes numbers there
+			}
+			columns[i] = float64(n)
+		}
+		found[name] = columns
+	}
+	return found
+}

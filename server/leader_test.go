@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/utils/ptr"
+)
+
+// contender wants to lead.
+type contender struct {
+	stop    context.CancelFunc
+	leading bool
+	done    chan error
+}
+
+func contend(t *testing.T, client *fake.Clientset) *contender {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	c := &contender{stop: stop, done: make(chan error, 1)}
+	go func() {
+		c.done <- lead(ctx, client, controllersLease, func(ctx context.Context) error {
+			c.leading = true
+			<-ctx.Done()
+			c.leading = false
+			return nil
+		})
+	}()
+	return c
+}
+
+// One of two leads; when it ends, the other one does, without waiting for the Lease to run out.
+func TestLeadershipIsHandedOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset()
+		first := contend(t, client)
+		synctest.Wait()
+		second := contend(t, client)
+		time.Sleep(time.Minute)
+		if !first.leading || second.leading {
+			t.Fatalf("first leads: %v, second leads: %v; want the first", first.leading, second.leading)
+		}
+		first.stop()
+		if err := <-first.done; err != nil {
+			t.Errorf("first = %v", err)
+		}
+		time.Sleep(3 * retryPeriod)
+		if !second.leading {
+			t.Error("nobody leads")
+		}
+		second.stop()
+		if err := <-second.done; err != nil {
+			t.Errorf("second = %v", err)
+		}
+	})
+}
+
+// Who has lost the Lease stops acting before it may be another's, and says so.
+func TestLostLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset()
+		leader := contend(t, client)
+		time.Sleep(time.Second)
+		leases := client.CoordinationV1().Leases(metav1.NamespaceSystem)
+		lease, err := leases.Get(t.Context(), controllersLease, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		lease.Spec.HolderIdentity, lease.Spec.RenewTime = ptr.To("another"), ptr.To(metav1.NowMicro())
+		if _, err := leases.Update(t.Context(), lease, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		client.PrependReactor("update", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
+			return true, nil, apierrors.NewConflict(schema.GroupResource{Group: coordinationv1.GroupName, Resource: "leases"}, controllersLease, errors.New("it was changed")) // which a fake does not see
+		})
+		if err := <-leader.done; !errors.Is(err, errLostLease) || leader.leading {
+			t.Errorf("lead = %v, leading: %v; want it to have stopped", err, leader.leading)
+		}
+	})
+}
+
+// Who waits for the Lease can be told to end.
+func TestEndWithoutLeading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset()
+		first := contend(t, client)
+		synctest.Wait()
+		second := contend(t, client)
+		time.Sleep(time.Second)
+		second.stop()
+		if err := <-second.done; err != nil {
+			t.Errorf("lead = %v", err)
+		}
+		first.stop()
+		<-first.done
+	})
+}
