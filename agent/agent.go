@@ -274,6 +274,7 @@ func (a *Agent) buildNetwork() error {
 		NodeName:          a.cfg.NodeName,
 		ClusterCIDRs:      []netip.Prefix{a.cfg.ClusterCIDR},
 		HealthAddress:     a.cfg.ProxyHealth,
+		Mode:              proxy.Mode(a.cfg.ProxyMode),
 		MasqueradeAll:     a.cfg.MasqueradeAll,
 		ExternalIPs:       a.cfg.ExternalIPs,
 		NodePortAddresses: a.cfg.nodePortAddresses(nodeIP.Unmap()),

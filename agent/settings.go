@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/skiff-k8s/skiff/proxy"
 )
 
 // Settings is what a person can say about a machine as a node.
@@ -28,9 +30,10 @@ type Settings struct {
 	CredentialDir   string // where its programs lie
 	KubeletConfig   string // a KubeletConfiguration; none if empty
 
+	ProxyMode         string   // proxy.IPTables or proxy.NFTables
 	MasqueradeAll     bool     // pods see this node behind a cluster IP, not the client
 	ExternalIPs       bool     // spec.externalIPs of Services work
-	NodePortAddresses []string // ranges of this node's addresses that take node ports, or NodePortsPrimary; all if empty
+	NodePortAddresses []string // ranges of this node's addresses that take node ports, or NodePortsPrimary; all if empty (primary with nftables, as upstream)
 
 	PodManifests string // a folder of static pods, or the file of one; none if empty
 }
@@ -61,6 +64,7 @@ func DefaultSettings() Settings {
 		Network:       NetworkSkiff,
 		ResolvConf:    "/etc/resolv.conf",
 		ProxyHealth:   "0.0.0.0:10256",
+		ProxyMode:     string(proxy.IPTables),
 		MaxPods:       110,
 		Registries:    "/etc/skiff/registries.yaml",
 	}
@@ -73,6 +77,9 @@ func (s *Settings) Check() error {
 	}
 	if s.KubeletPort < 1 || s.KubeletPort > 65535 {
 		return fmt.Errorf("port %d is not between 1 and 65535 (change --kubelet-port)", s.KubeletPort)
+	}
+	if mode := proxy.Mode(s.ProxyMode); mode != proxy.IPTables && mode != proxy.NFTables {
+		return fmt.Errorf("proxy mode %q is unknown (--proxy-mode is %s or %s)", s.ProxyMode, proxy.IPTables, proxy.NFTables)
 	}
 	if len(s.NodePortAddresses) == 1 && s.NodePortAddresses[0] == NodePortsPrimary {
 		return nil
@@ -87,8 +94,12 @@ func (s *Settings) Check() error {
 
 // nodePortAddresses returns the ranges; Check has found them to be right.
 func (s *Settings) nodePortAddresses(node netip.Addr) []netip.Prefix {
+	texts := s.NodePortAddresses
+	if len(texts) == 0 && proxy.Mode(s.ProxyMode) == proxy.NFTables {
+		texts = []string{NodePortsPrimary}
+	}
 	var ranges []netip.Prefix
-	for _, text := range s.NodePortAddresses {
+	for _, text := range texts {
 		if text == NodePortsPrimary {
 			ranges = append(ranges, netip.PrefixFrom(node, node.BitLen()))
 		} else if prefix, err := netip.ParsePrefix(text); err == nil {

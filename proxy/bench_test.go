@@ -60,6 +60,7 @@ var benchBackends = map[string]func() backend{
 	"iptables": func() backend {
 		return newIPTablesBackend(iptables.New(iptables.IPv4), settings{family: corev1.IPv4Protocol})
 	},
+	"nftables": func() backend { return newNFTablesBackend(corev1.IPv4Protocol) },
 }
 
 func cleanUp(b *testing.B, backend backend) {

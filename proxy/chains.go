@@ -225,10 +225,12 @@ type portChains struct {
 
 func chainsOf(p *servicePort) portChains {
 	id := shortHash(p.name + p.protocol)
-	c := portChains{
-		cluster: clusterPrefix + id, local: localPrefix + id, sources: sourcesPrefix + id, external: externalPrefix + id,
-		hasInternal: p.some, hasExternal: p.some,
-	}
+	return routes(p, portChains{cluster: clusterPrefix + id, local: localPrefix + id, sources: sourcesPrefix + id, external: externalPrefix + id})
+}
+
+// routes completes the names of a port's chains.
+func routes(p *servicePort, c portChains) portChains {
+	c.hasInternal, c.hasExternal = p.some, p.some
 	c.internalTarget, c.externalTarget = c.cluster, c.cluster
 	if p.internalLocal {
 		c.internalTarget, c.hasInternal = c.local, len(p.local) > 0

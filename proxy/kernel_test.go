@@ -36,6 +36,7 @@ func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }
 // machine is a node in its own network namespace: the real pod network, the real proxy, and a client outside.
 type machine struct {
 	t       *testing.T
+	mode    Mode
 	client  *fake.Clientset
 	proxy   *Proxy
 	outside string // a namespace that reaches the node at nodeIP
@@ -50,10 +51,10 @@ const (
 
 var clusterCIDRs = []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16"), netip.MustParsePrefix("fd42::/56")}
 
-func newMachine(t *testing.T) *machine {
+func newMachine(t *testing.T, mode Mode) *machine {
 	t.Helper()
 	dir := t.TempDir()
-	m := &machine{t: t, socket: filepath.Join(dir, "cni.sock"), outside: nettest.NewNetns(t, "outside")}
+	m := &machine{t: t, mode: mode, socket: filepath.Join(dir, "cni.sock"), outside: nettest.NewNetns(t, "outside")}
 	nettest.Connect(t, "", "uplink", nodeIP+"/24", m.outside, "eth0", outsideIP+"/24")
 	pods, err := network.New(network.Config{
 		DataDir: dir, Socket: m.socket, ConfDir: dir, PluginType: "skiff", Bridge: "skiff0", ClusterCIDRs: clusterCIDRs,
@@ -88,16 +89,26 @@ func newMachine(t *testing.T) *machine {
 				}
 			}
 		}
+		if out, err := exec.Command("nft", "list", "tables").CombinedOutput(); err != nil || strings.Contains(string(out), nftTable) {
+			t.Errorf("nftables: %v\n%s", err, out)
+		}
 		exec.Command("ip", "link", "del", "uplink").Run()
 	})
 	return m
+}
+
+// inModes runs a test in each mode.
+func inModes(t *testing.T, f func(*testing.T, *machine)) {
+	for _, mode := range []Mode{IPTables, NFTables} {
+		t.Run(string(mode), func(t *testing.T) { f(t, newMachine(t, mode)) })
+	}
 }
 
 func (m *machine) start() {
 	m.t.Helper()
 	factory := informers.NewSharedInformerFactory(m.client, 0)
 	var err error
-	if m.proxy, err = New(Config{NodeName: "here", ClusterCIDRs: clusterCIDRs}, m.client, factory); err != nil {
+	if m.proxy, err = New(Config{NodeName: "here", Mode: m.mode, ClusterCIDRs: clusterCIDRs}, m.client, factory); err != nil {
 		m.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -224,15 +235,16 @@ func (m *machine) refuses(from, addr string) {
 
 // A Service answers at its cluster IP, from pods (also the one behind it) and the node, and at its node port, from
 // everywhere, including 127.0.0.1; on all its ports; in both families.
-func TestServiceAnswers(t *testing.T) {
-	m := newMachine(t)
+func TestServiceAnswers(t *testing.T) { inModes(t, testServiceAnswers) }
+
+func testServiceAnswers(t *testing.T, m *machine) {
 	a, b, client := m.pod("a"), m.pod("b"), m.pod("client")
 	m.service("web", func(svc *corev1.Service) {
 		svc.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
 		svc.Spec.ClusterIPs = append(svc.Spec.ClusterIPs, "fd43::100")
 	})
 	m.refuses(client.netns, "10.43.0.100:80") // no endpoints yet
-	m.refuses("", "127.0.0.1:30080")
+	m.refuses("", "127.0.0.1:30080")          // in one mode because of the proxy
 	m.endpoints("web", 0, a, b)
 	m.endpoints("web", 1, a, b)
 	for _, from := range []string{client.netns, a.netns, b.netns, ""} {
@@ -241,8 +253,10 @@ func TestServiceAnswers(t *testing.T) {
 		m.answers(from, "tcp", nodeIP+":30080", "a", "b")
 		m.answers(from, "udp", "10.43.0.100:53", "a", "b")
 	}
-	m.answers("", "tcp", "127.0.0.1:30080", "a", "b")
-	m.answers("", "udp", "127.0.0.1:30053", "a", "b")
+	if m.mode == IPTables {
+		m.answers("", "tcp", "127.0.0.1:30080", "a", "b")
+		m.answers("", "udp", "127.0.0.1:30053", "a", "b")
+	}
 	m.answers(m.outside, "tcp", nodeIP+":30080", "a", "b")
 	m.answers(m.outside, "udp", nodeIP+":30053", "a", "b")
 	if _, peer, err := nettest.Ask(t, client.netns, "tcp", "10.43.0.100:80"); err != nil || peer != client.addrs[0] {
@@ -257,6 +271,9 @@ func TestServiceAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	nettest.Eventually(t, "chains of the deleted Service are gone", func() error {
+		if out, _ := exec.Command("nft", "list", "table", "ip", nftTable).Output(); strings.Contains(string(out), "/web/") {
+			return errors.New(string(out))
+		}
 		if saved := saved(t, iptables.NAT); strings.Contains(saved, "KUBE-SVC-") || strings.Contains(saved, "KUBE-SEP-") || strings.Contains(saved, "KUBE-EXT-") {
 			return errors.New(saved)
 		}
@@ -273,8 +290,9 @@ func saved(t *testing.T, table iptables.Table) string {
 	return string(out)
 }
 
-func TestSessionAffinity(t *testing.T) {
-	m := newMachine(t)
+func TestSessionAffinity(t *testing.T) { inModes(t, testSessionAffinity) }
+
+func testSessionAffinity(t *testing.T, m *machine) {
 	client := m.pod("client")
 	m.service("web", func(svc *corev1.Service) {
 		svc.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
@@ -301,8 +319,9 @@ func TestSessionAffinity(t *testing.T) {
 }
 
 // A UDP flow moves on when the endpoint it was led to goes, although the same socket goes on sending.
-func TestUDPFlowsMoveOn(t *testing.T) {
-	m := newMachine(t)
+func TestUDPFlowsMoveOn(t *testing.T) { inModes(t, testUDPFlowsMoveOn) }
+
+func testUDPFlowsMoveOn(t *testing.T, m *machine) {
 	a, b, client := m.pod("a"), m.pod("b"), m.pod("client")
 	m.service("web", nil)
 	m.endpoints("web", 0, a)
@@ -321,8 +340,9 @@ func TestUDPFlowsMoveOn(t *testing.T) {
 }
 
 // With policy Local a pod sees its client; load balancers ask the health check port; source ranges are kept.
-func TestLoadBalancer(t *testing.T) {
-	m := newMachine(t)
+func TestLoadBalancer(t *testing.T) { inModes(t, testLoadBalancer) }
+
+func testLoadBalancer(t *testing.T, m *machine) {
 	a, client := m.pod("a"), m.pod("client")
 	remote := &backendPod{addrs: []string{"10.42.99.9"}}
 	lb := func(ranges ...string) func(*corev1.Service) {
@@ -397,7 +417,7 @@ func askHealth(t *testing.T, url string) (code int, weight string) {
 
 // What an earlier run left is removed at start; what somebody else removes comes back.
 func TestRulesAreReconciled(t *testing.T) {
-	m := newMachine(t)
+	m := newMachine(t, IPTables)
 	a := m.pod("a")
 	m.service("web", nil)
 	m.endpoints("web", 0, a)

@@ -4,10 +4,10 @@
 // addresses to its endpoints.
 //
 // Read in this order: this file (what changes, and when rules are written), service.go (what a Service means
-// on this node, without I/O), chains.go (the rules for that, without I/O), iptables.go (writing them),
-// conntrack.go and health.go (what else belongs to a Service).
+// on this node, without I/O), chains.go (the rules for that, without I/O), iptables.go (writing them), nftrules.go and
+// nftables.go (the same for the other mode), conntrack.go and health.go (what else belongs to a Service).
 //
-// Rules have the names and the meaning of upstream kube-proxy's mode iptables. Each time only chains that
+// Rules have the names and the meaning of upstream kube-proxy's modes iptables and nftables. Each time only chains that
 // differ are written, and the work to find them is in proportion to the Services that changed. The first
 // sync writes everything and removes what an earlier run left behind.
 // Reference: https://kubernetes.io/docs/reference/networking/virtual-ips/
@@ -41,17 +41,28 @@ import (
 // Config of a Proxy. All fields but NodeName have the default that is named.
 type Config struct {
 	NodeName      string
+	Mode          Mode           // default IPTables
 	ClusterCIDRs  []netip.Prefix // at most one per family; none: traffic from outside is not told from pods'
 	MasqueradeAll bool           // pods behind a cluster IP see the node's address instead of the client's
 	// ExternalIPs makes spec.externalIPs work. Who may write Services can then take the traffic of any
 	// address over (CVE-2020-8554), so by default they are left alone.
 	ExternalIPs bool
-	// NodePortAddresses are the ranges in which this node's addresses take node ports; none: all addresses do.
+	// NodePortAddresses are the ranges in which this node's addresses take node ports; none: all addresses do. In mode
+	// NFTables those at loopback never do.
 	NodePortAddresses []netip.Prefix
 	HealthAddress     string        // of /healthz and /livez; default 0.0.0.0:10256; "none" turns it off
 	MinSyncPeriod     time.Duration // changes wait at most this long for the next sync; default 1s
 	CheckPeriod       time.Duration // how often to see whether somebody removed the rules; default 30s
 }
+
+// Mode is what enforces the rules.
+type Mode string
+
+// The modes.
+const (
+	IPTables Mode = "iptables"
+	NFTables Mode = "nftables"
+)
 
 // fullSyncPeriod is how often rules are written anew, as upstream does it; in large clusters only when it must be.
 const fullSyncPeriod = time.Hour
@@ -93,9 +104,10 @@ type Proxy struct {
 type family struct {
 	name    corev1.IPFamily
 	backend backend
-	active  bool // has or had a Service: until then there are no rules
-	cleaned bool // not active, and no rules of an earlier run are left
-	full    bool // the next sync must write everything
+	other   backend // of the other mode, which may have left rules
+	active  bool    // has or had a Service: until then there are no rules
+	cleaned bool    // not active, and no rules of an earlier run are left
+	full    bool    // the next sync must write everything
 	// ports is what the backend has, by Service; for flows and health checks.
 	ports map[types.NamespacedName][]servicePort
 }
@@ -128,12 +140,12 @@ func New(cfg Config, client kubernetes.Interface, factory informers.SharedInform
 		sliceKeys: map[types.NamespacedName]map[string]bool{},
 	}
 	for _, name := range families {
-		p.families[name] = &family{
-			name:    name,
-			backend: newIPTablesBackend(iptables.New(iptables.Family(name)), settings{family: name}),
-			full:    true,
-			ports:   map[types.NamespacedName][]servicePort{},
+		f := &family{name: name, full: true, ports: map[types.NamespacedName][]servicePort{}}
+		f.backend, f.other = newIPTablesBackend(iptables.New(iptables.Family(name)), settings{family: name}), newNFTablesBackend(name)
+		if cfg.Mode == NFTables {
+			f.backend, f.other = f.other, f.backend
 		}
+		p.families[name] = f
 	}
 	p.health = newHealth(cfg, client, p.node)
 	return p, p.watch(factory)
@@ -242,7 +254,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 	logger := klog.FromContext(ctx).WithName("proxy")
 	ctx, cancel := context.WithCancel(klog.NewContext(ctx, logger))
 	defer cancel()
-	if !p.cfg.takesNodePorts(netip.AddrFrom4([4]byte{127, 0, 0, 1})) {
+	if p.cfg.Mode == NFTables {
+		// it needs no sysctl
+	} else if !p.cfg.takesNodePorts(netip.AddrFrom4([4]byte{127, 0, 0, 1})) {
 		logger.V(2).Info("Node ports do not work at 127.0.0.1: it is not among the node port addresses")
 	} else if err := setRouteLocalnet(); err != nil {
 		logger.Info("Node ports will not work at 127.0.0.1: a sysctl cannot be set", "err", err)
@@ -253,6 +267,11 @@ func (p *Proxy) Run(ctx context.Context) error {
 	defer p.health.close()
 	if !cache.WaitForCacheSync(ctx.Done(), p.synced...) {
 		return nil
+	}
+	for _, f := range p.families {
+		if err := f.other.cleanup(ctx); err != nil {
+			logger.V(2).Info("Left rules of the other mode", "family", f.name, "err", err) // e.g. no IPv6 in the kernel
+		}
 	}
 	p.loop(ctx)
 	return nil
@@ -568,7 +587,8 @@ func (p *Proxy) localEndpoints() map[types.NamespacedName]healthCheck {
 func (p *Proxy) Cleanup(ctx context.Context) error {
 	var errs []error
 	for _, name := range families {
-		if err := p.families[name].backend.cleanup(ctx); err != nil && name == corev1.IPv4Protocol {
+		f := p.families[name]
+		if err := errors.Join(f.backend.cleanup(ctx), f.other.cleanup(ctx)); err != nil && name == corev1.IPv4Protocol {
 			errs = append(errs, fmt.Errorf("remove %s rules: %w", name, err)) // machines without IPv6 have none
 		}
 	}

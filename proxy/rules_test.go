@@ -21,6 +21,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/knftables"
 
 	"github.com/skiff-k8s/skiff/network/iptables"
 )
@@ -289,21 +290,85 @@ func TestStories(t *testing.T) {
 				t.Fatalf("%v\n%s", err, tables.last)
 			}
 			got := tables.dump(iptables.Filter) + tables.dump(iptables.NAT)
-			path := filepath.Join("testdata", s.name+".txt")
-			if *rewrite {
-				if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if want, err := os.ReadFile(path); err != nil || got != string(want) {
-				t.Errorf("rules differ from %s (-rewrite if they should): %v\n%s", path, err, got)
-			}
+			compare(t, s.name, got)
+			compare(t, "nftables-"+s.name, nftDump(t, ports, set))
 			for _, c := range s.traces {
 				if outcome := trace(tables, local, c.packet); !slices.Equal(outcome, c.want) {
 					t.Errorf("%s: %s -> %s ends %q, want %q", c.what, c.from, c.to, outcome, c.want)
 				}
 			}
 		})
+	}
+}
+
+func compare(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".txt")
+	if *rewrite {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want, err := os.ReadFile(path); err != nil || got != string(want) {
+		t.Errorf("rules differ from %s (-rewrite if they should): %v\n%s", path, err, got)
+	}
+}
+
+// nftDump returns the rules of one Service in mode nftables.
+func nftDump(t *testing.T, ports []servicePort, s settings) string {
+	t.Helper()
+	backend, fake := fakeNFTables()
+	if err := backend.replace(t.Context(), map[types.NamespacedName][]servicePort{{Namespace: "ns", Name: "web"}: ports}, s); err != nil {
+		t.Fatal(err)
+	}
+	return fake.Dump()
+}
+
+func fakeNFTables() (*nftablesBackend, *knftables.Fake) {
+	fake := knftables.NewFake(knftables.IPv4Family, nftTable)
+	backend := newNFTablesBackend(corev1.IPv4Protocol)
+	backend.nft = fake
+	return backend, fake
+}
+
+// In mode nftables too, updates lead to the same rules as writing everything, also when two Services want the same
+// address and port.
+func TestNFTablesUpdatesEndLikeReplace(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	kinds := []func(*corev1.Service){func(*corev1.Service) {}, nodePort, loadBalancer, all(loadBalancer, externalLocal),
+		func(svc *corev1.Service) { svc.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }}
+	backend, fake := fakeNFTables()
+	current := map[types.NamespacedName][]servicePort{}
+	if err := backend.replace(t.Context(), current, testSettings); err != nil {
+		t.Fatal(err)
+	}
+	for round := range 300 {
+		changed := map[types.NamespacedName][]servicePort{}
+		for range 1 + random.IntN(4) {
+			i, kind := random.IntN(12), kinds[random.IntN(len(kinds))]
+			name := types.NamespacedName{Namespace: "ns", Name: fmt.Sprintf("svc-%05d", i)}
+			if random.IntN(3) == 0 {
+				delete(current, name)
+				changed[name] = nil
+				continue
+			}
+			current[name] = numbered(i, random.IntN(5), func(_ int, svc *corev1.Service) { kind(svc) }) // one load balancer address for all
+			changed[name] = current[name]
+		}
+		err := backend.update(t.Context(), changed)
+		if err == nil && random.IntN(20) == 0 {
+			err = backend.replace(t.Context(), current, testSettings)
+		}
+		if err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+	}
+	freshBackend, fresh := fakeNFTables()
+	if err := freshBackend.replace(t.Context(), current, testSettings); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := fake.Dump(), fresh.Dump(); got != want {
+		t.Errorf("after updates:\n%s\nwritten at once:\n%s", got, want)
 	}
 }
 
