@@ -45,6 +45,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/endpointslicemirroring"
 	"github.com/skiff-k8s/skiff/controllers/ephemeralvolume"
 	"github.com/skiff-k8s/skiff/controllers/garbagecollector"
+	"github.com/skiff-k8s/skiff/controllers/ipaddress"
 	"github.com/skiff-k8s/skiff/controllers/job"
 	"github.com/skiff-k8s/skiff/controllers/localpath"
 	"github.com/skiff-k8s/skiff/controllers/namespace"
@@ -91,6 +92,8 @@ type Deps struct {
 
 	// ManagerClient acts as system:kube-controller-manager.
 	ManagerClient kubernetes.Interface
+	// APIServerClient acts as the API server itself.
+	APIServerClient kubernetes.Interface
 	// IssueToken makes the token that belongs into a Secret of a ServiceAccount.
 	IssueToken func(*corev1.ServiceAccount, *corev1.Secret) (string, error)
 
@@ -187,6 +190,10 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	withLocalPath(localpath.NewVolumes),
 	withEvents(endpointslicemirroring.Name, endpointslicemirroring.Component, endpointslicemirroring.New),
 	withEvents(servicecidr.Name, servicecidr.Component, servicecidr.New),
+	func(m *Manager) (reconcile.Controller, error) {
+		client := m.deps.APIServerClient
+		return ipaddress.New(client, m.deps.Informers, m.events.source(ipaddress.Component, client))
+	},
 	newServiceLB,
 	withEvents(nodelifecycle.Name, nodelifecycle.Component, nodelifecycle.New),
 	withEvents(tainteviction.Name, tainteviction.Component, tainteviction.New),

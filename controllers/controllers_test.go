@@ -128,7 +128,8 @@ func (c *cluster) deps() controllers.Deps {
 
 		LocalVolumes: c.directories,
 
-		ManagerClient: c.as(&user.DefaultInfo{Name: "system:kube-controller-manager"}),
+		ManagerClient:   c.as(&user.DefaultInfo{Name: "system:kube-controller-manager"}),
+		APIServerClient: c,
 		IssueToken: func(sa *corev1.ServiceAccount, secret *corev1.Secret) (string, error) {
 			return "token of " + sa.Name + " in " + secret.Name, nil
 		},

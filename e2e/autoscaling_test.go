@@ -39,7 +39,8 @@ spec:
     resource: {name: cpu, target: {type: Utilization, averageUtilization: 50}}
 `
 
-// A manifest in the data directory is applied, kubectl top tells what its pods use, and its autoscaler acts on that.
+// A manifest in the data directory is applied, kubectl top tells what its pods use, and its autoscaler acts on that:
+// whoever leads, which here is decided as where there are several servers.
 func TestAddOnAutoscaling(t *testing.T) {
 	n := newHost(t)
 	dir := n.Path("/var/lib/skiff/server/manifests")
@@ -49,11 +50,17 @@ func TestAddOnAutoscaling(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "load.yaml"), []byte(load), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	n.flags = []string{"--leader-elect"}
 	n.start()
 	n.eventually(time.Minute, "the add-on is applied", func() error {
 		_, err := n.try("get", "deployment", "load")
 		return err
 	})
+	for _, lease := range []string{"kube-controller-manager", "kube-scheduler"} {
+		if holder := n.kubectl("get", "lease", "-n", "kube-system", lease, "-o", "jsonpath={.spec.holderIdentity}"); holder == "" {
+			t.Errorf("nobody holds the Lease %s", lease)
+		}
+	}
 	n.kubectl("rollout", "status", "deployment/load", "--timeout=120s")
 	n.eventually(time.Minute, "kubectl top knows the node", func() error {
 		out, err := n.try("top", "nodes")

@@ -122,8 +122,9 @@ func (s *Server) buildParts() error {
 			Dir: s.cfg.manifestsDir(), Server: s.cfg.NodeName, Disabled: s.cfg.Disable,
 			Config: s.plane.configFor("skiff:addons", user.SystemPrivilegedGroup),
 		},
-		ManagerClient: manager,
-		IssueToken:    s.plane.issuer.IssueLegacy,
+		ManagerClient:   manager,
+		APIServerClient: s.plane.admin,
+		IssueToken:      s.plane.issuer.IssueLegacy,
 	})
 	if err != nil {
 		return fmt.Errorf("build controllers: %w", err)

@@ -71,7 +71,7 @@ func New(cfg Config) reconcile.Controller {
 		Loop:       c.watch,
 		Workers:    1,
 		MinBackoff: time.Second,
-		MaxBackoff: time.Minute,
+		MaxBackoff: 10 * time.Second,
 	}
 }
 

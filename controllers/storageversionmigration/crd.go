@@ -14,7 +14,7 @@ import (
 )
 
 // markCRD notes in the definition of a custom resource that a migration runs.
-func (c *controller) markCRD(ctx context.Context, m *storagemigrationv1.StorageVersionMigration) error {
+func (c *controller) markCRD(ctx context.Context, m *migration) error {
 	crd, err := c.crd(ctx, m)
 	if crd == nil || err != nil {
 		return err
@@ -24,7 +24,7 @@ func (c *controller) markCRD(ctx context.Context, m *storagemigrationv1.StorageV
 
 // finishCRD notes that it has ended. If it has succeeded, and the definition is the one it began with, there are
 // no objects left but of the storage version.
-func (c *controller) finishCRD(ctx context.Context, m *storagemigrationv1.StorageVersionMigration) error {
+func (c *controller) finishCRD(ctx context.Context, m *migration) error {
 	crd, err := c.crd(ctx, m)
 	if crd == nil || err != nil {
 		return err
@@ -60,7 +60,7 @@ func storageVersion(crd *apiextensionsv1.CustomResourceDefinition) string {
 }
 
 // crd returns the definition of the resource, nil if it is built in.
-func (c *controller) crd(ctx context.Context, m *storagemigrationv1.StorageVersionMigration) (*apiextensionsv1.CustomResourceDefinition, error) {
+func (c *controller) crd(ctx context.Context, m *migration) (*apiextensionsv1.CustomResourceDefinition, error) {
 	name := m.Spec.Resource.Resource + "." + m.Spec.Resource.Group
 	crd, err := c.CRDs.Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {

@@ -50,6 +50,8 @@ const (
 // neededVerbs are what a resource must allow to be migrated.
 var neededVerbs = []string{"update", "patch", "list"}
 
+type migration = storagemigrationv1.StorageVersionMigration
+
 // Deps is what the controller works with.
 type Deps struct {
 	Client    kubernetes.Interface
@@ -72,7 +74,7 @@ func New(deps Deps, factory informers.SharedInformerFactory) reconcile.Controlle
 		Name:      "storage-version-migrator-controller",
 		Reconcile: c.Reconcile,
 		Watches: []reconcile.Watch{
-			reconcile.OnAny(migrations.Informer(), func(q reconcile.Queue, m *storagemigrationv1.StorageVersionMigration) {
+			reconcile.OnAny(migrations.Informer(), func(q reconcile.Queue, m *migration) {
 				q.Add(types.NamespacedName{Namespace: m.Spec.Resource.Group, Name: m.Spec.Resource.Resource})
 			}),
 		},
@@ -107,8 +109,8 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 
 // sortOut returns the migrations of a resource that have ended and still say that they run, and the one that is
 // to run now.
-func sortOut(all []*storagemigrationv1.StorageVersionMigration, resource metav1.GroupResource) (finished []*storagemigrationv1.StorageVersionMigration, current *storagemigrationv1.StorageVersionMigration) {
-	var open []*storagemigrationv1.StorageVersionMigration
+func sortOut(all []*migration, resource metav1.GroupResource) (finished []*migration, current *migration) {
+	var open []*migration
 	for _, m := range all {
 		running, ended := isTrue(m, storagemigrationv1.MigrationRunning), hasEnded(m)
 		switch {
@@ -122,7 +124,7 @@ func sortOut(all []*storagemigrationv1.StorageVersionMigration, resource metav1.
 	if len(open) == 0 {
 		return finished, nil
 	}
-	return finished, slices.MinFunc(open, func(a, b *storagemigrationv1.StorageVersionMigration) int {
+	return finished, slices.MinFunc(open, func(a, b *migration) int {
 		if x, y := isTrue(a, storagemigrationv1.MigrationRunning), isTrue(b, storagemigrationv1.MigrationRunning); x != y {
 			if x {
 				return -1
@@ -133,16 +135,16 @@ func sortOut(all []*storagemigrationv1.StorageVersionMigration, resource metav1.
 	})
 }
 
-func isTrue(m *storagemigrationv1.StorageVersionMigration, condition storagemigrationv1.MigrationConditionType) bool {
+func isTrue(m *migration, condition storagemigrationv1.MigrationConditionType) bool {
 	return meta.IsStatusConditionTrue(m.Status.Conditions, string(condition))
 }
 
-func hasEnded(m *storagemigrationv1.StorageVersionMigration) bool {
+func hasEnded(m *migration) bool {
 	return isTrue(m, storagemigrationv1.MigrationSucceeded) || isTrue(m, storagemigrationv1.MigrationFailed)
 }
 
 // start lets a migration run.
-func (c *controller) start(ctx context.Context, m *storagemigrationv1.StorageVersionMigration) error {
+func (c *controller) start(ctx context.Context, m *migration) error {
 	if err := c.markCRD(ctx, m); err != nil {
 		return err
 	}
@@ -151,7 +153,7 @@ func (c *controller) start(ctx context.Context, m *storagemigrationv1.StorageVer
 }
 
 // finish takes away what says that a migration runs.
-func (c *controller) finish(ctx context.Context, m *storagemigrationv1.StorageVersionMigration) error {
+func (c *controller) finish(ctx context.Context, m *migration) error {
 	if err := c.finishCRD(ctx, m); err != nil {
 		return err
 	}
@@ -163,7 +165,7 @@ func (c *controller) finish(ctx context.Context, m *storagemigrationv1.StorageVe
 }
 
 // prepare notes the resource version up to which objects are migrated.
-func (c *controller) prepare(ctx context.Context, m *storagemigrationv1.StorageVersionMigration) error {
+func (c *controller) prepare(ctx context.Context, m *migration) error {
 	mapping, err := c.find(m)
 	var never impossible
 	if errors.As(err, &never) {
@@ -197,7 +199,7 @@ type impossible string
 func (i impossible) Error() string { return string(i) }
 
 // find looks the resource up. One that is not there may be about to come.
-func (c *controller) find(m *storagemigrationv1.StorageVersionMigration) (*meta.RESTMapping, error) {
+func (c *controller) find(m *migration) (*meta.RESTMapping, error) {
 	partial := schema.GroupResource(m.Spec.Resource).WithVersion("")
 	gvr, err := c.Mapper.ResourceFor(partial)
 	if meta.IsNoMatchError(err) || err == nil && gvr.GroupResource() != schema.GroupResource(m.Spec.Resource) {
@@ -235,11 +237,11 @@ func (c *controller) find(m *storagemigrationv1.StorageVersionMigration) (*meta.
 }
 
 // migrate writes all objects anew that were last written before the migration started.
-func (c *controller) migrate(ctx context.Context, m *storagemigrationv1.StorageVersionMigration) error {
+func (c *controller) migrate(ctx context.Context, m *migration) error {
 	mapping, err := c.find(m)
 	var never impossible
 	if errors.As(err, &never) {
-		return c.failUnhandled(ctx, m, never)
+		return c.fail(ctx, m, "migration encountered unhandled error: "+string(never))
 	}
 	if err != nil {
 		return err
@@ -335,24 +337,20 @@ func isTransient(err error) bool {
 }
 
 // setRunning tells whether that is news.
-func setRunning(m *storagemigrationv1.StorageVersionMigration, message string) bool {
+func setRunning(m *migration, message string) bool {
 	return meta.SetStatusCondition(&m.Status.Conditions, metav1.Condition{
 		Type: string(storagemigrationv1.MigrationRunning), Status: metav1.ConditionTrue, Reason: "MigrationRunning", Message: message,
 	})
 }
 
-func (c *controller) failUnhandled(ctx context.Context, m *storagemigrationv1.StorageVersionMigration, why error) error {
-	return c.fail(ctx, m, fmt.Sprintf("migration encountered unhandled error: %v", why))
-}
-
-func (c *controller) fail(ctx context.Context, m *storagemigrationv1.StorageVersionMigration, message string) error {
+func (c *controller) fail(ctx context.Context, m *migration, message string) error {
 	meta.SetStatusCondition(&m.Status.Conditions, metav1.Condition{
 		Type: string(storagemigrationv1.MigrationFailed), Status: metav1.ConditionTrue, Reason: "StorageVersionMigrationFailed", Message: message,
 	})
 	return c.write(ctx, m)
 }
 
-func (c *controller) write(ctx context.Context, m *storagemigrationv1.StorageVersionMigration) error {
+func (c *controller) write(ctx context.Context, m *migration) error {
 	_, err := c.Client.StoragemigrationV1().StorageVersionMigrations().UpdateStatus(ctx, m, metav1.UpdateOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("set the status of StorageVersionMigration %s: %w", m.Name, err)
