@@ -277,6 +277,8 @@ func genericConfig(cfg Config, codecs serializer.CodecFactory, client kubernetes
 	c.EnableProfiling = false
 	c.MinRequestTimeout = 1800
 	c.RequestTimeout = time.Minute
+	// A stop ends watches, and does not wait for their clients: an agent's last as long as it runs.
+	c.ShutdownWatchTerminationGracePeriod = 2 * time.Second
 	longRunning := genericfilters.BasicLongRunningRequestCheck(
 		sets.NewString("watch", "proxy"),
 		sets.NewString("attach", "exec", "proxy", "log", "portforward"))

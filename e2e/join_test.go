@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -378,4 +379,32 @@ func (c *cluster) leaves() {
 	c.beta.run("agent", c.joinFlags()...)
 	c.kubectl("wait", "--for=create", "node/beta", "--timeout=60s")
 	c.kubectl("wait", "--for=condition=Ready", "node/beta", "--timeout=60s")
+}
+
+// A server ends when it is told to, whoever watches: the watches of agents last as long as those run.
+func TestStopWithWatches(t *testing.T) {
+	c := &cluster{node: newHost(t)}
+	c.run("server", "--no-node")
+	c.eventually(time.Minute, "the API serves", func() error {
+		_, err := c.try("get", "namespaces")
+		return err
+	})
+	watch := c.command(t.Context(), "get", "namespaces", "--watch")
+	out, err := watch.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := watch.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	c.end(c.node, syscall.SIGTERM)
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("the server took %s to end", took)
+	}
+	_ = watch.Process.Kill()
+	_ = watch.Wait() // it was killed, or lost its server
 }

@@ -207,6 +207,9 @@ func (a *Agent) join(ctx context.Context) error {
 	if err := os.WriteFile(caFile, a.ca, 0o644); err != nil {
 		return fmt.Errorf("keep the cluster's certificate authority: %w", err)
 	}
+	if err := a.servers.remember(); err != nil {
+		return fmt.Errorf("keep the list of servers: %w", err)
+	}
 	if _, err := a.certificates.client.Update(got.cert, got.key); err != nil {
 		return fmt.Errorf("keep the node's certificate: %w", err)
 	}

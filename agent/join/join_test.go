@@ -175,6 +175,13 @@ func TestServersGoOn(t *testing.T) {
 	if got := answers(); got != "a" {
 		t.Errorf("the one that was named: %s", got)
 	}
+	s.learn(t.Context(), &discoveryv1.EndpointSlice{ // which is all that there are
+		Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"127.0.0.1"}}},
+		Ports:     []discoveryv1.EndpointPort{{Port: ptr.To(int32(a.Addr().(*net.TCPAddr).Port))}},
+	})
+	if again := must(newServers(file, "")); !slices.Equal(again.list(), s.list()) {
+		t.Errorf("after a restart there are %v, want the one that was named", again.list())
+	}
 	_, changed := s.watch()
 	slice := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4}
 	for _, l := range []net.Listener{b, a} {

@@ -33,6 +33,7 @@ type servers struct {
 	dialer *connrotation.Dialer
 
 	mu      sync.Mutex
+	saved   bool          // the file has the members of all
 	all     []string      // the one that answered last comes first; never empty
 	changed chan struct{} // closed, and made anew, when all has other members
 }
@@ -44,6 +45,7 @@ func newServers(file, named string) (*servers, error) {
 	data, err := os.ReadFile(file)
 	if err == nil {
 		err = json.Unmarshal(data, &s.all)
+		s.saved = err == nil && (named == "" || slices.Contains(s.all, named))
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read the list of servers: %w", err)
@@ -125,20 +127,35 @@ func (s *servers) learn(ctx context.Context, slice *discoveryv1.EndpointSlice) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if slices.Equal(slices.Sorted(slices.Values(now)), slices.Sorted(slices.Values(s.all))) {
+	if !slices.Equal(slices.Sorted(slices.Values(now)), slices.Sorted(slices.Values(s.all))) {
+		slices.SortStableFunc(now, func(a, b string) int { return rank(s.all, a) - rank(s.all, b) })
+		s.all, s.saved = now, false
+		close(s.changed)
+		s.changed = make(chan struct{})
+	}
+	if s.saved {
 		return
 	}
-	slices.SortStableFunc(now, func(a, b string) int { return rank(s.all, a) - rank(s.all, b) })
-	s.all = now
-	close(s.changed)
-	s.changed = make(chan struct{})
-	data, err := json.Marshal(now)
+	if err := s.save(); err != nil {
+		klog.FromContext(ctx).Error(err, "Writing the list of servers") // it is learnt again at the next start
+	}
+}
+
+// remember keeps the list for the next start.
+func (s *servers) remember() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.save()
+}
+
+// save keeps the list for the next start. The caller holds mu.
+func (s *servers) save() error {
+	data, err := json.Marshal(s.all)
 	if err == nil {
 		err = os.WriteFile(s.file, data, 0o600)
 	}
-	if err != nil {
-		klog.FromContext(ctx).Error(err, "Writing the list of servers") // it will be learnt again
-	}
+	s.saved = err == nil
+	return err
 }
 
 // rank is an address's place in a list, after all if it has none.

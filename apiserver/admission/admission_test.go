@@ -20,6 +20,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	nodev1 "k8s.io/api/node/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -242,7 +243,7 @@ func TestNodes(t *testing.T) {
 			Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: "vault"}}}}}}}
 	})
 	other := pod(func(p *corev1.Pod) { p.Name, p.Spec.NodeName = "other", "n2" })
-	c := newChain(t, node, mine, other)
+	c := newChain(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system"}, Status: corev1.NamespaceStatus{Phase: corev1.NamespaceActive}}, node, mine, other)
 	change := func(f func(*corev1.Node)) *corev1.Node {
 		n := node.DeepCopy()
 		f(n)
@@ -263,11 +264,29 @@ func TestNodes(t *testing.T) {
 	lease := func(name, namespace string) *coordinationv1.Lease {
 		return &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
 	}
+	service := func(namespace, name string, f func(*corev1.Service)) *corev1.Service {
+		s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+		f(s)
+		return s
+	}
+	slice := func(name, service, node string) *discoveryv1.EndpointSlice {
+		return &discoveryv1.EndpointSlice{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: service}},
+			Endpoints:  []discoveryv1.Endpoint{{NodeName: &node, Addresses: []string{"10.42.1.1"}}},
+		}
+	}
 	for _, tc := range []struct {
 		what string
 		r    write
 		want string
 	}{
+		{"DNS service", write{resource: "services", obj: service("kube-system", "kube-dns", func(*corev1.Service) {})}, ""},
+		{"another service", write{resource: "services", obj: service("ns", "kube-dns", func(*corev1.Service) {})}, "can only create the Service kube-system/kube-dns"},
+		{"DNS service with an address outside", write{resource: "services", obj: service("kube-system", "kube-dns", func(s *corev1.Service) { s.Spec.ExternalIPs = []string{"192.0.2.1"} })}, "of type ClusterIP without selector"},
+		{"DNS endpoint", write{resource: "endpointslices", obj: slice("kube-dns-n1", "kube-dns", "n1")}, ""},
+		{"another's DNS endpoint", write{resource: "endpointslices", obj: slice("kube-dns-n2", "kube-dns", "n2")}, "its own EndpointSlice"},
+		{"endpoint of another service", write{resource: "endpointslices", obj: slice("kube-dns-n1", "metrics-server", "n1")}, "only be an endpoint of the Service kube-dns"},
+		{"endpoint elsewhere", write{resource: "endpointslices", obj: slice("kube-dns-n1", "kube-dns", "n2")}, "endpoints on itself"},
 		{"its labels", write{op: admission.Update, resource: "nodes", obj: change(func(n *corev1.Node) { n.Labels["example.com/x"] = "y" }), old: node}, ""},
 		{"kubelet labels", write{op: admission.Update, resource: "nodes", obj: change(func(n *corev1.Node) { n.Labels["node.kubernetes.io/x"] = "y" }), old: node}, ""},
 		{"restricted label", write{op: admission.Update, resource: "nodes", obj: change(func(n *corev1.Node) { n.Labels["node-restriction.kubernetes.io/x"] = "y" }), old: node},

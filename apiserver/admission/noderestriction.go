@@ -94,6 +94,10 @@ func (n *nodeRestriction) check(ctx context.Context, name string, a admission.At
 		}
 	case schema.GroupResource{Group: "resource.k8s.io", Resource: "resourceslices"}:
 		return checkResourceSlice(name, a)
+	case corev1.Resource("services"):
+		return checkNodeService(name, a)
+	case schema.GroupResource{Group: "discovery.k8s.io", Resource: "endpointslices"}:
+		return checkNodeEndpointSlice(name, a)
 	case certificateRequests:
 		return checkCertificateRequest(name, a)
 	case schema.GroupResource{Group: "certificates.k8s.io", Resource: "podcertificaterequests"}:
