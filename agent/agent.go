@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sync/errgroup"
@@ -81,10 +82,11 @@ type Config struct {
 
 // Deps are the ways to the API, by whom they act as.
 type Deps struct {
-	Node      kubernetes.Interface // system:node:<name>
-	Proxy     kubernetes.Interface // system:kube-proxy
-	DNS       kubernetes.Interface // who may keep kube-system/kube-dns
-	Informers informers.SharedInformerFactory
+	Node      kubernetes.Interface            // system:node:<name>
+	Proxy     kubernetes.Interface            // system:kube-proxy
+	DNS       kubernetes.Interface            // who may keep kube-system/kube-dns
+	Informers informers.SharedInformerFactory // of Pods it need not have those of other nodes
+	All       informers.SharedInformerFactory // sees all Pods; it may be the same
 }
 
 // Agent is one node.
@@ -163,6 +165,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		return a.proxy.Run(ctx)
 	})
 	group.Go(func() error { return a.runDNS(ctx) })
+	if a.network != nil {
+		group.Go(func() error { return a.followPeers(ctx) })
+	}
 	err := group.Wait()
 	stopBelow()
 	if cause := below.Wait(); cause != nil {
@@ -210,7 +215,7 @@ func binDir(dataDir string) string { return filepath.Join(dataDir, "agent", "bin
 func (s *Settings) Unpack(dataDir string) error {
 	dir, programs := binDir(dataDir), []string(nil)
 	if s.RuntimeEndpoint != "" {
-		if s.Network != NetworkSkiff {
+		if !s.ownNetwork() {
 			return nil
 		}
 		dir, programs = s.CNIBinDir, []string{bundle.Plugin}
@@ -257,8 +262,8 @@ func (a *Agent) buildRuntime() error {
 
 func (a *Agent) buildNetwork() error {
 	var err error
-	if a.cfg.Network == NetworkSkiff {
-		if a.policy, err = policy.New(policy.Config{}, a.deps.Informers); err != nil {
+	if a.cfg.ownNetwork() {
+		if a.policy, err = policy.New(policy.Config{}, a.deps.All); err != nil {
 			return fmt.Errorf("build the enforcement of NetworkPolicies: %w", err)
 		}
 	}
@@ -284,15 +289,22 @@ func (a *Agent) buildNetwork() error {
 const bridgeName = "skiff0"
 
 func (a *Agent) buildPodNetwork() error {
-	if a.cfg.Network != NetworkSkiff {
+	if !a.cfg.ownNetwork() {
 		return nil
 	}
+	backend := network.VXLAN
+	if a.cfg.Network == NetworkHostGW {
+		backend = network.HostGW
+	}
+	address, _ := netip.AddrFromSlice(a.cfg.NodeIP) // without one there is nobody to connect to
 	var isolation network.Policy
 	if a.policy != nil {
 		isolation = a.policy
 	}
 	var err error
 	a.network, err = network.New(network.Config{
+		Backend:      backend,
+		NodeAddress:  address.Unmap(),
 		DataDir:      filepath.Join(a.cfg.DataDir, "agent"),
 		Socket:       filepath.Join(a.cfg.StateDir, "cni.sock"),
 		ConfDir:      a.cfg.CNIConfDir,
@@ -509,9 +521,22 @@ func (a *Agent) buildKubeletAPI() error {
 		Metrics:       a.metrics,
 		Cgroups:       a.kubelet.Cgroups(),
 		Volumes:       a.volumes.Paths,
+		Measure:       a.volumes.Measure,
 		Configuration: a.settings,
 	})
 	return nil
+}
+
+// Has tells whether an address is the node's, or one that its pods can have.
+func (a *Agent) Has(address netip.Addr) bool {
+	if ip, ok := netip.AddrFromSlice(a.cfg.NodeIP); ok && ip.Unmap() == address {
+		return true
+	}
+	n, err := a.node()
+	return err == nil && slices.ContainsFunc(n.Spec.PodCIDRs, func(cidr string) bool {
+		prefix, err := netip.ParsePrefix(cidr)
+		return err == nil && prefix.Contains(address)
+	})
 }
 
 func (a *Agent) node() (*corev1.Node, error) {

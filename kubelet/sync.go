@@ -212,14 +212,18 @@ func (k *Kubelet) prepareNode(ctx context.Context, pod *v1.Pod) error {
 	return nil
 }
 
-// mountsFailed tells about each volume that could not be made.
+// mountsFailed tells about each volume that could not be made, by the reason that its error may have.
 func (k *Kubelet) mountsFailed(pod *v1.Pod, err error) {
 	all := []error{err}
 	if each := utilerrors.Aggregate(nil); errors.As(err, &each) {
 		all = each.Errors()
 	}
 	for _, err := range all {
-		k.events.Event(pod, v1.EventTypeWarning, "FailedMount", err.Error())
+		reason := "FailedMount"
+		if has := interface{ EventReason() string }(nil); errors.As(err, &has) {
+			reason = has.EventReason()
+		}
+		k.events.Event(pod, v1.EventTypeWarning, reason, err.Error())
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/dynamic-resource-allocation/resourceclaim"
 
 	"github.com/skiff-k8s/skiff/scheduler/framework"
 )
@@ -143,7 +144,8 @@ func scaledDown(old, pod *v1.Pod) bool {
 	return false
 }
 
-// targetPodEvents says what a waiting pod's update may mean to itself. A status update is no event.
+// targetPodEvents says what a waiting pod's update may mean to itself. A status update is no event, but for the names of
+// claims that were made for it.
 func targetPodEvents(old, pod *v1.Pod) []*framework.Event {
 	a := podActions(old, pod)
 	if len(old.Spec.Tolerations) != len(pod.Spec.Tolerations) {
@@ -151,6 +153,9 @@ func targetPodEvents(old, pod *v1.Pod) []*framework.Event {
 	}
 	if len(old.Spec.SchedulingGates) > 0 && len(pod.Spec.SchedulingGates) == 0 {
 		a |= framework.UpdatePodGates
+	}
+	if !resourceclaim.PodStatusEqual(old.Status.ResourceClaimStatuses, pod.Status.ResourceClaimStatuses) {
+		a |= framework.UpdatePodGeneratedClaim
 	}
 	if a == 0 && old.Generation != pod.Generation {
 		a = framework.UpdateOther

@@ -19,14 +19,15 @@ const needTimeout = 5 * time.Second
 
 // lazyInformers starts informers when the first pod shows up that needs them.
 type lazyInformers struct {
-	factory informers.SharedInformerFactory
-	notify  func(*framework.Event)
+	factory  informers.SharedInformerFactory
+	startAll func() // nil: they run until Run ends
+	notify   func(*framework.Event)
 
 	mu     sync.Mutex
 	synced map[framework.Kind]cache.DoneChecker
 }
 
-// need implements framework.Handle.Need. The informers run until ctx ends, which has to be the context of Run.
+// need implements framework.Handle.Need. ctx has to be the context of Run.
 func (l *lazyInformers) need(ctx context.Context, kinds ...framework.Kind) error {
 	waitFor, err := l.start(ctx, kinds)
 	if err != nil || len(waitFor) == 0 {
@@ -59,7 +60,10 @@ func (l *lazyInformers) start(ctx context.Context, kinds []framework.Kind) ([]ca
 			waitFor = append(waitFor, l.synced[kind])
 		}
 	}
-	if added {
+	switch {
+	case added && l.startAll != nil:
+		l.startAll()
+	case added:
 		l.factory.StartWithContext(ctx)
 	}
 	return waitFor, nil
@@ -85,7 +89,7 @@ func (l *lazyInformers) register(kind framework.Kind) (cache.DoneChecker, error)
 }
 
 func (l *lazyInformers) informer(kind framework.Kind) cache.SharedIndexInformer {
-	core, storage, apps := l.factory.Core().V1(), l.factory.Storage().V1(), l.factory.Apps().V1()
+	core, storage, apps, resources := l.factory.Core().V1(), l.factory.Storage().V1(), l.factory.Apps().V1(), l.factory.Resource().V1()
 	switch kind {
 	case framework.Service:
 		return core.Services().Informer()
@@ -107,6 +111,14 @@ func (l *lazyInformers) informer(kind framework.Kind) cache.SharedIndexInformer 
 		return apps.ReplicaSets().Informer()
 	case framework.StatefulSet:
 		return apps.StatefulSets().Informer()
+	case framework.ResourceClaim:
+		return resources.ResourceClaims().Informer()
+	case framework.ResourceSlice:
+		return resources.ResourceSlices().Informer()
+	case framework.DeviceClass:
+		return resources.DeviceClasses().Informer()
+	case framework.DeviceTaintRule:
+		return resources.DeviceTaintRules().Informer()
 	case framework.PodDisruptionBudget:
 		return l.factory.Policy().V1().PodDisruptionBudgets().Informer()
 	}

@@ -23,7 +23,6 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
@@ -46,6 +45,9 @@ type Config struct {
 	InitialBackoff, MaxBackoff time.Duration
 	// MaxUnschedulable is how long a pod waits for an event that may help before it is tried anyway (5 min).
 	MaxUnschedulable time.Duration
+	// StartInformers starts those informers of the factory that do not run yet: some are asked for only when a pod needs
+	// them. It has to let them run for as long as the others. nil starts them until Run ends, after which it cannot be called again.
+	StartInformers func()
 }
 
 // Profile is a set of plugins that pods choose by their schedulerName.
@@ -60,7 +62,7 @@ type Scheduler struct {
 	client     kubernetes.Interface
 	informers  informers.SharedInformerFactory
 	recorder   events.EventRecorder
-	broadcast  events.EventBroadcaster // nil if the recorder is somebody else's
+	own        *eventWriter // the same; nil if it is somebody else's
 	pods       corelisters.PodLister
 	synced     []toolscache.DoneChecker
 	profiles   map[string]*framework.Profile
@@ -91,18 +93,19 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		snapshot:   *framework.NewSnapshot(),
 	}
 	if s.recorder == nil {
-		s.broadcast = events.NewBroadcaster(&events.EventSinkImpl{Interface: client.EventsV1()})
-		s.recorder = s.broadcast.NewRecorder(scheme.Scheme, config.Profiles[0].SchedulerName)
+		s.own = &eventWriter{name: config.Profiles[0].SchedulerName}
+		s.recorder = s.own
 	}
 	less := func(a, b *framework.QueuedPod) bool { return s.profiles[config.Profiles[0].SchedulerName].Less(a, b) }
 	s.queue = queue.New(queue.Config{
 		InitialBackoff: config.InitialBackoff, MaxBackoff: config.MaxBackoff, MaxUnschedulable: config.MaxUnschedulable,
 	}, less, s.profileOf)
 
-	lazy := &lazyInformers{factory: factory, notify: s.queue.Notify, synced: make(map[framework.Kind]toolscache.DoneChecker)}
+	lazy := &lazyInformers{factory: factory, startAll: config.StartInformers, notify: s.queue.Notify, synced: make(map[framework.Kind]toolscache.DoneChecker)}
 	handle := &framework.Handle{
 		Client: client, Recorder: s.recorder, Informers: factory,
 		Need: lazy.need, Recheck: s.queue.Recheck, Nominator: s.queue.Nominated, Go: s.background.Go,
+		Shared: sharing(),
 	}
 	for _, p := range config.Profiles {
 		if err := s.addProfile(p, handle); err != nil {
@@ -113,6 +116,17 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		return nil, fmt.Errorf("watching pods, nodes and namespaces: %w", err)
 	}
 	return s, nil
+}
+
+// sharing makes a Handle.Shared. Plugins are made one after the other.
+func sharing() func(string, func() any) any {
+	values := make(map[string]any)
+	return func(name string, make func() any) any {
+		if values[name] == nil {
+			values[name] = make()
+		}
+		return values[name]
+	}
 }
 
 func (c *Config) setDefaults() {
@@ -159,15 +173,18 @@ func (s *Scheduler) profileOf(pod *v1.Pod) *framework.Profile {
 	return s.profiles[pod.Spec.SchedulerName]
 }
 
-// Run schedules pods until ctx ends, and lets bindings that are under way come to an end.
+// Run schedules pods until ctx ends, and lets bindings that are under way come to an end. It may be called again then, as by a
+// leader that is elected again; meanwhile nothing is forgotten.
 func (s *Scheduler) Run(ctx context.Context) error {
-	if s.broadcast != nil {
-		if err := s.broadcast.StartRecordingToSinkWithContext(ctx); err != nil {
-			return fmt.Errorf("start recording events: %w", err)
+	if s.own != nil {
+		stop, err := s.own.start(ctx, s.client)
+		if err != nil {
+			return err
 		}
-		defer s.broadcast.Shutdown()
+		defer stop()
 	}
 	defer s.background.Wait()
+	s.queue.Open()
 	stop := context.AfterFunc(ctx, s.queue.Close)
 	defer stop()
 	if !toolscache.WaitFor(ctx, "", s.synced...) {

@@ -5,12 +5,14 @@ package scheduler
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -263,4 +265,82 @@ func TestFreedRoomIsUsed(t *testing.T) {
 		synctest.Wait()
 		c.wantNode("b", "n1")
 	}, newNode("n1"))
+}
+
+// A scheduler that stops being the leader takes up again where it was when it is elected once more.
+func TestRunAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &cluster{T: t, client: fake.NewClientset(newNode("n1"), newClass("wait"))}
+		c.client.PrependReactor("create", "pods", c.bind)
+		factory := informers.NewSharedInformerFactory(c.client, 0)
+		life, end := context.WithCancel(t.Context())
+		factoryStarts := func() { factory.StartWithContext(life) }
+		s, err := New(Config{StartInformers: factoryStarts}, c.client, factory, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		factoryStarts()
+		run := func() (stop func()) {
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- s.Run(ctx) }()
+			synctest.Wait()
+			return func() {
+				cancel()
+				if err := <-done; err != nil {
+					t.Errorf("Run = %v", err)
+				}
+			}
+		}
+		stop := run()
+		c.create(newPod("big", cpu("5")), newPod("claims", claim("c"))) // the second starts informers
+		c.wantNode("claims", "")
+		stop()
+		c.create(newPod("meanwhile"))
+		c.addNode(newNode("n2", func(n *v1.Node) { n.Status.Allocatable = resources("8", "1Gi", "10") }))
+		time.Sleep(time.Hour)
+		c.wantNode("meanwhile", "")
+		stop = run()
+		if _, err := c.client.CoreV1().PersistentVolumeClaims("default").Create(t.Context(), waitingClaim("c", "wait"), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		c.wantNode("big", "n2")
+		c.wantNode("meanwhile", c.pod("meanwhile").Spec.NodeName)
+		if c.pod("meanwhile").Spec.NodeName == "" || !strings.Contains(c.message("claims"), "volumes to bind") {
+			t.Errorf("after the second start: meanwhile on %q, claims waits for %q", c.pod("meanwhile").Spec.NodeName, c.message("claims"))
+		}
+		stop()
+		end()
+		factory.Shutdown()
+		time.Sleep(time.Hour)
+	})
+}
+
+func newClass(name string) *storagev1.StorageClass {
+	late := storagev1.VolumeBindingWaitForFirstConsumer
+	return &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Provisioner: "kubernetes.io/no-provisioner", VolumeBindingMode: &late}
+}
+
+func waitingClaim(name, class string) *v1.PersistentVolumeClaim {
+	return &v1.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", UID: types.UID(name)},
+		Spec:       v1.PersistentVolumeClaimSpec{StorageClassName: &class},
+	}
+}
+
+func claim(name string) func(*v1.Pod) {
+	return func(p *v1.Pod) {
+		p.Spec.Volumes = []v1.Volume{{Name: "v", VolumeSource: v1.VolumeSource{PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{ClaimName: name}}}}
+	}
+}
+
+func (c *cluster) message(name string) string {
+	for _, condition := range c.pod(name).Status.Conditions {
+		if condition.Type == v1.PodScheduled {
+			return condition.Message
+		}
+	}
+	return ""
 }

@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
 	"github.com/skiff-k8s/skiff/testenv"
@@ -202,21 +203,25 @@ func BenchmarkPodStarts(b *testing.B) {
 		there = len(list.Items)
 	}
 	b.Logf("%d nodes registered within %v", nodes, time.Since(began))
-	ready := make(chan struct{}, b.N)
-	watch, err := env.Client.CoreV1().Pods("default").Watch(b.Context(), metav1.ListOptions{})
+	ready := make(chan struct{}, 2*b.N)
+	factory := informers.NewSharedInformerFactory(env.Client, 0)
+	_, err := factory.Core().V1().Pods().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) {
+			if isReady(obj.(*v1.Pod)) {
+				ready <- struct{}{}
+			}
+		},
+		UpdateFunc: func(old, obj any) {
+			if isReady(obj.(*v1.Pod)) && !isReady(old.(*v1.Pod)) {
+				ready <- struct{}{}
+			}
+		},
+	})
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer watch.Stop()
-	go func() {
-		seen := make(map[string]bool, b.N)
-		for e := range watch.ResultChan() {
-			if pod, ok := e.Object.(*v1.Pod); ok && isReady(pod) && !seen[pod.Name] {
-				seen[pod.Name] = true
-				ready <- struct{}{}
-			}
-		}
-	}()
+	factory.StartWithContext(b.Context())
+	factory.WaitForCacheSync(b.Context().Done())
 	b.ResetTimer()
 	next := make(chan int)
 	for range 8 {

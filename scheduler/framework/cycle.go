@@ -297,10 +297,10 @@ func (c *Cycle) Score(ctx context.Context, nodes []*NodeInfo) ([]int64, error) {
 	buffer := make([]int64, 2*len(nodes))
 	total, scores := buffer[:len(nodes)], buffer[len(nodes):]
 	for i, s := range c.Profile.scorers {
-		if c.skipScore[s.pos] {
+		state, skip := c.scoreState(s.pos)
+		if skip {
 			continue
 		}
-		state := c.scoreStates[s.pos]
 		for j, node := range nodes {
 			scores[j] = s.plugin.Score(state, c.Pod, node)
 		}
@@ -315,6 +315,19 @@ func (c *Cycle) Score(ctx context.Context, nodes []*NodeInfo) ([]int64, error) {
 		}
 	}
 	return total, nil
+}
+
+// scoreState is what Score gets, and whether there is nothing to score for this pod.
+func (c *Cycle) scoreState(pos int) (state State, skip bool) {
+	if _, prepares := c.Profile.Plugins[pos].(PreScore); prepares {
+		return c.scoreStates[pos], c.skipScore[pos]
+	}
+	return c.states[pos], c.skipFilter[pos]
+}
+
+// State is what the plugin's PreFilter has worked out; nil if it has nothing to do for this pod.
+func (c *Cycle) State(p Plugin) State {
+	return c.states[slices.Index(c.Profile.Plugins, p)]
 }
 
 // Reserve books the node with all plugins, or with none.

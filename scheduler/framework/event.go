@@ -22,6 +22,10 @@ const (
 	CSINode            Kind = "CSINode"
 	CSIDriver          Kind = "CSIDriver"
 	CSIStorageCapacity Kind = "CSIStorageCapacity"
+	ResourceClaim      Kind = "ResourceClaim"
+	ResourceSlice      Kind = "ResourceSlice"
+	DeviceClass        Kind = "DeviceClass"
+	DeviceTaintRule    Kind = "DeviceTaintRule"
 )
 
 // Action is a set of things that happened to an object.
@@ -39,10 +43,11 @@ const (
 	UpdatePodScaleDown
 	UpdatePodTolerations
 	UpdatePodGates
+	UpdatePodGeneratedClaim
 	UpdateOther
 
 	Update = UpdateNodeAllocatable | UpdateNodeLabel | UpdateNodeTaint | UpdateNodeUnschedulable |
-		UpdatePodLabel | UpdatePodScaleDown | UpdatePodTolerations | UpdatePodGates | UpdateOther
+		UpdatePodLabel | UpdatePodScaleDown | UpdatePodTolerations | UpdatePodGates | UpdatePodGeneratedClaim | UpdateOther
 	Any = Add | Delete | Update
 )
 

@@ -25,6 +25,8 @@ type Handle struct {
 	Recheck func(pod types.UID)
 	// Nominator knows the nominated pods.
 	Nominator Nominator
+	// Shared returns the value that the plugins of one name have in common in all profiles, made on first use.
+	Shared func(name string, make func() any) any
 	// Go runs work that outlives the cycle; the scheduler waits for it before it ends.
 	Go func(work func())
 }

@@ -84,7 +84,8 @@ type PreScore interface {
 	PreScore(ctx context.Context, pod *PodInfo, view *Snapshot, nodes []*NodeInfo) (State, *Status)
 }
 
-// Scorer rates a feasible node, from 0 to MaxScore unless it is a Normalizer too.
+// Scorer rates a feasible node, from 0 to MaxScore unless it is a Normalizer too. state is that of PreScore, or
+// of PreFilter if the plugin has no PreScore.
 type Scorer interface {
 	Plugin
 	Score(state State, pod *PodInfo, node *NodeInfo) int64

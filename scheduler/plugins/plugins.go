@@ -8,6 +8,7 @@ import (
 	"github.com/skiff-k8s/skiff/scheduler/framework"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/defaultbinder"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/defaultpreemption"
+	"github.com/skiff-k8s/skiff/scheduler/plugins/dynamicresources"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/imagelocality"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/interpodaffinity"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/nodeaffinity"
@@ -49,6 +50,7 @@ func Default() []Entry {
 		{New: volumezone.New},
 		{New: podtopologyspread.New(podtopologyspread.Args{}), Weight: 2},
 		{New: interpodaffinity.New(interpodaffinity.Args{}), Weight: 2},
+		{New: dynamicresources.New, Weight: 2},
 		{New: defaultpreemption.New(defaultpreemption.Args{})},
 		{New: noderesources.NewBalanced(nil), Weight: 1},
 		{New: imagelocality.New, Weight: 1},

@@ -77,6 +77,15 @@ func New(config Config, less func(a, b *framework.QueuedPod) bool, profile func(
 
 func soonest(a, b *framework.QueuedPod) bool { return a.BackoffUntil.Before(b.BackoffUntil) }
 
+// Open lets Pop return pods again after Close.
+func (q *Queue) Open() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = false
+	q.timerAt = time.Time{}
+	q.setTimer()
+}
+
 // Close makes Pop return nil from now on.
 func (q *Queue) Close() {
 	q.mu.Lock()
