@@ -366,6 +366,7 @@ func (a *Agent) buildKubelet() error {
 		Changed:      func(uid types.UID) { a.kubelet.Wake(uid) },
 		Stale: func(pod *corev1.Pod, err error) {
 			klog.ErrorS(err, "Volume is not up to date", "pod", klog.KObj(pod))
+			a.kubelet.Event(pod, corev1.EventTypeWarning, "FailedMount", err.Error())
 		},
 		Event: func(pod *corev1.Pod, kind, reason, message string) { a.kubelet.Event(pod, kind, reason, message) },
 		EnsureImage: func(ctx context.Context, pod *corev1.Pod, image *corev1.ImageVolumeSource) (*runtimeapi.ImageSpec, error) {
