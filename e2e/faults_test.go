@@ -18,7 +18,7 @@ import (
 // A node lives through what nodes live through: nothing is lost, no pod runs twice, and nothing is left behind.
 func TestFaults(t *testing.T) {
 	config := filepath.Join(t.TempDir(), "kubelet.yaml")
-	if err := os.WriteFile(config, []byte("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\ncontainerLogMaxSize: 20Ki\ncontainerLogMaxFiles: 3\n"), 0o644); err != nil {
+	if err := os.WriteFile(config, []byte("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\ncontainerLogMaxSize: 20Ki\ncontainerLogMaxFiles: 3\npodPidsLimit: 64\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	n := newNode(t, "--kubelet-config", config)
@@ -112,10 +112,13 @@ func (n *node) endsMemoryHog() {
 	n.becomes("neighbour", ".status.containerStatuses[0].restartCount", "0")
 }
 
-// holdsForkBomb is bounded by the script too: 100 processes at most.
+// holdsForkBomb is bounded by the script too: 200 processes at most. A pod may have 64.
 func (n *node) holdsForkBomb() {
-	n.runPod("bomb", `i=0; while [ $i -lt 100 ]; do sleep 3600 & i=$((i+1)); done; echo all; wait`, "    resources: {limits: {cpu: 100m, memory: 32Mi}}")
-	n.becomes("bomb", ".status.phase", "Running")
+	n.runPod("bomb", `i=0; while [ $i -lt 200 ]; do sleep 3600 & i=$((i+1)); done; echo all run; wait`, "  restartPolicy: Never")
+	n.becomes("bomb", ".status.phase", "Failed")
+	if out := n.kubectl("logs", "-n", "demo", "bomb"); !strings.Contains(out, "can't fork") || strings.Contains(out, "all run") {
+		n.t.Errorf("it says %q", out)
+	}
 }
 
 func (n *node) evictsForDisk() {
