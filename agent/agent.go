@@ -51,6 +51,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/plugins"
 	"github.com/skiff-k8s/skiff/kubelet/podnet"
 	kubeletserver "github.com/skiff-k8s/skiff/kubelet/server"
+	"github.com/skiff-k8s/skiff/kubelet/shutdown"
 	"github.com/skiff-k8s/skiff/kubelet/static"
 	"github.com/skiff-k8s/skiff/kubelet/volumes"
 	"github.com/skiff-k8s/skiff/network"
@@ -366,6 +367,7 @@ func (a *Agent) buildKubelet() error {
 		Changed:      func(uid types.UID) { a.kubelet.Wake(uid) },
 		Stale: func(pod *corev1.Pod, err error) {
 			klog.ErrorS(err, "Volume is not up to date", "pod", klog.KObj(pod))
+			a.kubelet.Event(pod, corev1.EventTypeWarning, "FailedMount", err.Error())
 		},
 		Event: func(pod *corev1.Pod, kind, reason, message string) { a.kubelet.Event(pod, kind, reason, message) },
 		EnsureImage: func(ctx context.Context, pod *corev1.Pod, image *corev1.ImageVolumeSource) (*runtimeapi.ImageSpec, error) {
@@ -443,6 +445,7 @@ func applySettings(cfg *kubelet.Config, s *kubeletconfig.KubeletConfiguration, m
 		corev1.ResourceMemory:           *resource.NewQuantity(cfg.Eviction.Hard[eviction.MemoryAvailable].Of(machine.Memory), resource.BinarySI),
 		corev1.ResourceEphemeralStorage: *resource.NewQuantity(cfg.Eviction.Hard[eviction.NodeFSAvailable].Of(machine.Disk), resource.BinarySI),
 	}
+	cfg.Shutdown = shutdown.Config{Period: s.ShutdownGracePeriod.Duration, Critical: s.ShutdownGracePeriodCriticalPods.Duration}
 	if s.MaxPods > 0 {
 		cfg.Node.MaxPods = int64(s.MaxPods)
 	}

@@ -12,6 +12,7 @@
 package cri
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -64,14 +65,16 @@ type Config struct {
 	CgroupDriver CgroupDriver
 	// Snapshotter is by default overlayfs where that works, and native elsewhere.
 	Snapshotter string
-	// StatsPeriod is how often the usage of containers is read; by default, and at least, 10 s.
+	// StatsPeriod is how often the runtime reads the usage of containers by itself, to tell how fast they use processor time;
+	// by default an hour, and at least 10 s: each reading asks every shim. What they have used is read when it is asked for.
 	StatsPeriod time.Duration
 }
 
 const shimName = "containerd-shim-runc-v2"
 
 const (
-	minStatsPeriod           = 10 * time.Second // each reading asks every shim
+	minStatsPeriod           = 10 * time.Second
+	defaultStatsPeriod       = time.Hour
 	defaultRegistryConfigDir = "/etc/skiff/certs.d"
 	defaultCNIBinDir         = "/opt/cni/bin"
 	defaultCNIConfDir        = "/etc/cni/net.d"
@@ -119,7 +122,7 @@ func (c Config) withDefaults() Config {
 	if c.CgroupDriver == "" {
 		c.CgroupDriver = DetectCgroupDriver()
 	}
-	c.StatsPeriod = max(c.StatsPeriod, minStatsPeriod)
+	c.StatsPeriod = max(cmp.Or(c.StatsPeriod, defaultStatsPeriod), minStatsPeriod)
 	return c
 }
 

@@ -17,7 +17,6 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/containers"
 	"github.com/skiff-k8s/skiff/kubelet/diskusage"
 	"github.com/skiff-k8s/skiff/kubelet/eviction"
-	"github.com/skiff-k8s/skiff/kubelet/status"
 )
 
 // evictable is the node as the eviction manager sees it.
@@ -48,25 +47,8 @@ func (e evictable) FreeDisk(ctx context.Context) error {
 
 // Evict ends a pod at once.
 func (e evictable) Evict(uid types.UID, v eviction.Verdict) <-chan struct{} {
-	e.k.mu.Lock()
-	w := e.k.workers[uid]
-	e.k.mu.Unlock()
-	if w == nil { // it went by itself
-		gone := make(chan struct{})
-		close(gone)
-		return gone
-	}
 	e.k.metrics.Evictions.WithLabelValues(string(v.Signal)).Inc()
-	w.mu.Lock()
-	generation := w.pod.Generation
-	w.mu.Unlock()
-	w.decide(&status.End{
-		Phase: v1.PodFailed, Reason: eviction.Reason, Message: v.Message,
-		Condition: &v1.PodCondition{
-			Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonTerminationByKubelet, Message: v.Message, ObservedGeneration: generation,
-		},
-	}, &v.Grace)
-	return w.ended
+	return e.k.endPod(uid, eviction.Reason, v.Message, v.Grace)
 }
 
 // Usage asks the runtime and walks the pod's folders. It is called only when the node runs short.

@@ -15,6 +15,7 @@
 //   - probe asks containers how they are; status tells the API.
 //   - devices, dra and cpus hand out what only one can have; assigned.go puts that into pods, podresources tells who has it.
 //   - metrics counts what is done, for dashboards.
+//   - shutdown gives pods time to end when the machine is shut down; shutdown.go ends them.
 //   - eviction ends pods when the node runs short of something; evict.go tells it what they use.
 //   - events.go hears from the runtime what changed; housekeeping.go removes what is dead and rotates logs.
 //
@@ -57,6 +58,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/podnet"
 	"github.com/skiff-k8s/skiff/kubelet/podresources"
 	"github.com/skiff-k8s/skiff/kubelet/probe"
+	"github.com/skiff-k8s/skiff/kubelet/shutdown"
 	"github.com/skiff-k8s/skiff/kubelet/status"
 	"github.com/skiff-k8s/skiff/kubelet/userns"
 )
@@ -87,6 +89,8 @@ type Config struct {
 
 	// Eviction is when pods are ended for the node's sake; nothing runs short without thresholds. Root is set here.
 	Eviction eviction.Config
+	// Shutdown is how long pods have when the machine is shut down.
+	Shutdown shutdown.Config
 }
 
 // Volumes makes the volumes of pods. SetUp may be called at each sync, and has made all of them when it returns nil.
@@ -149,6 +153,7 @@ type Kubelet struct {
 	evictor     *eviction.Manager
 	devices     *devices.Manager
 	claims      *dra.Manager
+	shutdown    *shutdown.Manager
 	cpus        *cpus.Manager // nil: containers have no CPUs of their own
 	statics     *statics
 	synced      []cache.InformerSynced
@@ -204,6 +209,8 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	k.status = status.NewManager(deps.Client, deps.Informers.Core().V1().Pods().Lister())
 	k.devices = devices.New(cfg.Root, k.metrics, k.agent.Poke)
 	k.agent.Devices = k.devices.Resources
+	k.shutdown = shutdown.New(cfg.Shutdown, shutdown.Systemd{}, ending{k})
+	k.agent.ShuttingDown = k.shutdown.Begun
 	k.claims = dra.New(deps.Client, cfg.Node.Name, cfg.Root, k.wakeAll)
 	k.statics = newStatics(deps.Static, deps.Client, deps.Informers.Core().V1().Pods().Lister())
 	return k, k.handlers(deps.Informers)
@@ -375,6 +382,7 @@ func (k *Kubelet) runPods(ctx context.Context) error {
 	group.Go(func() error { return k.watchContainers(ctx) })
 	group.Go(func() error { return k.keepHouse(ctx) })
 	group.Go(func() error { return k.evictor.Run(ctx) })
+	group.Go(func() error { return k.shutdown.Run(ctx) })
 	err := group.Wait()
 	k.wg.Wait()
 	if errors.Is(err, context.Canceled) {

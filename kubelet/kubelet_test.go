@@ -4,11 +4,14 @@ package kubelet
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -73,11 +77,29 @@ type bench struct {
 	cidrs   chan []string
 	static  StaticPods
 	stop    func()
+
+	config *rest.Config
+	away   atomic.Bool // the API server, for the kubelet
 }
+
+// wrap fails requests while the API server is away.
+func (b *bench) wrap(next http.RoundTripper) http.RoundTripper {
+	return roundTripper(func(r *http.Request) (*http.Response, error) {
+		if b.away.Load() {
+			return nil, errors.New("the API server is away")
+		}
+		return next.RoundTrip(r)
+	})
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func newBench(t *testing.T, images ...string) *bench {
 	t.Helper()
-	b := &bench{t: t, dir: t.TempDir(), client: testenv.Start(t).Client, cri: fakecri.New(images...)}
+	env := testenv.Start(t)
+	b := &bench{t: t, dir: t.TempDir(), client: env.Client, config: env.Config, cri: fakecri.New(images...)}
 	for _, controller := range []string{"cpu", "memory", "pids"} { // a cgroup v1 tree without the kernel's files
 		if err := os.MkdirAll(filepath.Join(b.dir, "cgroup", controller), 0o755); err != nil {
 			t.Fatal(err)
@@ -95,7 +117,13 @@ func (b *bench) start() {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	factory := informers.NewSharedInformerFactory(b.client, 0)
+	config := rest.CopyConfig(b.config)
+	config.Wrap(b.wrap)
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	factory := informers.NewSharedInformerFactory(client, 0)
 	b.events = record.NewFakeRecorder(10000)
 	b.cidrs = make(chan []string, 10)
 	k, err := New(Config{
@@ -104,7 +132,7 @@ func (b *bench) start() {
 		DNS:     podnet.DNS{ClusterIPs: []string{"10.43.0.10"}, Domain: "cluster.local"},
 		Root:    filepath.Join(b.dir, "kubelet"), LogRoot: filepath.Join(b.dir, "logs"), CPUCFSQuota: true,
 	}, Deps{
-		Client: b.client, Informers: factory, Runtime: runtimeapi.NewRuntimeServiceClient(conn), Images: runtimeapi.NewImageServiceClient(conn),
+		Client: client, Informers: factory, Runtime: runtimeapi.NewRuntimeServiceClient(conn), Images: runtimeapi.NewImageServiceClient(conn),
 		Volumes: noVolumes{}, Env: plainEnv{}, Recorder: b.events, Static: b.static, OnPodCIDR: func(c []string) { b.cidrs <- c },
 	})
 	if err != nil {
@@ -425,6 +453,34 @@ func TestProbes(t *testing.T) {
 	if !b.hadEvent("Unhealthy Liveness probe failed: sick") || !b.hadEvent("Killing Container app failed liveness probe, will be restarted") {
 		t.Error("events are missing")
 	}
+}
+
+// While the API server is away pods go on, and so do their probes; then their statuses catch up.
+func TestAPIAway(t *testing.T) {
+	b := newBench(t, "app:1")
+	var sick atomic.Bool
+	b.cri.OnExec = func(string, []string) (string, int32) {
+		if sick.Load() {
+			return "sick", 1
+		}
+		return "", 0
+	}
+	live := &v1.Probe{ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"live"}}}, PeriodSeconds: 1, TimeoutSeconds: 1, SuccessThreshold: 1, FailureThreshold: 1}
+	b.create(testPod("web", v1.Container{Name: "app", LivenessProbe: live}))
+	b.eventually("pod is ready", func() bool { return b.ready("web") })
+	b.away.Store(true)
+	sick.Store(true)
+	b.eventually("container is ended", func() bool { return slices.Contains(b.cri.Dump(), "stop web/app 30") })
+	sick.Store(false)
+	b.eventually("container is started again", func() bool { return len(b.cri.Running()) == 1 })
+	if s := b.get("web").Status.ContainerStatuses; len(s) != 1 || s[0].RestartCount != 0 {
+		t.Errorf("the API has heard of it: %+v", s)
+	}
+	b.away.Store(false)
+	b.eventually("status has caught up", func() bool {
+		s := b.get("web").Status.ContainerStatuses
+		return len(s) == 1 && s[0].RestartCount > 0 && b.ready("web")
+	})
 }
 
 // A shorter grace period ends a stubborn container earlier.

@@ -22,6 +22,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/containers"
 	"github.com/skiff-k8s/skiff/kubelet/eviction"
 	"github.com/skiff-k8s/skiff/kubelet/probe"
+	"github.com/skiff-k8s/skiff/kubelet/shutdown"
 	"github.com/skiff-k8s/skiff/kubelet/status"
 )
 
@@ -127,6 +128,9 @@ func (k *Kubelet) admit(ctx context.Context, w *worker, pod *v1.Pod, have *conta
 		r := admit.Sysctls(pod, k.cfg.AllowedSysctls)
 		if why := k.evictor.Refuse(pod); why != "" {
 			r = &admit.Rejection{Reason: eviction.Reason, Message: "Pod was rejected: " + why}
+		}
+		if k.shutdown.Begun() {
+			r = &admit.Rejection{Reason: shutdown.Reason, Message: shutdown.Message}
 		}
 		if r == nil {
 			r = admit.Check(pod, node, k.active(pod.UID))

@@ -55,7 +55,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	e, err := Eviction(c)
-	if want := eviction.Defaults(); err != nil || len(e.Hard) != len(want) || e.Hard[eviction.MemoryAvailable] != want[eviction.MemoryAvailable] {
+	if err != nil || len(e.Hard) != 5 || e.Hard[eviction.MemoryAvailable] != (eviction.Threshold{Quantity: 100 << 20}) || e.Hard[eviction.ImageFSAvailable] != (eviction.Threshold{Percent: 15}) {
 		t.Errorf("eviction %+v, %v", e, err)
 	}
 	if !*c.SerializeImagePulls || *c.PodPidsLimit != -1 {

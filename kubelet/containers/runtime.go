@@ -5,6 +5,7 @@ package containers
 import (
 	"context"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -90,6 +91,7 @@ type Runtime struct {
 	events  record.EventRecorder
 	metrics *metrics.Metrics
 	backoff *flowcontrol.Backoff
+	turns   chan struct{} // one for each sandbox that is being made
 }
 
 // The first and the longest wait before a failed container is started again.
@@ -106,6 +108,7 @@ func New(cfg Config, cri runtimeapi.RuntimeServiceClient, images Images, host Ho
 	return &Runtime{
 		cfg: cfg, cri: cri, images: images, host: host, health: health, grants: grants, events: events, metrics: counts,
 		backoff: flowcontrol.NewBackOff(backoffFirst, backoffMost),
+		turns:   make(chan struct{}, 2*runtime.NumCPU()),
 	}
 }
 

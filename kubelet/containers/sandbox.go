@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/resource"
@@ -28,6 +29,11 @@ func (r *Runtime) runSandbox(ctx context.Context, pod *v1.Pod, attempt uint32) (
 	if err != nil {
 		return "", err
 	}
+	done, err := r.turn(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer done()
 	ctx, cancel := whole(ctx)
 	defer cancel()
 	resp, err := r.cri.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config, RuntimeHandler: handler})
@@ -35,6 +41,24 @@ func (r *Runtime) runSandbox(ctx context.Context, pod *v1.Pod, attempt uint32) (
 		return "", err
 	}
 	return resp.GetPodSandboxId(), nil
+}
+
+// turnPatience is how long a sandbox waits for others that are being made: one that hangs must not keep all others waiting.
+const turnPatience = 5 * time.Second
+
+// turn waits until few enough sandboxes are being made. They take processor time more than anything else, so that of many
+// pods at once the first are ready soon, instead of all at the end.
+func (r *Runtime) turn(ctx context.Context) (done func(), err error) {
+	timer := time.NewTimer(turnPatience)
+	defer timer.Stop()
+	select {
+	case r.turns <- struct{}{}:
+		return func() { <-r.turns }, nil
+	case <-timer.C:
+		return func() {}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 func (r *Runtime) sandboxConfig(pod *v1.Pod, attempt uint32) (*runtimeapi.PodSandboxConfig, error) {

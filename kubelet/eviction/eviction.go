@@ -54,14 +54,6 @@ type Config struct {
 	Root       string                   // its file system is nodefs
 }
 
-// Defaults are upstream's.
-func Defaults() map[Signal]Threshold {
-	return map[Signal]Threshold{
-		MemoryAvailable: {Quantity: 100 << 20}, NodeFSAvailable: {Percent: 10}, NodeFSInodesFree: {Percent: 5},
-		ImageFSAvailable: {Percent: 15}, ImageFSInodesFree: {Percent: 5},
-	}
-}
-
 // Usage is what one pod uses.
 type Usage struct {
 	Memory, Disk, Inodes, Processes int64

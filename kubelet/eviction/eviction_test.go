@@ -49,7 +49,7 @@ func TestMet(t *testing.T) {
 	seen := map[Signal]Observation{
 		MemoryAvailable: {99 << 20, 1 << 30}, NodeFSAvailable: {9, 100}, NodeFSInodesFree: {0, 0}, PIDAvailable: {1, 100},
 	}
-	if got, want := met(Defaults(), seen), []Signal{MemoryAvailable, NodeFSAvailable}; !slices.Equal(got, want) {
+	if got, want := met(map[Signal]Threshold{MemoryAvailable: {Quantity: 100 << 20}, NodeFSAvailable: {Percent: 10}, NodeFSInodesFree: {Percent: 5}}, seen), []Signal{MemoryAvailable, NodeFSAvailable}; !slices.Equal(got, want) {
 		t.Errorf("met = %v, want %v", got, want)
 	}
 }

@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
+
+	"github.com/skiff-k8s/skiff/kubelet/diskusage"
 )
 
 // Observation is what there is of something.
@@ -98,12 +100,12 @@ func memory() (o Observation, ok bool) {
 }
 
 func fileSystem(dir string) (bytes, inodes Observation, ok bool) {
-	var s unix.Statfs_t
-	if dir == "" || unix.Statfs(dir, &s) != nil || s.Blocks == 0 {
+	f, err := diskusage.OfFileSystem(dir)
+	if dir == "" || err != nil || f.Capacity == 0 {
 		return bytes, inodes, false
 	}
-	bytes = Observation{int64(s.Bavail) * s.Bsize, int64(s.Blocks) * s.Bsize}
-	return bytes, Observation{int64(s.Ffree), int64(s.Files)}, true // a file system that counts no inodes has 0 of 0
+	bytes = Observation{int64(f.Available), int64(f.Capacity)}
+	return bytes, Observation{int64(f.InodesFree), int64(f.Inodes)}, true // a file system that counts no inodes has 0 of 0
 }
 
 func pids() (o Observation, ok bool) {

@@ -11,8 +11,9 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-k8s/skiff/kubelet/diskusage"
 )
 
 // GCConfig says when images that nobody uses are removed.
@@ -133,11 +134,11 @@ func (c *Collector) excess(ctx context.Context) (int64, error) {
 		return 0, fmt.Errorf("get image file system: %w", err)
 	}
 	for _, fs := range info.GetImageFilesystems() {
-		var s unix.Statfs_t
-		if err := unix.Statfs(fs.GetFsId().GetMountpoint(), &s); err != nil || s.Blocks == 0 {
+		f, err := diskusage.OfFileSystem(fs.GetFsId().GetMountpoint())
+		if err != nil || f.Capacity == 0 {
 			continue
 		}
-		size, available := int64(s.Blocks)*s.Bsize, int64(s.Bavail)*s.Bsize
+		size, available := int64(f.Capacity), int64(f.Available)
 		if (size-available)*100/size >= int64(c.cfg.HighPercent) {
 			return size*int64(100-c.cfg.LowPercent)/100 - available, nil
 		}

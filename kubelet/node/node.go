@@ -65,6 +65,9 @@ type Agent struct {
 	// Devices says what plugins offer: all, and what can be used of it. It is set before Run; nil for nothing.
 	Devices func() (capacity, allocatable v1.ResourceList)
 
+	// ShuttingDown says whether the machine is being shut down. It is set before Run; nil for never.
+	ShuttingDown func() bool
+
 	cfg        Config
 	client     kubernetes.Interface
 	cri        runtimeapi.RuntimeServiceClient
@@ -346,6 +349,7 @@ func (a *Agent) observe(ctx context.Context) Observed {
 	if a.Pressure != nil {
 		o.Pressure = a.Pressure()
 	}
+	o.ShuttingDown = a.ShuttingDown != nil && a.ShuttingDown()
 	if a.Devices != nil {
 		o.Devices, o.UsableDevices = a.Devices()
 	}

@@ -16,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-k8s/skiff/kubelet/shutdown"
 )
 
 // Observed is what changes while a node runs.
@@ -25,6 +27,7 @@ type Observed struct {
 	RuntimeVersion  string
 	Images          []*runtimeapi.Image
 	Pressure        []v1.NodeConditionType
+	ShuttingDown    bool
 	Devices         v1.ResourceList // that plugins offer
 	UsableDevices   v1.ResourceList
 	VolumesInUse    []v1.UniqueVolumeName
@@ -189,7 +192,11 @@ func (o *Observed) conditions() []v1.NodeCondition {
 		return v1.NodeCondition{Type: t, Status: v1.ConditionFalse, Reason: no[0], Message: no[1]}
 	}
 	ready := v1.NodeCondition{Type: v1.NodeReady, Status: v1.ConditionTrue, Reason: "KubeletReady", Message: "kubelet is posting ready status"}
-	if err := o.ready(); err != nil {
+	err := o.ready()
+	if o.ShuttingDown {
+		err = errors.Join(err, errors.New(shutdown.NotReady))
+	}
+	if err != nil {
 		ready = v1.NodeCondition{Type: v1.NodeReady, Status: v1.ConditionFalse, Reason: "KubeletNotReady", Message: strings.ReplaceAll(err.Error(), "\n", ", ")}
 	}
 	return []v1.NodeCondition{

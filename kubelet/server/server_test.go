@@ -25,6 +25,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 	"github.com/skiff-k8s/skiff/kubelet/metrics"
@@ -282,5 +283,26 @@ func TestBusyTime(t *testing.T) {
 	got, err := busyTime([]byte("cpu  100 10 50 9999 777 1 2 3 40 4\ncpu0 ...\n"))
 	if want := 1660 * time.Millisecond; err != nil || got != want {
 		t.Errorf("busyTime = %v, %v; want %v", got, err, want)
+	}
+}
+
+// How fast processor time is used is told between two summaries, and not from looks that are too close.
+func TestCPURate(t *testing.T) {
+	p, began := &statsProvider{}, time.Now()
+	at := func(after, used time.Duration) *uint64 {
+		total, stale := uint64(used), uint64(7)
+		cpu := &stats.CPUStats{Time: metav1.NewTime(began.Add(after)), UsageCoreNanoSeconds: &total, UsageNanoCores: &stale}
+		now := map[string]cpuSample{}
+		p.rateLocked(now, "c1", cpu)
+		p.used = now
+		return cpu.UsageNanoCores
+	}
+	for _, c := range []struct {
+		after, used time.Duration
+		want        uint64
+	}{{0, time.Second, 7}, {10 * time.Second, 6 * time.Second, 5e8}, {10500 * time.Millisecond, 6500 * time.Millisecond, 5e8}, {20 * time.Second, 6 * time.Second, 0}} {
+		if got := at(c.after, c.used); got == nil || *got != c.want {
+			t.Errorf("after %v: %v, want %d", c.after, got, c.want)
+		}
 	}
 }

@@ -40,6 +40,14 @@ type statsProvider struct {
 	mu       sync.Mutex // guards what follows
 	lastCPU  time.Duration
 	lastTime time.Time
+	used     map[string]cpuSample // by the ID of a sandbox or container, of the last summary
+}
+
+// cpuSample is what had been used at a time, and how fast it was used up to then.
+type cpuSample struct {
+	at   time.Time
+	used uint64
+	rate *uint64 // nanocores; nil at first
 }
 
 func newStatsProvider(c Config) *statsProvider {
@@ -93,10 +101,39 @@ func (p *statsProvider) summary(ctx context.Context) (*stats.Summary, error) {
 		return nil, err
 	}
 	summary := &stats.Summary{Node: *node, Pods: []stats.PodStats{}}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := map[string]cpuSample{}
 	for _, s := range res.Stats {
-		summary.Pods = append(summary.Pods, podStats(s, started))
+		pod := podStats(s, started)
+		p.rateLocked(now, s.GetAttributes().GetId(), pod.CPU)
+		for i, c := range s.GetLinux().GetContainers() {
+			p.rateLocked(now, c.GetAttributes().GetId(), pod.Containers[i].CPU)
+		}
+		summary.Pods = append(summary.Pods, pod)
 	}
+	p.used = now
 	return summary, nil
+}
+
+// leastInterval is between two looks that tell how fast processor time is used.
+const leastInterval = time.Second
+
+// rateLocked says how fast processor time was used since the last summary: the runtime's own answer is as old as its last
+// look, and it seldom looks. The caller holds mu.
+func (p *statsProvider) rateLocked(now map[string]cpuSample, id string, cpu *stats.CPUStats) {
+	if cpu == nil || cpu.UsageCoreNanoSeconds == nil {
+		return
+	}
+	last, known := p.used[id]
+	sample := cpuSample{at: cpu.Time.Time, used: *cpu.UsageCoreNanoSeconds, rate: cpu.UsageNanoCores}
+	if passed := sample.at.Sub(last.at); known && passed < leastInterval {
+		sample = last
+	} else if known && sample.used >= last.used {
+		rate := uint64(float64(sample.used-last.used) / passed.Seconds())
+		sample.rate = &rate
+	}
+	cpu.UsageNanoCores, now[id] = sample.rate, sample
 }
 
 // startTimes maps the IDs of sandboxes and containers to when they were made. The stats do not tell.
