@@ -143,10 +143,11 @@ func (s *Scheduler) newDiagnosis() *framework.Diagnosis {
 // enough choice. names, if not nil, are the only nodes to look at.
 func (s *Scheduler) filter(cycle *framework.Cycle, names sets.Set[string], d *framework.Diagnosis) ([]*framework.NodeInfo, error) {
 	nodes := s.snapshot.Nodes
-	want := s.enough(len(nodes))
+	among := len(nodes)
 	if names != nil {
-		want = s.enough(len(names))
+		among = len(names)
 	}
+	want := enough(among, s.percentage[cycle.Profile.SchedulerName])
 	s.feasible = s.feasible[:0]
 	looked := 0
 	for ; looked < len(nodes) && len(s.feasible) < want; looked++ {
@@ -169,14 +170,13 @@ func (s *Scheduler) filter(cycle *framework.Cycle, names sets.Set[string], d *fr
 	return s.feasible, nil
 }
 
-// enough says how many feasible nodes are enough of a choice.
-func (s *Scheduler) enough(nodes int) int {
+// enough says how many feasible nodes are enough of a choice among nodes; of 0 percent the less the more there are.
+func enough(nodes int, percentage int32) int {
 	if nodes < minFeasible {
 		return nodes
 	}
-	percentage := int(s.percentage)
 	if percentage == 0 {
-		percentage = max(50-nodes/125, minPercentage)
+		percentage = int32(max(50-nodes/125, minPercentage))
 	}
-	return max(nodes*percentage/100, minFeasible)
+	return max(nodes*int(percentage)/100, minFeasible)
 }

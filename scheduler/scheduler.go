@@ -15,6 +15,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -55,6 +56,8 @@ type Profile struct {
 	SchedulerName string
 	// Plugins in the order in which they are asked; nil means plugins.Default().
 	Plugins []plugins.Entry
+	// PercentageOfNodesToScore, if not 0, is this profile's own.
+	PercentageOfNodesToScore int32
 }
 
 // Scheduler is one scheduler with all its profiles.
@@ -66,7 +69,7 @@ type Scheduler struct {
 	pods       corelisters.PodLister
 	synced     []toolscache.DoneChecker
 	profiles   map[string]*framework.Profile
-	percentage int32
+	percentage map[string]int32 // of nodes to score, by profile
 
 	cache *cache.Cache
 	queue *queue.Queue
@@ -88,7 +91,7 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		client: client, informers: factory, recorder: recorder,
 		pods:       factory.Core().V1().Pods().Lister(),
 		profiles:   make(map[string]*framework.Profile),
-		percentage: config.PercentageOfNodesToScore,
+		percentage: make(map[string]int32),
 		cache:      cache.New(),
 		snapshot:   *framework.NewSnapshot(),
 	}
@@ -108,6 +111,7 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		Shared: sharing(),
 	}
 	for _, p := range config.Profiles {
+		s.percentage[p.SchedulerName] = cmp.Or(p.PercentageOfNodesToScore, config.PercentageOfNodesToScore)
 		if err := s.addProfile(p, handle); err != nil {
 			return nil, err
 		}
@@ -158,7 +162,7 @@ func (s *Scheduler) addProfile(p Profile, handle *framework.Handle) error {
 		if err != nil {
 			return fmt.Errorf("profile %q: %w", p.SchedulerName, err)
 		}
-		made = append(made, framework.Weighted{Plugin: plugin, Weight: e.Weight})
+		made = append(made, framework.Weighted{Plugin: plugin, Weight: e.Weight, Off: e.Off})
 	}
 	profile, err := framework.NewProfile(p.SchedulerName, made)
 	if err != nil {

@@ -188,7 +188,7 @@ func TestFilterReasons(t *testing.T) {
 			p.Spec.Tolerations = []v1.Toleration{{Key: v1.TaintNodeUnschedulable, Operator: v1.TolerationOpExists}}
 		}), cordoned, ""},
 		{"tainted", tainttoleration.New, nil, pod(), tainted, "node(s) had untolerated taint(s)"},
-		{"selector", nodeaffinity.New, nil, pod(func(p *v1.Pod) { p.Spec.NodeSelector = map[string]string{"a": "b"} }), node("n"), "node(s) didn't match Pod's node affinity/selector"},
+		{"selector", nodeaffinity.New(nodeaffinity.Args{}), nil, pod(func(p *v1.Pod) { p.Spec.NodeSelector = map[string]string{"a": "b"} }), node("n"), "node(s) didn't match Pod's node affinity/selector"},
 		{"selector met", nodeaffinity.New, nil, pod(func(p *v1.Pod) { p.Spec.NodeSelector = map[string]string{"a": "b"} }), node("n", "a=b"), ""},
 		{"port taken", nodeports.New, nil, pod(hostPort(80, "")), with(node("n"), pod(hostPort(80, "10.0.0.1"))), "node(s) didn't have free ports for the requested pod ports"},
 		{"port on another address", nodeports.New, nil, pod(hostPort(80, "10.0.0.2")), with(node("n"), pod(hostPort(80, "10.0.0.1"))), ""},
