@@ -12,11 +12,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -29,13 +30,17 @@ import (
 	"k8s.io/client-go/kubernetes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
+	kubeletconfig "k8s.io/kubelet/config/v1beta1"
 	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+	"k8s.io/utils/cpuset"
 
 	"github.com/skiff-k8s/skiff/cri"
 	"github.com/skiff-k8s/skiff/cri/bundle"
+	"github.com/skiff-k8s/skiff/cri/registries"
 	"github.com/skiff-k8s/skiff/dns"
 	"github.com/skiff-k8s/skiff/kubelet"
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
+	"github.com/skiff-k8s/skiff/kubelet/configfile"
 	"github.com/skiff-k8s/skiff/kubelet/csi"
 	"github.com/skiff-k8s/skiff/kubelet/env"
 	"github.com/skiff-k8s/skiff/kubelet/eviction"
@@ -76,27 +81,30 @@ type Config struct {
 
 // Deps are the ways to the API, by whom they act as.
 type Deps struct {
-	Node      kubernetes.Interface // system:node:<name>
-	Proxy     kubernetes.Interface // system:kube-proxy
-	DNS       kubernetes.Interface // who may keep kube-system/kube-dns
-	Informers informers.SharedInformerFactory
+	Node      kubernetes.Interface            // system:node:<name>
+	Proxy     kubernetes.Interface            // system:kube-proxy
+	DNS       kubernetes.Interface            // who may keep kube-system/kube-dns
+	Informers informers.SharedInformerFactory // of Pods it need not have those of other nodes
+	All       informers.SharedInformerFactory // sees all Pods; it may be the same
 }
 
 // Agent is one node.
 type Agent struct {
-	cfg     Config
-	deps    Deps
-	runtime *cri.Containerd // nil with a runtime of the user's
-	conn    *grpc.ClientConn
-	kubelet *kubelet.Kubelet
-	api     *kubeletserver.Server
-	metrics *metrics.Metrics
-	volumes *volumes.Manager
-	plugins *plugins.Watcher
-	objects *objects.Cache
-	network *network.Network // nil with a network of the user's
-	policy  *policy.Enforcer // likewise
-	proxy   *proxy.Proxy
+	cfg        Config
+	deps       Deps
+	runtime    *cri.Containerd        // nil with a runtime of the user's
+	registries *registries.Registries // nil without a file
+	conn       *grpc.ClientConn
+	kubelet    *kubelet.Kubelet
+	api        *kubeletserver.Server
+	metrics    *metrics.Metrics
+	settings   *kubeletconfig.KubeletConfiguration
+	volumes    *volumes.Manager
+	objects    *objects.Cache
+	network    *network.Network // nil with a network of the user's
+	proxy      *proxy.Proxy
+	plugins    *plugins.Watcher
+	policy     *policy.Enforcer // likewise
 
 	gateways chan []netip.Addr // of the bridge, when the pod network has become ready
 }
@@ -156,6 +164,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		return a.proxy.Run(ctx)
 	})
 	group.Go(func() error { return a.runDNS(ctx) })
+	if a.network != nil {
+		group.Go(func() error { return a.followPeers(ctx) })
+	}
 	err := group.Wait()
 	stopBelow()
 	if cause := below.Wait(); cause != nil {
@@ -203,7 +214,7 @@ func binDir(dataDir string) string { return filepath.Join(dataDir, "agent", "bin
 func (s *Settings) Unpack(dataDir string) error {
 	dir, programs := binDir(dataDir), []string(nil)
 	if s.RuntimeEndpoint != "" {
-		if s.Network != NetworkSkiff {
+		if !s.ownNetwork() {
 			return nil
 		}
 		dir, programs = s.CNIBinDir, []string{bundle.Plugin}
@@ -215,6 +226,10 @@ func (s *Settings) Unpack(dataDir string) error {
 }
 
 func (a *Agent) buildRuntime() error {
+	var err error
+	if a.registries, err = registries.Load(a.cfg.Registries); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	if endpoint := a.cfg.RuntimeEndpoint; endpoint != "" {
 		conn, err := cri.Dial(endpoint)
 		if err != nil {
@@ -223,13 +238,19 @@ func (a *Agent) buildRuntime() error {
 		a.conn = conn
 		return nil
 	}
+	hosts := "" // where people put a hosts.toml of their own
+	if a.registries != nil {
+		hosts = filepath.Join(a.cfg.DataDir, "agent", "certs.d")
+	}
 	runtime, err := cri.New(cri.Config{
-		Root:       filepath.Join(a.cfg.DataDir, "agent", "containerd"),
-		State:      filepath.Join(a.cfg.StateDir, "containerd"),
-		BinDir:     binDir(a.cfg.DataDir),
-		ImageDir:   filepath.Join(a.cfg.DataDir, "agent", "images"),
-		CNIBinDirs: []string{binDir(a.cfg.DataDir), a.cfg.CNIBinDir},
-		CNIConfDir: a.cfg.CNIConfDir,
+		RegistryConfigDir: hosts,
+		Registries:        a.registries,
+		Root:              filepath.Join(a.cfg.DataDir, "agent", "containerd"),
+		State:             filepath.Join(a.cfg.StateDir, "containerd"),
+		BinDir:            binDir(a.cfg.DataDir),
+		ImageDir:          filepath.Join(a.cfg.DataDir, "agent", "images"),
+		CNIBinDirs:        []string{binDir(a.cfg.DataDir), a.cfg.CNIBinDir},
+		CNIConfDir:        a.cfg.CNIConfDir,
 	})
 	if err != nil {
 		return fmt.Errorf("build the container runtime: %w", err)
@@ -240,8 +261,8 @@ func (a *Agent) buildRuntime() error {
 
 func (a *Agent) buildNetwork() error {
 	var err error
-	if a.cfg.Network == NetworkSkiff {
-		if a.policy, err = policy.New(policy.Config{}, a.deps.Informers); err != nil {
+	if a.cfg.ownNetwork() {
+		if a.policy, err = policy.New(policy.Config{}, a.deps.All); err != nil {
 			return fmt.Errorf("build the enforcement of NetworkPolicies: %w", err)
 		}
 	}
@@ -267,15 +288,22 @@ func (a *Agent) buildNetwork() error {
 const bridgeName = "skiff0"
 
 func (a *Agent) buildPodNetwork() error {
-	if a.cfg.Network != NetworkSkiff {
+	if !a.cfg.ownNetwork() {
 		return nil
 	}
+	backend := network.VXLAN
+	if a.cfg.Network == NetworkHostGW {
+		backend = network.HostGW
+	}
+	address, _ := netip.AddrFromSlice(a.cfg.NodeIP) // without one there is nobody to connect to
 	var isolation network.Policy
 	if a.policy != nil {
 		isolation = a.policy
 	}
 	var err error
 	a.network, err = network.New(network.Config{
+		Backend:      backend,
+		NodeAddress:  address.Unmap(),
 		DataDir:      filepath.Join(a.cfg.DataDir, "agent"),
 		Socket:       filepath.Join(a.cfg.StateDir, "cni.sock"),
 		ConfDir:      a.cfg.CNIConfDir,
@@ -308,6 +336,10 @@ func (a *Agent) buildKubelet() error {
 	if err != nil {
 		return err
 	}
+	a.settings, err = configfile.Load(a.cfg.KubeletConfig)
+	if err != nil {
+		return err
+	}
 	driver := cri.DetectCgroupDriver()
 	if a.runtime != nil {
 		driver = a.runtime.CgroupDriver()
@@ -320,9 +352,6 @@ func (a *Agent) buildKubelet() error {
 		env.Services{Lister: services.Lister(), Synced: services.Informer().HasSynced},
 		env.Node{Allocatable: a.allocatable, HostIPs: func() ([]string, error) { return []string{a.cfg.NodeIP.String()}, nil }})
 	drivers := csi.New(a.deps.Node, a.cfg.NodeName)
-	a.plugins = plugins.New(filepath.Join(a.cfg.KubeletRoot, "plugins_registry"), map[string]plugins.Handler{
-		registration.CSIPlugin: drivers,
-	})
 	a.volumes = volumes.New(volumes.Config{
 		NodeName:     a.cfg.NodeName,
 		CSI:          drivers,
@@ -343,7 +372,7 @@ func (a *Agent) buildKubelet() error {
 		},
 		RecursiveReadOnly: func(handler string) bool { return a.kubelet.RecursiveReadOnly(handler) },
 	})
-	a.kubelet, err = kubelet.New(kubelet.Config{
+	cfg := kubelet.Config{
 		Node: node.Config{
 			Name:           a.cfg.NodeName,
 			Hostname:       a.cfg.NodeName,
@@ -352,10 +381,6 @@ func (a *Agent) buildKubelet() error {
 			KubeletPort:    int32(a.cfg.KubeletPort),
 			MaxPods:        a.cfg.MaxPods,
 			DataDir:        a.cfg.DataDir,
-			EvictionHard: corev1.ResourceList{ // upstream's defaults
-				corev1.ResourceMemory:           resource.MustParse("100Mi"),
-				corev1.ResourceEphemeralStorage: *resource.NewQuantity(machine.Disk/10, resource.BinarySI),
-			},
 		},
 		Cgroups: cgroups.Config{Mount: cgroupMount, Root: a.cfg.CgroupRoot, Driver: cgroups.Driver(driver)},
 		DNS: podnet.DNS{
@@ -363,16 +388,18 @@ func (a *Agent) buildKubelet() error {
 			Domain:     a.cfg.ClusterDomain,
 			ResolvConf: a.cfg.ResolvConf,
 		},
-		Root:        a.cfg.KubeletRoot,
-		LogRoot:     a.cfg.PodLogs,
-		LogLinks:    a.cfg.ContainerLogs,
-		HostsFile:   "/etc/hosts",
-		CPUCFSQuota: true,
-		LogMaxSize:  10 << 20,
-		LogMaxFiles: 5,
-		ImageGC:     images.GCConfig{HighPercent: 85, LowPercent: 80, MinAge: 2 * time.Minute},
-		Eviction:    eviction.Defaults(),
-	}, kubelet.Deps{
+		Root:      a.cfg.KubeletRoot,
+		LogRoot:   a.cfg.PodLogs,
+		LogLinks:  a.cfg.ContainerLogs,
+		HostsFile: "/etc/hosts",
+	}
+	if err := applySettings(&cfg, a.settings, machine); err != nil {
+		return err
+	}
+	if err := a.pullWith(&cfg.Images); err != nil {
+		return err
+	}
+	a.kubelet, err = kubelet.New(cfg, kubelet.Deps{
 		Client:    a.deps.Node,
 		Informers: a.deps.Informers,
 		Runtime:   runtimeapi.NewRuntimeServiceClient(conn),
@@ -386,7 +413,75 @@ func (a *Agent) buildKubelet() error {
 			return a.volumes.VolumesInUse(), nil // who attaches says what is attached
 		},
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	a.plugins = plugins.New(filepath.Join(a.cfg.KubeletRoot, "plugins_registry"), map[string]plugins.Handler{
+		registration.CSIPlugin: drivers,
+		registration.DRAPlugin: a.kubelet.Drivers(),
+	})
+	return nil
+}
+
+// applySettings takes over what the KubeletConfiguration says.
+func applySettings(cfg *kubelet.Config, s *kubeletconfig.KubeletConfiguration, machine node.Machine) (err error) {
+	if cfg.Eviction, err = configfile.Eviction(s); err != nil {
+		return err
+	}
+	if cfg.Node.Reserved, err = configfile.Reserved(s); err != nil {
+		return err
+	}
+	if cfg.ReservedCPUs, err = cpuset.Parse(s.ReservedSystemCPUs); err != nil {
+		return err
+	}
+	logSize, err := resource.ParseQuantity(s.ContainerLogMaxSize)
+	if err != nil {
+		return err
+	}
+	cfg.Node.EvictionHard = corev1.ResourceList{
+		corev1.ResourceMemory:           *resource.NewQuantity(cfg.Eviction.Hard[eviction.MemoryAvailable].Of(machine.Memory), resource.BinarySI),
+		corev1.ResourceEphemeralStorage: *resource.NewQuantity(cfg.Eviction.Hard[eviction.NodeFSAvailable].Of(machine.Disk), resource.BinarySI),
+	}
+	if s.MaxPods > 0 {
+		cfg.Node.MaxPods = int64(s.MaxPods)
+	}
+	cfg.Node.Taints = s.RegisterWithTaints
+	cfg.Cgroups.PodPids, cfg.Cgroups.CPUPeriod = max(*s.PodPidsLimit, 0), s.CPUCFSQuotaPeriod.Duration
+	cfg.CPUCFSQuota, cfg.StaticCPUs = *s.CPUCFSQuota, s.CPUManagerPolicy == "static"
+	cfg.AllowedSysctls = s.AllowedUnsafeSysctls
+	cfg.LogMaxSize, cfg.LogMaxFiles = logSize.Value(), int(*s.ContainerLogMaxFiles)
+	cfg.ImageGC = images.GCConfig{
+		HighPercent: int(*s.ImageGCHighThresholdPercent), LowPercent: int(*s.ImageGCLowThresholdPercent),
+		MinAge: s.ImageMinimumGCAge.Duration, MaxAge: s.ImageMaximumGCAge.Duration,
+	}
+	cfg.Images.Parallel = 1
+	if !*s.SerializeImagePulls {
+		cfg.Images.Parallel = 0
+		if s.MaxParallelImagePulls != nil {
+			cfg.Images.Parallel = int(*s.MaxParallelImagePulls)
+		}
+	}
+	return nil
+}
+
+// pullWith collects the credentials that the node has for registries.
+func (a *Agent) pullWith(c *images.Config) (err error) {
+	c.Records = filepath.Join(a.cfg.KubeletRoot, "image_manager")
+	if a.cfg.CredentialFile != "" {
+		if c.Providers, err = images.LoadProviders(a.cfg.CredentialFile, a.cfg.CredentialDir, a.deps.Node); err != nil {
+			return err
+		}
+	}
+	if a.registries == nil {
+		return nil
+	}
+	c.Registries = map[string]images.DockerAuth{}
+	for host, r := range a.registries.Configs {
+		if r.Auth != nil {
+			c.Registries[host] = images.DockerAuth{Username: r.Auth.Username, Password: r.Auth.Password, Auth: r.Auth.Auth, IdentityToken: r.Auth.IdentityToken}
+		}
+	}
+	return nil
 }
 
 func (a *Agent) staticPods() kubelet.StaticPods {
@@ -424,8 +519,22 @@ func (a *Agent) buildKubeletAPI() error {
 		Metrics:       a.metrics,
 		Cgroups:       a.kubelet.Cgroups(),
 		Volumes:       a.volumes.Paths,
+		Measure:       a.volumes.Measure,
+		Configuration: a.settings,
 	})
 	return nil
+}
+
+// Has tells whether an address is the node's, or one that its pods can have.
+func (a *Agent) Has(address netip.Addr) bool {
+	if ip, ok := netip.AddrFromSlice(a.cfg.NodeIP); ok && ip.Unmap() == address {
+		return true
+	}
+	n, err := a.node()
+	return err == nil && slices.ContainsFunc(n.Spec.PodCIDRs, func(cidr string) bool {
+		prefix, err := netip.ParsePrefix(cidr)
+		return err == nil && prefix.Contains(address)
+	})
 }
 
 func (a *Agent) node() (*corev1.Node, error) {

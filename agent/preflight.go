@@ -100,7 +100,7 @@ const probeName = "skiff-probe"
 
 // checkLinks tries what the pod network is made of, unless it is there already.
 func (s *Settings) checkLinks() error {
-	if s.Network != NetworkSkiff {
+	if !s.ownNetwork() {
 		return nil
 	}
 	if _, err := netlink.LinkByName(bridgeName); err == nil {

@@ -5,6 +5,8 @@ package agent
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 )
 
 // Settings is what a person can say about a machine as a node.
@@ -17,10 +19,14 @@ type Settings struct {
 	CNIConfDir      string // /etc/cni/net.d
 	CNIBinDir       string // /opt/cni/bin
 	CgroupRoot      string // the cgroup below which pods run; /
-	Network         string // NetworkSkiff or NetworkNone
+	Network         string // NetworkSkiff, NetworkHostGW or NetworkNone
 	ResolvConf      string // name servers of this machine; /etc/resolv.conf
 	ProxyHealth     string // address of the proxy's health endpoint; 0.0.0.0:10256
 	MaxPods         int64  // 110
+	Registries      string // how images are pulled; /etc/skiff/registries.yaml, which need not be there
+	CredentialFile  string // a CredentialProviderConfig; none if empty
+	CredentialDir   string // where its programs lie
+	KubeletConfig   string // a KubeletConfiguration; none if empty
 
 	MasqueradeAll     bool     // pods see this node behind a cluster IP, not the client
 	ExternalIPs       bool     // spec.externalIPs of Services work
@@ -31,9 +37,13 @@ type Settings struct {
 
 // Values of Settings.Network.
 const (
-	NetworkSkiff = "skiff" // the pod network of package network
-	NetworkNone  = "none"  // a CNI plugin that the user brings
+	NetworkSkiff  = "skiff"   // the pod network of package network, with VXLAN between nodes
+	NetworkHostGW = "host-gw" // the same, but nodes are gateways to each other's pods
+	NetworkNone   = "none"    // a CNI plugin that the user brings
 )
+
+// ownNetwork tells whether pods are on the network of package network.
+func (s *Settings) ownNetwork() bool { return s.Network != NetworkNone }
 
 // NodePortsPrimary stands for the node's own address in Settings.NodePortAddresses.
 const NodePortsPrimary = "primary"
@@ -52,13 +62,14 @@ func DefaultSettings() Settings {
 		ResolvConf:    "/etc/resolv.conf",
 		ProxyHealth:   "0.0.0.0:10256",
 		MaxPods:       110,
+		Registries:    "/etc/skiff/registries.yaml",
 	}
 }
 
 // Check refuses what cannot work, with a line that says what to change.
 func (s *Settings) Check() error {
-	if s.Network != NetworkSkiff && s.Network != NetworkNone {
-		return fmt.Errorf("network %q is unknown (--network is %s or %s)", s.Network, NetworkSkiff, NetworkNone)
+	if all := []string{NetworkSkiff, NetworkHostGW, NetworkNone}; !slices.Contains(all, s.Network) {
+		return fmt.Errorf("network %q is unknown (--network is one of %s)", s.Network, strings.Join(all, ", "))
 	}
 	if s.KubeletPort < 1 || s.KubeletPort > 65535 {
 		return fmt.Errorf("port %d is not between 1 and 65535 (change --kubelet-port)", s.KubeletPort)

@@ -86,6 +86,9 @@ func newAggregator(base genericapiserver.Config, cfg Config, local *genericapise
 			RejectForwardingRedirects: true,
 		},
 	}
+	if cfg.DialPod != nil {
+		c.ExtraConfig.ProxyTransport = &http.Transport{DialContext: cfg.DialPod}
+	}
 	aggregator, err := c.Complete().NewWithDelegate(local)
 	if err != nil {
 		return nil, fmt.Errorf("build the API aggregator: %w", err)

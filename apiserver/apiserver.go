@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/emicklei/go-restful/v3"
@@ -28,6 +29,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	discoveryaggregated "k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
+	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericrest "k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
@@ -101,6 +103,10 @@ type Config struct {
 
 	// ExternalAddress is the host:port that clients outside are told.
 	ExternalAddress string
+	// LongRunning are paths of further handlers whose requests may last for ever.
+	LongRunning []string
+	// DialPod is how aggregated API servers are dialled (nil: directly).
+	DialPod func(ctx context.Context, network, address string) (net.Conn, error)
 	// Version is what /version and the Server header say.
 	Version basecompatibility.EffectiveVersion
 }
@@ -271,9 +277,12 @@ func genericConfig(cfg Config, codecs serializer.CodecFactory, client kubernetes
 	c.EnableProfiling = false
 	c.MinRequestTimeout = 1800
 	c.RequestTimeout = time.Minute
-	c.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(
+	longRunning := genericfilters.BasicLongRunningRequestCheck(
 		sets.NewString("watch", "proxy"),
 		sets.NewString("attach", "exec", "proxy", "log", "portforward"))
+	c.LongRunningFunc = func(r *http.Request, info *request.RequestInfo) bool {
+		return longRunning(r, info) || slices.Contains(cfg.LongRunning, r.URL.Path)
+	}
 	c.StorageObjectCountTracker = cfg.Store.Counts()
 	c.MaxRequestsInFlight, c.MaxMutatingRequestsInFlight = 0, 0 // it is flow control that limits
 	if cfg.MaxInFlight > 0 {

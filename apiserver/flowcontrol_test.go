@@ -68,8 +68,10 @@ func TestFlowControlKeepsItsObjects(t *testing.T) {
 			return err
 		})
 	}
-	change("catch-all", func(s *flowcontrolv1.FlowSchema) { s.Spec.MatchingPrecedence = 9000 })
-	expect("the mandatory schema is set back", "catch-all", func(s *flowcontrolv1.FlowSchema) bool { return s.Spec.MatchingPrecedence == 10000 })
+	if err := schemas.Delete(ctx, "catch-all", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	expect("the mandatory schema comes back", "catch-all", func(s *flowcontrolv1.FlowSchema) bool { return s.Spec.MatchingPrecedence == 10000 })
 
 	change("global-default", func(s *flowcontrolv1.FlowSchema) {
 		s.Spec.MatchingPrecedence = 9001

@@ -8,6 +8,7 @@ import (
 	"net/url"
 
 	corev1 "k8s.io/api/core/v1"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apiserver/pkg/util/proxy"
 	"k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/client-go/informers"
@@ -45,10 +46,10 @@ func (r *serviceResolver) ResolveEndpoint(namespace, name string, port int32) (*
 
 // WebhookAuth says how webhooks are told who calls: not at all, but for those that this API server is said to
 // serve itself, at kubernetes.default.svc. They are reached as loopback, without a socket.
-func WebhookAuth(loopback *restclient.Config) webhook.AuthenticationInfoResolverWrapper {
+func WebhookAuth(loopback *restclient.Config, dialPod utilnet.DialFunc) webhook.AuthenticationInfoResolverWrapper {
 	own := &restclient.Config{
 		// Whatever certificate the webhook's configuration wants, there is none to check.
 		WrapTransport: func(http.RoundTripper) http.RoundTripper { return loopback.Transport },
 	}
-	return webhook.NewDefaultAuthenticationInfoResolverWrapper(nil, nil, own, tracing.NewNoopTracerProvider())
+	return webhook.NewDefaultAuthenticationInfoResolverWrapper(&http.Transport{DialContext: dialPod}, nil, own, tracing.NewNoopTracerProvider())
 }

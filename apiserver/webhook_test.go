@@ -64,14 +64,14 @@ func startFull(t *testing.T, address string, proxy apiserver.CertFiles) *restcli
 		Client: client, Dynamic: dynamic.NewForConfigOrDie(config), Informers: factory, Authorizer: authorizer,
 		RESTMapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(client.Discovery())),
 		Features:   utilfeature.DefaultFeatureGate, Version: version.Effective(), Done: requests,
-		ServiceResolver: resolveTo(address), WebhookAuth: apiserver.WebhookAuth(config),
+		ServiceResolver: resolveTo(address), WebhookAuth: apiserver.WebhookAuth(config, nil),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	server, err := apiserver.New(ctx, apiserver.Config{
 		Store: store, Resources: registry.All(registry.Deps{}), Door: door, Loopback: config, Informers: factory,
-		Authenticator: inprocess.Authenticator(), Authorizer: authorizer, Admission: chain, ServiceResolver: resolveTo(address), WebhookAuth: apiserver.WebhookAuth(config),
+		Authenticator: inprocess.Authenticator(), Authorizer: authorizer, Admission: chain, ServiceResolver: resolveTo(address), WebhookAuth: apiserver.WebhookAuth(config, nil),
 		ProxyClientCert: proxy, ExternalAddress: "127.0.0.1:6443", Version: version.Effective(),
 	})
 	if err != nil {

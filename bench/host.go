@@ -39,6 +39,7 @@ const (
 type host struct {
 	*testhost.Host
 	options options
+	flags   []string // of the server, besides the usual ones
 	cleanup []func()
 	server  *testhost.Process
 	log     *os.File
@@ -94,7 +95,8 @@ type startup struct{ api, ready, cpu time.Duration }
 
 // start starts a server.
 func (h *host) start(ctx context.Context) (took startup, err error) {
-	cmd := h.Command(ctx, h.options.binary, "server", "--node-name", nodeName, "--node-ip", h.IP().String(), "--cgroup-root", h.CgroupRoot())
+	args := append([]string{"server", "--node-name", nodeName, "--node-ip", h.IP().String(), "--cgroup-root", h.CgroupRoot()}, h.flags...)
+	cmd := h.Command(ctx, h.options.binary, args...)
 	if h.log != nil {
 		cmd.Stdout, cmd.Stderr = h.log, h.log
 	}

@@ -10,6 +10,7 @@
 //
 //	make bench                          all figures
 //	go run ./bench --runs 1 --seconds 5 a quick look, after make build
+//	go run ./bench --deployments 1000   many Deployments, on simulated nodes
 package main
 
 import (
@@ -35,6 +36,8 @@ type options struct {
 	log     string
 	profile string
 	idle    bool
+
+	deployments int
 }
 
 func main() {
@@ -45,6 +48,7 @@ func main() {
 	fs.IntVar(&o.seconds, "seconds", 60, "how long to watch the idle server")
 	fs.IntVar(&o.settle, "settle", 15, "seconds between the Ready node and the watch of the idle server")
 	fs.BoolVar(&o.idle, "only-idle", false, "after the starts, watch the idle server and nothing else")
+	fs.IntVar(&o.deployments, "deployments", 0, "measure controllers with so many Deployments on simulated nodes, and nothing else")
 	fs.BoolVar(&o.save, "save", false, "write the figures to bench/results")
 	fs.StringVar(&o.log, "log", "", "file for the servers' output (default: none)")
 	fs.StringVar(&o.profile, "profile", "", "directory for CPU and heap profiles of the servers (default: none)")
@@ -64,6 +68,9 @@ func main() {
 }
 
 func run(ctx context.Context, o options) error {
+	if o.deployments < 0 || o.deployments > 10000 {
+		return errors.New("--deployments must be 0 to 10000")
+	}
 	if o.runs < 1 || o.runs > 100 || o.seconds < 1 || o.seconds > 3600 || o.settle < 0 || o.settle > 600 {
 		return errors.New("--runs must be 1 to 100, --seconds 1 to 3600, --settle 0 to 600")
 	}
@@ -77,7 +84,11 @@ func run(ctx context.Context, o options) error {
 	}
 	results := &results{Taken: time.Now().UTC(), Machine: machine()}
 	results.add("binary", "binary on disk", float64(info.Size())/mega, "MB", noBudget)
-	if err := measure(ctx, o, results); err != nil {
+	take := measure
+	if o.deployments > 0 {
+		take = scale
+	}
+	if err := take(ctx, o, results); err != nil {
 		return err
 	}
 	results.print(os.Stdout)

@@ -66,6 +66,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/serviceaccount"
 	"github.com/skiff-k8s/skiff/controllers/serviceaccounttoken"
 	"github.com/skiff-k8s/skiff/controllers/servicecidr"
+	"github.com/skiff-k8s/skiff/controllers/servicelb"
 	"github.com/skiff-k8s/skiff/controllers/statefulset"
 	"github.com/skiff-k8s/skiff/controllers/storageversionmigration"
 	"github.com/skiff-k8s/skiff/controllers/tainteviction"
@@ -104,6 +105,8 @@ type Deps struct {
 	RootCA []byte
 	// LocalVolumes is how the nodes' directories for local-path volumes are made; nil: by their kubelets.
 	LocalVolumes localpath.Nodes
+	// ServiceLB is what the addresses of LoadBalancer Services are made of; nil: they come from elsewhere.
+	ServiceLB *servicelb.Config
 	// Signers sign certificate requests.
 	Signers csrsigning.Authorities
 }
@@ -132,6 +135,9 @@ func New(deps Deps) (*Manager, error) {
 		c, err := build(m)
 		if err != nil {
 			return nil, fmt.Errorf("set up controllers: %w", err)
+		}
+		if c.Name == "" {
+			continue // it is turned off
 		}
 		m.runner.Controllers = append(m.runner.Controllers, c)
 	}
@@ -181,6 +187,7 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	withLocalPath(localpath.NewVolumes),
 	withEvents(endpointslicemirroring.Name, endpointslicemirroring.Component, endpointslicemirroring.New),
 	withEvents(servicecidr.Name, servicecidr.Component, servicecidr.New),
+	newServiceLB,
 	withEvents(nodelifecycle.Name, nodelifecycle.Component, nodelifecycle.New),
 	withEvents(tainteviction.Name, tainteviction.Component, tainteviction.New),
 	withEvents(devicetainteviction.Name, devicetainteviction.Component, devicetainteviction.New),
@@ -309,6 +316,14 @@ func withEvents(
 		client := m.deps.ClientFor(name)
 		return build(client, m.deps.Informers, m.events.source(component, client))
 	}
+}
+
+func newServiceLB(m *Manager) (reconcile.Controller, error) {
+	if m.deps.ServiceLB == nil {
+		return reconcile.Controller{}, nil
+	}
+	client := m.deps.ClientFor(servicelb.Name)
+	return servicelb.New(*m.deps.ServiceLB, client, m.deps.Informers, m.events.source(servicelb.Name, client)), nil
 }
 
 // withLocalPath is for the controllers of local-path volumes.

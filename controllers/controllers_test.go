@@ -39,12 +39,13 @@ import (
 	"github.com/skiff-k8s/skiff/registry/core"
 )
 
-// cluster is the real API server with all controllers, and neither scheduler nor kubelet.
+// cluster is the real API server, mostly with all controllers, and neither scheduler nor kubelet.
 type cluster struct {
 	kubernetes.Interface
 	t    *testing.T
 	as   func(user.Info) kubernetes.Interface
 	keys *pki.PKI
+	door *inprocess.Door
 
 	directories *directories
 }
@@ -57,6 +58,16 @@ func newCluster(t *testing.T) *cluster {
 // newClusterWith is newCluster with a change of what the controllers work with.
 func newClusterWith(t *testing.T, change func(*controllers.Deps)) *cluster {
 	t.Helper()
+	c := serve(t)
+	deps := c.deps()
+	change(&deps)
+	t.Cleanup(c.control(deps))
+	return c
+}
+
+// serve starts the API server, without controllers.
+func serve(t *testing.T, change ...func(kubernetes.Interface, *apiserver.Config)) *cluster {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	store, err := datastore.Open(ctx, datastore.Config{Dir: t.TempDir(), TickMs: 5, UnsafeNoFsync: true})
 	if err != nil {
@@ -65,76 +76,84 @@ func newClusterWith(t *testing.T, change func(*controllers.Deps)) *cluster {
 	door := inprocess.NewDoor()
 	admin := door.ClientConfig(&user.DefaultInfo{Name: "admin", Groups: []string{user.SystemPrivilegedGroup}})
 	client := kubernetes.NewForConfigOrDie(admin)
-	server, err := apiserver.New(ctx, apiserver.Config{
+	cfg := apiserver.Config{
 		Store: store, Resources: registry.All(registry.Deps{Core: core.Deps{Budgets: client.PolicyV1()}}), Door: door, Loopback: admin,
 		Authenticator: inprocess.Authenticator(), Authorizer: authorizerfactory.NewAlwaysAllowAuthorizer(),
 		Reviews: map[schema.GroupVersion]map[string]genericrest.Storage{
 			authorizationv1.SchemeGroupVersion: authorization.Storages(authorization.Deps{Authorizer: joiners{}}),
 		},
 		ExternalAddress: "127.0.0.1:6443", Version: compatibility.NewEffectiveVersionFromString("1.37.2", "1.37", "1.37"),
-	})
+	}
+	for _, c := range change {
+		c(client, &cfg)
+	}
+	server, err := apiserver.New(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
-	}
-	factory := informers.NewSharedInformerFactory(client, 0)
-	as := func(name string) *user.DefaultInfo {
-		return &user.DefaultInfo{Name: "system:serviceaccount:kube-system:" + name}
 	}
 	keys, err := pki.New(pki.Config{Dir: t.TempDir(), NodeName: "server"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{
-		Interface: client, t: t, keys: keys, directories: &directories{},
-		as: func(u user.Info) kubernetes.Interface { return kubernetes.NewForConfigOrDie(door.ClientConfig(u)) },
-	}
-	deps := controllers.Deps{
-		ClientFor: func(name string) kubernetes.Interface {
-			return kubernetes.NewForConfigOrDie(door.ClientConfig(as(name)))
-		},
-		MetadataFor: func(name string) metadata.Interface {
-			return metadata.NewForConfigOrDie(door.ClientConfig(as(name)))
-		},
-		ConfigFor: func(name string) *restclient.Config { return door.ClientConfig(as(name)) },
-		Discovery: client.Discovery(),
-		Informers: factory,
-		PodRanges: []nodeipam.Range{{Cluster: netip.MustParsePrefix("10.42.0.0/16"), NodeBits: 24}},
-		RootCA:    []byte("the CA"),
-		Signers:   csrsigning.Authorities{Client: keys.ClientCA, KubeletServer: keys.KubeletCA, Legacy: keys.ServerCA},
-
-		LocalVolumes: c.directories,
-
-		ManagerClient: kubernetes.NewForConfigOrDie(door.ClientConfig(&user.DefaultInfo{Name: "system:kube-controller-manager"})),
-		IssueToken: func(sa *corev1.ServiceAccount, secret *corev1.Secret) (string, error) {
-			return "token of " + sa.Name + " in " + secret.Name, nil
-		},
-	}
-	change(&deps)
-	manager, err := controllers.New(deps)
-	if err != nil {
-		t.Fatal(err)
-	}
 	served := make(chan error, 1)
 	go func() { served <- server.Run(ctx, door) }()
-	managed := make(chan error, 1)
-	controlling, stopControlling := context.WithCancel(ctx)
-	go func() {
-		factory.StartWithContext(controlling)
-		managed <- manager.Run(controlling)
-	}()
 	t.Cleanup(func() {
-		stopControlling()
-		if err := <-managed; err != nil {
-			t.Errorf("controllers: %v", err)
-		}
-		factory.Shutdown()
 		cancel()
 		if err := <-served; err != nil {
 			t.Error(err)
 		}
 		_ = store.Close()
 	})
-	return c
+	return &cluster{
+		Interface: client, t: t, keys: keys, directories: &directories{}, door: door,
+		as: func(u user.Info) kubernetes.Interface { return kubernetes.NewForConfigOrDie(door.ClientConfig(u)) },
+	}
+}
+
+// deps is what controllers work with, informers included that have not started.
+func (c *cluster) deps() controllers.Deps {
+	as := func(name string) *restclient.Config {
+		return c.door.ClientConfig(&user.DefaultInfo{Name: "system:serviceaccount:kube-system:" + name})
+	}
+	return controllers.Deps{
+		ClientFor:   func(name string) kubernetes.Interface { return kubernetes.NewForConfigOrDie(as(name)) },
+		MetadataFor: func(name string) metadata.Interface { return metadata.NewForConfigOrDie(as(name)) },
+		ConfigFor:   as,
+		Discovery:   c.Discovery(),
+		Informers:   informers.NewSharedInformerFactory(c, 0),
+		PodRanges:   []nodeipam.Range{{Cluster: netip.MustParsePrefix("10.42.0.0/16"), NodeBits: 24}},
+		RootCA:      []byte("the CA"),
+		Signers:     csrsigning.Authorities{Client: c.keys.ClientCA, KubeletServer: c.keys.KubeletCA, Legacy: c.keys.ServerCA},
+
+		LocalVolumes: c.directories,
+
+		ManagerClient: c.as(&user.DefaultInfo{Name: "system:kube-controller-manager"}),
+		IssueToken: func(sa *corev1.ServiceAccount, secret *corev1.Secret) (string, error) {
+			return "token of " + sa.Name + " in " + secret.Name, nil
+		},
+	}
+}
+
+// control starts all controllers and returns how to stop them.
+func (c *cluster) control(deps controllers.Deps) (stop func()) {
+	c.t.Helper()
+	manager, err := controllers.New(deps)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	managed := make(chan error, 1)
+	ctx, cancel := context.WithCancel(c.t.Context())
+	go func() {
+		deps.Informers.StartWithContext(ctx)
+		managed <- manager.Run(ctx)
+	}()
+	return func() {
+		cancel()
+		if err := <-managed; err != nil {
+			c.t.Errorf("controllers: %v", err)
+		}
+		deps.Informers.Shutdown()
+	}
 }
 
 // eventually waits until check returns nil.

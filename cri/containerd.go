@@ -31,6 +31,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/cri/bundle"
+	"github.com/skiff-k8s/skiff/cri/registries"
 )
 
 // Config says where containerd keeps things and how it runs containers. What has a default may be left out.
@@ -51,6 +52,8 @@ type Config struct {
 	ImageDir string
 	// RegistryConfigDir holds a hosts.toml for each registry; by default /etc/skiff/certs.d.
 	RegistryConfigDir string
+	// Registries are written to the RegistryConfigDir at the start; nil: what is there was written by somebody else.
+	Registries *registries.Registries
 
 	// CNIBinDirs and CNIConfDir are the places of CNI plugins, besides BinDir, and of their configuration; by
 	// default /opt/cni/bin and /etc/cni/net.d.
@@ -159,6 +162,11 @@ func (c *Containerd) Run(ctx context.Context) error {
 	logger := klog.FromContext(ctx)
 	redirectLogs(logger, func(int) { cancel(errFatal) })
 
+	if c.config.Registries != nil {
+		if err := c.config.Registries.WriteHosts(c.config.RegistryConfigDir); err != nil {
+			return err
+		}
+	}
 	serverConfig, err := c.prepare(ctx)
 	if err != nil {
 		return fmt.Errorf("start containerd: %w", err)

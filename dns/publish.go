@@ -177,6 +177,9 @@ func (p *publisher) slice() *discoveryv1.EndpointSlice {
 	}
 	if p.cfg.NodeName != "" {
 		endpoint.NodeName = &p.cfg.NodeName
+		// Each node asks its own server. So one that is lost, whose slice stays until its Node is deleted, is no loss to
+		// others.
+		endpoint.Hints = &discoveryv1.EndpointHints{ForNodes: []discoveryv1.ForNode{{Name: p.cfg.NodeName}}}
 	}
 	return &discoveryv1.EndpointSlice{
 		ObjectMeta: metav1.ObjectMeta{

@@ -52,7 +52,13 @@ func newNode(t *testing.T, flags ...string) *node {
 // newHost is where a node can be started: it has the images.
 func newHost(t *testing.T) *node {
 	t.Helper()
-	n := &node{Host: testhost.New(t, testhost.Options{Name: "alpha"}), t: t, binary: binary(t), log: filepath.Join(t.TempDir(), "skiff.log"), server: &server{ctx: t.Context()}}
+	return newHostOn(t, testhost.NewCluster(t, 0), "alpha")
+}
+
+// newHostOn makes one that has others beside it.
+func newHostOn(t *testing.T, network *testhost.Cluster, name string) *node {
+	t.Helper()
+	n := &node{Host: network.Add(t, testhost.Options{Name: name}), t: t, binary: binary(t), log: filepath.Join(t.TempDir(), "skiff.log"), server: &server{ctx: t.Context()}}
 	images := n.Path("/var/lib/skiff/agent/images")
 	if err := os.MkdirAll(images, 0o755); err != nil {
 		t.Fatal(err)
@@ -69,7 +75,7 @@ func newHost(t *testing.T) *node {
 	t.Cleanup(func() {
 		if t.Failed() {
 			log, _ := os.ReadFile(n.log)
-			t.Logf("the end of the server's log:\n%s", tail(log, 16000))
+			t.Logf("the end of the log of %s:\n%s", name, tail(log, 16000))
 		}
 	})
 	return n
@@ -114,7 +120,17 @@ func binary(t *testing.T) string {
 // start runs the server, and waits until kubectl can find its Node.
 func (n *node) start() {
 	n.t.Helper()
-	flags := append([]string{"server", "--node-name", "alpha", "--node-ip", n.IP().String(), "--cgroup-root", n.CgroupRoot()}, n.flags...)
+	n.run("server", n.flags...)
+	n.eventually(time.Minute, "the Node is there", func() error {
+		_, err := n.try("get", "node", "alpha")
+		return err
+	})
+}
+
+// run runs the server, or an agent.
+func (n *node) run(what string, flags ...string) {
+	n.t.Helper()
+	flags = append([]string{what, "--node-name", n.Name(), "--node-ip", n.IP().String(), "--cgroup-root", n.CgroupRoot()}, flags...)
 	cmd := n.Command(n.server.ctx, n.binary, flags...)
 	log, err := os.OpenFile(n.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -125,10 +141,6 @@ func (n *node) start() {
 	if n.server.process, err = n.Start(cmd); err != nil {
 		n.t.Fatal(err)
 	}
-	n.eventually(time.Minute, "the Node is there", func() error {
-		_, err := n.try("get", "node", "alpha")
-		return err
-	})
 }
 
 // command is a kubectl in the host.

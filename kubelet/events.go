@@ -121,6 +121,9 @@ func (k *Kubelet) removeOrphan(ctx context.Context, uid types.UID) error {
 	if err := k.runtime.KillPod(ctx, nil, have, nil); err != nil {
 		return err
 	}
+	if err := errors.Join(k.claims.Unprepare(ctx, uid), k.unassign(ctx, uid)); err != nil {
+		return err
+	}
 	if err := k.volumes.TearDown(ctx, uid); err != nil {
 		return fmt.Errorf("tear down volumes: %w", err)
 	}

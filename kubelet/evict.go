@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"syscall"
-	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -20,12 +19,6 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/eviction"
 	"github.com/skiff-k8s/skiff/kubelet/status"
 )
-
-// pressureTransition is how long the node is said to be under pressure after it was last.
-const pressureTransition = 5 * time.Minute
-
-// evictionGrace is what an evicted pod's containers have to end, in seconds: the node cannot wait.
-const evictionGrace = 1
 
 // evictable is the node as the eviction manager sees it.
 type evictable struct{ k *Kubelet }
@@ -67,19 +60,18 @@ func (e evictable) Evict(uid types.UID, v eviction.Verdict) <-chan struct{} {
 	w.mu.Lock()
 	generation := w.pod.Generation
 	w.mu.Unlock()
-	grace := int64(evictionGrace)
 	w.decide(&status.End{
 		Phase: v1.PodFailed, Reason: eviction.Reason, Message: v.Message,
 		Condition: &v1.PodCondition{
 			Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonTerminationByKubelet, Message: v.Message, ObservedGeneration: generation,
 		},
-	}, &grace)
+	}, &v.Grace)
 	return w.ended
 }
 
 // Usage asks the runtime and walks the pod's folders. It is called only when the node runs short.
 func (e evictable) Usage(ctx context.Context, pod *v1.Pod) (eviction.Usage, error) {
-	u := eviction.Usage{Containers: map[string]eviction.ContainerUsage{}}
+	u := eviction.Usage{Containers: map[string]eviction.ContainerUsage{}, Volumes: map[string]int64{}}
 	resp, err := e.k.cri.ListContainerStats(ctx, &runtimeapi.ListContainerStatsRequest{
 		Filter: &runtimeapi.ContainerStatsFilter{LabelSelector: map[string]string{kubelettypes.KubernetesPodUIDLabel: string(pod.UID)}},
 	})
@@ -97,8 +89,13 @@ func (e evictable) Usage(ctx context.Context, pod *v1.Pod) (eviction.Usage, erro
 		u.Memory, u.Disk = u.Memory+own.Memory, u.Disk+own.Disk
 		u.Inodes += int64(c.GetWritableLayer().GetInodesUsed().GetValue()) + logInodes
 	}
-	volumes, inodes := diskusage.OfFolder(filepath.Join(e.k.runtime.PodDir(pod.UID), "volumes", "kubernetes.io~empty-dir"))
-	u.Disk, u.Inodes = u.Disk+volumes, u.Inodes+inodes
+	for i := range pod.Spec.Volumes {
+		if v := &pod.Spec.Volumes[i]; v.EmptyDir != nil && v.EmptyDir.Medium == v1.StorageMediumDefault {
+			bytes, inodes := diskusage.OfFolder(filepath.Join(e.k.runtime.PodDir(pod.UID), "volumes", "kubernetes.io~empty-dir", v.Name))
+			u.Volumes[v.Name] = bytes
+			u.Disk, u.Inodes = u.Disk+bytes, u.Inodes+inodes
+		}
+	}
 	u.Processes = e.k.tree.Processes(pod)
 	return u, nil
 }

@@ -13,6 +13,7 @@
 //   - userns gives users of their own to pods that want them.
 //   - mirror.go runs the pods of files on this node, which package static reads, and shows them in the API.
 //   - probe asks containers how they are; status tells the API.
+//   - devices, dra and cpus hand out what only one can have; assigned.go puts that into pods.
 //   - metrics counts what is done, for dashboards.
 //   - eviction ends pods when the node runs short of something; evict.go tells it what they use.
 //   - events.go hears from the runtime what changed; housekeeping.go removes what is dead and rotates logs.
@@ -25,6 +26,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,10 +42,14 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/cpuset"
 
 	"github.com/skiff-k8s/skiff/kubelet/allocation"
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 	"github.com/skiff-k8s/skiff/kubelet/containers"
+	"github.com/skiff-k8s/skiff/kubelet/cpus"
+	"github.com/skiff-k8s/skiff/kubelet/devices"
+	"github.com/skiff-k8s/skiff/kubelet/dra"
 	"github.com/skiff-k8s/skiff/kubelet/eviction"
 	"github.com/skiff-k8s/skiff/kubelet/images"
 	"github.com/skiff-k8s/skiff/kubelet/metrics"
@@ -68,15 +74,18 @@ type Config struct {
 	AllowedSysctls []string // besides the safe ones; "kernel.msg*" is a family
 
 	CPUCFSQuota    bool
-	MinOOMScoreAdj int64 // 0 when the runtime may not lower scores, else -1000
+	StaticCPUs     bool          // whole CPUs are given to containers that ask for them
+	ReservedCPUs   cpuset.CPUSet // which are never; empty: as many as Node.Reserved says
+	MinOOMScoreAdj int64         // 0 when the runtime may not lower scores, else -1000
 
 	LogMaxSize  int64 // bytes, 10 MiB
 	LogMaxFiles int   // 5
 
 	ImageGC images.GCConfig
+	Images  images.Config
 
-	// Eviction is when pods are ended for the node's sake; nothing is ever evicted without thresholds.
-	Eviction map[eviction.Signal]eviction.Threshold
+	// Eviction is when pods are ended for the node's sake; nothing runs short without thresholds. Root is set here.
+	Eviction eviction.Config
 }
 
 // Volumes makes the volumes of pods. SetUp may be called at each sync, and has made all of them when it returns nil.
@@ -86,6 +95,8 @@ type Volumes interface {
 	Devices(ctx context.Context, pod *v1.Pod, c *v1.Container) ([]*runtimeapi.Device, error)
 	TearDown(ctx context.Context, podUID types.UID) error
 	Orphans() []types.UID
+	// Images are the IDs of those that are volumes.
+	Images() []string
 }
 
 // Env makes the environment of containers.
@@ -135,6 +146,9 @@ type Kubelet struct {
 	puller      *images.Puller
 	imageGC     *images.Collector
 	evictor     *eviction.Manager
+	devices     *devices.Manager
+	claims      *dra.Manager
+	cpus        *cpus.Manager // nil: containers have no CPUs of their own
 	statics     *statics
 	synced      []cache.InformerSynced
 	onPodCIDR   func([]string)
@@ -176,16 +190,20 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	k.users = userns.New(filepath.Join(cfg.Root, "pods"), cfg.Node.MaxPods)
 	k.prober = probe.New(execer{deps.Runtime}, k.events, k.metrics, k.wake)
 	machine := k.agent.Machine()
-	k.puller = images.NewPuller(deps.Images, secrets{deps.Client}, k.events)
+	k.puller = images.NewPuller(cfg.Images, deps.Images, secrets{deps.Client}, k.events)
 	k.runtime = containers.New(containers.Config{
 		LogRoot: cfg.LogRoot, ContainerLogLinks: cfg.LogLinks, PodRoot: filepath.Join(cfg.Root, "pods"),
 		SeccompRoot: filepath.Join(cfg.Root, "seccomp"), CPUCFSQuota: cfg.CPUCFSQuota, CPUCFSPeriod: cfg.Cgroups.CPUPeriod,
 		MinOOMScoreAdj: cfg.MinOOMScoreAdj, MemoryCapacity: machine.Memory, HugePageSizes: machine.HugePageNames(),
 	}, deps.Runtime, k.puller, host{k}, k.prober, k.grants, k.events, k.metrics)
-	k.imageGC = images.NewCollector(cfg.ImageGC, deps.Images, deps.Runtime)
-	k.evictor = eviction.New(eviction.Config{Hard: cfg.Eviction, Transition: pressureTransition, Root: cfg.Root}, evictable{k}, k.agent.Ref(), k.events)
+	k.imageGC = images.NewCollector(cfg.ImageGC, deps.Images, deps.Runtime, deps.Volumes.Images, k.puller.Forget)
+	cfg.Eviction.Root = cfg.Root
+	k.evictor = eviction.New(cfg.Eviction, evictable{k}, k.agent.Ref(), k.events)
 	k.agent.Pressure = k.evictor.Pressure
 	k.status = status.NewManager(deps.Client, deps.Informers.Core().V1().Pods().Lister())
+	k.devices = devices.New(cfg.Root, k.metrics, k.agent.Poke)
+	k.agent.Devices = k.devices.Resources
+	k.claims = dra.New(deps.Client, cfg.Node.Name, cfg.Root, k.wakeAll)
 	k.statics = newStatics(deps.Static, deps.Client, deps.Informers.Core().V1().Pods().Lister())
 	return k, k.handlers(deps.Informers)
 }
@@ -276,6 +294,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	k.prober.Start(ctx)
 	defer k.prober.Wait()
 	group.Go(func() error { return k.agent.Run(ctx) })
+	group.Go(func() error { return k.devices.Run(ctx) })
 	group.Go(func() error { return k.status.Run(ctx) })
 	group.Go(func() error { return k.runPods(ctx) })
 	return group.Wait()
@@ -296,10 +315,38 @@ func (k *Kubelet) prepare(ctx context.Context) error {
 			return fmt.Errorf("create folder: %w", err)
 		}
 	}
+	if err := errors.Join(k.devices.Load(), k.claims.Load()); err != nil {
+		return err
+	}
+	if k.cfg.StaticCPUs {
+		if err := k.reserveCPUs(); err != nil {
+			return err
+		}
+	}
 	capacity := k.cfg.Node.Allocatable(k.agent.Machine(), false)
 	return k.tree.EnsureRoot(cgroups.Limits{
-		CPUShares: cgroups.Shares(capacity.Cpu().MilliValue()), MemoryBytes: capacity.Memory().Value(),
+		CPUShares: cgroups.Shares(capacity.Cpu().MilliValue()), MemoryBytes: capacity.Memory().Value(), Pids: k.podPids(),
 	})
+}
+
+// podPids is how many processes all pods may have together, if some are reserved for others.
+func (k *Kubelet) podPids() int64 {
+	reserved := k.cfg.Node.Reserved["pid"]
+	if reserved.IsZero() {
+		return 0
+	}
+	return max(eviction.PIDs()-reserved.Value(), 1)
+}
+
+// reserveCPUs starts the CPU manager.
+func (k *Kubelet) reserveCPUs() error {
+	topology, err := cpus.ReadTopology("/sys/devices/system/cpu")
+	if err != nil {
+		return err
+	}
+	reserved := k.cfg.Node.Reserved[v1.ResourceCPU]
+	k.cpus, err = cpus.New(k.cfg.Root, topology, int(math.Ceil(float64(reserved.MilliValue())/1000)), k.cfg.ReservedCPUs)
+	return err
 }
 
 // runPods starts the workers once all pods are known, so that nothing is taken for an orphan too early.

@@ -45,6 +45,7 @@ func (noVolumes) Devices(context.Context, *v1.Pod, *v1.Container) ([]*runtimeapi
 	return nil, nil
 }
 func (noVolumes) TearDown(context.Context, types.UID) error { return nil }
+func (noVolumes) Images() []string                          { return nil }
 func (noVolumes) Orphans() []types.UID                      { return nil }
 
 // plainEnv is the environment as written in the spec.

@@ -34,7 +34,7 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 	if !w.seen {
 		w.remember(pod, have)
 	}
-	if rejected, err := k.admit(w, pod, have); rejected || err != nil {
+	if rejected, err := k.admit(ctx, w, pod, have); rejected || err != nil {
 		return rejected, then, err
 	}
 	if pod, err = k.grant(w, pod, have); err != nil { // from here on its resources are those that it was granted
@@ -109,7 +109,7 @@ func (k *Kubelet) note(w *worker, out *containers.Outcome) (changed bool) {
 var errNotRegistered = errors.New("the node is not registered yet")
 
 // admit decides once whether the pod may run here. A pod that runs already is not asked again.
-func (k *Kubelet) admit(w *worker, pod *v1.Pod, have *containers.Status) (rejected bool, err error) {
+func (k *Kubelet) admit(ctx context.Context, w *worker, pod *v1.Pod, have *containers.Status) (rejected bool, err error) {
 	k.admission.Lock()
 	defer k.admission.Unlock()
 	w.mu.Lock()
@@ -131,6 +131,9 @@ func (k *Kubelet) admit(w *worker, pod *v1.Pod, have *containers.Status) (reject
 		if r == nil {
 			r = admit.Check(pod, node, k.active(pod.UID))
 		}
+		if r == nil {
+			r = k.assign(ctx, pod)
+		}
 		if r != nil {
 			k.events.Event(pod, v1.EventTypeWarning, r.Reason, strings.TrimPrefix(r.Message, "Pod was rejected: "))
 			k.status.Set(pod, rejectedStatus(pod, r))
@@ -143,6 +146,9 @@ func (k *Kubelet) admit(w *worker, pod *v1.Pod, have *containers.Status) (reject
 	w.mu.Lock()
 	w.ready = true
 	w.mu.Unlock()
+	if k.cpus.Has(pod.UID) {
+		k.shareCPUs(ctx)
+	}
 	return false, nil
 }
 
@@ -190,6 +196,9 @@ func (k *Kubelet) prepareNode(ctx context.Context, pod *v1.Pod) error {
 		k.events.Eventf(pod, v1.EventTypeWarning, "Failed", "error making pod data directories: %v", err)
 		return fmt.Errorf("create pod folder: %w", err)
 	}
+	if err := k.prepareClaims(ctx, pod); err != nil {
+		return err
+	}
 	if err := k.volumes.SetUp(ctx, pod); err != nil {
 		if ctx.Err() == nil {
 			k.mountsFailed(pod, err)
@@ -199,14 +208,18 @@ func (k *Kubelet) prepareNode(ctx context.Context, pod *v1.Pod) error {
 	return nil
 }
 
-// mountsFailed tells about each volume that could not be made.
+// mountsFailed tells about each volume that could not be made, by the reason that its error may have.
 func (k *Kubelet) mountsFailed(pod *v1.Pod, err error) {
 	all := []error{err}
 	if each := utilerrors.Aggregate(nil); errors.As(err, &each) {
 		all = each.Errors()
 	}
 	for _, err := range all {
-		k.events.Event(pod, v1.EventTypeWarning, "FailedMount", err.Error())
+		reason := "FailedMount"
+		if has := interface{ EventReason() string }(nil); errors.As(err, &has) {
+			reason = has.EventReason()
+		}
+		k.events.Event(pod, v1.EventTypeWarning, reason, err.Error())
 	}
 }
 
@@ -297,6 +310,9 @@ func (k *Kubelet) terminate(ctx context.Context, w *worker, pod *v1.Pod) error {
 	}
 	if running := after.RunningContainers(); len(running) > 0 {
 		return fmt.Errorf("%d containers run after the pod was ended", len(running))
+	}
+	if err := errors.Join(k.claims.Unprepare(ctx, pod.UID), k.unassign(ctx, pod.UID)); err != nil {
+		return err
 	}
 	after.IPs = have.IPs // the last address stays readable
 	if !rejected {

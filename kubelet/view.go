@@ -12,6 +12,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 	"github.com/skiff-k8s/skiff/kubelet/containers"
+	"github.com/skiff-k8s/skiff/kubelet/dra"
 )
 
 // Pods lists the pods of this node, each with the status that was last decided here. They must not be changed.
@@ -102,6 +103,9 @@ func (k *Kubelet) SandboxID(ctx context.Context, uid types.UID) (string, error) 
 	}
 	return have.Sandboxes[0].GetId(), nil
 }
+
+// Drivers are those of dynamic resource allocation, for the watcher of plugins.
+func (k *Kubelet) Drivers() *dra.Manager { return k.claims }
 
 // Cgroups are where pods live.
 func (k *Kubelet) Cgroups() *cgroups.Tree { return k.tree }

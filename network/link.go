@@ -233,18 +233,6 @@ func joinBridge(bridge netlink.Link, name string) (mac string, err error) {
 	return veth.Attrs().HardwareAddr.String(), nil
 }
 
-// deleteVeth removes a pair by its node's end; that it is gone already is fine.
-func deleteVeth(name string) error {
-	link, err := netlink.LinkByName(name)
-	if isNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return deleteLink(link)
-}
-
 // deleteLink removes an interface; the kernel may have done so meanwhile, with the pod's namespace.
 func deleteLink(link netlink.Link) error {
 	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
@@ -316,15 +304,16 @@ func shape(name string, rate, burst uint64) error {
 	return nil
 }
 
-// uplinkMTU is the MTU of the interface with the default route; without one, the smallest of a real interface.
-func uplinkMTU(bridge string) int {
+// uplinkMTU is the MTU of the interface with the default route; without one, the smallest of a real interface. Our own
+// are none.
+func uplinkMTU(own ...string) int {
 	const ethernet = 1500
 	if routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL); err == nil {
 		for _, route := range routes {
 			if route.Dst != nil && (route.Dst.IP == nil || !route.Dst.IP.IsUnspecified()) {
 				continue
 			}
-			if link, err := netlink.LinkByIndex(route.LinkIndex); err == nil && link.Attrs().Name != bridge && link.Attrs().Flags&net.FlagLoopback == 0 {
+			if link, err := netlink.LinkByIndex(route.LinkIndex); err == nil && !slices.Contains(own, link.Attrs().Name) && link.Attrs().Flags&net.FlagLoopback == 0 {
 				return link.Attrs().MTU
 			}
 		}
@@ -336,7 +325,7 @@ func uplinkMTU(bridge string) int {
 	smallest := 0
 	for _, link := range links {
 		attrs := link.Attrs()
-		if attrs.Flags&net.FlagLoopback != 0 || attrs.Flags&net.FlagUp == 0 || attrs.Name == bridge || attrs.MasterIndex != 0 {
+		if attrs.Flags&net.FlagLoopback != 0 || attrs.Flags&net.FlagUp == 0 || slices.Contains(own, attrs.Name) || attrs.MasterIndex != 0 {
 			continue
 		}
 		if smallest == 0 || attrs.MTU < smallest {

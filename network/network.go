@@ -3,7 +3,7 @@
 // Package network is the pod network of one node: the server's side of the thin CNI plugin.
 //
 // Read in this order: this file (life cycle), server.go (the plugin's calls), attachments.go (who has
-// which address), link.go (interfaces, addresses, routes), rules.go (packet rules).
+// which address), link.go (interfaces, addresses, routes), rules.go (packet rules), overlay.go (other nodes).
 //
 // Every pod gets a veth pair into a bridge, a /32 (and /128) address from the node's pod CIDRs and a
 // default route to the bridge's address. Nothing is on-link for a pod but its gateway, so all it sends, also to
@@ -13,8 +13,8 @@
 // What pods send out of the cluster is masqueraded; hostPorts are DNAT rules with the semantics (and the
 // chain names) of the portmap plugin. Specification: https://www.cni.dev/docs/spec/ (1.1.0).
 //
-// The package never talks to the API server: it is told the node's pod CIDRs, and it is asked by the
-// container runtime. An address belongs to the attachment whose record lies in the data directory, from
+// The package never talks to the API server: it is told the node's pod CIDRs and its peers, and it is asked by
+// the container runtime. An address belongs to the attachment whose record lies in the data directory, from
 // before it is used until after the interface is gone; so a crash at any point neither hands out an
 // address twice nor loses one.
 package network
@@ -46,7 +46,9 @@ type Config struct {
 	Bridge       string         // e.g. skiff0
 	ClusterCIDRs []netip.Prefix // pod addresses of the whole cluster: not masqueraded
 	ServiceCIDRs []netip.Prefix // optional: get a route, so that Services can be used without a default route
-	MTU          int            // optional; 0 is the MTU of the uplink
+	MTU          int            // optional; 0 is the MTU of the uplink, less what the way to other nodes takes of it
+	Backend      Backend        // how pods reach pods on other nodes
+	NodeAddress  netip.Addr     // by which other nodes reach this one
 	// Policy is told which pods are attached. Optional.
 	Policy Policy
 	// OnReady is told the bridge's addresses, one per pod CIDR, whenever pods can be attached anew. Optional.
@@ -77,6 +79,8 @@ type Network struct {
 	attachments *attachments
 	rules       *rules
 	podCIDRs    chan []netip.Prefix // capacity 1: the latest value that Run has not taken
+	peers       chan []Peer         // as podCIDRs
+	connected   bool                // there may be routes to peers; only Run's goroutine uses it
 
 	mu    sync.Mutex
 	ready []netip.Prefix // pod CIDRs that the bridge and the rules stand for; nil until then
@@ -87,14 +91,16 @@ func New(cfg Config) (*Network, error) {
 	if len(cfg.Socket) > 107 {
 		return nil, fmt.Errorf("CNI socket path %q is longer than the 107 bytes that Linux allows (choose a shorter state directory)", cfg.Socket)
 	}
-	if cfg.Bridge == "" || len(cfg.Bridge) > 15 {
-		return nil, fmt.Errorf("bridge name %q must have 1 to 15 bytes", cfg.Bridge)
+	if cfg.Bridge == "" || len(cfg.Bridge) > 13 {
+		return nil, fmt.Errorf("bridge name %q must have 1 to 13 bytes", cfg.Bridge)
 	}
 	return &Network{
 		cfg:         cfg,
 		attachments: newAttachments(filepath.Join(cfg.DataDir, "network")),
 		rules:       newRules(cfg.ClusterCIDRs),
 		podCIDRs:    make(chan []netip.Prefix, 1),
+		peers:       make(chan []Peer, 1),
+		connected:   true, // by an earlier run
 	}, nil
 }
 
@@ -130,7 +136,7 @@ func (n *Network) Run(ctx context.Context) error {
 	}
 	for _, a := range released {
 		logger.Info("Released the addresses of a pod that is gone", "containerID", a.ContainerID, "addresses", a.Addresses)
-		if err := deleteVeth(a.HostVeth); err != nil {
+		if err := removeLink(a.HostVeth); err != nil {
 			logger.Error(err, "Remove stale interface", "interface", a.HostVeth)
 		}
 	}
@@ -157,6 +163,8 @@ func (n *Network) Run(ctx context.Context) error {
 func (n *Network) follow(ctx context.Context) {
 	logger := klog.FromContext(ctx)
 	var cidrs []netip.Prefix
+	var peers []Peer
+	peersKnown := false
 	delay := time.Duration(0)
 	timer := time.NewTimer(0)
 	<-timer.C
@@ -167,13 +175,21 @@ func (n *Network) follow(ctx context.Context) {
 			return
 		case cidrs = <-n.podCIDRs:
 			delay = 0
+		case peers = <-n.peers:
+			delay, peersKnown = 0, true
 		case <-timer.C:
+		}
+		if len(cidrs) == 0 {
+			continue // there is no pod network yet
 		}
 		var err error
 		if slices.Equal(n.current(), cidrs) {
 			err = n.rules.restoreIfGone(ctx)
 		} else {
 			err = n.setUp(ctx, cidrs)
+		}
+		if err == nil && peersKnown {
+			err = n.connect(ctx, cidrs, peers)
 		}
 		if err != nil && ctx.Err() == nil {
 			delay = min(max(2*delay, time.Second/4), maxRetryDelay)
@@ -191,10 +207,7 @@ func (n *Network) setUp(ctx context.Context, cidrs []netip.Prefix) error {
 	for _, warning := range setForwarding(cidrs) {
 		klog.FromContext(ctx).Info("A sysctl cannot be set", "err", warning)
 	}
-	mtu := n.cfg.MTU
-	if mtu == 0 {
-		mtu = uplinkMTU(n.cfg.Bridge)
-	}
+	mtu := n.mtu()
 	if err := ensureBridge(n.cfg.Bridge, mtu, cidrs); err != nil {
 		return fmt.Errorf("set up bridge %s: %w", n.cfg.Bridge, err)
 	}
@@ -225,6 +238,14 @@ func (n *Network) setUp(ctx context.Context, cidrs []netip.Prefix) error {
 	return nil
 }
 
+// mtu is the MTU of pods, and of the way to other nodes.
+func (n *Network) mtu() int {
+	if n.cfg.MTU != 0 {
+		return n.cfg.MTU
+	}
+	return uplinkMTU(n.cfg.Bridge, n.tunnelName()) - n.cfg.overhead()
+}
+
 func (n *Network) current() []netip.Prefix {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -241,6 +262,7 @@ func (n *Network) Cleanup(ctx context.Context) error {
 		}
 	}
 	errs = append(errs,
+		n.disconnect(),
 		removeBridge(n.cfg.Bridge),
 		n.rules.cleanup(ctx),
 		os.RemoveAll(filepath.Join(n.cfg.DataDir, "network")))

@@ -333,7 +333,7 @@ func (n *Network) plug(ctx context.Context, a *attachment, limits *bandwidth) (*
 
 // remove takes an attachment down. The addresses are given back last, when nothing uses them any more.
 func (n *Network) remove(ctx context.Context, a *attachment) error {
-	if err := deleteVeth(a.HostVeth); err != nil {
+	if err := removeLink(a.HostVeth); err != nil {
 		return fmt.Errorf("remove interface of container %s: %w", a.ContainerID, err)
 	}
 	if len(a.Ports) > 0 {

@@ -73,10 +73,11 @@ var sharedChains = [numShared]struct {
 	filterProxyFirewall:    {iptables.Filter, proxyFirewallChain},
 }
 
-// chain is one chain of the nat table that belongs to one service.
+// chain is one chain of the nat table that belongs to one service, or to none.
 type chain struct {
-	name  string
-	rules string // lines of "-A ..."
+	name    string
+	rules   string // lines of "-A ..."
+	service string
 }
 
 // ruleset is all the rules for one service: its lines in shared chains, and its own chains.
@@ -130,13 +131,13 @@ var jumps = []jump{
 // fixedNAT returns the chains of the nat table that no service changes.
 func fixedNAT() []chain {
 	return []chain{
-		{postroutingChain, "" +
+		{name: postroutingChain, rules: "" +
 			"-A KUBE-POSTROUTING -m mark ! --mark " + masqueradeMark + "/" + masqueradeMark + " -j RETURN\n" +
 			// cleared, so that a packet which passes the stack again is not masqueraded again
 			"-A KUBE-POSTROUTING -j MARK --xor-mark " + masqueradeMark + "\n" +
 			`-A KUBE-POSTROUTING -m comment --comment "kubernetes service traffic requiring SNAT" -j MASQUERADE --random-fully` + "\n"},
-		{markMasqChain, "-A KUBE-MARK-MASQ -j MARK --or-mark " + masqueradeMark + "\n"},
-		{canaryChain, ""},
+		{name: markMasqChain, rules: "-A KUBE-MARK-MASQ -j MARK --or-mark " + masqueradeMark + "\n"},
+		{name: canaryChain},
 	}
 }
 
@@ -153,7 +154,7 @@ func fixedFilter(s settings) []chain {
 		// route_localnet would let other machines reach what listens on 127.0.0.1 only.
 		firewall = `-A KUBE-FIREWALL -m comment --comment "block incoming localnet connections" -d 127.0.0.0/8 ! -s 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP` + "\n"
 	}
-	return []chain{{forwardChain, forward}, {firewallChain, firewall}, {canaryChain, ""}}
+	return []chain{{name: forwardChain, rules: forward}, {name: firewallChain, rules: firewall}, {name: canaryChain}}
 }
 
 // lastRules returns what ends a shared chain.
@@ -193,6 +194,9 @@ func rulesFor(ports []servicePort, s settings) ruleset {
 		set.shared[i] = w.shared[i].String()
 	}
 	set.chains = w.chains
+	for i := range set.chains {
+		set.chains[i].service = ports[0].name
+	}
 	return set
 }
 
@@ -335,7 +339,7 @@ func (w *writer) external(p *servicePort, c portChains) {
 	if c.hasExternal {
 		rule("-j %s", c.externalTarget)
 	}
-	w.chains = append(w.chains, chain{c.external, b.String()})
+	w.chains = append(w.chains, chain{name: c.external, rules: b.String()})
 }
 
 // sources writes the chain that lets a load balancer's source ranges through. The rest is not translated, and
@@ -356,7 +360,7 @@ func (w *writer) sources(p *servicePort, c portChains) {
 		}
 	}
 	fmt.Fprintf(&b, "-A %s -m comment --comment \"other traffic to %s will be dropped by KUBE-PROXY-FIREWALL\"\n", c.sources, p.name)
-	w.chains = append(w.chains, chain{c.sources, b.String()})
+	w.chains = append(w.chains, chain{name: c.sources, rules: b.String()})
 }
 
 // balance writes a chain that spreads traffic evenly over endpoints, after clients that have been here before.
@@ -377,7 +381,7 @@ func (w *writer) balance(p *servicePort, name string, eps []netip.AddrPort, head
 		}
 		b.WriteString(" -j " + endpointChain(p, ep) + "\n")
 	}
-	w.chains = append(w.chains, chain{name, b.String()})
+	w.chains = append(w.chains, chain{name: name, rules: b.String()})
 }
 
 // endpoint writes the chain of one endpoint.
@@ -388,7 +392,7 @@ func (w *writer) endpoint(p *servicePort, ep netip.AddrPort) {
 	if p.affinitySeconds > 0 {
 		affinity = " -m recent --name " + name + " --set"
 	}
-	w.chains = append(w.chains, chain{name, "" +
+	w.chains = append(w.chains, chain{name: name, rules: "" +
 		// what comes back to where it came from would be answered past us
 		start + " -s " + ep.Addr().String() + " -j " + markMasqChain + "\n" +
 		start + affinity + " -m " + p.protocol + " -p " + p.protocol + " -j DNAT --to-destination " + ep.String() + "\n"})

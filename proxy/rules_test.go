@@ -427,6 +427,23 @@ func TestOnlyChangedChainsAreWritten(t *testing.T) {
 	}
 }
 
+// Many chains are written in several transactions, each of which the kernel takes by itself.
+func TestManyChains(t *testing.T) {
+	tables := newFakeTables()
+	services := named(400, nil)
+	if err := newIPTablesBackend(tables, settings{}).replace(t.Context(), services, testSettings); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(tables.last, "*nat\n"); n != 3 {
+		t.Errorf("%d transactions for 2400 chains, want 3", n)
+	}
+	for name, ports := range services {
+		if rules := tables.chains[iptables.NAT][chainsOf(&ports[0]).cluster]; len(rules) != 6 {
+			t.Errorf("%s has %d rules, want 6", name, len(rules))
+		}
+	}
+}
+
 // However Services change, and whatever fails, updates lead to the same rules as writing everything.
 func TestUpdatesEndLikeReplace(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))

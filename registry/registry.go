@@ -30,8 +30,9 @@ type Definition = rest.Definition
 
 // Deps is what resources need besides their own storage, by group.
 type Deps struct {
-	Core core.Deps
-	RBAC rbac.Deps
+	Core     core.Deps
+	RBAC     rbac.Deps
+	Resource resource.Deps
 }
 
 // All is every resource that is stored.
@@ -91,8 +92,8 @@ func All(deps Deps) []Definition {
 		rbac.ClusterRoleBindings(deps.RBAC),
 
 		resource.DeviceClasses(),
-		resource.ResourceClaims(),
-		resource.ResourceClaimTemplates(),
+		resource.ResourceClaims(deps.Resource),
+		resource.ResourceClaimTemplates(deps.Resource),
 		resource.ResourceSlices(),
 		resource.DeviceTaintRules(),
 

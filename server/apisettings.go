@@ -14,6 +14,8 @@ type APISettings struct {
 	MaxRequestsInFlight         int // 400; with the next one, how many requests are handled at once
 	MaxMutatingRequestsInFlight int // 200
 
+	DisableAdmissionPlugins []string // names of those to leave out
+
 	// Files; none if empty.
 	AuthenticationConfig   string                // AuthenticationConfiguration
 	AuthorizationConfig    string                // AuthorizationConfiguration

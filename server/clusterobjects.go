@@ -94,24 +94,15 @@ func (o clusterObjects) tokenTracking(ctx context.Context) error {
 // defaultServiceCIDR is the name that upstream gives to the range of the command line.
 const defaultServiceCIDR = "kubernetes"
 
+// serviceCIDR makes the range of the command line known. Its controller says that it is ready.
 func (o clusterObjects) serviceCIDR(ctx context.Context) error {
 	cidr := &networkingv1.ServiceCIDR{
 		ObjectMeta: metav1.ObjectMeta{Name: defaultServiceCIDR},
 		Spec:       networkingv1.ServiceCIDRSpec{CIDRs: []string{o.cfg.ServiceCIDR.String()}},
 	}
-	cidr, err := o.client.NetworkingV1().ServiceCIDRs().Create(ctx, cidr, metav1.CreateOptions{})
-	if apierrors.IsAlreadyExists(err) {
-		return nil
-	}
-	if err != nil {
+	_, err := o.client.NetworkingV1().ServiceCIDRs().Create(ctx, cidr, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create ServiceCIDR %s: %w", defaultServiceCIDR, err)
-	}
-	cidr.Status.Conditions = []metav1.Condition{{
-		Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue, LastTransitionTime: metav1.Now(),
-		Reason: "", Message: "Kubernetes default Service CIDR is ready",
-	}}
-	if _, err := o.client.NetworkingV1().ServiceCIDRs().UpdateStatus(ctx, cidr, metav1.UpdateOptions{}); err != nil && !apierrors.IsConflict(err) {
-		return fmt.Errorf("set ServiceCIDR %s ready: %w", defaultServiceCIDR, err)
 	}
 	return nil
 }

@@ -8,12 +8,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
-	"k8s.io/apimachinery/pkg/util/validation"
-
 	"github.com/skiff-k8s/skiff/agent"
+	"github.com/skiff-k8s/skiff/controllers/servicelb"
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
 	"github.com/skiff-k8s/skiff/scheduler"
 )
@@ -33,6 +31,7 @@ type Config struct {
 	ClusterDNS    netip.Addr   // address of the DNS Service, the tenth of ServiceCIDR
 	ClusterDomain string       // cluster.local
 	NodePorts     PortRange    // 30000-32767
+	LoadBalancer  string       // LoadBalancerNodes or LoadBalancerNone
 
 	Kubeconfig     string      // written for the administrator; /etc/skiff/skiff.yaml
 	KubeconfigMode os.FileMode // 0600
@@ -68,6 +67,12 @@ const (
 	StepNode    Step = "node"    // the Node is Ready
 )
 
+// Where Services of type LoadBalancer have their addresses from.
+const (
+	LoadBalancerNodes = "nodes" // they are the nodes'
+	LoadBalancerNone  = "none"  // from a controller that the user brings
+)
+
 // PortRange is a range of ports, both ends included.
 type PortRange struct{ First, Last int }
 
@@ -83,6 +88,7 @@ func Default() Config {
 		ServiceCIDR:    netip.MustParsePrefix("10.43.0.0/16"),
 		ClusterDomain:  "cluster.local",
 		NodePorts:      PortRange{30000, 32767},
+		LoadBalancer:   LoadBalancerNodes,
 		Kubeconfig:     "/etc/skiff/skiff.yaml",
 		KubeconfigMode: 0o600,
 		API:            defaultAPISettings(),
@@ -92,25 +98,8 @@ func Default() Config {
 
 // Complete finds out what was left open and refuses what cannot work. Each error says what to do.
 func (c *Config) Complete() error {
-	if c.NodeName == "" {
-		name, err := os.Hostname()
-		if err != nil {
-			return fmt.Errorf("find the host name: %w (set --node-name)", err)
-		}
-		c.NodeName = strings.ToLower(strings.TrimSpace(name))
-	}
-	if why := validation.IsDNS1123Subdomain(c.NodeName); len(why) > 0 {
-		return fmt.Errorf("%q cannot be the name of a Node: %s (set --node-name)", c.NodeName, why[0])
-	}
-	if c.NodeIP == nil {
-		ip, err := defaultAddress()
-		if err != nil {
-			return err
-		}
-		c.NodeIP = ip
-	}
-	if !c.NodeIP.IsGlobalUnicast() {
-		return fmt.Errorf("node address %s is not one by which other machines could reach this one (change --node-ip)", c.NodeIP)
+	if err := agent.Identify(&c.NodeName, &c.NodeIP); err != nil {
+		return err
 	}
 	if !c.ClusterCIDR.IsValid() || !c.ServiceCIDR.IsValid() {
 		return fmt.Errorf("cluster and service CIDR must be set (--cluster-cidr, --service-cidr)")
@@ -136,7 +125,24 @@ func (c *Config) Complete() error {
 	if c.Simulated.Nodes < 0 || c.Simulated.StartAfter < 0 {
 		return fmt.Errorf("there cannot be %d simulated nodes whose pods start after %v (change --simulated-nodes or --simulated-pod-start)", c.Simulated.Nodes, c.Simulated.StartAfter)
 	}
+	if c.LoadBalancer != LoadBalancerNodes && c.LoadBalancer != LoadBalancerNone {
+		return fmt.Errorf("load balancer %q is unknown (--load-balancer is %s or %s)", c.LoadBalancer, LoadBalancerNodes, LoadBalancerNone)
+	}
 	return c.Node.Check()
+}
+
+// serviceLB returns what makes the addresses of LoadBalancer Services, or nil.
+func (c *Config) serviceLB() *servicelb.Config {
+	if c.LoadBalancer != LoadBalancerNodes {
+		return nil
+	}
+	needed := map[int]string{22: "SSH", c.SecurePort: "the API server", c.Node.KubeletPort: "the kubelet"}
+	return &servicelb.Config{Reserved: func(port int32) string {
+		if n := int(port); n >= c.NodePorts.First && n <= c.NodePorts.Last {
+			return "node ports"
+		}
+		return needed[int(port)]
+	}}
 }
 
 // progress tells the person who waits.
@@ -162,23 +168,4 @@ func nth(prefix netip.Prefix, n int) netip.Addr {
 		addr = addr.Next()
 	}
 	return addr
-}
-
-// defaultAddress is the machine's address towards the outside. No packet is sent to find it.
-func defaultAddress() (net.IP, error) {
-	conn, err := net.Dial("udp", "192.0.2.1:9")
-	if err == nil {
-		defer conn.Close()
-		return conn.LocalAddr().(*net.UDPAddr).IP, nil
-	}
-	addrs, ifErr := net.InterfaceAddrs()
-	if ifErr != nil {
-		return nil, fmt.Errorf("find the node's address: %w (set --node-ip)", ifErr)
-	}
-	for _, a := range addrs {
-		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {
-			return n.IP, nil
-		}
-	}
-	return nil, fmt.Errorf("find the node's address: no default route and no address but loopback (set --node-ip)")
 }

@@ -28,6 +28,7 @@ func (c *controlPlane) kubelets() podconnect.Kubelets {
 	return podconnect.NodeKubelets{
 		Nodes:       c.stored(corev1.Resource("nodes")),
 		DefaultPort: agent.DefaultSettings().KubeletPort,
+		ByName:      true,
 		Transport:   c.kubeletTransport(false),
 		Insecure:    c.kubeletTransport(true),
 	}
@@ -38,33 +39,37 @@ func (c *controlPlane) connections(kubelets podconnect.Kubelets) core.Deps {
 	pods := c.stored(corev1.Resource("pods"))
 	streams := podconnect.Streams{Pods: pods, Kubelets: kubelets, Authorizer: c.authz}
 	// Pods and Services have certificates, if at all, that mean nothing to us: upstream does not check them either.
-	direct := &http.Transport{
-		DialContext:         (&net.Dialer{Timeout: 30 * time.Second}).DialContext,
-		TLSClientConfig:     &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // see above
-		MaxIdleConnsPerHost: 2,
-		IdleConnTimeout:     time.Minute,
+	direct := func(dial func(context.Context, string, string) (net.Conn, error)) *http.Transport {
+		return &http.Transport{
+			DialContext:         dial,
+			TLSClientConfig:     &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // see above
+			MaxIdleConnsPerHost: 2,
+			IdleConnTimeout:     time.Minute,
+		}
 	}
+	toPods := direct(c.tunnels.DialPod)
 	return core.Deps{
 		PodConnections: map[string]genericrest.Storage{
 			"log":         podconnect.Log{Pods: pods, Kubelets: kubelets},
 			"exec":        podconnect.Exec{Streams: streams},
 			"attach":      podconnect.Attach{Streams: streams},
 			"portforward": podconnect.PortForward{Streams: streams},
-			"proxy":       podconnect.PodProxy{Pods: pods, Transport: direct},
+			"proxy":       podconnect.PodProxy{Pods: pods, Transport: toPods},
 		},
-		NodeProxy: podconnect.NodeProxy{Kubelets: kubelets, Transport: direct},
+		NodeProxy: podconnect.NodeProxy{Kubelets: kubelets, Transport: direct(c.tunnels.DialNode)},
 		ServiceProxy: podconnect.ServiceProxy{
-			Services: c.stored(corev1.Resource("services")), Pods: pods, EndpointSlices: serviceSlices{c}, Transport: direct,
+			Services: c.stored(corev1.Resource("services")), Pods: pods, EndpointSlices: serviceSlices{c}, Transport: toPods,
 		},
 	}
 }
 
-// kubeletTransport speaks to kubelets under the API server's client certificate.
+// kubeletTransport speaks to kubelets under the API server's client certificate. They are addressed by the names of
+// their nodes, which their certificates have to show.
 func (c *controlPlane) kubeletTransport(insecure bool) http.RoundTripper {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(c.pki.KubeletCA.PEM())
 	return &http.Transport{
-		DialContext: (&net.Dialer{Timeout: 30 * time.Second}).DialContext,
+		DialContext: c.tunnels.DialNode,
 		TLSClientConfig: &tls.Config{
 			MinVersion: tls.VersionTLS12, RootCAs: roots, InsecureSkipVerify: insecure, //nolint:gosec // on the user's request, for logs only
 			GetClientCertificate: c.pki.APIServerKubeletClient.GetClientCertificate,

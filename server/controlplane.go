@@ -12,7 +12,6 @@ import (
 	"sync"
 	"syscall"
 
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/request/union"
@@ -52,6 +51,8 @@ import (
 	"github.com/skiff-k8s/skiff/registry/core/allocation"
 	"github.com/skiff-k8s/skiff/registry/metrics"
 	"github.com/skiff-k8s/skiff/registry/rbac"
+	"github.com/skiff-k8s/skiff/registry/resource"
+	"github.com/skiff-k8s/skiff/tunnel"
 	"github.com/skiff-k8s/skiff/version"
 )
 
@@ -67,6 +68,7 @@ type controlPlane struct {
 	informers informers.SharedInformerFactory
 	admin     kubernetes.Interface
 	mapper    *restmapper.DeferredDiscoveryRESTMapper
+	tunnels   *tunnel.Server
 	requests  chan struct{} // closed when no request will come any more
 
 	lifetime context.Context // ends with the last request
@@ -99,7 +101,8 @@ func newControlPlane(ctx context.Context, cfg Config) (_ *controlPlane, err erro
 	if c.admin, err = kubernetes.NewForConfig(c.adminConfig()); err != nil {
 		return nil, fmt.Errorf("make the in-process client: %w", err)
 	}
-	c.informers = informers.NewSharedInformerFactoryWithOptions(c.admin, 0, informers.WithTransform(dropManagedFields))
+	c.informers = informers.NewSharedInformerFactoryWithOptions(c.admin, 0, informers.WithTransform(agent.DropManagedFields))
+	c.tunnels = tunnel.NewServer(c.informers.Core().V1().Nodes().Lister())
 	if c.authz, err = authz.New(c.informers, c.admin); err != nil {
 		return nil, err
 	}
@@ -185,7 +188,7 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	if err != nil {
 		return err
 	}
-	webhookAuth := apiserver.WebhookAuth(c.adminConfig())
+	webhookAuth := apiserver.WebhookAuth(c.adminConfig(), c.tunnels.DialPod)
 	chain, err := admission.New(admission.Deps{
 		ServiceResolver: resolver, WebhookAuth: webhookAuth, ExternalIPs: cfg.Node.ExternalIPs,
 		Client: c.admin, Dynamic: dynamicClient, Informers: c.informers, Authorizer: c.authz, RESTMapper: c.mapper,
@@ -217,9 +220,11 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 		c.follow = append(c.follow, encrypted.Follow)
 	}
 	c.api, err = apiserver.New(ctx, apiserver.Config{
-		Store:     c.store,
-		Services:  c.services,
-		Resources: registry.All(registry.Deps{Core: deps, RBAC: rbac.Deps{Permit: c.authz.Guard.Check}}),
+		Store:    c.store,
+		Services: c.services,
+		Resources: registry.All(registry.Deps{
+			Core: deps, RBAC: rbac.Deps{Permit: c.authz.Guard.Check}, Resource: resource.Deps{Namespaces: c.admin.CoreV1()},
+		}),
 		Reviews: map[schema.GroupVersion]map[string]genericrest.Storage{
 			authenticationv1.SchemeGroupVersion: authentication.Storages(authentication.Deps{Token: authenticators.Token, Audiences: audiences}),
 			authorizationv1.SchemeGroupVersion:  authorization.Storages(authorization.Deps{Authorizer: c.authz, Rules: c.authz}),
@@ -248,6 +253,8 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 		ProxyClientCert: apiserver.CertFiles{CertFile: proxyCert, KeyFile: proxyKey},
 		ExternalAddress: net.JoinHostPort(cfg.NodeIP.String(), strconv.Itoa(cfg.SecurePort)),
 		Version:         effective,
+		LongRunning:     []string{tunnel.Path},
+		DialPod:         c.tunnels.DialPod,
 	})
 	if err != nil {
 		return err
@@ -260,12 +267,14 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	mux := c.api.Generic().Handler.NonGoRestfulMux
 	mux.Handle("/.well-known/openid-configuration", document)
 	mux.Handle("/openid/v1/jwks", keys)
+	mux.Handle(tunnel.Path, c.tunnels)
 	return nil
 }
 
 // run serves until ctx ends and everything that was asked for is answered.
 func (c *controlPlane) run(ctx context.Context) error {
 	defer close(c.requests)
+	defer context.AfterFunc(ctx, c.tunnels.Close)()
 	var following sync.WaitGroup
 	defer following.Wait()
 	defer c.end()
@@ -327,15 +336,7 @@ func (c *controlPlane) newAgent(cfg Config, clusterReady <-chan struct{}) (*agen
 		ClientCA:      c.pki.ClientCA,
 		RuntimeReady:  func() { cfg.progress(StepRuntime) },
 		ClusterReady:  clusterReady,
-	}, agent.Deps{Node: clients["node"], Proxy: clients["proxy"], DNS: clients["dns"], Informers: c.informers})
-}
-
-// dropManagedFields takes from informers' objects what no part reads and what is a third of their size.
-func dropManagedFields(obj any) (any, error) {
-	if m, err := meta.Accessor(obj); err == nil && len(m.GetManagedFields()) > 0 {
-		m.SetManagedFields(nil)
-	}
-	return obj, nil
+	}, agent.Deps{Node: clients["node"], Proxy: clients["proxy"], DNS: clients["dns"], Informers: c.informers, All: c.informers})
 }
 
 // listen takes the port at once, so that a busy one ends the start with one line.

@@ -13,17 +13,15 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/agent"
+	"github.com/skiff-k8s/skiff/agent/join"
 	"github.com/skiff-k8s/skiff/controllers"
 	"github.com/skiff-k8s/skiff/controllers/csrsigning"
 	"github.com/skiff-k8s/skiff/controllers/nodeipam"
@@ -39,7 +37,7 @@ type Server struct {
 	scheduler   *scheduler.Scheduler
 	agent       *agent.Agent     // nil without a node
 	simulated   *simulated.Fleet // nil without simulated nodes
-	claim       *Claim
+	claim       *agent.Claim
 
 	clusterReady  chan struct{}   // closed when the API has what every cluster has
 	informersDone <-chan struct{} // closed when informers are to end; set before the scheduler runs
@@ -52,7 +50,7 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 		cfg.Started = time.Now()
 	}
 	s := &Server{cfg: cfg, clusterReady: make(chan struct{})}
-	if s.claim, err = TakeClaim(cfg.StateDir); err != nil {
+	if s.claim, err = agent.TakeClaim(cfg.StateDir); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -115,6 +113,7 @@ func (s *Server) buildParts() error {
 		Informers:   s.plane.informers,
 		PodRanges:   []nodeipam.Range{{Cluster: s.cfg.ClusterCIDR, NodeBits: nodeBits(s.cfg.ClusterCIDR)}},
 		RootCA:      s.plane.pki.ServerCA.PEM(),
+		ServiceLB:   s.cfg.serviceLB(),
 		Signers: csrsigning.Authorities{
 			Client: s.plane.pki.ClientCA, KubeletServer: s.plane.pki.KubeletCA, Legacy: s.plane.pki.ServerCA,
 		},
@@ -249,42 +248,28 @@ func (s *Server) makeCluster(ctx context.Context) error {
 	if err := publishAuthentication(ctx, s.plane.admin, s.plane.pki); err != nil {
 		return err
 	}
+	if err := s.publishCluster(ctx); err != nil {
+		return err
+	}
 	close(s.clusterReady)
 	s.cfg.progress(StepAPI)
 	klog.FromContext(ctx).Info("API is ready", "port", s.cfg.SecurePort, "seconds", time.Since(s.cfg.Started).Seconds())
 	return nil
 }
 
-// announceNode tells when the Node has become Ready: not as an earlier run has left it, but with a heartbeat
-// of this one.
-func (s *Server) announceNode(ctx context.Context) error {
-	ready := make(chan struct{})
-	once := sync.OnceFunc(func() { close(ready) })
-	began := s.cfg.Started.Truncate(time.Second) // as coarse as heartbeats
-	look := func(obj any) {
-		if n, ok := obj.(*corev1.Node); ok && n.Name == s.cfg.NodeName && isReady(n, began) {
-			once()
-		}
-	}
-	informer := s.plane.informers.Core().V1().Nodes().Informer()
-	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: look, UpdateFunc: func(_, obj any) { look(obj) }})
-	if err != nil {
-		return fmt.Errorf("watch the Node: %w", err)
-	}
-	defer func() { _ = informer.RemoveEventHandler(registration) }()
-	select {
-	case <-ready:
-		s.cfg.progress(StepNode)
-	case <-ctx.Done():
-	}
-	return nil
+// publishCluster tells nodes on other machines what they have to know.
+func (s *Server) publishCluster(ctx context.Context) error {
+	return join.Cluster{
+		ClusterCIDR: s.cfg.ClusterCIDR, ServiceCIDR: s.cfg.ServiceCIDR, DNS: s.cfg.ClusterDNS, Domain: s.cfg.ClusterDomain,
+		Network: s.cfg.Node.Network, ClientCA: string(s.plane.pki.ClientCA.PEM()),
+	}.Publish(ctx, s.plane.admin)
 }
 
-func isReady(n *corev1.Node, since time.Time) bool {
-	for _, c := range n.Status.Conditions {
-		if c.Type == corev1.NodeReady {
-			return c.Status == corev1.ConditionTrue && !c.LastHeartbeatTime.Time.Before(since)
-		}
+// announceNode tells when the Node has become Ready.
+func (s *Server) announceNode(ctx context.Context) error {
+	ready, err := agent.AwaitReady(ctx, s.plane.informers.Core().V1().Nodes().Informer(), s.cfg.NodeName, s.cfg.Started)
+	if ready {
+		s.cfg.progress(StepNode)
 	}
-	return false
+	return err
 }

@@ -7,8 +7,12 @@
 //	_, err := env.Client.CoreV1().ConfigMaps("default").Create(ctx, ...)
 //
 // It is the real server: watches, server-side apply, finalizers, graceful deletion, addresses for Services. Not
-// there, unless an Option says so: admission and RBAC (whoever asks may), controllers and nodes (SimulatedNodes makes some), so that a test acts as
-// they would. The namespace default and the range of Service addresses exist. Everything ends with the test.
+// there, unless an Option says so: admission and RBAC (whoever asks may), webhooks, custom resources, controllers
+// (package testenv/controllers) and nodes, so that a test acts as they would. The namespace default and the range
+// of Service addresses exist. Everything ends with the test.
+//
+// It takes the place of controller-runtime's envtest, without programs to download: Config goes into a manager
+// as it is. examples/controller has a controller with its test.
 package testenv
 
 import (
@@ -23,11 +27,16 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	restclient "k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
 
 	"github.com/skiff-k8s/skiff/apiserver"
+	"github.com/skiff-k8s/skiff/apiserver/admission"
 	"github.com/skiff-k8s/skiff/apiserver/inprocess"
 	"github.com/skiff-k8s/skiff/datastore"
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
@@ -44,6 +53,9 @@ type Env struct {
 	// Store is what the server stands on, for tests of what lies in etcd.
 	Store *datastore.Store
 
+	// Webhooks is where a test serves the webhooks of the option of that name.
+	Webhooks WebhookServer
+
 	door *inprocess.Door
 	stop func()
 }
@@ -58,6 +70,10 @@ type settings struct {
 	lastPort     int
 	authorizer   authorizer.Authorizer
 	configure    []func(*apiserver.Config)
+	crds         []string // paths
+	webhooks     []string // paths
+	admission    bool
+	disabled     []string // admission plugins
 	deps         registry.Deps
 	simulated    simulated.Config
 }
@@ -83,6 +99,21 @@ func NodePorts(first, last int) Option {
 // Authorizer decides who may do what (default: everybody may everything).
 func Authorizer(a authorizer.Authorizer) Option { return func(s *settings) { s.authorizer = a } }
 
+// CRDs makes the CustomResourceDefinitions in these YAML files, or folders of them, and waits until they serve.
+func CRDs(paths ...string) Option { return func(s *settings) { s.crds = append(s.crds, paths...) } }
+
+// Webhooks makes the webhook configurations in these YAML files, or folders of them, as Env.Webhooks says.
+// Unless there is an option Admission, the admission chain is on, but for the plugin ServiceAccount.
+func Webhooks(paths ...string) Option {
+	return func(s *settings) { s.webhooks = append(s.webhooks, paths...) }
+}
+
+// Admission puts the admission chain of a real server in the way of writes (default: there is none), but for
+// the plugins that are named. ServiceAccount refuses pods where no controller makes service accounts.
+func Admission(disabled ...string) Option {
+	return func(s *settings) { s.admission, s.disabled = true, disabled }
+}
+
 // Configure changes the server's configuration before it is built.
 func Configure(change func(*apiserver.Config)) Option {
 	return func(s *settings) { s.configure = append(s.configure, change) }
@@ -104,6 +135,9 @@ func Start(t testing.TB, options ...Option) *Env {
 	for _, o := range options {
 		o(&s)
 	}
+	if len(s.webhooks) > 0 && !s.admission {
+		Admission("ServiceAccount")(&s)
+	}
 	if s.dir == "" {
 		s.dir = t.TempDir()
 	}
@@ -114,6 +148,9 @@ func Start(t testing.TB, options ...Option) *Env {
 	t.Cleanup(env.Stop)
 	if err := env.prepare(t.Context(), s); err != nil {
 		t.Fatalf("prepare the cluster: %v", err)
+	}
+	if err := env.install(t, s); err != nil {
+		t.Fatalf("install: %v", err)
 	}
 	if s.simulated.Nodes > 0 {
 		if err := env.simulate(t, s.simulated); err != nil {
@@ -149,6 +186,12 @@ func start(t testing.TB, s settings) (*Env, error) {
 		Authenticator: inprocess.Authenticator(), Authorizer: s.authorizer,
 		ExternalAddress: "127.0.0.1:6443", Version: version.Effective(),
 	}
+	requests := make(chan struct{}) // closed when none will come any more
+	if s.admission {
+		if err := env.admit(&config, s.disabled, requests); err != nil {
+			return fail(err)
+		}
+	}
 	for _, change := range s.configure {
 		change(&config)
 	}
@@ -171,6 +214,7 @@ func start(t testing.TB, s settings) (*Env, error) {
 		if err := <-done; err != nil {
 			t.Errorf("the API server: %v", err)
 		}
+		close(requests)
 		_ = store.Close()
 	}
 	return env, nil
@@ -216,6 +260,26 @@ func (e *Env) prepare(ctx context.Context, s settings) error {
 		return err
 	}
 	return nil
+}
+
+// admit builds the admission chain.
+func (e *Env) admit(config *apiserver.Config, disabled []string, requests <-chan struct{}) error {
+	dynamicClient, err := dynamic.NewForConfig(e.Config)
+	if err != nil {
+		return err
+	}
+	config.Informers = informers.NewSharedInformerFactory(e.Client, 0)
+	config.WebhookAuth = apiserver.WebhookAuth(e.Config, nil)
+	if config.ServiceResolver, err = apiserver.NewServiceResolver(config.Informers); err != nil {
+		return err
+	}
+	config.Admission, err = admission.New(admission.Deps{
+		Client: e.Client, Dynamic: dynamicClient, Informers: config.Informers, Authorizer: config.Authorizer,
+		RESTMapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(e.Client.Discovery())),
+		Features:   utilfeature.DefaultFeatureGate, Version: config.Version, Done: requests, Disabled: disabled,
+		ServiceResolver: config.ServiceResolver, WebhookAuth: config.WebhookAuth,
+	})
+	return err
 }
 
 // ConfigFor is for a client that acts as the user.

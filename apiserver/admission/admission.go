@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -56,6 +57,9 @@ type Deps struct {
 
 	// ExternalIPs lets Services have spec.externalIPs.
 	ExternalIPs bool
+
+	// Disabled are the names of plugins to leave out.
+	Disabled []string
 
 	ServiceResolver webhook.ServiceResolver                   // where webhooks' Services are; DNS if nil
 	WebhookAuth     webhook.AuthenticationInfoResolverWrapper // may be nil
@@ -108,7 +112,16 @@ func New(d Deps) (admission.Interface, error) {
 	}
 	registered := admission.NewPlugins()
 	var names []string
-	for _, p := range plugins() {
+	all := plugins()
+	for _, name := range d.Disabled {
+		if !slices.ContainsFunc(all, func(p plugin) bool { return p.name == name }) {
+			return nil, fmt.Errorf("admission: there is no plugin %q to leave out", name)
+		}
+	}
+	for _, p := range all {
+		if slices.Contains(d.Disabled, p.name) {
+			continue
+		}
 		names = append(names, p.name)
 		registered.Register(p.name, func(io.Reader) (admission.Interface, error) {
 			made := p.make(&d)

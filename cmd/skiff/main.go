@@ -49,6 +49,7 @@ func newCommand() *cobra.Command {
   sudo skiff server                         start a cluster of one node on this machine
   export KUBECONFIG=/etc/skiff/skiff.yaml   the administrator's credentials
   skiff kubectl get nodes                   use it; a kubectl of your own does the same
+  skiff token create                        print the command that makes another machine a node
   sudo skiff stop                           end it with all pods; a new start goes on from there
   sudo skiff uninstall                      remove it with all its data`,
 		SilenceErrors: true,
@@ -58,6 +59,6 @@ func newCommand() *cobra.Command {
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(newServerCommand(), newStopCommand(), newUninstallCommand(), newKubectlCommand(), newVersionCommand())
+	root.AddCommand(newServerCommand(), newAgentCommand(), newTokenCommand(), newStopCommand(), newUninstallCommand(), newKubectlCommand(), newVersionCommand())
 	return root
 }

@@ -60,7 +60,7 @@ func TestWrongUse(t *testing.T) {
 		{"no value", []string{"server", "--node-name"}, "", 2, "flag needs an argument: --node-name (skiff server --help)"},
 		{"port too high", []string{"server", "--secure-port=70000"}, "", 1, "port 70000 is not between 1 and 65535 (change --secure-port)"},
 		{"ranges overlap", []string{"server", "--cluster-cidr=10.43.0.0/16"}, "", 1, "cluster CIDR 10.43.0.0/16 and service CIDR 10.43.0.0/16 overlap (change --cluster-cidr or --service-cidr)"},
-		{"unknown network", []string{"server", "--network=flannel"}, "", 1, `network "flannel" is unknown (--network is skiff or none)`},
+		{"unknown network", []string{"server", "--network=flannel"}, "", 1, `network "flannel" is unknown (--network is one of skiff, host-gw, none)`},
 		{"no such file", []string{"server", "--config=/nowhere.yaml"}, "", 1, "read settings: open /nowhere.yaml: no such file or directory"},
 		{"unknown key", []string{"server", "--config", file("key", "node-nmae: x\n")}, "", 1, dir + `/key: there is no setting "node-nmae" (did you mean node-name? skiff server --help lists all)`},
 		{"wrong value in the file", []string{"server", "--config", file("value", "secure-port: high\n")}, "", 1, "secure-port in " + dir + `/value is "high" but must be a whole number`},

@@ -66,7 +66,7 @@ func runServer(cmd *cobra.Command, s *settings) error {
 	collectSeldom()
 	cfg.Started = processStart()
 	out := cmd.OutOrStdout()
-	fmt.Fprintf(out, "Skiff %s (Kubernetes v%s)\n", version.Skiff, version.Kubernetes)
+	greet(out)
 	cfg.Progress = func(step server.Step, after time.Duration) {
 		tell(out, &cfg, step, after)
 		if step == lastStep(&cfg) {
@@ -78,12 +78,21 @@ func runServer(cmd *cobra.Command, s *settings) error {
 	if err != nil {
 		return err
 	}
+	return runUntilTold(ctx, out, srv.Run)
+}
+
+func greet(out io.Writer) {
+	fmt.Fprintf(out, "Skiff %s (Kubernetes v%s)\n", version.Skiff, version.Kubernetes)
+}
+
+// runUntilTold runs a server or an agent, and says so when it is told to end.
+func runUntilTold(ctx context.Context, out io.Writer, run func(context.Context) error) error {
 	said := make(chan struct{})
 	unsay := context.AfterFunc(ctx, func() {
 		defer close(said)
 		fmt.Fprintln(out, "Stopping. Pods go on running; skiff stop ends them too.")
 	})
-	err = srv.Run(ctx)
+	err := run(ctx)
 	if !unsay() {
 		<-said
 	}
@@ -103,7 +112,7 @@ func tell(out io.Writer, cfg *server.Config, step server.Step, after time.Durati
 	}[step]
 	fmt.Fprintf(out, "%6.1f s  %s\n", after.Seconds(), what)
 	if step == lastStep(cfg) {
-		fmt.Fprintf(out, "\nUse it from another shell:\n\n  export KUBECONFIG=%s\n  skiff kubectl get nodes\n\n", cfg.Kubeconfig)
+		fmt.Fprintf(out, "\nUse it from another shell:\n\n  export KUBECONFIG=%s\n  skiff kubectl get nodes\n  skiff token create     # prints the command by which another machine joins\n\n", cfg.Kubeconfig)
 	}
 }
 
@@ -152,6 +161,7 @@ func serverFlags(fs *pflag.FlagSet, cfg *server.Config) {
 		return err
 	})
 	fs.StringVar(&cfg.ClusterDomain, "cluster-domain", cfg.ClusterDomain, "domain of the cluster's DNS names")
+	fs.StringVar(&cfg.LoadBalancer, "load-balancer", cfg.LoadBalancer, "addresses of LoadBalancer Services: nodes (those of the nodes), or none for a controller of your own")
 	fs.Func("service-node-port-range", "ports for Services of type NodePort (default "+cfg.NodePorts.String()+")", func(v string) error {
 		n, err := fmt.Sscanf(v, "%d-%d", &cfg.NodePorts.First, &cfg.NodePorts.Last)
 		if err != nil || n != 2 {
@@ -206,6 +216,7 @@ func apiFlags(fs *pflag.FlagSet, cfg *server.APISettings) {
 	fs.StringVar(&cfg.EncryptionConfig, "encryption-provider-config", "", "file with an EncryptionConfiguration: what is encrypted in etcd, and with which keys")
 	fs.BoolVar(&cfg.ReloadEncryptionConfig, "encryption-provider-config-automatic-reload", false, "take over changes of --encryption-provider-config")
 	fs.StringVar(&cfg.TracingConfig, "tracing-config-file", "", "file with a TracingConfiguration: where traces of requests go")
+	fs.StringSliceVar(&cfg.DisableAdmissionPlugins, "disable-admission-plugins", nil, "admission plugins to leave out, by name (NodeRestriction, PodSecurity, ...)")
 	cfg.Audit.AddFlags(fs)
 }
 
@@ -216,11 +227,15 @@ func nodeFlags(fs *pflag.FlagSet, cfg *agent.Settings) {
 	fs.StringVar(&cfg.PodLogs, "pod-logs", cfg.PodLogs, "directory of containers' logs")
 	fs.StringVar(&cfg.ContainerLogs, "container-logs", cfg.ContainerLogs, "directory of links to containers' logs, by pod and container; empty for none")
 	fs.Int64Var(&cfg.MaxPods, "max-pods", cfg.MaxPods, "how many pods may run on this node")
+	fs.StringVar(&cfg.Registries, "registries", cfg.Registries, "file with mirrors, TLS and credentials of image registries; it need not exist")
+	fs.StringVar(&cfg.CredentialFile, "image-credential-provider-config", "", "file with a CredentialProviderConfig: programs that know credentials of registries (default: none)")
+	fs.StringVar(&cfg.CredentialDir, "image-credential-provider-bin-dir", "", "directory of those programs")
+	fs.StringVar(&cfg.KubeletConfig, "kubelet-config", "", "file with a KubeletConfiguration (kubelet.config.k8s.io/v1beta1) for this node (default: none)")
 	fs.StringVar(&cfg.PodManifests, "pod-manifest-path", "", "folder of static pods, one in each file, which this node runs by itself (default: none)")
 	fs.StringVar(&cfg.CNIConfDir, "cni-conf-dir", cfg.CNIConfDir, "directory of CNI configurations")
 	fs.StringVar(&cfg.CNIBinDir, "cni-bin-dir", cfg.CNIBinDir, "directory of CNI plugins")
 	fs.StringVar(&cfg.CgroupRoot, "cgroup-root", cfg.CgroupRoot, "cgroup below which pods run")
-	fs.StringVar(&cfg.Network, "network", cfg.Network, "pod network: skiff, or none for a CNI plugin of your own")
+	fs.StringVar(&cfg.Network, "network", cfg.Network, "pod network: skiff (VXLAN between nodes), host-gw (nodes on one network only), or none for a CNI plugin of your own")
 	fs.StringVar(&cfg.ResolvConf, "resolv-conf", cfg.ResolvConf, "name servers of this machine, for pods and for names outside of the cluster")
 	fs.StringVar(&cfg.ProxyHealth, "proxy-health-address", cfg.ProxyHealth, "where the Service proxy answers /healthz")
 	fs.BoolVar(&cfg.MasqueradeAll, "masquerade-all", false, "let pods behind cluster IPs see this node instead of their clients")

@@ -14,23 +14,35 @@ import (
 	"github.com/spf13/pflag"
 	"sigs.k8s.io/yaml"
 
+	"github.com/skiff-k8s/skiff/agent/join"
 	"github.com/skiff-k8s/skiff/server"
 )
 
 const configFile = "/etc/skiff/config.yaml"
 
-// settings are all that can be said to a server, on the command line, in the environment and in a file.
+// settings are all that can be said to a server or to an agent, on the command line, in the environment and in a file.
 type settings struct {
 	file   string
 	server server.Config
+	agent  join.Config
 	logs   logs
 }
 
-func newSettings() *settings { return &settings{server: server.Default()} }
+func newSettings() *settings { return &settings{server: server.Default(), agent: defaultAgent()} }
 
+// addFlags adds those of a server.
 func (s *settings) addFlags(flags *pflag.FlagSet) {
-	flags.StringVar(&s.file, "config", configFile, "file with settings, one line for each flag; it need not exist")
+	s.addCommonFlags(flags)
 	serverFlags(flags, &s.server)
+}
+
+func (s *settings) addAgentFlags(flags *pflag.FlagSet) {
+	s.addCommonFlags(flags)
+	agentFlags(flags, &s.agent)
+}
+
+func (s *settings) addCommonFlags(flags *pflag.FlagSet) {
+	flags.StringVar(&s.file, "config", configFile, "file with settings, one line for each flag; it need not exist")
 	s.logs.addFlags(flags)
 }
 
@@ -43,7 +55,7 @@ func (s *settings) load(flags *pflag.FlagSet) error {
 	names := flagNames(flags)
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		if !slices.Contains(names, name) || name == "config" {
-			return fmt.Errorf("%s: there is no setting %q (%sskiff server --help lists all)", s.file, name, suggestion("", name, names))
+			return fmt.Errorf("%s: there is no setting %q (%sskiff %s --help lists all)", s.file, name, suggestion("", name, names), flags.Name())
 		}
 	}
 	var failed error

@@ -29,13 +29,13 @@ func newStopCommand() *cobra.Command {
 	m := &machine{settings: newSettings()}
 	cmd := &cobra.Command{
 		Use:   "stop",
-		Short: "End the server on this machine and all pods",
-		Long: `End the server on this machine and all pods, at once and with all that they run in: containers, mounts,
+		Short: "End the server or agent on this machine and all pods",
+		Long: `End the server or agent on this machine and all pods, at once and with all that they run in: containers, mounts,
 cgroups, the pod network and the rules for Services. It does so too when no server runs. The data stays, and
 a server that starts again starts the pods again.`,
 		Args: noArguments,
 	}
-	keepPods := cmd.Flags().Bool("keep-pods", false, "end the server only; the next one takes the pods over")
+	keepPods := cmd.Flags().Bool("keep-pods", false, "end the server or agent only; the next one takes the pods over")
 	m.addFlags(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx, cfg, err := m.open(cmd)
@@ -58,7 +58,8 @@ func newUninstallCommand() *cobra.Command {
 		Use:   "uninstall",
 		Short: "Remove the cluster from this machine, with all its data",
 		Long: `Remove the cluster from this machine, with all its data: what skiff stop ends, and then the database, keys,
-images, volumes and logs of pods, and the kubeconfig. What you brought yourself stays: the program and
+images, volumes and logs of pods, and the kubeconfig. The Node of an agent stays in its cluster until it is
+deleted there. What you brought yourself stays: the program and
 ` + configFile + `.`,
 		Args: noArguments,
 	}
@@ -108,6 +109,9 @@ func (m *machine) open(cmd *cobra.Command) (context.Context, server.Config, erro
 	all := pflag.NewFlagSet("server", pflag.ContinueOnError)
 	given := *m.settings
 	m.settings.addFlags(all) // which sets the defaults
+	for _, name := range []string{"server", "token"} {
+		all.String(name, "", "") // of an agent, in the file of its machine
+	}
 	if err := all.Set("config", given.file); err != nil {
 		return nil, server.Config{}, err
 	}
@@ -135,17 +139,17 @@ func (m *machine) say(format string, args ...any) { fmt.Fprintf(m.out, format+"\
 
 // stop ends the server, and the pods if they are to end too. No server can start until the claim that it
 // returns is released.
-func (m *machine) stop(ctx context.Context, cfg server.Config, pods bool) (*server.Claim, error) {
-	pid, err := server.Running(cfg.StateDir)
+func (m *machine) stop(ctx context.Context, cfg server.Config, pods bool) (*agent.Claim, error) {
+	pid, err := agent.Running(cfg.StateDir)
 	if err != nil {
 		return nil, fmt.Errorf("find the server: %w", err)
 	}
 	if pid == 0 {
-		m.say("no server runs")
+		m.say("no server or agent runs")
 	} else if err := m.end(ctx, cfg, pid); err != nil {
 		return nil, err
 	}
-	claim, err := server.TakeClaim(cfg.StateDir)
+	claim, err := agent.TakeClaim(cfg.StateDir)
 	if err != nil || !pods || cfg.NoNode {
 		return claim, err
 	}
@@ -159,15 +163,15 @@ func (m *machine) stop(ctx context.Context, cfg server.Config, pods bool) (*serv
 // end tells a server to end and, if that does not help, ends it.
 func (m *machine) end(ctx context.Context, cfg server.Config, pid int) error {
 	if pid < 0 {
-		return fmt.Errorf("a server holds %s but has not said its process ID (try again)", cfg.StateDir)
+		return fmt.Errorf("a process holds %s but has not said its process ID (try again)", cfg.StateDir)
 	}
 	patient, cancel := context.WithTimeout(ctx, stopPatience)
 	defer cancel()
 	if err := unix.Kill(pid, unix.SIGTERM); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("end process %d: %w", pid, err)
 	}
-	if err := server.AwaitEnd(patient, cfg.StateDir); err == nil {
-		m.say("ended the server, process %d", pid)
+	if err := agent.AwaitEnd(patient, cfg.StateDir); err == nil {
+		m.say("ended process %d", pid)
 		return nil
 	} else if ctx.Err() != nil {
 		return err
@@ -175,10 +179,10 @@ func (m *machine) end(ctx context.Context, cfg server.Config, pid int) error {
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("kill process %d: %w", pid, err)
 	}
-	m.say("killed the server, process %d, which did not end within %s", pid, stopPatience)
+	m.say("killed process %d, which did not end within %s", pid, stopPatience)
 	patient, cancel = context.WithTimeout(ctx, stopPatience)
 	defer cancel()
-	return server.AwaitEnd(patient, cfg.StateDir)
+	return agent.AwaitEnd(patient, cfg.StateDir)
 }
 
 // removeFiles removes all that a server has put on disk.

@@ -16,10 +16,10 @@ import (
 )
 
 // AddOnLabel is on each object that an add-on has made, and on its inventory; its value is the add-on's name.
-const AddOnLabel = "skiff/addon"
+const AddOnLabel = "skiff.io/addon"
 
 const (
-	serverAnnotation = "skiff/server" // whose directory an add-on is in
+	serverAnnotation = "skiff.io/server" // whose directory an add-on is in
 	inventoryPrefix  = "addon-"
 	objectsKey       = "objects"
 )

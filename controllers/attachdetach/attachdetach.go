@@ -99,8 +99,9 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, e
 				c.nodesOfClaim(q, reconcile.KeyOf(claim))
 			}),
 			reconcile.OnAny(attachments, c.nodesOfAttachment),
+			reconcile.OnAny(storage.CSIDrivers().Informer(), c.nodesOfDriver),
 		},
-		Reads: []cache.SharedIndexInformer{core.PersistentVolumes().Informer(), storage.CSIDrivers().Informer()},
+		Reads: []cache.SharedIndexInformer{core.PersistentVolumes().Informer()},
 	}, nil
 }
 
@@ -145,6 +146,15 @@ func (c *controller) nodesOfAttachment(q reconcile.Queue, a *storagev1.VolumeAtt
 	q.Add(nodeKey(a.Spec.NodeName))
 	if pv, err := c.volumes.Get(volumeOf(a)); err == nil && pv.Spec.ClaimRef != nil {
 		c.nodesOfClaim(q, types.NamespacedName{Namespace: pv.Spec.ClaimRef.Namespace, Name: pv.Spec.ClaimRef.Name})
+	}
+}
+
+// nodesOfDriver queues the nodes that have attachments of a driver: it may have become one that needs none.
+func (c *controller) nodesOfDriver(q reconcile.Queue, driver *storagev1.CSIDriver) {
+	for _, obj := range c.attachments.List() {
+		if a := obj.(*storagev1.VolumeAttachment); a.Spec.Attacher == driver.Name {
+			q.Add(nodeKey(a.Spec.NodeName))
+		}
 	}
 }
 

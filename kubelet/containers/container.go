@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -44,6 +45,15 @@ func (r *Runtime) containerConfig(ctx context.Context, s *session, c *v1.Contain
 	if err != nil {
 		return nil, err
 	}
+	assigned, err := r.host.Assigned(ctx, s.pod, c)
+	if err != nil {
+		return nil, err
+	}
+	vars, mounts, devices = append(vars, assigned.Envs...), append(mounts, assigned.Mounts...), append(devices, assigned.Devices...)
+	annotations := containerAnnotations(s.pod, c, restartCount)
+	maps.Copy(annotations, assigned.Annotations)
+	resources := r.containerResources(s.pod, c)
+	resources.CpusetCpus = assigned.CPUs
 	command, args := env.CommandAndArgs(c, vars)
 	if err := os.MkdirAll(filepath.Join(r.LogDir(s.pod), c.Name), 0o755); err != nil {
 		return nil, fmt.Errorf("create container log directory for container %s failed: %w", c.Name, err)
@@ -56,16 +66,17 @@ func (r *Runtime) containerConfig(ctx context.Context, s *session, c *v1.Contain
 		WorkingDir:  c.WorkingDir,
 		Envs:        vars,
 		Labels:      containerLabels(s.pod, c),
-		Annotations: containerAnnotations(s.pod, c, restartCount),
+		Annotations: annotations,
 		Mounts:      mounts,
 		Devices:     devices,
+		CDIDevices:  assigned.CDI,
 		LogPath:     filepath.Join(c.Name, strconv.Itoa(restartCount)+".log"),
 		Stdin:       c.Stdin,
 		StdinOnce:   c.StdinOnce,
 		Tty:         c.TTY,
 		StopSignal:  stopSignal(c),
 		Linux: &runtimeapi.LinuxContainerConfig{
-			Resources:       r.containerResources(s.pod, c),
+			Resources:       resources,
 			SecurityContext: security,
 		},
 	}, nil

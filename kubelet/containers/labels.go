@@ -9,6 +9,8 @@ import (
 	"strconv"
 
 	v1 "k8s.io/api/core/v1"
+	apitypes "k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/kubelet/pkg/types"
 )
 
@@ -47,6 +49,11 @@ func containerLabels(pod *v1.Pod, c *v1.Container) map[string]string {
 		types.KubernetesPodUIDLabel:        string(pod.UID),
 		types.KubernetesContainerNameLabel: c.Name,
 	}
+}
+
+// Owner says whose container it is, by its labels.
+func Owner(c *runtimeapi.Container) (pod apitypes.UID, name string) {
+	return apitypes.UID(c.GetLabels()[types.KubernetesPodUIDLabel]), c.GetLabels()[types.KubernetesContainerNameLabel]
 }
 
 func containerAnnotations(pod *v1.Pod, c *v1.Container, restartCount int) map[string]string {

@@ -49,10 +49,22 @@ type Host interface {
 	Environ(ctx context.Context, pod *v1.Pod, c *v1.Container, podIP string, podIPs []string) ([]*runtimeapi.KeyValue, error)
 	Mounts(ctx context.Context, pod *v1.Pod, c *v1.Container, podIPs []string) ([]*runtimeapi.Mount, error)
 	Devices(ctx context.Context, pod *v1.Pod, c *v1.Container) ([]*runtimeapi.Device, error)
+	// Assigned is what the container was given of what only one can have.
+	Assigned(ctx context.Context, pod *v1.Pod, c *v1.Container) (*Assigned, error)
 
 	// PodLimits are those of the pod's cgroup now and as its spec wants them, and the memory it uses.
 	PodLimits(pod *v1.Pod) (have, want cgroups.Limits, memory int64, err error)
 	SetPodLimits(pod *v1.Pod, limits cgroups.Limits) error
+}
+
+// Assigned are devices and CPUs of a container, and what it needs for them.
+type Assigned struct {
+	Envs        []*runtimeapi.KeyValue
+	Mounts      []*runtimeapi.Mount
+	Devices     []*runtimeapi.Device
+	CDI         []*runtimeapi.CDIDevice
+	Annotations map[string]string
+	CPUs        string // as a list such as "0-1,4"; empty for any
 }
 
 // Grants remember what containers have been given.

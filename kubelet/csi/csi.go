@@ -16,7 +16,9 @@ import (
 
 	csi "github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/client-go/kubernetes"
@@ -185,4 +187,13 @@ func (d *Driver) Mode(ctx context.Context, mode corev1.PersistentVolumeAccessMod
 		return csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER, nil
 	}
 	return csi.VolumeCapability_AccessMode_UNKNOWN, nil
+}
+
+// Final tells whether an error of a call means that the driver has done nothing, and will not do it later.
+func Final(err error) bool {
+	switch status.Code(err) {
+	case codes.Canceled, codes.DeadlineExceeded, codes.Unavailable, codes.ResourceExhausted, codes.Aborted:
+		return false
+	}
+	return true
 }

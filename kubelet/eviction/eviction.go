@@ -3,12 +3,14 @@
 // Package eviction keeps a node alive that runs out of memory, disk or process IDs: it says so in the node's conditions,
 // frees what nobody needs, and then ends pods one by one, the most expendable first.
 //
-// signals.go reads what is left; rank.go decides without I/O who goes first and what is said about it; this file has the loop.
+// signals.go reads what is left; rank.go and local.go decide without I/O who goes first, or used more of the disk than it
+// may, and what is said about it; this file has the loop.
 // It looks every ten seconds, and at once when the kernel reports that processes wait for memory (PSI).
 // Reference: https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/
 package eviction
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -44,8 +46,12 @@ type Threshold struct {
 // Config is what the operator chose.
 type Config struct {
 	Hard       map[Signal]Threshold
-	Transition time.Duration // a condition stays that long after it was last true; 5 min
-	Root       string        // its file system is nodefs
+	Soft       map[Signal]Threshold
+	SoftGrace  map[Signal]time.Duration // how long a soft threshold may be met
+	MaxGrace   int64                    // seconds that pods have to end when a soft one was; less if they want less
+	Reclaim    map[Signal]Threshold     // how much more than its threshold must be left for a signal to be over
+	Transition time.Duration            // a condition stays that long after it was last true; 5 min
+	Root       string                   // its file system is nodefs
 }
 
 // Defaults are upstream's.
@@ -60,6 +66,7 @@ func Defaults() map[Signal]Threshold {
 type Usage struct {
 	Memory, Disk, Inodes, Processes int64
 	Containers                      map[string]ContainerUsage
+	Volumes                         map[string]int64 // disk that emptyDirs use, by name
 }
 
 // ContainerUsage is what one container uses.
@@ -70,7 +77,11 @@ type Verdict struct {
 	Signal      Signal
 	Message     string
 	Annotations map[string]string // of the event
+	Grace       int64             // seconds that its containers have to end; less if the pod wants less
 }
+
+// hardGrace is what an evicted pod's containers have to end when the node cannot wait.
+const hardGrace = 1
 
 // Node is what the manager works on.
 type Node interface {
@@ -94,13 +105,16 @@ type Manager struct {
 	ref    *v1.ObjectReference
 	events record.EventRecorder
 
+	since map[Signal]time.Time // when a soft threshold was first met; only Run touches it
+	short map[Signal]bool      // what ran short when last looked; only Run touches it
+
 	mu   sync.Mutex
 	last map[v1.NodeConditionType]time.Time // guarded by mu: when a condition was last true
 }
 
 // New makes a Manager.
 func New(cfg Config, node Node, ref *v1.ObjectReference, events record.EventRecorder) *Manager {
-	return &Manager{cfg: cfg, node: node, ref: ref, events: events, last: map[v1.NodeConditionType]time.Time{}}
+	return &Manager{cfg: cfg, node: node, ref: ref, events: events, since: map[Signal]time.Time{}, short: map[Signal]bool{}, last: map[v1.NodeConditionType]time.Time{}}
 }
 
 // The rhythm, as upstream's.
@@ -112,9 +126,6 @@ const (
 
 // Run looks after the node until ctx ends.
 func (m *Manager) Run(ctx context.Context) error {
-	if len(m.cfg.Hard) == 0 {
-		return nil
-	}
 	stalls := watchMemory(ctx)
 	ticker := time.NewTicker(period)
 	defer ticker.Stop()
@@ -158,34 +169,109 @@ func (m *Manager) look(ctx context.Context) {
 	logger := klog.FromContext(ctx)
 	was := m.Pressure()
 	seen := observe(m.cfg.Root, m.node.ImageFS(ctx))
-	short := met(m.cfg.Hard, seen)
+	hard, soft := m.met(m.cfg.Hard, seen), m.met(m.cfg.Soft, seen)
 	m.mu.Lock()
-	for _, s := range short {
+	for _, s := range slices.Concat(hard, soft) {
 		m.last[conditions[s]] = time.Now()
 	}
 	m.mu.Unlock()
 	if !slices.Equal(was, m.Pressure()) {
 		m.node.PressureChanged()
 	}
-	if len(short) == 0 {
+	m.evictOverDisk(ctx)
+	signal, threshold, grace, short := m.due(hard, soft, time.Now())
+	if !short {
 		return
 	}
-	signal := short[0]
 	m.events.Eventf(m.ref, v1.EventTypeWarning, "EvictionThresholdMet", "Attempting to reclaim %s", resources[signal])
 	logger.Info("The node runs short; reclaiming", "signal", signal, "available", seen[signal].Available, "capacity", seen[signal].Capacity)
 	if isDisk(signal) {
 		if err := m.node.FreeDisk(ctx); err != nil {
 			logger.Error(err, "Freeing disk space")
 		}
-		if !slices.Contains(met(m.cfg.Hard, observe(m.cfg.Root, m.node.ImageFS(ctx))), signal) {
+		seen = observe(m.cfg.Root, m.node.ImageFS(ctx))
+		if !slices.Contains(m.met(map[Signal]Threshold{signal: threshold}, seen), signal) {
 			return
 		}
 	}
-	m.evict(ctx, signal, seen[signal])
+	m.evict(ctx, signal, threshold, seen[signal], grace)
+}
+
+// met lists the signals that are below their threshold, the most urgent first. One that was goes on being until as much
+// more is left as is to be reclaimed.
+func (m *Manager) met(thresholds map[Signal]Threshold, seen map[Signal]Observation) []Signal {
+	short := met(thresholds, seen)
+	for s, t := range thresholds {
+		reclaim, set := m.cfg.Reclaim[s]
+		o, known := seen[s]
+		if set && known && m.short[s] && !slices.Contains(short, s) && o.Available < t.Of(o.Capacity)+reclaim.Of(o.Capacity) {
+			short = append(short, s)
+		}
+	}
+	slices.SortFunc(short, func(a, b Signal) int { return cmp.Compare(slices.Index(order, a), slices.Index(order, b)) })
+	return short
+}
+
+// due is the signal for which a pod has to go now: one below its hard threshold, or long enough below its soft one.
+func (m *Manager) due(hard, soft []Signal, now time.Time) (s Signal, t Threshold, grace int64, is bool) {
+	for s := range m.since {
+		if !slices.Contains(soft, s) {
+			delete(m.since, s)
+		}
+	}
+	clear(m.short)
+	for _, s := range slices.Concat(hard, soft) {
+		m.short[s] = true
+	}
+	for _, s := range soft {
+		if m.since[s].IsZero() {
+			m.since[s] = now
+		}
+	}
+	for _, s := range order {
+		if slices.Contains(hard, s) {
+			return s, m.cfg.Hard[s], hardGrace, true
+		}
+		if slices.Contains(soft, s) && now.Sub(m.since[s]) >= m.cfg.SoftGrace[s] {
+			return s, m.cfg.Soft[s], m.cfg.MaxGrace, true
+		}
+	}
+	return "", t, 0, false
+}
+
+// evictOverDisk ends pods that use more of the node's disk than they may. Only those that have a limit are looked at.
+func (m *Manager) evictOverDisk(ctx context.Context) {
+	for _, pod := range m.node.Pods() {
+		if !limitsDisk(pod) || Critical(pod) {
+			continue
+		}
+		u, err := m.node.Usage(ctx, pod)
+		if err != nil {
+			klog.FromContext(ctx).Error(err, "Finding out what a pod uses", "pod", klog.KObj(pod))
+			continue
+		}
+		if v, over := overDisk(pod, &u); over {
+			m.end(ctx, pod, v)
+		}
+	}
+}
+
+// end evicts a pod and waits until it is gone.
+func (m *Manager) end(ctx context.Context, pod *v1.Pod, v Verdict) {
+	klog.FromContext(ctx).Info("Evicting pod", "pod", klog.KObj(pod), "message", v.Message)
+	m.events.AnnotatedEventf(pod, v.Annotations, v1.EventTypeWarning, Reason, "%s", v.Message)
+	gone := m.node.Evict(pod.UID, v)
+	timer := time.NewTimer(cleanUpTimeout)
+	defer timer.Stop()
+	select {
+	case <-gone:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }
 
 // evict ends the first pod in line and waits until it is gone.
-func (m *Manager) evict(ctx context.Context, signal Signal, seen Observation) {
+func (m *Manager) evict(ctx context.Context, signal Signal, t Threshold, seen Observation, grace int64) {
 	pods := m.node.Pods()
 	usage := map[types.UID]*Usage{}
 	for _, pod := range pods {
@@ -201,17 +287,12 @@ func (m *Manager) evict(ctx context.Context, signal Signal, seen Observation) {
 		if Critical(pod) {
 			continue
 		}
-		v := verdict(pod, usage[pod.UID], signal, m.cfg.Hard[signal], seen)
-		klog.FromContext(ctx).Info("Evicting pod", "pod", klog.KObj(pod), "message", v.Message)
-		m.events.AnnotatedEventf(pod, v.Annotations, v1.EventTypeWarning, Reason, "%s", v.Message)
-		gone := m.node.Evict(pod.UID, v)
-		timer := time.NewTimer(cleanUpTimeout)
-		defer timer.Stop()
-		select {
-		case <-gone:
-		case <-timer.C:
-		case <-ctx.Done():
+		v := verdict(pod, usage[pod.UID], signal, t, seen)
+		v.Grace = grace
+		if own := pod.Spec.TerminationGracePeriodSeconds; own != nil {
+			v.Grace = min(v.Grace, *own)
 		}
+		m.end(ctx, pod, v)
 		return
 	}
 }

@@ -5,6 +5,7 @@ package eviction
 import (
 	"slices"
 	"testing"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -67,6 +68,67 @@ func TestObserve(t *testing.T) {
 	for _, s := range []Signal{MemoryAvailable, NodeFSAvailable, PIDAvailable} {
 		if o := seen[s]; o.Capacity <= 0 || o.Available > o.Capacity {
 			t.Errorf("%s = %+v", s, o)
+		}
+	}
+}
+
+// A soft threshold counts after its grace, a hard one at once; what ran short is only over when enough was reclaimed.
+func TestDue(t *testing.T) {
+	m := New(Config{
+		Hard: map[Signal]Threshold{MemoryAvailable: {Quantity: 100}}, Soft: map[Signal]Threshold{MemoryAvailable: {Quantity: 200}, PIDAvailable: {Percent: 10}},
+		SoftGrace: map[Signal]time.Duration{MemoryAvailable: time.Minute, PIDAvailable: 2 * time.Minute}, MaxGrace: 30, Reclaim: map[Signal]Threshold{MemoryAvailable: {Quantity: 50}},
+	}, nil, nil, nil)
+	now := time.Now()
+	for i, c := range []struct {
+		after        time.Duration
+		memory, pids int64
+		signal       Signal
+		grace        int64
+	}{
+		{0, 300, 50, "", 0},
+		{10 * time.Second, 150, 5, "", 0},               // both are met
+		{69 * time.Second, 150, 5, "", 0},               // not yet a minute
+		{70 * time.Second, 150, 5, MemoryAvailable, 30}, // softly
+		{71 * time.Second, 50, 5, MemoryAvailable, 1},   // hard
+		{72 * time.Second, 140, 5, MemoryAvailable, 1},  // not enough was reclaimed
+		{73 * time.Second, 240, 5, MemoryAvailable, 30}, // nor for the soft one
+		{74 * time.Second, 260, 5, "", 0},               // now it was
+		{75 * time.Second, 150, 5, "", 0},               // and its grace begins anew
+		{131 * time.Second, 260, 5, PIDAvailable, 30},
+	} {
+		seen := map[Signal]Observation{MemoryAvailable: {c.memory, 1000}, PIDAvailable: {c.pids, 100}}
+		signal, _, grace, _ := m.due(m.met(m.cfg.Hard, seen), m.met(m.cfg.Soft, seen), now.Add(c.after))
+		if signal != c.signal || grace != c.grace {
+			t.Errorf("%d: due is %q with %d s, want %q with %d s", i, signal, grace, c.signal, c.grace)
+		}
+	}
+}
+
+func TestOverDisk(t *testing.T) {
+	p := pod("web", "", 0)
+	if limitsDisk(p) {
+		t.Error("a pod without limits is looked at")
+	}
+	size := resource.MustParse("1Mi")
+	p.Spec.Volumes = []v1.Volume{
+		{Name: "memory", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: v1.StorageMediumMemory, SizeLimit: &size}}},
+		{Name: "v", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{SizeLimit: &size}}},
+	}
+	p.Spec.Containers[0].Resources.Limits = v1.ResourceList{v1.ResourceEphemeralStorage: resource.MustParse("10Mi")}
+	if !limitsDisk(p) {
+		t.Error("a pod with limits is not looked at")
+	}
+	for _, c := range []struct {
+		usage Usage
+		want  string
+	}{
+		{Usage{Disk: 10 << 20, Volumes: map[string]int64{"memory": 2 << 20, "v": 1 << 20}}, ""},
+		{Usage{Volumes: map[string]int64{"v": 1<<20 + 1}}, `Usage of EmptyDir volume "v" exceeds the limit "1Mi". `},
+		{Usage{Disk: 10<<20 + 1}, "Pod ephemeral local storage usage exceeds the total limit of containers 10Mi. "},
+		{Usage{Containers: map[string]ContainerUsage{"c": {Disk: 11 << 20}}}, `Container c exceeded its local ephemeral storage limit "10Mi". `},
+	} {
+		if v, over := overDisk(p, &c.usage); v.Message != c.want || over != (c.want != "") {
+			t.Errorf("%+v: %q, want %q", c.usage, v.Message, c.want)
 		}
 	}
 }

@@ -74,7 +74,7 @@ func nodeCondition(pressure []v1.NodeConditionType) string {
 // verdict says what ran short and which of the pod's containers used more than they had asked for.
 func verdict(pod *v1.Pod, u *Usage, signal Signal, t Threshold, seen Observation) Verdict {
 	name := resources[signal]
-	message := fmt.Sprintf("The node was low on resource: %v. Threshold quantity: %v, available: %v. ", name, quantity(signal, t.least(seen.Capacity)), quantity(signal, seen.Available))
+	message := fmt.Sprintf("The node was low on resource: %v. Threshold quantity: %v, available: %v. ", name, quantity(signal, t.Of(seen.Capacity)), quantity(signal, seen.Available))
 	var names, amounts []string
 	if u != nil && (name == v1.ResourceMemory || name == v1.ResourceEphemeralStorage) {
 		for _, c := range slices.Concat(pod.Spec.Containers, pod.Spec.InitContainers) {

@@ -16,6 +16,9 @@ import (
 // Observation is what there is of something.
 type Observation struct{ Available, Capacity int64 }
 
+// Signals are all that there are.
+var Signals = order
+
 // order is that in which what runs short is dealt with: memory first, since it cannot wait.
 var order = []Signal{MemoryAvailable, NodeFSAvailable, NodeFSInodesFree, ImageFSAvailable, ImageFSInodesFree, PIDAvailable}
 
@@ -32,8 +35,8 @@ var resources = map[Signal]v1.ResourceName{
 
 func isDisk(s Signal) bool { return conditions[s] == v1.NodeDiskPressure }
 
-// least is the threshold as a quantity.
-func (t Threshold) least(capacity int64) int64 {
+// Of is the threshold as a quantity, of so much that there is.
+func (t Threshold) Of(capacity int64) int64 {
 	if t.Percent > 0 {
 		return capacity / 100 * t.Percent
 	}
@@ -46,7 +49,7 @@ func met(thresholds map[Signal]Threshold, seen map[Signal]Observation) []Signal 
 	for _, s := range order {
 		t, set := thresholds[s]
 		o, known := seen[s]
-		if set && known && o.Available < t.least(o.Capacity) {
+		if set && known && o.Available < t.Of(o.Capacity) {
 			short = append(short, s)
 		}
 	}
@@ -122,6 +125,12 @@ func pids() (o Observation, ok bool) {
 	_, all, _ := strings.Cut(fields[3], "/")
 	n, err := strconv.ParseInt(all, 10, 64)
 	return Observation{most - n, most}, err == nil
+}
+
+// PIDs is how many processes the machine can have.
+func PIDs() int64 {
+	o, _ := pids()
+	return o.Capacity
 }
 
 func number(path string) (int64, error) {

@@ -15,6 +15,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
+	config "k8s.io/kubelet/config/v1beta1"
 )
 
 // dockerEntry is one registry in a docker config file.
@@ -26,13 +27,33 @@ type dockerEntry struct {
 	RegistryToken string `json:"registrytoken"`
 }
 
-// credentials returns what the pod's pull secrets have for an image, the most specific first.
-func (p *Puller) credentials(ctx context.Context, pod *v1.Pod, image string) []*runtimeapi.AuthConfig {
-	type match struct {
-		registry string
-		auth     *runtimeapi.AuthConfig
+// credential is one that fits an image, and whose it is: of a pull secret, of a service account, or else of the node.
+type credential struct {
+	registry string
+	auth     *runtimeapi.AuthConfig
+	secret   *v1.Secret
+	account  *v1.ServiceAccount
+}
+
+func (c *credential) secretRecord() *config.ImagePullSecret {
+	if c == nil || c.secret == nil {
+		return nil
 	}
-	var found []match
+	said := strings.Join([]string{c.auth.Username, c.auth.Password, c.auth.IdentityToken, c.auth.RegistryToken, c.registry}, "\x00")
+	return &config.ImagePullSecret{UID: string(c.secret.UID), Namespace: c.secret.Namespace, Name: c.secret.Name, CredentialHash: hashed(said)}
+}
+
+func (c *credential) accountRecord() *config.ImagePullServiceAccount {
+	if c == nil || c.account == nil {
+		return nil
+	}
+	return &config.ImagePullServiceAccount{UID: string(c.account.UID), Namespace: c.account.Namespace, Name: c.account.Name}
+}
+
+// credentials returns what the pod's pull secrets, the node's credential providers and the node's own file have for an
+// image, the most specific first.
+func (p *Puller) credentials(ctx context.Context, pod *v1.Pod, image string) []credential {
+	var found []credential
 	for _, ref := range pod.Spec.ImagePullSecrets {
 		if ref.Name == "" {
 			continue
@@ -44,16 +65,18 @@ func (p *Puller) credentials(ctx context.Context, pod *v1.Pod, image string) []*
 		}
 		for registry, entry := range entries(secret) {
 			if matchesImage(registry, image) {
-				found = append(found, match{registry, entry.auth(registry)})
+				found = append(found, credential{registry: registry, auth: entry.auth(registry), secret: secret})
 			}
 		}
 	}
-	slices.SortStableFunc(found, func(a, b match) int { return cmp.Compare(b.registry, a.registry) })
-	auths := make([]*runtimeapi.AuthConfig, 0, len(found))
-	for _, m := range found {
-		auths = append(auths, m.auth)
+	found = append(found, p.cfg.Providers.credentials(ctx, pod, image)...)
+	for registry, entry := range p.cfg.Registries {
+		if matchesImage(registry, image) {
+			found = append(found, credential{registry: registry, auth: dockerEntry(entry).auth(registry)})
+		}
 	}
-	return auths
+	slices.SortStableFunc(found, func(a, b credential) int { return cmp.Compare(b.registry, a.registry) })
+	return found
 }
 
 func entries(secret *v1.Secret) map[string]dockerEntry {

@@ -20,6 +20,7 @@ type GCConfig struct {
 	HighPercent int           // of the image file system in use: begin to remove; 85
 	LowPercent  int           // remove until no more than this is in use; 80
 	MinAge      time.Duration // an image is kept that long after it was last seen; 2 min
+	MaxAge      time.Duration // one that was not used for so long goes however much room there is; 0: it does not
 }
 
 // Collector removes images that nobody uses when the disk fills up.
@@ -27,14 +28,17 @@ type Collector struct {
 	cfg    GCConfig
 	images runtimeapi.ImageServiceClient
 	cri    runtimeapi.RuntimeServiceClient
+	others func() []string            // IDs of images that are in use, but are no container's
+	gone   func(imageID string) error // told of each that was removed
 
 	mu   sync.Mutex
 	used map[string]time.Time // guarded by mu: image ID to when it was last in use, or first seen
 }
 
-// NewCollector makes a Collector.
-func NewCollector(cfg GCConfig, images runtimeapi.ImageServiceClient, cri runtimeapi.RuntimeServiceClient) *Collector {
-	return &Collector{cfg: cfg, images: images, cri: cri, used: map[string]time.Time{}}
+// NewCollector makes a Collector. others are the IDs of images that are in use though no container has them; gone is told
+// of each image that was removed.
+func NewCollector(cfg GCConfig, images runtimeapi.ImageServiceClient, cri runtimeapi.RuntimeServiceClient, others func() []string, gone func(imageID string) error) *Collector {
+	return &Collector{cfg: cfg, images: images, cri: cri, others: others, gone: gone, used: map[string]time.Time{}}
 }
 
 // Collect looks once, and removes the longest unused images if the disk is too full.
@@ -44,13 +48,13 @@ func (c *Collector) Collect(ctx context.Context) error {
 		return err
 	}
 	free, err := c.excess(ctx)
-	if err != nil || free <= 0 {
+	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, image := range unused {
-		if free <= 0 {
-			break
+		if free <= 0 && !c.tooOld(image.GetId()) {
+			continue
 		}
 		if err := c.remove(ctx, image); err != nil {
 			errs = append(errs, err)
@@ -78,7 +82,13 @@ func (c *Collector) remove(ctx context.Context, image *runtimeapi.Image) error {
 	if _, err := c.images.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: image.GetId()}}); err != nil {
 		return fmt.Errorf("remove image %s: %w", image.GetId(), err)
 	}
-	return nil
+	return c.gone(image.GetId())
+}
+
+func (c *Collector) tooOld(id string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cfg.MaxAge > 0 && time.Since(c.used[id]) > c.cfg.MaxAge
 }
 
 // look brings the times of last use up to date and returns what may be removed, longest unused first.
@@ -94,6 +104,9 @@ func (c *Collector) look(ctx context.Context, now time.Time) (unused []*runtimea
 	inUse := map[string]bool{}
 	for _, container := range containers.GetContainers() {
 		inUse[cmp.Or(container.GetImageId(), container.GetImageRef())] = true
+	}
+	for _, id := range c.others() {
+		inUse[id] = true
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -60,7 +60,7 @@ func TestCollect(t *testing.T) {
 		for _, id := range []string{"used", "recent", "old", "pinned"} {
 			s.images = append(s.images, &runtimeapi.Image{Id: id, Size: whole, Pinned: id == "pinned"})
 		}
-		full := NewCollector(GCConfig{HighPercent: 0, LowPercent: 0, MinAge: 2 * time.Minute}, s, s)
+		full := NewCollector(GCConfig{HighPercent: 0, LowPercent: 0, MinAge: 2 * time.Minute}, s, s, func() []string { return nil }, func(string) error { return nil })
 		collect := func(want ...string) {
 			t.Helper()
 			if err := full.Collect(t.Context()); err != nil {
@@ -85,7 +85,7 @@ func TestCollect(t *testing.T) {
 func TestCollectNothingWhileThereIsRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &shelf{dir: t.TempDir(), images: []*runtimeapi.Image{{Id: "old", Size: 1}}}
-		c := NewCollector(GCConfig{HighPercent: 101, LowPercent: 80}, s, s)
+		c := NewCollector(GCConfig{HighPercent: 101, LowPercent: 80}, s, s, func() []string { return nil }, func(string) error { return nil })
 		for range 3 {
 			if err := c.Collect(t.Context()); err != nil {
 				t.Fatal(err)

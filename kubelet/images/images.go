@@ -44,6 +44,9 @@ func (e *Error) Error() string { return e.Message }
 
 // Puller pulls images for pods. It keeps only back-off times.
 type Puller struct {
+	cfg     Config
+	slots   chan struct{} // one for each pull that goes on; nil for any number
+	pulled  *pulled       // nil: all images are everybody's
 	cri     runtimeapi.ImageServiceClient
 	secrets Secrets
 	events  record.EventRecorder
@@ -58,14 +61,35 @@ type Secrets interface {
 	Secret(ctx context.Context, namespace, name string) (*v1.Secret, error)
 }
 
+// Config is what the operator chose.
+type Config struct {
+	Parallel   int                   // how many images are pulled at the same time; 0 for any number
+	Records    string                // a folder that remembers by whose right images were pulled; empty: images are everybody's
+	Providers  Providers             // programs that know credentials
+	Registries map[string]DockerAuth // the node's own credentials, by registry
+}
+
+// DockerAuth is a credential of a registry.
+type DockerAuth dockerEntry
+
 // NewPuller makes a Puller.
-func NewPuller(cri runtimeapi.ImageServiceClient, secrets Secrets, events record.EventRecorder) *Puller {
-	return &Puller{
-		cri: cri, secrets: secrets, events: events,
+func NewPuller(cfg Config, cri runtimeapi.ImageServiceClient, secrets Secrets, events record.EventRecorder) *Puller {
+	p := &Puller{
+		cfg: cfg, cri: cri, secrets: secrets, events: events,
 		backoff: flowcontrol.NewBackOff(10*time.Second, 5*time.Minute),
 		failed:  map[string]time.Time{},
 	}
+	if cfg.Parallel > 0 {
+		p.slots = make(chan struct{}, cfg.Parallel)
+	}
+	if cfg.Records != "" {
+		p.pulled = &pulled{dir: cfg.Records}
+	}
+	return p
 }
+
+// Forget is called when an image was removed from this node.
+func (p *Puller) Forget(imageID string) error { return p.pulled.forget(imageID) }
 
 // Ensure returns the image of a container, after pulling it if the policy asks for that.
 func (p *Puller) Ensure(ctx context.Context, pod *v1.Pod, c *v1.Container, sandbox *runtimeapi.PodSandboxConfig, handler string) (*runtimeapi.Image, *Error) {
@@ -82,16 +106,34 @@ func (p *Puller) Ensure(ctx context.Context, pod *v1.Pod, c *v1.Container, sandb
 		p.event(pod, c, v1.EventTypeWarning, "InspectFailed", message)
 		return nil, &Error{Reason: ReasonImageInspectError, Message: message}
 	}
-	if !mustPull(c.ImagePullPolicy, image != nil) {
-		if image != nil {
+	var proof verdict
+	if image != nil && c.ImagePullPolicy != v1.PullAlways {
+		if proof, err = p.verify(ctx, pod, ref, image.GetId()); err != nil {
+			message := fmt.Sprintf("Failed to find out by whose credentials image %q was pulled: %v", c.Image, err)
+			p.event(pod, c, v1.EventTypeWarning, "InspectFailed", message)
+			return nil, &Error{Reason: ReasonImageInspectError, Message: message}
+		}
+	}
+	if !mustPull(c.ImagePullPolicy, image != nil && proof == allowed) {
+		if image != nil && proof == allowed {
 			p.event(pod, c, v1.EventTypeNormal, "Pulled", fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", c.Image))
 			return image, nil
 		}
+		// Also for one that is present and not the pod's to have: that is not for it to know.
 		message := fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image)
 		p.event(pod, c, v1.EventTypeWarning, "ErrImageNeverPull", message)
 		return nil, &Error{Reason: ReasonErrImageNever, Message: message}
 	}
 	return p.pull(ctx, pod, c, spec, sandbox)
+}
+
+// verify says whether the pod may have an image that is present. Its credentials are only looked for if that matters.
+func (p *Puller) verify(ctx context.Context, pod *v1.Pod, ref, imageID string) (verdict, error) {
+	proof, err := p.pulled.check(ref, imageID, nil)
+	if err != nil || proof == allowed {
+		return proof, err
+	}
+	return p.pulled.check(ref, imageID, p.credentials(ctx, pod, ref))
 }
 
 func (p *Puller) present(ctx context.Context, spec *runtimeapi.ImageSpec) (*runtimeapi.Image, error) {
@@ -124,8 +166,17 @@ func (p *Puller) pull(ctx context.Context, pod *v1.Pod, c *v1.Container, spec *r
 		return nil, &Error{Reason: ReasonImagePullBackOff, Message: message, RetryAt: failed.Add(p.backoff.Get(key))}
 	}
 	p.event(pod, c, v1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", c.Image))
+	waiting := time.Now()
+	if p.slots != nil {
+		select {
+		case p.slots <- struct{}{}:
+			defer func() { <-p.slots }()
+		case <-ctx.Done():
+			return nil, &Error{Reason: ReasonErrImagePull, Message: ctx.Err().Error()}
+		}
+	}
 	began := time.Now()
-	err := p.try(ctx, pod, spec, sandbox)
+	by, err := p.try(ctx, pod, spec, sandbox)
 	if err != nil {
 		p.mu.Lock()
 		p.failed[key] = time.Now()
@@ -143,30 +194,40 @@ func (p *Puller) pull(ctx context.Context, pod *v1.Pod, c *v1.Container, spec *r
 	if err == nil && image == nil {
 		err = errors.New("the runtime does not have it after the pull")
 	}
+	if err == nil {
+		err = p.pulled.done(spec.GetImage(), image.GetId(), by)
+	}
 	if err != nil {
 		return nil, &Error{Reason: ReasonImageInspectError, Message: fmt.Sprintf("Failed to inspect image %q: %v", c.Image, err)}
 	}
-	took := time.Since(began).Truncate(time.Millisecond)
+	took, whole := time.Since(began).Truncate(time.Millisecond), time.Since(waiting).Truncate(time.Millisecond)
 	p.event(pod, c, v1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.",
-		c.Image, took, took, image.GetSize()))
+		c.Image, took, whole, image.GetSize()))
 	return image, nil
 }
 
-// try pulls with each credential that fits until one works; without any it pulls anonymously.
-func (p *Puller) try(ctx context.Context, pod *v1.Pod, spec *runtimeapi.ImageSpec, sandbox *runtimeapi.PodSandboxConfig) error {
-	auths := p.credentials(ctx, pod, spec.GetImage())
-	if len(auths) == 0 {
-		auths = []*runtimeapi.AuthConfig{nil}
+// try pulls with each credential that fits until one works, which it returns; without any it pulls anonymously.
+func (p *Puller) try(ctx context.Context, pod *v1.Pod, spec *runtimeapi.ImageSpec, sandbox *runtimeapi.PodSandboxConfig) (*credential, error) {
+	if err := p.pulled.begin(spec.GetImage()); err != nil {
+		return nil, err
 	}
+	all := p.credentials(ctx, pod, spec.GetImage())
 	var errs []error
-	for _, auth := range auths {
-		_, err := p.cri.PullImage(ctx, &runtimeapi.PullImageRequest{Image: spec, Auth: auth, SandboxConfig: sandbox})
+	for i := range all {
+		_, err := p.cri.PullImage(ctx, &runtimeapi.PullImageRequest{Image: spec, Auth: all[i].auth, SandboxConfig: sandbox})
 		if err == nil {
-			return nil
+			return &all[i], nil
 		}
 		errs = append(errs, err)
 	}
-	return errors.Join(errs...)
+	if len(all) == 0 {
+		_, err := p.cri.PullImage(ctx, &runtimeapi.PullImageRequest{Image: spec, SandboxConfig: sandbox})
+		if err == nil {
+			return nil, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(append(errs, p.pulled.failed(spec.GetImage()))...)
 }
 
 // classify turns a runtime's error into the reason and text of the waiting state.

@@ -62,6 +62,8 @@ const (
 type Agent struct {
 	// Pressure says which pressure conditions the node has. It is set before Run; nil for none.
 	Pressure func() []v1.NodeConditionType
+	// Devices says what plugins offer: all, and what can be used of it. It is set before Run; nil for nothing.
+	Devices func() (capacity, allocatable v1.ResourceList)
 
 	cfg        Config
 	client     kubernetes.Interface
@@ -343,6 +345,9 @@ func (a *Agent) observe(ctx context.Context) Observed {
 	var o Observed
 	if a.Pressure != nil {
 		o.Pressure = a.Pressure()
+	}
+	if a.Devices != nil {
+		o.Devices, o.UsableDevices = a.Devices()
 	}
 	if a.volumes != nil { // also when the runtime is away: what is not in use is detached
 		o.VolumesInUse, o.VolumesAttached = a.volumes()

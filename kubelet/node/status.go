@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -24,6 +25,8 @@ type Observed struct {
 	RuntimeVersion  string
 	Images          []*runtimeapi.Image
 	Pressure        []v1.NodeConditionType
+	Devices         v1.ResourceList // that plugins offer
+	UsableDevices   v1.ResourceList
 	VolumesInUse    []v1.UniqueVolumeName
 	VolumesAttached []v1.AttachedVolume
 }
@@ -101,6 +104,8 @@ func (c *Config) status(have *v1.Node, m Machine, o Observed, now time.Time) v1.
 	s.Addresses = append(s.Addresses, v1.NodeAddress{Type: v1.NodeHostName, Address: c.Hostname})
 	s.Capacity = withForeign(c.capacity(m), have.Status.Capacity)
 	s.Allocatable = withForeign(c.allocatable(c.capacity(m)), have.Status.Allocatable)
+	maps.Copy(s.Capacity, o.Devices)
+	maps.Copy(s.Allocatable, o.UsableDevices)
 	s.DaemonEndpoints = v1.NodeDaemonEndpoints{KubeletEndpoint: v1.DaemonEndpoint{Port: c.KubeletPort}}
 	s.NodeInfo = v1.NodeSystemInfo{
 		MachineID: m.MachineID, SystemUUID: m.SystemUUID, BootID: m.BootID, KernelVersion: m.Kernel, OSImage: m.OSImage,

@@ -125,7 +125,7 @@ func (s *Server) ownMetrics(w http.ResponseWriter, r *http.Request) {
 	now.look("kubelet_running_pods", "Number of pods that have a running pod sandbox")
 	now.look("kubelet_running_containers", "Number of containers currently running", "container_state")
 	s.running(r.Context(), now)
-	s.claims(now)
+	s.claims(r.Context(), now)
 	present := metrics.NewKubeRegistry()
 	present.CustomMustRegister(now)
 	all := gatherers{s.config.Metrics.All, present, only{legacyregistry.DefaultGatherer, processMetrics}}
@@ -161,7 +161,7 @@ func (s *Server) running(ctx context.Context, to *sampler) {
 }
 
 // claims tells how full the volumes of claims are.
-func (s *Server) claims(to *sampler) {
+func (s *Server) claims(ctx context.Context, to *sampler) {
 	about := []string{"namespace", "persistentvolumeclaim"}
 	series := []*metrics.Desc{
 		to.look("kubelet_volume_stats_capacity_bytes", "Capacity in bytes of the volume", about...),
@@ -173,7 +173,7 @@ func (s *Server) claims(to *sampler) {
 	}
 	seen := map[string]bool{} // a claim may have several pods
 	for _, pod := range s.config.Pods.Pods() {
-		for _, v := range s.volumeStats(pod) {
+		for _, v := range s.volumeStats(ctx, pod) {
 			if v.PVCRef == nil || seen[v.PVCRef.Namespace+"/"+v.PVCRef.Name] {
 				continue
 			}

@@ -31,6 +31,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
+	"github.com/skiff-k8s/skiff/kubelet/diskusage"
 	"github.com/skiff-k8s/skiff/kubelet/metrics"
 )
 
@@ -63,6 +64,8 @@ type Config struct {
 	Cgroups *cgroups.Tree    // where usage is read; nil: it is not
 	// Volumes are the folders of a pod's volumes by name. It may be nil.
 	Volumes func(pod types.UID) map[string]string
+	// Measure tells how full one of them is; nil: as full as its file system.
+	Measure func(ctx context.Context, pod types.UID, volume string) (diskusage.FileSystem, error)
 
 	// Healthy says why the kubelet is not healthy. It may be nil.
 	Healthy func() error

@@ -19,6 +19,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
@@ -58,7 +59,7 @@ func (s *Server) summary(w http.ResponseWriter, r *http.Request) {
 	if only, _ := strconv.ParseBool(r.FormValue("only_cpu_and_memory")); only {
 		summary = onlyCPUAndMemory(summary)
 	} else {
-		s.addDisk(summary)
+		s.addDisk(r.Context(), summary)
 	}
 	writeJSON(w, r, summary)
 }
@@ -325,7 +326,7 @@ func fsStats(f diskusage.FileSystem) *stats.FsStats {
 }
 
 // volumeStats tells how full a pod's volumes are. Folders on the node's own disk are measured, so it takes a while.
-func (s *Server) volumeStats(pod *corev1.Pod) []stats.VolumeStats {
+func (s *Server) volumeStats(ctx context.Context, pod *corev1.Pod) []stats.VolumeStats {
 	if s.config.Volumes == nil {
 		return nil
 	}
@@ -337,7 +338,7 @@ func (s *Server) volumeStats(pod *corev1.Pod) []stats.VolumeStats {
 		if !mounted || v.HostPath != nil || v.Image != nil {
 			continue
 		}
-		f, err := diskusage.OfFileSystem(path)
+		f, err := s.measure(ctx, pod.UID, v.Name, path)
 		if err != nil {
 			continue // it goes as we look
 		}
@@ -354,6 +355,13 @@ func (s *Server) volumeStats(pod *corev1.Pod) []stats.VolumeStats {
 	return all
 }
 
+func (s *Server) measure(ctx context.Context, pod types.UID, volume, path string) (diskusage.FileSystem, error) {
+	if s.config.Measure == nil {
+		return diskusage.OfFileSystem(path)
+	}
+	return s.config.Measure(ctx, pod, volume)
+}
+
 func claimOf(pod *corev1.Pod, v *corev1.Volume) string {
 	switch {
 	case v.PersistentVolumeClaim != nil:
@@ -365,7 +373,7 @@ func claimOf(pod *corev1.Pod, v *corev1.Volume) string {
 }
 
 // addDisk completes a summary with what takes longer to find out: volumes, and what of the node's disk each pod has.
-func (s *Server) addDisk(summary *stats.Summary) {
+func (s *Server) addDisk(ctx context.Context, summary *stats.Summary) {
 	pods := map[string]*corev1.Pod{}
 	for _, pod := range s.config.Pods.Pods() {
 		pods[string(pod.UID)] = pod
@@ -376,7 +384,7 @@ func (s *Server) addDisk(summary *stats.Summary) {
 		if pod == nil {
 			continue
 		}
-		p.VolumeStats = s.volumeStats(pod)
+		p.VolumeStats = s.volumeStats(ctx, pod)
 		var used, inodes uint64
 		for _, v := range p.VolumeStats {
 			if j := slices.IndexFunc(pod.Spec.Volumes, func(spec corev1.Volume) bool { return spec.Name == v.Name }); pod.Spec.Volumes[j].EmptyDir != nil && pod.Spec.Volumes[j].EmptyDir.Medium == corev1.StorageMediumDefault {

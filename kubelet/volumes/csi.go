@@ -193,7 +193,7 @@ func (p *csiCall) stage(ctx context.Context) error {
 	if err := os.MkdirAll(p.staging, 0o750); err != nil {
 		return err
 	}
-	if err := writeNote(filepath.Dir(p.staging), p.source.note()); err != nil {
+	if err := errors.Join(writeNote(filepath.Dir(p.staging), p.source.note()), p.noteVolume("")); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, csi.Timeout)
@@ -202,10 +202,24 @@ func (p *csiCall) stage(ctx context.Context) error {
 		VolumeId: p.source.handle, PublishContext: p.attachment, StagingTargetPath: p.staging,
 		VolumeCapability: capability, Secrets: secrets, VolumeContext: p.source.attributes,
 	})
-	if err == nil {
+	switch {
+	case err == nil:
 		p.csiVolume.staged.Store(volume, true)
+	case csi.Final(err):
+		return errors.Join(err, p.notStaged())
 	}
 	return err
+}
+
+// notStaged takes back the notes about a volume that the driver did not stage, and has nothing to unstage of.
+func (p *csiCall) notStaged() error {
+	if err := os.Remove(filepath.Join(p.v.dir, noteFile)); err != nil {
+		return err
+	}
+	if others, err := p.m.hasOthers(p.source.note(), p.v.dir); err != nil || others {
+		return err // they had it before this process
+	}
+	return removeStaging(p.staging)
 }
 
 // publish makes the volume available to the pod.
@@ -225,7 +239,7 @@ func (p *csiCall) publish(ctx context.Context) (mounted, error) {
 	if err == nil && !p.v.again {
 		err = p.own(ctx, target)
 	}
-	return mounted{path: target, device: p.source.block, readOnly: p.source.readOnly, follows: grows || republish}, err
+	return mounted{path: target, device: p.source.block, readOnly: p.source.readOnly, follows: grows || republish, csi: &p.source}, err
 }
 
 func (p *csiCall) callPublish(ctx context.Context, target string, capability *csipb.VolumeCapability) error {
@@ -252,11 +266,13 @@ func (p *csiCall) callPublish(ctx context.Context, target string, capability *cs
 	return err
 }
 
-// noteVolume notes what the pod is about to have, for who undoes it.
+// noteVolume notes what the pod is about to have, for who undoes it. Without a target it is not published yet.
 func (p *csiCall) noteVolume(target string) error {
 	n := p.source.note()
 	n["specVolID"], n["nodeName"], n["volumeLifecycleMode"] = p.v.specName(), p.m.cfg.NodeName, string(p.source.lifecycle)
-	n[noteTarget] = target
+	if target != "" {
+		n[noteTarget] = target
+	}
 	if needsAttachment(p.source, p.object) {
 		n[noteAttachment] = attachmentName(p.source.handle, p.source.driver, p.m.cfg.NodeName)
 	}
@@ -404,9 +420,20 @@ func (c *csiVolume) tearDownVolume(ctx context.Context, dir string) error {
 	defer func() { _ = c.locks.UnlockKey(n.volume()) }()
 	ctx, cancel := context.WithTimeout(ctx, csi.Timeout)
 	defer cancel()
+	if err := unpublish(ctx, driver, n, dir); err != nil {
+		return err
+	}
+	if err := c.unstage(ctx, driver, n, dir); err != nil {
+		return err
+	}
+	return os.Remove(filepath.Join(dir, noteFile))
+}
+
+// unpublish takes a volume away from a pod.
+func unpublish(ctx context.Context, driver *csi.Driver, n note, dir string) error {
 	target := n[noteTarget]
-	if target == "" { // noted by an upstream kubelet
-		target = filepath.Join(dir, "mount")
+	if target == "" {
+		return nil
 	}
 	if _, err := driver.NodeUnpublishVolume(ctx, &csipb.NodeUnpublishVolumeRequest{VolumeId: n["volumeHandle"], TargetPath: target}); err != nil {
 		return fmt.Errorf("kubernetes.io/csi: Unmounter.TearDownAt failed: %w", err)
@@ -417,10 +444,7 @@ func (c *csiVolume) tearDownVolume(ctx context.Context, dir string) error {
 	if parent := filepath.Dir(target); parent != dir {
 		_ = os.Remove(parent) // unless the device is published for another pod
 	}
-	if err := c.unstage(ctx, driver, n, dir); err != nil {
-		return err
-	}
-	return os.Remove(filepath.Join(dir, noteFile))
+	return nil
 }
 
 // unstage takes a volume away from the node if the pod of dir was the last to have it.
@@ -428,14 +452,8 @@ func (c *csiVolume) unstage(ctx context.Context, driver *csi.Driver, n note, dir
 	if n["volumeLifecycleMode"] == string(storagev1.VolumeLifecycleEphemeral) {
 		return nil
 	}
-	users, err := c.m.notes()
-	if err != nil {
+	if others, err := c.m.hasOthers(n, dir); err != nil || others {
 		return err
-	}
-	for at, other := range users {
-		if at != dir && other.volume() == n.volume() {
-			return nil
-		}
 	}
 	staged := c.m.stagingPath(csiSource{driver: n["driverName"], handle: n["volumeHandle"]})
 	if _, err := readNote(filepath.Dir(staged)); errors.Is(err, os.ErrNotExist) {

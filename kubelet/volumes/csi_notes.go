@@ -19,7 +19,7 @@ type note map[string]string
 const (
 	noteFile       = "vol_data.json"
 	noteAttachment = "attachmentID" // of volumes that have one
-	noteTarget     = "targetPath"   // where the volume is published; not upstream's
+	noteTarget     = "targetPath"   // where the volume is published, of those that are; not upstream's
 )
 
 // volume names the volume that the note is about.
@@ -75,6 +75,17 @@ func (m *Manager) notes() (map[string]note, error) {
 		all[filepath.Dir(file)] = n
 	}
 	return all, nil
+}
+
+// hasOthers tells whether pods but that of dir have the volume.
+func (m *Manager) hasOthers(n note, dir string) (bool, error) {
+	users, err := m.notes()
+	for at, other := range users {
+		if at != dir && other.volume() == n.volume() {
+			return true, nil
+		}
+	}
+	return false, err
 }
 
 // stagingPath is where a volume is staged for all pods of the node.

@@ -106,7 +106,8 @@ func wantCalls(t *testing.T, d *csitest.Driver, want ...string) {
 
 // A volume is attached, staged once, published to each pod, and all of that is undone, by another process too.
 func TestCSIPersistentVolume(t *testing.T) {
-	root, driver := t.TempDir(), testDriver(t, csipb.NodeServiceCapability_RPC_STAGE_UNSTAGE_VOLUME)
+	root := t.TempDir()
+	driver := testDriver(t, csipb.NodeServiceCapability_RPC_STAGE_UNSTAGE_VOLUME, csipb.NodeServiceCapability_RPC_GET_VOLUME_STATS)
 	pvc, pv := csiClaim("one")
 	attachment := &storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{Name: attachmentName("vol-one", "x.io", "n1")},
 		Status: storagev1.VolumeAttachmentStatus{Attached: true, AttachmentMetadata: map[string]string{"disk": "sdb"}}}
@@ -140,6 +141,9 @@ func TestCSIPersistentVolume(t *testing.T) {
 	if c := publish.VolumeContext; c["csi.storage.k8s.io/pod.name"] != b.Name || c["csi.storage.k8s.io/ephemeral"] != "false" || publish.StagingTargetPath != stage.StagingTargetPath ||
 		!strings.Contains(c["csi.storage.k8s.io/serviceAccount.tokens"], `"vault":{"token":"token for vault"`) {
 		t.Errorf("publish request is %v", publish)
+	}
+	if f, err := n.Measure(t.Context(), a.UID, "data"); err != nil || f.Used != 100 || f.InodesFree != 9 {
+		t.Errorf("volume has %+v, %v", f, err)
 	}
 	unique := corev1.UniqueVolumeName("kubernetes.io/csi/x.io^vol-one")
 	if got := n.VolumesInUse(); !slices.Equal(got, []corev1.UniqueVolumeName{unique}) {
@@ -225,8 +229,34 @@ func TestCSIErrors(t *testing.T) {
 		}
 		driver.Fail(c.call, nil)
 	}
-	n.setUp(t, pod)
 	must(t, n.TearDown(t.Context(), pod.UID))
+	wantCalls(t, driver, "NodeStageVolume", "NodeStageVolume", "NodePublishVolume", "NodeUnpublishVolume", "NodeUnstageVolume")
+}
+
+// A pod that goes before its volume was staged leaves nothing to be unstaged, unless the driver may still do it.
+func TestCSIStageFails(t *testing.T) {
+	for name, c := range map[string]struct {
+		code codes.Code
+		want []string
+	}{
+		"for good":  {codes.InvalidArgument, []string{"NodeStageVolume"}},
+		"who knows": {codes.DeadlineExceeded, []string{"NodeStageVolume", "NodeUnstageVolume"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root, driver := t.TempDir(), testDriver(t, csipb.NodeServiceCapability_RPC_STAGE_UNSTAGE_VOLUME)
+			pvc, pv := csiClaim("one")
+			n := newCSINode(t, root, driver, pvc, pv, password(), driverObject(func(*storagev1.CSIDriverSpec) {}))
+			driver.Fail("NodeStageVolume", status.Error(c.code, "no"))
+			if err := n.SetUp(t.Context(), podWith("a", "one")); err == nil {
+				t.Error("SetUp succeeds")
+			}
+			must(t, n.TearDown(t.Context(), "uid-a"))
+			wantCalls(t, driver, c.want...)
+			if left, err := os.ReadDir(filepath.Join(root, "plugins/kubernetes.io/csi/x.io")); err != nil || len(left) > 0 {
+				t.Errorf("left are %v, %v", left, err)
+			}
+		})
+	}
 }
 
 // A device is published where the runtime can give it to a container, and taken away again.

@@ -44,6 +44,21 @@ func (m *Manager) Paths(pod types.UID) map[string]string {
 	return paths
 }
 
+// Images are the IDs of the images that pods have as volumes.
+func (m *Manager) Images() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var ids []string
+	for _, volumes := range m.pods {
+		for _, v := range volumes {
+			if v.image != nil {
+				ids = append(ids, v.image.GetImage())
+			}
+		}
+	}
+	return ids
+}
+
 // mount returns the container's volume mount with this index.
 func (m *Manager) mount(ctx context.Context, pod *corev1.Pod, container *corev1.Container, index int, podIPs []string) (*runtimeapi.Mount, error) {
 	vm := &container.VolumeMounts[index]

@@ -34,6 +34,7 @@ func (m *Manager) allPlugins() []plugin {
 		projected{m},
 		image{m},
 		local{m},
+		nfs{},
 		m.csi,
 	}
 }
@@ -73,6 +74,7 @@ type mounted struct {
 	image    *runtimeapi.ImageSpec // or else an image that the runtime mounts
 	readOnly bool                  // whatever the container says
 	follows  bool                  // the API: each SetUp looks for changes
+	csi      *csiSource            // what a driver has published
 }
 
 // containers iterates over all containers of pod. Ephemeral ones look like the others.

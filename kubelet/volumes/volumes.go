@@ -111,7 +111,7 @@ func (m *Manager) Run(ctx context.Context) error {
 
 // SetUp makes all volumes that pod's containers use, or brings them up to date. It may be called again
 // at any time, and then rewrites what has changed in the API. The error is an Aggregate with one entry
-// per volume that the pod cannot have yet, each worth a FailedMount event.
+// per volume that the pod cannot have yet, each worth an event, FailedMount unless it has an EventReason.
 func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
 	m.cfg.Objects.Register(pod)
 	if err := os.MkdirAll(filepath.Join(m.PodDir(pod.UID), "volumes"), 0o750); err != nil {
@@ -171,23 +171,33 @@ func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, source *core
 		if exists(filepath.Join(v.dir, dataLink)) {
 			mnt = mounted{name: v.specName(), path: v.dir, readOnly: true, follows: true}
 		}
-		return mnt, fmt.Errorf("%s failed for volume %q : %w", operation(v, err), v.specName(), err)
+		what, reason := operation(v, err)
+		return mnt, setUpError{fmt.Errorf("%s failed for volume %q : %w", what, v.specName(), err), reason}
 	}
 	return mounted{}, fmt.Errorf("MountVolume.FindPluginBySpec failed for volume %q : no volume plugin matched", v.specName())
 }
 
-// operation is upstream's name of what did not succeed.
-func operation(v *volume, err error) string {
+// setUpError is an error of one volume, with the reason of the event that tells about it.
+type setUpError struct {
+	error
+	reason string
+}
+
+func (e setUpError) Unwrap() error       { return e.error }
+func (e setUpError) EventReason() string { return e.reason }
+
+// operation is upstream's name of what did not succeed, and the reason of the event about that.
+func operation(v *volume, err error) (name, reason string) {
 	device, block := errors.As(err, &deviceError{}), v.pv != nil && isBlock(v.pv)
 	switch {
 	case device && block:
-		return "MapVolume.SetUpDevice"
+		return "MapVolume.SetUpDevice", "FailedMapVolume"
 	case device:
-		return "MountVolume.MountDevice"
+		return "MountVolume.MountDevice", "FailedMount"
 	case block:
-		return "MapVolume.MapPodDevice"
+		return "MapVolume.MapPodDevice", "FailedMapVolume"
 	}
-	return "MountVolume.SetUp"
+	return "MountVolume.SetUp", "FailedMount"
 }
 
 // TearDown unmounts the pod's volumes and removes its directory. It may be called for a pod that was

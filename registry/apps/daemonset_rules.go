@@ -101,10 +101,10 @@ func validateDaemonSetStrategy(path *field.Path, s *appsv1.DaemonSetUpdateStrate
 	}
 	unavailable, surge := ptr.Deref(s.RollingUpdate.MaxUnavailable, intstr.IntOrString{}), ptr.Deref(s.RollingUpdate.MaxSurge, intstr.IntOrString{})
 	down, up := path.Child("rollingUpdate", "maxUnavailable"), path.Child("rollingUpdate", "maxSurge")
-	errs := validateIntOrPercent(down, unavailable)
-	errs = append(errs, validateIntOrPercent(up, surge)...)
-	errs = append(errs, validateAtMostAll(down, unavailable)...)
-	errs = append(errs, validateAtMostAll(up, surge)...)
+	errs := rule.IntOrPercent(down, unavailable)
+	errs = append(errs, rule.IntOrPercent(up, surge)...)
+	errs = append(errs, rule.AtMostAll(down, unavailable)...)
+	errs = append(errs, rule.AtMostAll(up, surge)...)
 	// One of them says how pods are replaced: the old one goes first, or the new one comes first.
 	switch isDown, isUp := intOrPercent(unavailable) != 0, intOrPercent(surge) != 0; {
 	case isDown && isUp:

@@ -93,11 +93,11 @@ func validateDeploymentStrategy(path *field.Path, s *appsv1.DeploymentStrategy) 
 
 func validateDeploymentRollingUpdate(path *field.Path, unavailable, surge intstr.IntOrString) field.ErrorList {
 	at := path.Child("maxUnavailable")
-	errs := validateIntOrPercent(at, unavailable)
-	errs = append(errs, validateIntOrPercent(path.Child("maxSurge"), surge)...)
+	errs := rule.IntOrPercent(at, unavailable)
+	errs = append(errs, rule.IntOrPercent(path.Child("maxSurge"), surge)...)
 	stuck := intOrPercent(unavailable) == 0 && intOrPercent(surge) == 0
 	errs = append(errs, rule.If(stuck, field.Invalid(at, unavailable, "may not be 0 when `maxSurge` is 0"))...)
-	return append(errs, validateAtMostAll(at, unavailable)...)
+	return append(errs, rule.AtMostAll(at, unavailable)...)
 }
 
 func validateDeploymentStatusUpdate(d, old *appsv1.Deployment) field.ErrorList {

@@ -172,9 +172,9 @@ func validateStatefulSetStrategy(path *field.Path, u *appsv1.StatefulSetUpdateSt
 	}
 	errs := rule.NonNegativeIfSet(at.Child("partition"), u.RollingUpdate.Partition)
 	if n, at := u.RollingUpdate.MaxUnavailable, at.Child("maxUnavailable"); n != nil {
-		errs = append(errs, validateIntOrPercent(at, *n)...)
+		errs = append(errs, rule.IntOrPercent(at, *n)...)
 		errs = append(errs, rule.If(intOrPercent(*n) == 0, field.Invalid(at, *n, "cannot be 0"))...)
-		errs = append(errs, validateAtMostAll(at, *n)...)
+		errs = append(errs, rule.AtMostAll(at, *n)...)
 	}
 	return errs
 }

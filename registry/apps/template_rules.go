@@ -4,8 +4,6 @@ package apps
 
 import (
 	"fmt"
-	"strconv"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -108,34 +106,10 @@ func validateCollisionCount(path *field.Path, n, old *int32) field.ErrorList {
 	return field.ErrorList{field.Invalid(path.Child("collisionCount"), ptr.Deref(n, 0), cannotBeDecreased)}
 }
 
-// Numbers of pods, absolute or in percent.
-
-func validateIntOrPercent(path *field.Path, v intstr.IntOrString) field.ErrorList {
-	switch v.Type {
-	case intstr.String:
-		return rule.Invalid(path, v, validation.IsValidPercent(v.StrVal))
-	case intstr.Int:
-		return rule.NonNegative(path, int64(v.IntValue()))
-	}
-	return field.ErrorList{field.Invalid(path, v, "must be an integer or percentage (e.g '5%%')")}
-}
-
-func percent(v intstr.IntOrString) (int, bool) {
-	if v.Type != intstr.String || len(validation.IsValidPercent(v.StrVal)) > 0 {
-		return 0, false
-	}
-	n, err := strconv.Atoi(strings.TrimSuffix(v.StrVal, "%"))
-	return n, err == nil
-}
-
+// intOrPercent is the number in a value, as a percentage or not.
 func intOrPercent(v intstr.IntOrString) int {
-	if n, ok := percent(v); ok {
+	if n, ok := rule.Percent(v); ok {
 		return n
 	}
 	return v.IntValue()
-}
-
-func validateAtMostAll(path *field.Path, v intstr.IntOrString) field.ErrorList {
-	n, ok := percent(v)
-	return rule.If(ok && n > 100, field.Invalid(path, v, "must not be greater than 100%"))
 }

@@ -23,10 +23,14 @@ func HorizontalPodAutoscalers() rest.Resource[*autoscalingv2.HorizontalPodAutosc
 		Categories: []string{"all"},
 		Namespaced: true,
 		Served:     []schema.GroupVersion{autoscalingv1.SchemeGroupVersion},
+		Default:    defaultHorizontalPodAutoscaler,
 		// The annotations of version 1 exist nowhere else.
-		PrepareCreate: func(_ context.Context, o *autoscalingv2.HorizontalPodAutoscaler) {
-			o.Annotations = withoutOurs(o.Annotations)
+		PrepareCreate: func(_ context.Context, h *autoscalingv2.HorizontalPodAutoscaler) {
+			h.Annotations = withoutOwn(h.Annotations)
 		},
-		PrepareUpdate: func(o, _ *autoscalingv2.HorizontalPodAutoscaler) { o.Annotations = withoutOurs(o.Annotations) },
+		PrepareUpdate:  func(h, _ *autoscalingv2.HorizontalPodAutoscaler) { h.Annotations = withoutOwn(h.Annotations) },
+		Validate:       validateHorizontalPodAutoscaler,
+		ValidateUpdate: validateHorizontalPodAutoscalerUpdate,
+		ValidateStatus: validateHorizontalPodAutoscalerStatus,
 	}
 }

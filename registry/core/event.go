@@ -13,16 +13,18 @@ import (
 // Events says what is particular to events.
 func Events() rest.Resource[*corev1.Event] {
 	return rest.Resource[*corev1.Event]{
-		Kind:           corev1.SchemeGroupVersion.WithKind("Event"),
-		Plural:         "events",
-		Singular:       "event",
-		Columns:        eventColumns(),
-		ShortNames:     []string{"ev"},
-		Namespaced:     true,
-		Served:         []schema.GroupVersion{eventsv1.SchemeGroupVersion},
-		CreateOnUpdate: true,
-		TTL:            func(*corev1.Event) uint64 { return eventTTL },
-		Fields:         eventFields,
+		Kind:            corev1.SchemeGroupVersion.WithKind("Event"),
+		Plural:          "events",
+		Singular:        "event",
+		Columns:         eventColumns(),
+		ShortNames:      []string{"ev"},
+		Namespaced:      true,
+		Served:          []schema.GroupVersion{eventsv1.SchemeGroupVersion},
+		CreateOnUpdate:  true,
+		NoDependents:    true,
+		ValidateRequest: validateEvent,
+		TTL:             func(*corev1.Event) uint64 { return eventTTL },
+		Fields:          eventFields,
 		FieldLabels: map[schema.GroupVersion]map[string]string{eventsv1.SchemeGroupVersion: {
 			"reason":                    "reason",
 			"regarding.kind":            "involvedObject.kind",

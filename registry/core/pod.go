@@ -28,8 +28,11 @@ func Pods(deps Deps) rest.Resource[*corev1.Pod] {
 		Namespaced:    true,
 		Fields:        podFields,
 		IndexedFields: []string{"spec.nodeName"},
-		FieldLabels:   map[schema.GroupVersion]map[string]string{corev1.SchemeGroupVersion: {"spec.host": "spec.nodeName"}}, // old clients
-		Default:       podspec.DefaultPod,
+		FieldLabels: map[schema.GroupVersion]map[string]string{corev1.SchemeGroupVersion: {
+			"spec.host":     "spec.nodeName", // old clients
+			"status.podIPs": "status.podIPs", // which selects nothing, as upstream's
+		}},
+		Default: podspec.DefaultPod,
 		PrepareCreate: func(ctx context.Context, pod *corev1.Pod) {
 			for _, text := range preparePodCreate(pod) {
 				warning.AddWarning(ctx, "", text)

@@ -11,9 +11,13 @@ import (
 // FlowSchemas says what is particular to flowschemas.
 func FlowSchemas() rest.Resource[*flowcontrolv1.FlowSchema] {
 	return rest.Resource[*flowcontrolv1.FlowSchema]{
-		Kind:     flowcontrolv1.SchemeGroupVersion.WithKind("FlowSchema"),
-		Plural:   "flowschemas",
-		Singular: "flowschema",
-		Columns:  flowSchemaColumns(),
+		Kind:                flowcontrolv1.SchemeGroupVersion.WithKind("FlowSchema"),
+		Plural:              "flowschemas",
+		Singular:            "flowschema",
+		Columns:             flowSchemaColumns(),
+		StatusKeepsMetadata: true,
+		Default:             defaultFlowSchema,
+		Validate:            validateFlowSchema,
+		ValidateStatus:      validateFlowSchemaStatus,
 	}
 }

@@ -11,9 +11,13 @@ import (
 // PriorityLevelConfigurations says what is particular to prioritylevelconfigurations.
 func PriorityLevelConfigurations() rest.Resource[*flowcontrolv1.PriorityLevelConfiguration] {
 	return rest.Resource[*flowcontrolv1.PriorityLevelConfiguration]{
-		Kind:     flowcontrolv1.SchemeGroupVersion.WithKind("PriorityLevelConfiguration"),
-		Plural:   "prioritylevelconfigurations",
-		Singular: "prioritylevelconfiguration",
-		Columns:  priorityLevelColumns(),
+		Kind:                flowcontrolv1.SchemeGroupVersion.WithKind("PriorityLevelConfiguration"),
+		Plural:              "prioritylevelconfigurations",
+		Singular:            "prioritylevelconfiguration",
+		Columns:             priorityLevelColumns(),
+		StatusKeepsMetadata: true,
+		Default:             defaultPriorityLevel,
+		Validate:            validatePriorityLevel,
+		ValidateStatus:      validatePriorityLevelStatus,
 	}
 }

@@ -55,6 +55,16 @@ func Storages(d Deps) map[string]genericrest.Storage {
 	}
 }
 
+// used is what the nodes use that are Ready: others would let everybody wait for an answer that does not come.
+func (d *Deps) used(ctx context.Context, nodes []string) map[string]used {
+	return d.Usage.of(ctx, slices.DeleteFunc(nodes, func(name string) bool {
+		node, err := d.Nodes.Get(name)
+		return err != nil || !slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
+			return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+		})
+	}))
+}
+
 type nodeMetrics struct {
 	genericrest.TableConvertor
 	Deps
@@ -98,7 +108,7 @@ func (m *nodeMetrics) List(ctx context.Context, options *internalversion.ListOpt
 
 // of returns the metrics of those nodes that tell.
 func (m *nodeMetrics) of(ctx context.Context, nodes ...*corev1.Node) []metrics.NodeMetrics {
-	used := m.Usage.of(ctx, names(nodes))
+	used := m.used(ctx, names(nodes))
 	out := []metrics.NodeMetrics{}
 	for _, node := range nodes {
 		u, ok := used[node.Name]
@@ -164,7 +174,7 @@ func (m *podMetrics) of(ctx context.Context, pods ...*corev1.Pod) []metrics.PodM
 		}
 	}
 	slices.Sort(nodes)
-	used := m.Usage.of(ctx, slices.Compact(nodes))
+	used := m.used(ctx, slices.Compact(nodes))
 	out := []metrics.PodMetrics{}
 	for _, pod := range pods {
 		containers := used[pod.Spec.NodeName].pods[pod.UID]

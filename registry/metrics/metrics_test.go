@@ -5,6 +5,7 @@ package metrics
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,13 +27,19 @@ import (
 
 // kubelets have used half a CPU ever since the start, and know it or do not answer.
 type kubelets struct {
+	mu    sync.Mutex
 	start time.Time
-	asked int
+	asked map[string]int // by node
 	down  map[string]bool
 }
 
 func (k *kubelets) Summary(_ context.Context, node string) (*stats.Summary, error) {
-	k.asked++
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.asked == nil {
+		k.asked = map[string]int{}
+	}
+	k.asked[node]++
 	if k.down[node] {
 		return nil, errors.New("connection refused")
 	}
@@ -65,9 +72,13 @@ func serve(k *kubelets) map[string]genericrest.Storage {
 			Spec:       corev1.PodSpec{NodeName: node}, Status: corev1.PodStatus{Phase: phase},
 		}
 	}
-	node := func(name string) *corev1.Node { return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}} }
+	node := func(name string, ready corev1.ConditionStatus) *corev1.Node {
+		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{
+			Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}},
+		}}
+	}
 	return Storages(Deps{
-		Nodes: corelisters.NewNodeLister(indexer(node("a"), node("b"))),
+		Nodes: corelisters.NewNodeLister(indexer(node("a", "True"), node("b", "True"), node("c", "Unknown"))),
 		Pods:  corelisters.NewPodLister(indexer(web("web", "a", corev1.PodRunning), web("done", "a", corev1.PodSucceeded), web("lost", "b", corev1.PodRunning))),
 		Usage: NewUsage(k),
 	})
@@ -90,6 +101,9 @@ func TestMetrics(t *testing.T) {
 		nodes := list(t, storages["nodes"], nil).(*metrics.NodeMetricsList).Items
 		if len(nodes) != 1 || nodes[0].Usage.Cpu().String() != "750m" || nodes[0].Usage.Memory().String() != "64Mi" || nodes[0].Window.Duration != firstGap {
 			t.Errorf("nodes = %+v, want node a with 750m in the last second", nodes)
+		}
+		if k.asked["c"] > 0 {
+			t.Error("a node was asked that is not ready")
 		}
 		pods := list(t, storages["pods"], nil).(*metrics.PodMetricsList).Items
 		if len(pods) != 1 || pods[0].Name != "web" || len(pods[0].Containers) != 1 || pods[0].Containers[0].Usage.Cpu().String() != "500m" {
@@ -117,16 +131,16 @@ func TestKubeletsAreAskedOnDemand(t *testing.T) {
 		ask := func() used { return usage.of(t.Context(), []string{"a"})["a"] }
 		ask()
 		ask()
-		if k.asked != 2 { // to see what changes
-			t.Errorf("asked %d times for a first answer, want 2", k.asked)
+		if k.asked["a"] != 2 { // to see what changes
+			t.Errorf("asked %d times for a first answer, want 2", k.asked["a"])
 		}
 		time.Sleep(15 * time.Second)
-		if u := ask(); k.asked != 3 || u.node.window != 15*time.Second {
-			t.Errorf("asked %d times, window %s; want one more, and 15s", k.asked, u.node.window)
+		if u := ask(); k.asked["a"] != 3 || u.node.window != 15*time.Second {
+			t.Errorf("asked %d times, window %s; want one more, and 15s", k.asked["a"], u.node.window)
 		}
 		time.Sleep(time.Hour)
-		if u := ask(); k.asked != 5 || u.node.window != firstGap {
-			t.Errorf("asked %d times, window %s; want two more, and no average of an hour", k.asked, u.node.window)
+		if u := ask(); k.asked["a"] != 5 || u.node.window != firstGap {
+			t.Errorf("asked %d times, window %s; want two more, and no average of an hour", k.asked["a"], u.node.window)
 		}
 	})
 }

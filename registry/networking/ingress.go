@@ -11,12 +11,17 @@ import (
 // Ingresses says what is particular to ingresses.
 func Ingresses() rest.Resource[*networkingv1.Ingress] {
 	return rest.Resource[*networkingv1.Ingress]{
-		Kind:       networkingv1.SchemeGroupVersion.WithKind("Ingress"),
-		Plural:     "ingresses",
-		Singular:   "ingress",
-		Columns:    ingressColumns(),
-		ShortNames: []string{"ing"},
-		Namespaced: true,
-		KeyPrefix:  "ingress",
+		Kind:           networkingv1.SchemeGroupVersion.WithKind("Ingress"),
+		Plural:         "ingresses",
+		Singular:       "ingress",
+		Columns:        ingressColumns(),
+		ShortNames:     []string{"ing"},
+		Namespaced:     true,
+		KeyPrefix:      "ingress",
+		Validate:       validateIngress,
+		ValidateUpdate: validateIngressUpdate,
+		Warnings:       ingressWarnings,
+		ValidateStatus: validateIngressStatus,
+		StatusWarnings: ingressStatusWarnings,
 	}
 }

@@ -11,9 +11,12 @@ import (
 // IngressClasses says what is particular to ingressclasses.
 func IngressClasses() rest.Resource[*networkingv1.IngressClass] {
 	return rest.Resource[*networkingv1.IngressClass]{
-		Kind:     networkingv1.SchemeGroupVersion.WithKind("IngressClass"),
-		Plural:   "ingressclasses",
-		Singular: "ingressclass",
-		Columns:  ingressClassColumns(),
+		Kind:           networkingv1.SchemeGroupVersion.WithKind("IngressClass"),
+		Plural:         "ingressclasses",
+		Singular:       "ingressclass",
+		Columns:        ingressClassColumns(),
+		Default:        defaultIngressClass,
+		Validate:       validateIngressClass,
+		ValidateUpdate: validateIngressClassUpdate,
 	}
 }

@@ -4,7 +4,6 @@ package networking
 
 import (
 	networkingv1 "k8s.io/api/networking/v1"
-	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/skiff-k8s/skiff/registry/rest"
 )
@@ -12,21 +11,14 @@ import (
 // IPAddresses says what is particular to ipaddresses.
 func IPAddresses() rest.Resource[*networkingv1.IPAddress] {
 	return rest.Resource[*networkingv1.IPAddress]{
-		Kind:         networkingv1.SchemeGroupVersion.WithKind("IPAddress"),
-		Plural:       "ipaddresses",
-		Singular:     "ipaddress",
-		Columns:      ipAddressColumns(),
-		ShortNames:   []string{"ip"},
-		NoGeneration: true,
-		ValidateName: validateIPAddressName,
+		Kind:           networkingv1.SchemeGroupVersion.WithKind("IPAddress"),
+		Plural:         "ipaddresses",
+		Singular:       "ipaddress",
+		Columns:        ipAddressColumns(),
+		ShortNames:     []string{"ip"},
+		NoGeneration:   true,
+		ValidateName:   validateIPAddressName,
+		Validate:       validateIPAddress,
+		ValidateUpdate: validateIPAddressUpdate,
 	}
-}
-
-// validateIPAddressName: the name is the address, so there is one way to write it.
-func validateIPAddressName(name string, _ bool) []string {
-	var out []string
-	for _, err := range validation.IsValidIP(nil, name) {
-		out = append(out, err.Detail)
-	}
-	return out
 }

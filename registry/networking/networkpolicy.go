@@ -11,11 +11,15 @@ import (
 // NetworkPolicies says what is particular to networkpolicies.
 func NetworkPolicies() rest.Resource[*networkingv1.NetworkPolicy] {
 	return rest.Resource[*networkingv1.NetworkPolicy]{
-		Kind:       networkingv1.SchemeGroupVersion.WithKind("NetworkPolicy"),
-		Plural:     "networkpolicies",
-		Singular:   "networkpolicy",
-		Columns:    networkPolicyColumns(),
-		ShortNames: []string{"netpol"},
-		Namespaced: true,
+		Kind:           networkingv1.SchemeGroupVersion.WithKind("NetworkPolicy"),
+		Plural:         "networkpolicies",
+		Singular:       "networkpolicy",
+		Columns:        networkPolicyColumns(),
+		ShortNames:     []string{"netpol"},
+		Namespaced:     true,
+		Default:        defaultNetworkPolicy,
+		Validate:       validateNetworkPolicy,
+		ValidateUpdate: validateNetworkPolicyUpdate,
+		Warnings:       networkPolicyWarnings,
 	}
 }

@@ -11,10 +11,14 @@ import (
 // ServiceCIDRs says what is particular to servicecidrs.
 func ServiceCIDRs() rest.Resource[*networkingv1.ServiceCIDR] {
 	return rest.Resource[*networkingv1.ServiceCIDR]{
-		Kind:         networkingv1.SchemeGroupVersion.WithKind("ServiceCIDR"),
-		Plural:       "servicecidrs",
-		Singular:     "servicecidr",
-		Columns:      serviceCIDRColumns(),
-		NoGeneration: true,
+		Kind:                networkingv1.SchemeGroupVersion.WithKind("ServiceCIDR"),
+		Plural:              "servicecidrs",
+		Singular:            "servicecidr",
+		Columns:             serviceCIDRColumns(),
+		NoGeneration:        true,
+		StatusKeepsMetadata: true,
+		Validate:            validateServiceCIDR,
+		ValidateUpdate:      validateServiceCIDRUpdate,
+		ValidateStatus:      validateServiceCIDRStatus,
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
@@ -97,14 +98,17 @@ func validateDataSource(path *field.Path, group *string, kind, name string, o Cl
 	return errs
 }
 
-// validateClaimTemplate checks the claim that an ephemeral volume is made from. Of its metadata only
-// labels and annotations are used, so nothing else may be there.
+// validateClaimTemplate checks the claim that an ephemeral volume is made from.
 func validateClaimTemplate(path *field.Path, t *corev1.PersistentVolumeClaimTemplate) field.ErrorList {
-	meta := path.Child("metadata")
-	errs := rule.Annotations(meta.Child("annotations"), t.Annotations)
-	errs = append(errs, rule.Labels(meta.Child("labels"), t.Labels)...)
-	errs = append(errs, forbidOtherFields(meta, t.ObjectMeta, "cannot be set", "Annotations", "Labels")...)
+	errs := ValidateTemplateMeta(path.Child("metadata"), &t.ObjectMeta)
 	return append(errs, ValidateClaimSpec(path.Child("spec"), &t.Spec, ClaimOptions{})...)
+}
+
+// ValidateTemplateMeta checks the metadata of a template of claims, of which only labels and annotations are used.
+func ValidateTemplateMeta(path *field.Path, meta *metav1.ObjectMeta) field.ErrorList {
+	errs := rule.Annotations(path.Child("annotations"), meta.Annotations)
+	errs = append(errs, rule.Labels(path.Child("labels"), meta.Labels)...)
+	return append(errs, forbidOtherFields(path, *meta, "cannot be set", "Annotations", "Labels")...)
 }
 
 // forbidOtherFields forbids every field of a struct but the named ones, also fields that are added later.

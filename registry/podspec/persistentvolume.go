@@ -16,8 +16,7 @@ import (
 // ValidatePersistentVolumeSpec checks a volume on its own. name is that of the PersistentVolume. tolerant
 // lets label values in the node affinity stand that are none.
 func ValidatePersistentVolumeSpec(at *field.Path, spec *corev1.PersistentVolumeSpec, name string, tolerant bool) field.ErrorList {
-	errs := rule.If(len(spec.AccessModes) == 0, field.Required(at.Child("accessModes"), ""))
-	errs = append(errs, validateAccessModes(at.Child("accessModes"), spec.AccessModes)...)
+	errs := validateVolumeModes(at, spec)
 	errs = append(errs, validateCapacity(at.Child("capacity"), spec.Capacity)...)
 	if spec.PersistentVolumeReclaimPolicy != "" {
 		errs = append(errs, rule.Supported(at.Child("persistentVolumeReclaimPolicy"), spec.PersistentVolumeReclaimPolicy,
@@ -39,15 +38,45 @@ func ValidatePersistentVolumeSpec(at *field.Path, spec *corev1.PersistentVolumeS
 		errs = append(errs, rule.Name(at.Child("storageClassName"), class, apivalidation.NameIsDNSSubdomain)...)
 	}
 	errs = append(errs, rule.SupportedIfSet(at.Child("volumeMode"), spec.VolumeMode, corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)...)
-	if class, at := spec.VolumeAttributesClassName, at.Child("volumeAttributesClassName"); class != nil {
-		if *class == "" {
-			errs = append(errs, field.Required(at, "an empty string is disallowed"))
-		} else {
-			errs = append(errs, rule.Name(at, *class, apivalidation.NameIsDNSSubdomain)...)
-		}
+	return append(errs, validateAttributesClass(at, spec)...)
+}
+
+// ValidateInlineVolumeSpec checks a volume that is part of a VolumeAttachment, which only migration of in-tree volumes
+// makes: a CSI volume that nobody claims.
+func ValidateInlineVolumeSpec(at *field.Path, spec *corev1.PersistentVolumeSpec) field.ErrorList {
+	const inline = "in the context of inline volumes"
+	errs := validateVolumeModes(at, spec)
+	forbid := func(wrong bool, name, detail string) {
+		errs = append(errs, rule.If(wrong, field.Forbidden(at.Child(name), detail+" "+inline))...)
 	}
-	return append(errs, rule.If(spec.VolumeAttributesClassName != nil && spec.CSI == nil,
-		field.Required(at.Child("csi"), "has to be specified when using volumeAttributesClassName"))...)
+	forbid(spec.ClaimRef != nil, "claimRef", "may not be specified")
+	forbid(len(spec.Capacity) > 0, "capacity", "may not be specified")
+	forbid(spec.NodeAffinity != nil, "nodeAffinity", "may not be specified")
+	forbid(spec.StorageClassName != "", "storageClassName", "may not be specified")
+	reclaim, mode := spec.PersistentVolumeReclaimPolicy, spec.VolumeMode
+	forbid(reclaim != "" && reclaim != corev1.PersistentVolumeReclaimRetain, "persistentVolumeReclaimPolicy", "may only be Retain")
+	forbid(mode != nil && *mode != corev1.PersistentVolumeFilesystem, "volumeMode", "may not specify volumeMode other than Filesystem")
+	errs = append(errs, rule.If(spec.CSI == nil, field.Required(at.Child("csi"), "has to be specified "+inline))...)
+	return append(append(errs, validatePersistentSource(at, spec, "")...), validateAttributesClass(at, spec)...)
+}
+
+func validateVolumeModes(at *field.Path, spec *corev1.PersistentVolumeSpec) field.ErrorList {
+	errs := rule.If(len(spec.AccessModes) == 0, field.Required(at.Child("accessModes"), ""))
+	return append(errs, validateAccessModes(at.Child("accessModes"), spec.AccessModes)...)
+}
+
+func validateAttributesClass(at *field.Path, spec *corev1.PersistentVolumeSpec) field.ErrorList {
+	class, path := spec.VolumeAttributesClassName, at.Child("volumeAttributesClassName")
+	if class == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	if *class == "" {
+		errs = append(errs, field.Required(path, "an empty string is disallowed"))
+	} else {
+		errs = append(errs, rule.Name(path, *class, apivalidation.NameIsDNSSubdomain)...)
+	}
+	return append(errs, rule.If(spec.CSI == nil, field.Required(at.Child("csi"), "has to be specified when using volumeAttributesClassName"))...)
 }
 
 // validateCapacity: a volume has a size, and nothing else.
@@ -103,9 +132,10 @@ func validatePersistentSource(at *field.Path, spec *corev1.PersistentVolumeSpec,
 		return errs
 	})
 	addSource(&s, "fc", spec.FC, validateFC)
-	addSource(&s, "flexVolume", spec.FlexVolume, func(at *field.Path, flex *corev1.FlexPersistentVolumeSource) field.ErrorList {
-		return validateFlex(at, flex.Driver, flex.Options)
-	})
+	if flex := spec.FlexVolume; flex != nil { // may be another one, as upstream has it
+		s.n++
+		s.errs = append(s.errs, validateFlex(at.Child("flexVolume"), flex.Driver, flex.Options)...)
+	}
 	addSource(&s, "azureFile", spec.AzureFile, func(at *field.Path, file *corev1.AzureFilePersistentVolumeSource) field.ErrorList {
 		errs := append(rule.Required(at.Child("secretName"), file.SecretName), rule.Required(at.Child("shareName"), file.ShareName)...)
 		if file.SecretNamespace != nil {

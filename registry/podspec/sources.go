@@ -22,6 +22,9 @@ func addSource[T any](s *sources, name string, source *T, check func(*field.Path
 	}
 	s.n++
 	if s.n > 1 {
+		if says, ok := misnamed[name]; ok {
+			name = says
+		}
 		s.errs = append(s.errs, field.Forbidden(s.path.Child(name), "may not specify more than 1 "+s.what+" type"))
 		return
 	}
@@ -34,3 +37,6 @@ func (s *sources) done() field.ErrorList {
 	}
 	return s.errs
 }
+
+// misnamed are members that upstream's error names otherwise when there is one too many.
+var misnamed = map[string]string{"cephfs": "cephFS", "downwardAPI": "downwarAPI"}

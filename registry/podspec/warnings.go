@@ -4,7 +4,9 @@ package podspec
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -134,6 +136,25 @@ func NodeSelectorTermWarnings(path *field.Path, term corev1.NodeSelectorTerm, va
 					w.add(at.Child("values").Index(j), "%s is invalid, %s", v, msg)
 				}
 			}
+		}
+	}
+	return w.list
+}
+
+// LabelSelectorWarnings warns of labels in a selector that chooses nodes.
+func LabelSelectorWarnings(path *field.Path, s *metav1.LabelSelector) []string {
+	if s == nil {
+		return nil
+	}
+	var w warnings
+	for i, e := range s.MatchExpressions {
+		if msg, ok := NodeLabelWarning(e.Key); ok {
+			w.add(path.Child("matchExpressions").Index(i).Child("key"), "%s is %s", e.Key, msg)
+		}
+	}
+	for _, label := range slices.Sorted(maps.Keys(s.MatchLabels)) {
+		if msg, ok := NodeLabelWarning(label); ok {
+			w.add(path.Child("matchLabels").Child(label), "%s", msg)
 		}
 	}
 	return w.list

@@ -18,6 +18,8 @@ func ClusterRoles(deps Deps) rest.Resource[*rbacv1.ClusterRole] {
 		Permit:         deps.Permit,
 		Columns:        rest.NameAndDate[*rbacv1.ClusterRole](),
 		ValidateName:   path.ValidatePathSegmentName,
+		Validate:       validateClusterRole,
+		ValidateUpdate: validateClusterRoleUpdate,
 		CreateOnUpdate: true,
 	}
 }

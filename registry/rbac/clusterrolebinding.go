@@ -18,6 +18,9 @@ func ClusterRoleBindings(deps Deps) rest.Resource[*rbacv1.ClusterRoleBinding] {
 		Permit:         deps.Permit,
 		Columns:        clusterRoleBindingColumns(),
 		ValidateName:   path.ValidatePathSegmentName,
+		Default:        defaultClusterRoleBinding,
+		Validate:       validateClusterRoleBinding,
+		ValidateUpdate: validateClusterRoleBindingUpdate,
 		CreateOnUpdate: true,
 	}
 }

@@ -19,6 +19,7 @@ func Roles(deps Deps) rest.Resource[*rbacv1.Role] {
 		Columns:        rest.NameAndDate[*rbacv1.Role](),
 		Namespaced:     true,
 		ValidateName:   path.ValidatePathSegmentName,
+		Validate:       validateRole,
 		CreateOnUpdate: true,
 	}
 }

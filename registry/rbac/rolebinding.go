@@ -19,6 +19,9 @@ func RoleBindings(deps Deps) rest.Resource[*rbacv1.RoleBinding] {
 		Columns:        roleBindingColumns(),
 		Namespaced:     true,
 		ValidateName:   path.ValidatePathSegmentName,
+		Default:        defaultRoleBinding,
+		Validate:       validateRoleBinding,
+		ValidateUpdate: validateRoleBindingUpdate,
 		CreateOnUpdate: true,
 	}
 }

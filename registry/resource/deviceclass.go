@@ -11,9 +11,11 @@ import (
 // DeviceClasses says what is particular to deviceclasses.
 func DeviceClasses() rest.Resource[*resourcev1.DeviceClass] {
 	return rest.Resource[*resourcev1.DeviceClass]{
-		Kind:          resourcev1.SchemeGroupVersion.WithKind("DeviceClass"),
-		Plural:        "deviceclasses",
-		Singular:      "deviceclass",
-		ReturnDeleted: true,
+		Kind:           resourcev1.SchemeGroupVersion.WithKind("DeviceClass"),
+		Plural:         "deviceclasses",
+		Singular:       "deviceclass",
+		ReturnDeleted:  true,
+		Validate:       validateDeviceClass,
+		ValidateUpdate: validateDeviceClassUpdate,
 	}
 }

@@ -11,9 +11,16 @@ import (
 // DeviceTaintRules says what is particular to devicetaintrules.
 func DeviceTaintRules() rest.Resource[*resourcev1.DeviceTaintRule] {
 	return rest.Resource[*resourcev1.DeviceTaintRule]{
-		Kind:     resourcev1.SchemeGroupVersion.WithKind("DeviceTaintRule"),
-		Plural:   "devicetaintrules",
-		Singular: "devicetaintrule",
-		Columns:  deviceTaintRuleColumns(),
+		Kind:                 resourcev1.SchemeGroupVersion.WithKind("DeviceTaintRule"),
+		Plural:               "devicetaintrules",
+		Singular:             "devicetaintrule",
+		Columns:              deviceTaintRuleColumns(),
+		NeedsResourceVersion: true,
+		StatusKeepsMetadata:  true,
+		Default:              defaultTaintRule,
+		PrepareUpdate:        prepareTaintRuleUpdate,
+		Validate:             validateTaintRule,
+		ValidateUpdate:       validateTaintRuleUpdate,
+		ValidateStatus:       validateTaintRuleStatus,
 	}
 }

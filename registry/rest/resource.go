@@ -50,13 +50,16 @@ type Resource[T Object] struct {
 	ValidateName validation.ValidateNameFunc
 	// PrepareCreate normalizes an object before it is validated and created. Status is cleared already, unless StatusOnCreate.
 	PrepareCreate func(ctx context.Context, obj T)
-	// Validate judges the whole object, metadata included (nil: metadata only, by ValidateName).
+	// Validate judges the whole object, metadata included (nil: metadata only, by ValidateName, or by ValidateRequest).
 	Validate func(obj T) field.ErrorList
 	// PrepareUpdate normalizes obj before validation. Status is old's already, generation is kept here.
 	PrepareUpdate func(obj, old T)
 	// ValidateUpdate judges the whole of an update (nil: Validate judges the new object). What nobody may
 	// change in metadata is refused before.
 	ValidateUpdate func(obj, old T) field.ErrorList
+	// ValidateRequest judges the object by the request too, for instance by the version that it names; old is nil on
+	// create. What it finds is added to the rest.
+	ValidateRequest func(ctx context.Context, obj, old T) field.ErrorList
 	// Permit judges a write by who makes it, beyond what authorization knows; old is nil on create. Its error
 	// is an API status.
 	Permit func(ctx context.Context, obj, old runtime.Object) error
@@ -65,12 +68,18 @@ type Resource[T Object] struct {
 
 	// NoStatus leaves out the status subresource that a type with a Status field has.
 	NoStatus bool
+	// StatusKeepsMetadata makes an update of status change nothing of labels, annotations and the rest of metadata.
+	StatusKeepsMetadata bool
 	// StatusOnCreate lets whoever creates the object set its status, which else is cleared.
 	StatusOnCreate bool
 	// PrepareStatusUpdate normalizes an update of status. The spec is old's already.
 	PrepareStatusUpdate func(obj, old T)
 	// ValidateStatus judges an update of status.
 	ValidateStatus func(obj, old T) field.ErrorList
+	// ValidateStatusRequest judges an update of status by the request too; what it finds is added to the rest.
+	ValidateStatusRequest func(ctx context.Context, obj, old T) field.ErrorList
+	// StatusWarnings returns texts for Warning headers of an update of status.
+	StatusWarnings func(obj, old T) []string
 	// GenerationOf returns what has to change for the generation to go up (nil: the Spec field; types without one have none).
 	GenerationOf func(obj T) any
 	// NoGeneration leaves metadata.generation alone though there is a Spec.
@@ -95,6 +104,8 @@ type Resource[T Object] struct {
 	// OrphanByDefault makes a delete without propagation policy leave dependents (ReplicationController and
 	// old versions of others); see DefaultGarbageCollectionPolicy.
 	OrphanByDefault bool
+	// NoDependents makes the propagation policy of a delete mean nothing.
+	NoDependents bool
 	// CreateOnUpdate lets PUT create what is not there.
 	CreateOnUpdate bool
 	// NeedsResourceVersion refuses an update that names no resourceVersion.

@@ -42,6 +42,8 @@ type Built struct {
 	Storage map[string]genericrest.Storage
 	// Store is the main resource's store, for other resources that need it without going through the API.
 	Store *Store
+	// Status is the store of the status subresource, nil if there is none.
+	Status *Store
 }
 
 // Register implements Definition.
@@ -148,7 +150,7 @@ func (r Resource[T]) Build(scheme *runtime.Scheme, options OptionsGetter) (*Buil
 		clone.UpdateStrategy = statusStrategy[T]{s}
 		clone.ResetFieldsStrategy = statusStrategy[T]{s}
 		status = &Store{Store: &clone}
-		built.Storage[r.Plural+"/status"] = &statusREST{status}
+		built.Storage[r.Plural+"/status"], built.Status = &statusREST{status}, status
 	}
 	if r.Scale != nil {
 		built.Storage[r.Plural+"/scale"] = newScaleREST(r.Kind, main, *r.Scale)

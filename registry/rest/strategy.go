@@ -92,23 +92,35 @@ func (s strategy[T]) PrepareForUpdate(_ context.Context, o, oldObject runtime.Ob
 	}
 }
 
-func (s strategy[T]) Validate(_ context.Context, o runtime.Object) field.ErrorList {
+func (s strategy[T]) Validate(ctx context.Context, o runtime.Object) field.ErrorList {
 	obj := o.(T)
-	if s.r.Validate != nil {
-		return s.r.Validate(obj)
+	var none T
+	switch {
+	case s.r.Validate != nil:
+		return append(s.r.Validate(obj), s.validateRequest(ctx, obj, none)...)
+	case s.r.ValidateRequest != nil:
+		return s.r.ValidateRequest(ctx, obj, none)
 	}
 	return validation.ValidateObjectMetaAccessor(obj, s.r.Namespaced, s.validateName(), field.NewPath("metadata"))
 }
 
-func (s strategy[T]) ValidateUpdate(_ context.Context, o, oldObject runtime.Object) field.ErrorList {
+func (s strategy[T]) ValidateUpdate(ctx context.Context, o, oldObject runtime.Object) field.ErrorList {
 	obj, old := o.(T), oldObject.(T)
+	errs := s.validateRequest(ctx, obj, old)
 	switch {
 	case s.r.ValidateUpdate != nil:
-		return s.r.ValidateUpdate(obj, old)
+		return append(s.r.ValidateUpdate(obj, old), errs...)
 	case s.r.Validate != nil:
-		return s.r.Validate(obj)
+		return append(s.r.Validate(obj), errs...)
 	}
-	return nil
+	return errs
+}
+
+func (s strategy[T]) validateRequest(ctx context.Context, obj, old T) field.ErrorList {
+	if s.r.ValidateRequest == nil {
+		return nil
+	}
+	return s.r.ValidateRequest(ctx, obj, old)
 }
 
 func (s strategy[T]) validateName() validation.ValidateNameFunc {
@@ -134,7 +146,10 @@ func (s strategy[T]) WarningsOnUpdate(_ context.Context, obj, old runtime.Object
 }
 
 func (s strategy[T]) DefaultGarbageCollectionPolicy(context.Context) genericrest.GarbageCollectionPolicy {
-	if s.r.OrphanByDefault {
+	switch {
+	case s.r.NoDependents:
+		return genericrest.Unsupported
+	case s.r.OrphanByDefault:
 		return genericrest.OrphanDependents
 	}
 	return genericrest.DeleteDependents
@@ -148,8 +163,14 @@ func (s strategy[T]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 	return s.resetFields("status")
 }
 
-func (s strategy[T]) resetFields(name string) map[fieldpath.APIVersion]*fieldpath.Set {
-	set := fieldpath.NewSet(fieldpath.MakePathOrDie(name))
+func (s strategy[T]) resetFields(names ...string) map[fieldpath.APIVersion]*fieldpath.Set {
+	if len(names) == 0 {
+		return nil
+	}
+	set := fieldpath.NewSet()
+	for _, name := range names {
+		set.Insert(fieldpath.MakePathOrDie(name))
+	}
 	out := map[fieldpath.APIVersion]*fieldpath.Set{fieldpath.APIVersion(s.r.Kind.GroupVersion().String()): set}
 	for _, gv := range s.r.Served {
 		out[fieldpath.APIVersion(gv.String())] = set
@@ -167,27 +188,42 @@ func (s statusStrategy[T]) PrepareForUpdate(_ context.Context, o, oldObject runt
 		copyField(obj, old, s.layout.spec)
 	}
 	obj.SetGeneration(old.GetGeneration())
+	if s.r.StatusKeepsMetadata {
+		metav1.ResetObjectMetaForStatus(obj, old)
+	}
 	if s.r.PrepareStatusUpdate != nil {
 		s.r.PrepareStatusUpdate(obj, old)
 	}
 }
 
-func (s statusStrategy[T]) ValidateUpdate(_ context.Context, o, oldObject runtime.Object) field.ErrorList {
-	if s.r.ValidateStatus == nil {
-		return nil
+func (s statusStrategy[T]) ValidateUpdate(ctx context.Context, o, oldObject runtime.Object) field.ErrorList {
+	obj, old := o.(T), oldObject.(T)
+	var errs field.ErrorList
+	if s.r.ValidateStatusRequest != nil {
+		errs = s.r.ValidateStatusRequest(ctx, obj, old)
 	}
-	return s.r.ValidateStatus(o.(T), oldObject.(T))
+	if s.r.ValidateStatus != nil {
+		errs = append(errs, s.r.ValidateStatus(obj, old)...)
+	}
+	return errs
 }
 
-func (s statusStrategy[T]) WarningsOnUpdate(context.Context, runtime.Object, runtime.Object) []string {
-	return nil
+func (s statusStrategy[T]) WarningsOnUpdate(_ context.Context, obj, old runtime.Object) []string {
+	if s.r.StatusWarnings == nil {
+		return nil
+	}
+	return s.r.StatusWarnings(obj.(T), old.(T))
 }
 
 func (s statusStrategy[T]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
-	if s.layout.spec < 0 {
-		return nil
+	var names []string
+	if s.r.StatusKeepsMetadata {
+		names = append(names, "metadata")
 	}
-	return s.resetFields("spec")
+	if s.layout.spec >= 0 {
+		names = append(names, "spec")
+	}
+	return s.resetFields(names...)
 }
 
 // copyField sets one field of dst to src's. Both are private to the request, so nothing is cloned.

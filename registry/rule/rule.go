@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -158,6 +159,11 @@ func Unchanged(path *field.Path, value, old any) field.ErrorList {
 	return apivalidation.ValidateImmutableField(value, old, path)
 }
 
+// Fixed is Unchanged for fields of which upstream's error does not show the value: those declared immutable.
+func Fixed(path *field.Path, value, old any) field.ErrorList {
+	return If(!equality.Semantic.DeepEqual(value, old), field.Invalid(path, nil, Immutable))
+}
+
 // ObjectMeta checks the metadata of a new object; name says what its name may look like.
 func ObjectMeta(meta *metav1.ObjectMeta, namespaced bool, name apivalidation.ValidateNameFunc) field.ErrorList {
 	path := field.NewPath("metadata")
@@ -196,4 +202,16 @@ func Annotations(path *field.Path, annotations map[string]string) field.ErrorLis
 // that were stored before they were checked.
 func LabelSelector(path *field.Path, selector *metav1.LabelSelector, tolerant bool) field.ErrorList {
 	return metavalidation.ValidateLabelSelector(selector, metavalidation.LabelSelectorValidationOptions{AllowInvalidLabelValueInSelector: tolerant}, path)
+}
+
+// OneMember says that of the members of a union one must be set.
+func OneMember(path *field.Path, set []string, members ...string) field.ErrorList {
+	if len(set) == 1 {
+		return nil
+	}
+	names := strings.Join(members, ", ")
+	if len(set) == 0 {
+		return field.ErrorList{field.Invalid(path, "", "must specify one of: "+names)}
+	}
+	return field.ErrorList{field.Invalid(path, fmt.Sprintf("{%s}", strings.Join(set, ", ")), "must specify exactly one of: "+names)}
 }

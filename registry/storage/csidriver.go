@@ -13,11 +13,16 @@ import (
 // CSIDrivers says what is particular to csidrivers.
 func CSIDrivers() rest.Resource[*storagev1.CSIDriver] {
 	return rest.Resource[*storagev1.CSIDriver]{
-		Kind:          storagev1.SchemeGroupVersion.WithKind("CSIDriver"),
-		Plural:        "csidrivers",
-		Singular:      "csidriver",
-		Columns:       csiDriverColumns(),
-		ReturnDeleted: true,
-		PrepareCreate: func(_ context.Context, o *storagev1.CSIDriver) { o.Generation = 0 }, // counted from 0, as upstream
+		Kind:                 storagev1.SchemeGroupVersion.WithKind("CSIDriver"),
+		Plural:               "csidrivers",
+		Singular:             "csidriver",
+		Columns:              csiDriverColumns(),
+		ReturnDeleted:        true,
+		NeedsResourceVersion: true,
+		Default:              defaultCSIDriver,
+		Validate:             validateCSIDriver,
+		ValidateUpdate:       validateCSIDriverUpdate,
+		Warnings:             csiDriverWarnings,
+		PrepareCreate:        func(_ context.Context, o *storagev1.CSIDriver) { o.Generation = 0 }, // counted from 0, as upstream
 	}
 }

@@ -11,11 +11,17 @@ import (
 // CSINodes says what is particular to csinodes.
 func CSINodes() rest.Resource[*storagev1.CSINode] {
 	return rest.Resource[*storagev1.CSINode]{
-		Kind:          storagev1.SchemeGroupVersion.WithKind("CSINode"),
-		Plural:        "csinodes",
-		Singular:      "csinode",
-		Columns:       csiNodeColumns(),
-		ReturnDeleted: true,
-		NoGeneration:  true,
+		Kind:                 storagev1.SchemeGroupVersion.WithKind("CSINode"),
+		Plural:               "csinodes",
+		Singular:             "csinode",
+		Columns:              csiNodeColumns(),
+		ReturnDeleted:        true,
+		NeedsResourceVersion: true,
+		StatusKeepsMetadata:  true,
+		Validate:             validateCSINode,
+		ValidateUpdate:       validateCSINodeUpdate,
+		PrepareStatusUpdate:  dropStorageHealth,
+		ValidateStatus:       validateStorageHealth,
+		NoGeneration:         true,
 	}
 }

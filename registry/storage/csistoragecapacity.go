@@ -11,10 +11,14 @@ import (
 // CSIStorageCapacities says what is particular to csistoragecapacities.
 func CSIStorageCapacities() rest.Resource[*storagev1.CSIStorageCapacity] {
 	return rest.Resource[*storagev1.CSIStorageCapacity]{
-		Kind:       storagev1.SchemeGroupVersion.WithKind("CSIStorageCapacity"),
-		Plural:     "csistoragecapacities",
-		Singular:   "csistoragecapacity",
-		Columns:    rest.NameAndDate[*storagev1.CSIStorageCapacity](),
-		Namespaced: true,
+		Kind:                 storagev1.SchemeGroupVersion.WithKind("CSIStorageCapacity"),
+		Plural:               "csistoragecapacities",
+		Singular:             "csistoragecapacity",
+		Columns:              rest.NameAndDate[*storagev1.CSIStorageCapacity](),
+		Namespaced:           true,
+		NeedsResourceVersion: true,
+		Validate:             validateCSIStorageCapacity,
+		ValidateUpdate:       validateCSIStorageCapacityUpdate,
+		Warnings:             csiStorageCapacityWarnings,
 	}
 }

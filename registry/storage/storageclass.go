@@ -11,11 +11,15 @@ import (
 // StorageClasses says what is particular to storageclasses.
 func StorageClasses() rest.Resource[*storagev1.StorageClass] {
 	return rest.Resource[*storagev1.StorageClass]{
-		Kind:          storagev1.SchemeGroupVersion.WithKind("StorageClass"),
-		Plural:        "storageclasses",
-		Singular:      "storageclass",
-		Columns:       storageClassColumns(),
-		ReturnDeleted: true,
-		ShortNames:    []string{"sc"},
+		Kind:           storagev1.SchemeGroupVersion.WithKind("StorageClass"),
+		Plural:         "storageclasses",
+		Singular:       "storageclass",
+		Columns:        storageClassColumns(),
+		ReturnDeleted:  true,
+		Default:        defaultStorageClass,
+		Validate:       validateStorageClass,
+		ValidateUpdate: validateStorageClassUpdate,
+		Warnings:       storageClassWarnings,
+		ShortNames:     []string{"sc"},
 	}
 }

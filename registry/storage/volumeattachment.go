@@ -11,11 +11,17 @@ import (
 // VolumeAttachments says what is particular to volumeattachments.
 func VolumeAttachments() rest.Resource[*storagev1.VolumeAttachment] {
 	return rest.Resource[*storagev1.VolumeAttachment]{
-		Kind:          storagev1.SchemeGroupVersion.WithKind("VolumeAttachment"),
-		Plural:        "volumeattachments",
-		Singular:      "volumeattachment",
-		Columns:       volumeAttachmentColumns(),
-		ReturnDeleted: true,
-		NoGeneration:  true,
+		Kind:                 storagev1.SchemeGroupVersion.WithKind("VolumeAttachment"),
+		Plural:               "volumeattachments",
+		Singular:             "volumeattachment",
+		Columns:              volumeAttachmentColumns(),
+		ReturnDeleted:        true,
+		NeedsResourceVersion: true,
+		StatusKeepsMetadata:  true,
+		Default:              defaultVolumeAttachment,
+		Validate:             validateVolumeAttachment,
+		ValidateUpdate:       validateVolumeAttachmentUpdate,
+		ValidateStatus:       validateVolumeAttachmentUpdate,
+		NoGeneration:         true,
 	}
 }

@@ -11,11 +11,13 @@ import (
 // VolumeAttributesClasses says what is particular to volumeattributesclasses.
 func VolumeAttributesClasses() rest.Resource[*storagev1.VolumeAttributesClass] {
 	return rest.Resource[*storagev1.VolumeAttributesClass]{
-		Kind:          storagev1.SchemeGroupVersion.WithKind("VolumeAttributesClass"),
-		Plural:        "volumeattributesclasses",
-		Singular:      "volumeattributesclass",
-		Columns:       volumeAttributesClassColumns(),
-		ReturnDeleted: true,
-		ShortNames:    []string{"vac"},
+		Kind:           storagev1.SchemeGroupVersion.WithKind("VolumeAttributesClass"),
+		Plural:         "volumeattributesclasses",
+		Singular:       "volumeattributesclass",
+		Columns:        volumeAttributesClassColumns(),
+		ReturnDeleted:  true,
+		Validate:       validateVolumeAttributesClass,
+		ValidateUpdate: validateVolumeAttributesClassUpdate,
+		ShortNames:     []string{"vac"},
 	}
 }

@@ -11,10 +11,15 @@ import (
 // StorageVersionMigrations says what is particular to storageversionmigrations.
 func StorageVersionMigrations() rest.Resource[*storagemigrationv1.StorageVersionMigration] {
 	return rest.Resource[*storagemigrationv1.StorageVersionMigration]{
-		Kind:         storagemigrationv1.SchemeGroupVersion.WithKind("StorageVersionMigration"),
-		Plural:       "storageversionmigrations",
-		Singular:     "storageversionmigration",
-		Columns:      storageVersionMigrationColumns(),
-		NoGeneration: true,
+		Kind:                 storagemigrationv1.SchemeGroupVersion.WithKind("StorageVersionMigration"),
+		Plural:               "storageversionmigrations",
+		Singular:             "storageversionmigration",
+		Columns:              storageVersionMigrationColumns(),
+		NoGeneration:         true,
+		NeedsResourceVersion: true,
+		StatusKeepsMetadata:  true,
+		Validate:             validateMigration,
+		ValidateUpdate:       validateMigrationUpdate,
+		ValidateStatus:       validateMigrationStatus,
 	}
 }

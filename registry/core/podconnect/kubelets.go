@@ -23,6 +23,8 @@ type NodeKubelets struct {
 	Nodes Getter
 	// DefaultPort is the kubelet's port for nodes that do not tell theirs.
 	DefaultPort int
+	// ByName says that the transports find nodes by their names.
+	ByName bool
 	// Transport and Insecure are as in Connection.
 	Transport, Insecure http.RoundTripper
 }
@@ -47,7 +49,11 @@ func (k NodeKubelets) Connection(ctx context.Context, nodeName string) (Connecti
 	if port == 0 {
 		port = k.DefaultPort
 	}
-	return Connection{Scheme: "https", Host: host, Port: strconv.Itoa(port), Transport: k.Transport, Insecure: k.Insecure}, nil
+	c := Connection{Scheme: "https", Host: host, Address: host, Port: strconv.Itoa(port), Transport: k.Transport, Insecure: k.Insecure}
+	if k.ByName {
+		c.Host = node.Name
+	}
+	return c, nil
 }
 
 func preferredAddress(node *corev1.Node) (string, error) {

@@ -37,6 +37,7 @@ type Getter = rest.Getter
 // Connection is how the API server speaks to the kubelet of one node.
 type Connection struct {
 	Scheme, Host, Port string
+	Address            string // of the node, where Host is a name that the transports know
 	// Transport checks the kubelet's certificate. For upgraded connections it has to be a *http.Transport,
 	// or wrap one in the way of k8s.io/apimachinery/pkg/util/net.RoundTripperWrapper.
 	Transport http.RoundTripper

@@ -232,7 +232,7 @@ func (p NodeProxy) Connect(ctx context.Context, id string, opts runtime.Object, 
 	if err != nil {
 		return nil, err
 	}
-	if err := mustBeProxyable(ctx, to.Host); err != nil {
+	if err := mustBeProxyable(ctx, to.Address); err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	if port == "" || port == to.Port {

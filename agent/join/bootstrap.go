@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package join
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilversion "k8s.io/apimachinery/pkg/util/version"
+	apimachineryversion "k8s.io/apimachinery/pkg/version"
+	"k8s.io/client-go/kubernetes"
+	restclient "k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/util/cert"
+	"k8s.io/client-go/util/certificate/csr"
+	"k8s.io/client-go/util/keyutil"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
+)
+
+const (
+	// apiName is the name that every API server's certificate has, whatever address it is called at.
+	apiName = "kubernetes"
+
+	maxSkew          = 5 * time.Minute // of clocks: upstream backdates certificates by as much
+	maxAnswer        = 1 << 20
+	joinPatience     = 2 * time.Minute // with the approval of a certificate
+	maxMinorsBehind  = 3               // of a kubelet, by Kubernetes' version skew policy
+	clusterInfoPath  = "/api/v1/namespaces/kube-public/configmaps/" + bootstrapapi.ConfigMapClusterInfo
+	newTokenAdvice   = "skiff token create, on a server, makes a new one"
+	otherNameOrClean = "set another --node-name, or delete the Node on the server: skiff kubectl delete node %s"
+)
+
+// fetchCA asks a server that is not known yet for the cluster's certificate authority, and takes it if its hash is that
+// in the token: then it is the right one, whoever sent it.
+func fetchCA(ctx context.Context, at *servers, hash string) ([]byte, error) {
+	transport := &http.Transport{
+		DialContext:       at.dialer.DialContext,
+		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, ServerName: apiName, InsecureSkipVerify: true}, //nolint:gosec // the hash is what is checked
+		DisableKeepAlives: true,
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+apiName+clusterInfoPath, nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := (&http.Client{Transport: transport, Timeout: 30 * time.Second}).Do(request)
+	if err != nil {
+		return nil, fmt.Errorf("call the server: %w (is it running, and does this machine reach it?)", bare(err))
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+	if err != nil {
+		return nil, fmt.Errorf("read the server's answer: %w", err)
+	}
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("ask the server for its cluster-info: %s (is it a server of Skiff?)", response.Status)
+	}
+	if err := checkClock(response.Header.Get("Date"), time.Now()); err != nil {
+		return nil, err
+	}
+	var info corev1.ConfigMap
+	if err := json.Unmarshal(body, &info); err != nil {
+		return nil, fmt.Errorf("read the server's cluster-info: %w", err)
+	}
+	config, err := clientcmd.Load([]byte(info.Data[bootstrapapi.KubeConfigKey]))
+	if err != nil || config.Clusters[""] == nil {
+		return nil, fmt.Errorf("read the server's cluster-info: %w", errors.Join(err, errors.New("it names no cluster")))
+	}
+	certificates, err := cert.ParseCertsPEM(config.Clusters[""].CertificateAuthorityData)
+	if err != nil {
+		return nil, fmt.Errorf("read the cluster's certificate authority: %w", err)
+	}
+	if hashKey(certificates[0]) != hash {
+		return nil, fmt.Errorf("the server is not of the cluster that the token is for: its certificate authority has another hash (check --server, or the token: %s)", newTokenAdvice)
+	}
+	return cert.EncodeCertificates(certificates[0]) // the others nobody vouches for
+}
+
+// bare is an error of net/http without the URL, which says nothing here.
+func bare(err error) error {
+	var wrapped interface{ Unwrap() error }
+	if errors.As(err, &wrapped) && strings.HasPrefix(err.Error(), "Get ") {
+		return wrapped.Unwrap()
+	}
+	return err
+}
+
+// checkClock compares this machine's clock with the server's: with hours between them no certificate is valid.
+func checkClock(date string, now time.Time) error {
+	server, err := http.ParseTime(date)
+	if err != nil {
+		return nil // it says nothing
+	}
+	switch skew := now.Sub(server); {
+	case skew > maxSkew:
+		return fmt.Errorf("this machine's clock is %s ahead of the server's (set the time of one of them)", skew.Round(time.Second))
+	case skew < -maxSkew:
+		return fmt.Errorf("this machine's clock is %s behind the server's (set the time of one of them)", (-skew).Round(time.Second))
+	}
+	return nil
+}
+
+// checkVersion tells whether a kubelet of a version can be a node of a server.
+func checkVersion(own string, server *apimachineryversion.Info) error {
+	a, errA := utilversion.ParseGeneric(own)
+	b, errB := utilversion.ParseGeneric(server.GitVersion)
+	if errA != nil || errB != nil {
+		return nil // a build of somebody's own, who knows
+	}
+	switch {
+	case a.Major() != b.Major() || a.Minor() > b.Minor():
+		return fmt.Errorf("this agent (Kubernetes v%s) is newer than the server (v%s) (upgrade the servers first)", a, b)
+	case a.Minor()+maxMinorsBehind < b.Minor():
+		return fmt.Errorf("this agent (Kubernetes v%s) is more than %d minor versions older than the server (v%s) (upgrade the agent)", a, maxMinorsBehind, b)
+	}
+	return nil
+}
+
+// pair is a certificate with its key, in PEM form.
+type pair struct{ cert, key []byte }
+
+// requestCertificate shows the token and asks to become the node.
+func requestCertificate(ctx context.Context, config *restclient.Config, nodeName string) (pair, error) {
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return pair{}, err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return pair{}, fmt.Errorf("make a key: %w", err)
+	}
+	keyPEM, err := keyutil.MarshalPrivateKeyToPEM(key)
+	if err != nil {
+		return pair{}, fmt.Errorf("make a key: %w", err)
+	}
+	request, err := cert.MakeCSRFromTemplate(key, &x509.CertificateRequest{Subject: nodeSubject(nodeName)})
+	if err != nil {
+		return pair{}, fmt.Errorf("make a certificate request: %w", err)
+	}
+	name, uid, err := csr.RequestCertificateWithContext(ctx, client, request, "", certificatesv1.KubeAPIServerClientKubeletSignerName, nil, clientUsages, key)
+	if err != nil {
+		return pair{}, explain(err)
+	}
+	waiting, cancel := context.WithTimeout(ctx, joinPatience)
+	defer cancel()
+	certPEM, err := csr.WaitForCertificate(waiting, client, name, uid)
+	if err == nil {
+		return pair{cert: certPEM, key: keyPEM}, nil
+	}
+	if made, getErr := client.CertificatesV1().CertificateSigningRequests().Get(ctx, name, metav1.GetOptions{}); getErr == nil {
+		err = errors.Join(verdict(made, nodeName), waiting.Err())
+	}
+	return pair{}, fmt.Errorf("become node %s: %w", nodeName, err)
+}
+
+// verdict says why there is no certificate.
+func verdict(request *certificatesv1.CertificateSigningRequest, nodeName string) error {
+	for _, c := range request.Status.Conditions {
+		switch {
+		case c.Reason == "NodeExists":
+			return fmt.Errorf("there is a node of that name already ("+otherNameOrClean+")", nodeName)
+		case c.Type == certificatesv1.CertificateDenied, c.Type == certificatesv1.CertificateFailed:
+			return fmt.Errorf("the server says %s: %s", c.Reason, c.Message)
+		}
+	}
+	return fmt.Errorf("nobody has approved its certificate (see skiff kubectl get csr %s)", request.Name)
+}
+
+// explain says what errors of the first request mean to a person.
+func explain(err error) error {
+	switch {
+	case apierrors.IsUnauthorized(err):
+		return fmt.Errorf("the server does not know the token: it is wrong, or has expired (%s)", newTokenAdvice)
+	case apierrors.IsForbidden(err):
+		return fmt.Errorf("the token does not let machines join: %w (%s)", err, newTokenAdvice)
+	}
+	var invalid x509.CertificateInvalidError
+	if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
+		return fmt.Errorf("the server's certificate is not valid at this machine's time: %w (set the time of one of them)", err)
+	}
+	return fmt.Errorf("ask to become a node: %w", err)
+}
+
+// refusal is an error that waiting does not mend: a server answers, and does not know this node any more. It is nil for
+// all others.
+func refusal(err error) error {
+	if apierrors.IsUnauthorized(err) {
+		return errors.New("the server does not know this node's certificate (is it the same cluster? skiff uninstall removes the old one, then join anew)")
+	}
+	if apierrors.IsForbidden(err) {
+		return fmt.Errorf("the server refuses this node: %w", err)
+	}
+	var unknown x509.UnknownAuthorityError
+	if errors.As(err, &unknown) {
+		return fmt.Errorf("the server is not of the cluster that this machine has joined: %w (check --server; skiff uninstall removes the old one, then join anew)", err)
+	}
+	return nil
+}
+
+func nodeSubject(nodeName string) pkix.Name {
+	return pkix.Name{CommonName: "system:node:" + nodeName, Organization: []string{"system:nodes"}}
+}
+
+var (
+	clientUsages  = []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageClientAuth}
+	servingUsages = []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageServerAuth}
+)

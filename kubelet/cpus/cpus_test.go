@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cpus
+
+import (
+	"strings"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/cpuset"
+)
+
+// machine has two sockets with two cores of two threads each: CPU n and n+4 are on one core.
+func machine() Topology {
+	t := Topology{}
+	for cpu := range 8 {
+		t[cpu] = Place{Socket: cpu % 4 / 2, Core: cpu % 2}
+	}
+	return t
+}
+
+func TestChoose(t *testing.T) {
+	for _, c := range []struct {
+		free  string
+		count int
+		want  string
+	}{
+		{"0-7", 4, "0-1,4-5"}, // a socket
+		{"0-7", 2, "0,4"},     // a core
+		{"0-7", 1, "0"},
+		{"1-7", 2, "1,5"},   // not the half core
+		{"1-7", 1, "4"},     // but the half core
+		{"1-7", 3, "1,4-5"}, // a core and the half one
+		{"1-7", 5, "2-3,4,6-7"},
+		{"2,5", 2, "2,5"},
+		{"2,5", 3, "2,5"},
+	} {
+		free, err := cpuset.Parse(c.free)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := cpuset.Parse(c.want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := machine().choose(free, c.count); !got.Equals(want) {
+			t.Errorf("choose(%s, %d) = %s, want %s", c.free, c.count, got, want)
+		}
+	}
+}
+
+// pod is Guaranteed, with containers of so many CPUs; those before | are init containers.
+func pod(uid, cpus string) *v1.Pod {
+	p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: types.UID(uid)}}
+	init, main, both := strings.Cut(cpus, "|")
+	if !both {
+		init, main = "", cpus
+	}
+	containers := func(list string) (all []v1.Container) {
+		for i, cpu := range strings.Fields(list) {
+			r := v1.ResourceList{v1.ResourceCPU: resource.MustParse(cpu), v1.ResourceMemory: resource.MustParse("1Mi")}
+			all = append(all, v1.Container{Name: string(rune('a' + i)), Resources: v1.ResourceRequirements{Requests: r, Limits: r}})
+		}
+		return all
+	}
+	p.Spec.InitContainers, p.Spec.Containers = containers(init), containers(main)
+	for i := range p.Spec.InitContainers {
+		p.Spec.InitContainers[i].Name = "init-" + p.Spec.InitContainers[i].Name
+	}
+	return p
+}
+
+// CPUs are given, kept over a restart, and taken back; reserved ones are not given, and are shared.
+func TestStatic(t *testing.T) {
+	root := t.TempDir()
+	if _, err := New(root, machine(), 0, cpuset.New()); err == nil {
+		t.Error("nothing is reserved, and that is accepted")
+	}
+	if _, err := New(root, machine(), 0, cpuset.New(99)); err == nil {
+		t.Error("a CPU that is not there is reserved, and that is accepted")
+	}
+	start := func() *Manager {
+		m, err := New(root, machine(), 1, cpuset.New())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	has := func(m *Manager, uid, container, want string) {
+		t.Helper()
+		if got := m.Of(types.UID(uid), container).String(); got != want {
+			t.Errorf("%s of %s has %s, want %s", container, uid, got, want)
+		}
+	}
+	m := start()
+	for uid, cpus := range map[string]string{"p1": "2 500m"} {
+		if err := m.Allocate(pod(uid, cpus)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	has(m, "p1", "a", "1,5")
+	has(m, "p1", "b", "0,2-4,6-7")
+	if err := m.Allocate(pod("p2", "6")); err == nil || !strings.Contains(err.Error(), "requested=6, available=5") {
+		t.Errorf("more than there is: %v", err)
+	}
+	m = start()
+	has(m, "p1", "a", "1,5")
+	if err := m.Allocate(pod("p3", "4|2 1")); err != nil { // the init container's are used again
+		t.Fatal(err)
+	}
+	has(m, "p3", "init-a", "2-3,6-7")
+	has(m, "p3", "a", "2,6")
+	has(m, "p3", "b", "3")
+	if err := m.Forget("p1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Allocate(pod("p4", "2 1")); err != nil {
+		t.Fatal(err)
+	}
+	if m.Has("p1") || !m.Has("p4") {
+		t.Error("who has CPUs of its own is forgotten")
+	}
+	var none *Manager
+	if err := none.Allocate(pod("p5", "1")); err != nil || none.Has("p5") {
+		t.Error("the policy none gives CPUs")
+	}
+}

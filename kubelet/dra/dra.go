@@ -1,0 +1,444 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package dra has the drivers of dynamic resource allocation prepare what a pod's ResourceClaims allocate to it.
+//
+// Drivers are plugins of the kubelet (v1.DRAPlugin). A claim is prepared before the first pod that uses it starts, and
+// unprepared when the last one on this node has ended. What was prepared lies in a file, so that a new process neither
+// prepares twice nor forgets to unprepare. A driver that stays away loses its ResourceSlices.
+// Reference: https://kubernetes.io/docs/concepts/scheduling-eviction/dynamic-resource-allocation/
+package dra
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	v1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/klog/v2"
+	api "k8s.io/kubelet/pkg/apis/dra/v1"
+)
+
+const (
+	callTimeout = 45 * time.Second
+	dialTimeout = 10 * time.Second
+	wipeAfter   = 30 * time.Second // a driver that restarts keeps its ResourceSlices
+)
+
+// Manager knows the drivers of a node and what they have prepared.
+type Manager struct {
+	client  kubernetes.Interface
+	node    string
+	file    string
+	changed func() // a driver came: what waits for one may try again
+
+	mu      sync.Mutex
+	drivers map[string]*driver   // guarded by mu
+	claims  map[types.UID]*claim // guarded by mu, and so are their exported fields
+}
+
+type driver struct {
+	conn *grpc.ClientConn // nil when it is away
+	wipe *time.Timer
+}
+
+// claim is one that is, or may be, prepared on this node.
+type claim struct {
+	work sync.Mutex // one call about it at a time
+
+	Namespace string      `json:"namespace"`
+	Name      string      `json:"name"`
+	UID       types.UID   `json:"uid"`
+	Drivers   []string    `json:"drivers"`
+	Pods      []types.UID `json:"pods"`
+	Prepared  bool        `json:"prepared"`
+	Devices   []Device    `json:"devices,omitempty"`
+}
+
+// Device is one that was prepared.
+type Device struct {
+	Driver   string   `json:"driver"`
+	Pool     string   `json:"pool"`
+	Name     string   `json:"name"`
+	Share    *string  `json:"share,omitempty"`
+	Requests []string `json:"requests,omitempty"` // that it satisfies
+	CDI      []string `json:"cdi,omitempty"`      // its names for the runtime
+}
+
+// New makes a Manager in the kubelet's root. changed must not block.
+func New(client kubernetes.Interface, node, root string, changed func()) *Manager {
+	return &Manager{client: client, node: node, file: filepath.Join(root, "dra.json"), changed: changed, drivers: map[string]*driver{}, claims: map[types.UID]*claim{}}
+}
+
+// Register takes a driver; it is for the watcher of plugins.
+func (m *Manager) Register(_ context.Context, name, endpoint string, versions []string) error {
+	if !slices.Contains(versions, api.DRAPluginService) {
+		return fmt.Errorf("DRA driver %s: none of the supported services %q is %s", name, versions, api.DRAPluginService)
+	}
+	conn, err := grpc.NewClient("passthrough:///"+endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, path string) (net.Conn, error) {
+			return (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "unix", path)
+		}))
+	if err != nil {
+		return fmt.Errorf("connect to DRA driver %s: %w", name, err)
+	}
+	m.mu.Lock()
+	d := m.drivers[name]
+	if d == nil {
+		d = &driver{}
+		m.drivers[name] = d
+	}
+	before := d.conn
+	d.conn = conn
+	if d.wipe != nil {
+		d.wipe.Stop()
+	}
+	m.mu.Unlock()
+	if before != nil {
+		_ = before.Close()
+	}
+	m.changed()
+	return nil
+}
+
+// Deregister is told that a driver is gone; it is for the watcher of plugins.
+func (m *Manager) Deregister(ctx context.Context, name, _ string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	d := m.drivers[name]
+	if d == nil || d.conn == nil {
+		return
+	}
+	_ = d.conn.Close()
+	d.conn = nil
+	d.wipe = time.AfterFunc(wipeAfter, func() { m.wipeSlices(ctx, name) })
+}
+
+// wipeSlices deletes what a driver that stays away offered on this node.
+func (m *Manager) wipeSlices(ctx context.Context, name string) {
+	m.mu.Lock()
+	away := m.drivers[name].conn == nil
+	m.mu.Unlock()
+	if !away || ctx.Err() != nil {
+		return
+	}
+	selector := fields.Set{resourcev1.ResourceSliceSelectorNodeName: m.node, resourcev1.ResourceSliceSelectorDriver: name}.AsSelector()
+	err := m.client.ResourceV1().ResourceSlices().DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{FieldSelector: selector.String()})
+	if err != nil && ctx.Err() == nil {
+		klog.FromContext(ctx).Error(err, "Deleting the ResourceSlices of a driver that is gone; it is tried again", "driver", name)
+		m.mu.Lock()
+		m.drivers[name].wipe = time.AfterFunc(wipeAfter, func() { m.wipeSlices(ctx, name) })
+		m.mu.Unlock()
+	}
+}
+
+// Prepare makes the claims of a pod ready for its containers. It may be called again at any time.
+func (m *Manager) Prepare(ctx context.Context, pod *v1.Pod) error {
+	names, err := claimsOf(pod)
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	if m.ready(pod, names) {
+		return nil
+	}
+	var mine []*claim
+	for _, n := range names { // all are looked at before the first is touched, so that a pod that cannot run leaves nothing
+		c, err := m.find(ctx, pod, n)
+		if err != nil {
+			return err
+		}
+		mine = append(mine, c)
+	}
+	for _, c := range mine {
+		if err := m.prepare(ctx, pod, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// claimName is one of a pod's claims: the name that containers use and that of the object.
+type claimName struct {
+	ref, object string
+	owned       bool // it was made for the pod
+}
+
+// claimsOf lists the claims that a pod has; a reference for which none was made is left out.
+func claimsOf(pod *v1.Pod) ([]claimName, error) {
+	var names []claimName
+	for _, ref := range pod.Spec.ResourceClaims {
+		if ref.ResourceClaimName != nil {
+			names = append(names, claimName{ref: ref.Name, object: *ref.ResourceClaimName})
+			continue
+		}
+		i := slices.IndexFunc(pod.Status.ResourceClaimStatuses, func(s v1.PodResourceClaimStatus) bool { return s.Name == ref.Name })
+		if i < 0 {
+			return nil, fmt.Errorf("pod \"%s/%s\": ResourceClaim for %s not created yet", pod.Namespace, pod.Name, ref.Name)
+		}
+		if made := pod.Status.ResourceClaimStatuses[i].ResourceClaimName; made != nil {
+			names = append(names, claimName{ref.Name, *made, true})
+		}
+	}
+	if extended := pod.Status.ExtendedResourceClaimStatus; extended != nil {
+		names = append(names, claimName{object: extended.ResourceClaimName})
+	}
+	return names, nil
+}
+
+// ready says that all was prepared for the pod before.
+func (m *Manager) ready(pod *v1.Pod, names []claimName) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, n := range names {
+		c := m.byName(pod.Namespace, n.object)
+		if c == nil || !c.Prepared || !slices.Contains(c.Pods, pod.UID) {
+			return false
+		}
+	}
+	return true
+}
+
+// byName finds a claim. The caller holds mu.
+func (m *Manager) byName(namespace, name string) *claim {
+	for _, c := range m.claims {
+		if c.Namespace == namespace && c.Name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+// find reads a claim and checks that the pod may use it and that its drivers are there.
+func (m *Manager) find(ctx context.Context, pod *v1.Pod, n claimName) (*claim, error) {
+	object, err := m.client.ResourceV1().ResourceClaims(pod.Namespace).Get(ctx, n.object, metav1.GetOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("fetch ResourceClaim %s: %w", n.object, err)
+	}
+	if n.owned && !metav1.IsControlledBy(object, pod) {
+		return nil, fmt.Errorf("ResourceClaim %s/%s was not created for pod %s/%s (pod is not owner)", object.Namespace, object.Name, pod.Namespace, pod.Name)
+	}
+	if !slices.ContainsFunc(object.Status.ReservedFor, func(r resourcev1.ResourceClaimConsumerReference) bool { return r.UID == pod.UID }) {
+		return nil, fmt.Errorf("pod %s (%s) is not allowed to use ResourceClaim %s (%s)", pod.Name, pod.UID, object.Name, object.UID)
+	}
+	if object.Status.Allocation == nil {
+		return nil, fmt.Errorf("ResourceClaim %s: not allocated", object.Name)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var drivers []string
+	for _, result := range object.Status.Allocation.Devices.Results {
+		if d := m.drivers[result.Driver]; d == nil || d.conn == nil {
+			return nil, fmt.Errorf("DRA driver %s is not registered", result.Driver)
+		}
+		if !slices.Contains(drivers, result.Driver) {
+			drivers = append(drivers, result.Driver)
+		}
+	}
+	c := m.byName(object.Namespace, object.Name)
+	if c != nil && c.UID != object.UID {
+		return nil, fmt.Errorf("old ResourceClaim with same name %s and different UID %s still exists (previous pod force-deleted?!)", c.Name, c.UID)
+	}
+	if c == nil {
+		c = &claim{Namespace: object.Namespace, Name: object.Name, UID: object.UID, Drivers: drivers}
+	}
+	return c, nil
+}
+
+// prepare notes that the pod uses the claim, and then has the drivers prepare it, unless they have.
+func (m *Manager) prepare(ctx context.Context, pod *v1.Pod, c *claim) error {
+	m.mu.Lock()
+	if now := m.claims[c.UID]; now != nil {
+		c = now // another pod was faster
+	}
+	m.mu.Unlock()
+	c.work.Lock()
+	defer c.work.Unlock()
+	m.mu.Lock()
+	m.claims[c.UID] = c
+	if !slices.Contains(c.Pods, pod.UID) {
+		c.Pods = append(c.Pods, pod.UID)
+	}
+	prepared := c.Prepared
+	err := m.save()
+	m.mu.Unlock()
+	if err != nil || prepared {
+		return err
+	}
+	var devices []Device
+	for _, name := range c.Drivers {
+		more, err := m.prepareBy(ctx, name, c)
+		if err != nil {
+			return err
+		}
+		devices = append(devices, more...)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c.Devices, c.Prepared = devices, true
+	return m.save()
+}
+
+func (m *Manager) plugin(name string) (api.DRAPluginClient, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if d := m.drivers[name]; d != nil && d.conn != nil {
+		return api.NewDRAPluginClient(d.conn), nil
+	}
+	return nil, fmt.Errorf("DRA driver %s is not registered", name)
+}
+
+func (c *claim) message() *api.Claim {
+	return &api.Claim{Namespace: c.Namespace, Uid: string(c.UID), Name: c.Name}
+}
+
+func (m *Manager) prepareBy(ctx context.Context, name string, c *claim) ([]Device, error) {
+	plugin, err := m.plugin(name)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := plugin.NodePrepareResources(ctx, &api.NodePrepareResourcesRequest{Claims: []*api.Claim{c.message()}})
+	if err != nil {
+		return nil, fmt.Errorf("NodePrepareResources: %w", err)
+	}
+	result := resp.GetClaims()[string(c.UID)]
+	if result == nil {
+		return nil, errors.New("NodePrepareResources skipped 1 ResourceClaims")
+	}
+	if result.GetError() != "" {
+		return nil, fmt.Errorf("NodePrepareResources failed for ResourceClaim %s: %s", c.Name, result.GetError())
+	}
+	var devices []Device
+	for _, d := range result.GetDevices() {
+		devices = append(devices, Device{Driver: name, Pool: d.PoolName, Name: d.DeviceName, Share: d.ShareId, Requests: d.RequestNames, CDI: d.CdiDeviceIds})
+	}
+	return devices, nil
+}
+
+// Unprepare gives back what only this pod used, once its containers have ended.
+func (m *Manager) Unprepare(ctx context.Context, pod types.UID) error {
+	m.mu.Lock()
+	var used []*claim
+	for _, c := range m.claims {
+		if slices.Contains(c.Pods, pod) {
+			used = append(used, c)
+		}
+	}
+	m.mu.Unlock()
+	var errs []error
+	for _, c := range used {
+		errs = append(errs, m.release(ctx, pod, c))
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Manager) release(ctx context.Context, pod types.UID, c *claim) error {
+	c.work.Lock()
+	defer c.work.Unlock()
+	m.mu.Lock()
+	others := slices.DeleteFunc(slices.Clone(c.Pods), func(uid types.UID) bool { return uid == pod })
+	m.mu.Unlock()
+	if len(others) == 0 {
+		for _, name := range c.Drivers {
+			if err := m.unprepareBy(ctx, name, c); err != nil {
+				return err
+			}
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c.Pods = others
+	if len(others) == 0 {
+		c.Prepared = false
+		delete(m.claims, c.UID)
+	}
+	return m.save()
+}
+
+func (m *Manager) unprepareBy(ctx context.Context, name string, c *claim) error {
+	plugin, err := m.plugin(name)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := plugin.NodeUnprepareResources(ctx, &api.NodeUnprepareResourcesRequest{Claims: []*api.Claim{c.message()}})
+	if err != nil {
+		return fmt.Errorf("NodeUnprepareResources: %w", err)
+	}
+	result := resp.GetClaims()[string(c.UID)]
+	if result == nil {
+		return errors.New("NodeUnprepareResources skipped 1 ResourceClaims")
+	}
+	if result.GetError() != "" {
+		return fmt.Errorf("NodeUnprepareResources failed for ResourceClaim %s: %s", c.Name, result.GetError())
+	}
+	return nil
+}
+
+// Claim is one that a container uses, with the devices that it gets of it.
+type Claim struct {
+	Namespace, Name string
+	Devices         []Device
+}
+
+// Of lists what was prepared for a container.
+func (m *Manager) Of(pod *v1.Pod, c *v1.Container) []Claim {
+	names, err := claimsOf(pod)
+	if err != nil || len(names) == 0 {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []Claim
+	for _, n := range names {
+		prepared := m.byName(pod.Namespace, n.object)
+		if prepared == nil {
+			continue
+		}
+		devices := chosen(pod, c, n, prepared.Devices)
+		if len(devices) > 0 {
+			all = append(all, Claim{prepared.Namespace, prepared.Name, devices})
+		}
+	}
+	return all
+}
+
+// chosen are the devices of a claim that a container refers to, as a whole or by request.
+func chosen(pod *v1.Pod, c *v1.Container, n claimName, devices []Device) []Device {
+	var all []Device
+	for _, d := range devices {
+		if n.ref == "" && extendedFor(pod, c, d) || slices.ContainsFunc(c.Resources.Claims, func(r v1.ResourceClaim) bool {
+			return r.Name == n.ref && (r.Request == "" || len(d.Requests) == 0 || slices.ContainsFunc(d.Requests, func(request string) bool {
+				base, _, _ := strings.Cut(request, "/") // of a subrequest
+				return request == r.Request || base == r.Request
+			}))
+		}) {
+			all = append(all, d)
+		}
+	}
+	return all
+}
+
+// extendedFor says whether a device stands for an extended resource that a container asks for.
+func extendedFor(pod *v1.Pod, c *v1.Container, d Device) bool {
+	for _, mapping := range pod.Status.ExtendedResourceClaimStatus.RequestMappings {
+		if mapping.ContainerName == c.Name && slices.Contains(d.Requests, mapping.RequestName) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volumes
+
+import (
+	"context"
+	"fmt"
+
+	csipb "github.com/container-storage-interface/spec/lib/go/csi"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-k8s/skiff/kubelet/csi"
+	"github.com/skiff-k8s/skiff/kubelet/diskusage"
+)
+
+// Measure tells how full a pod's volume is: what its CSI driver says, or else its file system.
+func (m *Manager) Measure(ctx context.Context, pod types.UID, name string) (diskusage.FileSystem, error) {
+	m.mu.Lock()
+	v, there := m.pods[pod][name]
+	m.mu.Unlock()
+	if !there {
+		return diskusage.FileSystem{}, fmt.Errorf("pod %s has no volume %q", pod, name)
+	}
+	if v.csi == nil {
+		return diskusage.OfFileSystem(v.path)
+	}
+	driver, err := m.csi.driver(v.csi.driver)
+	if err != nil {
+		return diskusage.FileSystem{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, csi.Timeout)
+	defer cancel()
+	can, err := driver.Has(ctx, csipb.NodeServiceCapability_RPC_GET_VOLUME_STATS)
+	if err == nil && !can {
+		err = fmt.Errorf("CSI driver %s does not tell how full its volumes are", v.csi.driver)
+	}
+	if err != nil {
+		return diskusage.FileSystem{}, err
+	}
+	response, err := driver.NodeGetVolumeStats(ctx, &csipb.NodeGetVolumeStatsRequest{VolumeId: v.csi.handle, VolumePath: v.path})
+	if err != nil {
+		return diskusage.FileSystem{}, err
+	}
+	var f diskusage.FileSystem
+	for _, u := range response.GetUsage() {
+		total, used, free := uint64(max(u.GetTotal(), 0)), uint64(max(u.GetUsed(), 0)), uint64(max(u.GetAvailable(), 0))
+		switch u.GetUnit() {
+		case csipb.VolumeUsage_BYTES:
+			f.Capacity, f.Used, f.Available = total, used, free
+		case csipb.VolumeUsage_INODES:
+			f.Inodes, f.InodesUsed, f.InodesFree = total, used, free
+		}
+	}
+	return f, nil
+}
