@@ -73,6 +73,7 @@ type Scheduler struct {
 
 	cache *cache.Cache
 	queue *queue.Queue
+	lazy  *lazyInformers
 
 	// The scheduling loop's own.
 	snapshot framework.Snapshot
@@ -104,10 +105,10 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		InitialBackoff: config.InitialBackoff, MaxBackoff: config.MaxBackoff, MaxUnschedulable: config.MaxUnschedulable,
 	}, less, s.profileOf)
 
-	lazy := &lazyInformers{factory: factory, startAll: config.StartInformers, notify: s.queue.Notify, synced: make(map[framework.Kind]toolscache.DoneChecker)}
+	s.lazy = &lazyInformers{factory: factory, startAll: config.StartInformers, notify: s.queue.Notify, synced: make(map[framework.Kind]toolscache.DoneChecker)}
 	handle := &framework.Handle{
 		Client: client, Recorder: s.recorder, Informers: factory,
-		Need: lazy.need, Recheck: s.queue.Recheck, Nominator: s.queue.Nominated, Go: s.background.Go,
+		Need: s.lazy.need, Recheck: s.queue.Recheck, Nominator: s.queue.Nominated, Go: s.background.Go,
 		Shared: sharing(),
 	}
 	for _, p := range config.Profiles {

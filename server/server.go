@@ -135,6 +135,7 @@ func (s *Server) buildParts() error {
 	if s.scheduler, err = scheduler.New(s.schedulerConfig(), client, s.plane.informers, nil); err != nil {
 		return fmt.Errorf("build the scheduler: %w", err)
 	}
+	s.plane.api.Generic().Handler.NonGoRestfulMux.HandlePrefix(scheduler.ExplainPath, s.scheduler)
 	if err := s.simulate(); err != nil || s.cfg.NoNode {
 		return err
 	}

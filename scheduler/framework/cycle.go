@@ -222,6 +222,19 @@ func (c *Cycle) filter(node *NodeInfo) (plugin string, status *Status) {
 	return "", nil
 }
 
+// FilterAll tells what all plugins object to the node, where Filter ends at the first. Nominated pods are left out.
+func (c *Cycle) FilterAll(node *NodeInfo, tell func(plugin string, status *Status)) {
+	for i := range c.Profile.filters {
+		f := &c.Profile.filters[i]
+		if c.skipFilter[f.pos] {
+			continue
+		}
+		if s := f.plugin.Filter(c.states[f.pos], c.Pod, node); s != nil {
+			tell(f.plugin.Name(), s)
+		}
+	}
+}
+
 func (c *Cycle) moreImportantNominated(nodeName string) []*PodInfo {
 	var pods []*PodInfo
 	for _, p := range c.nominator.NominatedPods(nodeName) {

@@ -421,6 +421,30 @@ func (q *Queue) take(uid types.UID) {
 	delete(q.unschedulable, uid)
 }
 
+// Find says where a pod is, how often it was tried, and when its back-off ends if it has one.
+func (q *Queue) Find(uid types.UID) (place string, attempts int, until *time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	p := q.find(uid)
+	switch {
+	case p == nil:
+		if _, busy := q.inFlight[uid]; busy {
+			place = "in flight"
+		}
+		return place, 0, nil
+	case q.active.get(uid) != nil:
+		place = "active"
+	case p.Gate != "":
+		place = "gated"
+	case q.unschedulable[uid] != nil:
+		place = "unschedulable"
+	default:
+		end := p.BackoffUntil
+		place, until = "backoff", &end
+	}
+	return place, p.Attempts, until
+}
+
 // Pending counts the pods by place, for tests and metrics.
 func (q *Queue) Pending() (active, backoff, unschedulable, inFlight int) {
 	q.mu.Lock()
