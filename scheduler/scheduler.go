@@ -31,6 +31,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/scheduler/cache"
 	"github.com/skiff-k8s/skiff/scheduler/framework"
+	"github.com/skiff-k8s/skiff/scheduler/metrics"
 	"github.com/skiff-k8s/skiff/scheduler/plugins"
 	"github.com/skiff-k8s/skiff/scheduler/queue"
 )
@@ -49,6 +50,8 @@ type Config struct {
 	// StartInformers starts those informers of the factory that do not run yet: some are asked for only when a pod needs
 	// them. It has to let them run for as long as the others. nil starts them until Run ends, after which it cannot be called again.
 	StartInformers func()
+	// Metrics is where the scheduler's metrics are registered; nil for nowhere.
+	Metrics metrics.Registry
 }
 
 // Profile is a set of plugins that pods choose by their schedulerName.
@@ -74,6 +77,8 @@ type Scheduler struct {
 	cache *cache.Cache
 	queue *queue.Queue
 	lazy  *lazyInformers
+
+	metrics *metrics.Set
 
 	// The scheduling loop's own.
 	snapshot framework.Snapshot
@@ -106,8 +111,14 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 	}, less, s.profileOf)
 
 	s.lazy = &lazyInformers{factory: factory, startAll: config.StartInformers, notify: s.queue.Notify, synced: make(map[framework.Kind]toolscache.DoneChecker)}
+	s.metrics = metrics.New(s.count)
+	if config.Metrics != nil {
+		if err := s.metrics.Register(config.Metrics); err != nil {
+			return nil, fmt.Errorf("register the scheduler's metrics: %w", err)
+		}
+	}
 	handle := &framework.Handle{
-		Client: client, Recorder: s.recorder, Informers: factory,
+		Client: client, Recorder: s.recorder, Metrics: s.metrics, Informers: factory,
 		Need: s.lazy.need, Recheck: s.queue.Recheck, Nominator: s.queue.Nominated, Go: s.background.Go,
 		Shared: sharing(),
 	}
@@ -121,6 +132,24 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		return nil, fmt.Errorf("watching pods, nodes and namespaces: %w", err)
 	}
 	return s, nil
+}
+
+// count is for the metrics.
+func (s *Scheduler) count() metrics.State {
+	m := metrics.State{Rejected: make(map[metrics.Rejector]int)}
+	m.Active, m.Backoff, _, _ = s.queue.Pending()
+	m.Nodes, m.Pods, m.AssumedPods = s.cache.Count()
+	s.queue.Waiting(func(p *framework.QueuedPod) {
+		if p.Gate != "" {
+			m.Gated++
+		} else {
+			m.Unschedulable++
+		}
+		for plugin := range p.Rejectors {
+			m.Rejected[metrics.Rejector{Plugin: plugin, Profile: p.Pod.Spec.SchedulerName}]++
+		}
+	})
+	return m
 }
 
 // sharing makes a Handle.Shared. Plugins are made one after the other.

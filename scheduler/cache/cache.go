@@ -211,6 +211,18 @@ func (c *Cache) UpdateSnapshot(s *framework.Snapshot) {
 	c.relist = false
 }
 
+// Count says how much there is.
+func (c *Cache) Count() (nodes, pods, assumed int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, p := range c.pods {
+		if p.assumed {
+			assumed++
+		}
+	}
+	return len(c.order), len(c.pods), assumed
+}
+
 // Snapshot returns a view of its own, which is not kept up to date.
 func (c *Cache) Snapshot() *framework.Snapshot {
 	c.mu.Lock()

@@ -157,6 +157,7 @@ type PostBinder interface {
 // QueuedPod is a pod in the scheduling queue.
 type QueuedPod struct {
 	*PodInfo
+	Added     time.Time // when it entered the queue first
 	Timestamp time.Time // when it entered the queue that it is in
 	Attempts  int       // how often it was tried
 	// Errors counts attempts in a row that ended in an error, Rejections those that found no node; each has its back-off.

@@ -4,6 +4,9 @@
 package metrics
 
 import (
+	"strconv"
+	"time"
+
 	"k8s.io/component-base/metrics"
 )
 
@@ -16,7 +19,6 @@ type Set struct {
 	AlgorithmDuration *metrics.Histogram    // the decision alone
 	PodDuration       *metrics.HistogramVec // by attempts: from the queue to the node
 	PodAttempts       *metrics.Histogram
-	Incoming          *metrics.CounterVec   // into the queue, by place and event
 	PointDuration     *metrics.HistogramVec // by extension point, status and profile
 	PermitWait        *metrics.HistogramVec // by result
 	Goroutines        *metrics.GaugeVec     // by operation
@@ -66,10 +68,6 @@ func New(state func() State) *Set {
 			Subsystem: subsystem, Name: "pod_scheduling_attempts", StabilityLevel: metrics.STABLE,
 			Help: "How many attempts it took to place a pod.", Buckets: metrics.ExponentialBuckets(1, 2, 5),
 		}),
-		Incoming: metrics.NewCounterVec(&metrics.CounterOpts{
-			Subsystem: subsystem, Name: "queue_incoming_pods_total", StabilityLevel: metrics.STABLE,
-			Help: "How many pods came into each of the queues, by the event that brought them there.",
-		}, []string{"queue", "event"}),
 		PointDuration: metrics.NewHistogramVec(&metrics.HistogramOpts{
 			Subsystem: subsystem, Name: "framework_extension_point_duration_seconds", StabilityLevel: metrics.STABLE,
 			Help: "How long all plugins together took at an extension point.", Buckets: metrics.ExponentialBuckets(0.0001, 2, 12),
@@ -94,6 +92,30 @@ func New(state func() State) *Set {
 	}
 }
 
+// mostAttempts is from where on attempts are not told apart.
+const mostAttempts = 15
+
+// Placed notes that a pod, which came into the queue at that time, has been bound after so many attempts.
+func (s *Set) Placed(since time.Time, attempts int) {
+	label := strconv.Itoa(attempts)
+	if attempts >= mostAttempts {
+		label = strconv.Itoa(mostAttempts) + "+"
+	}
+	s.PodDuration.WithLabelValues(label).Observe(time.Since(since).Seconds())
+	s.PodAttempts.Observe(float64(attempts))
+}
+
+// Attempted notes how an attempt that began at that time has ended.
+func (s *Set) Attempted(result, profile string, began time.Time) {
+	s.Attempts.WithLabelValues(result, profile).Inc()
+	s.AttemptDuration.WithLabelValues(result, profile).Observe(time.Since(began).Seconds())
+}
+
+// Asked notes that all plugins were asked at an extension point.
+func (s *Set) Asked(point, status, profile string, began time.Time) {
+	s.PointDuration.WithLabelValues(point, status, profile).Observe(time.Since(began).Seconds())
+}
+
 // Registry takes metrics; component-base has several.
 type Registry interface {
 	Register(metrics.Registerable) error
@@ -103,7 +125,7 @@ type Registry interface {
 // Register makes the metrics visible in a registry.
 func (s *Set) Register(r Registry) error {
 	for _, m := range []metrics.Registerable{
-		s.Attempts, s.AttemptDuration, s.AlgorithmDuration, s.PodDuration, s.PodAttempts, s.Incoming, s.PointDuration,
+		s.Attempts, s.AttemptDuration, s.AlgorithmDuration, s.PodDuration, s.PodAttempts, s.PointDuration,
 		s.PermitWait, s.Goroutines, s.Victims, s.Preemptions,
 	} {
 		if err := r.Register(m); err != nil {
