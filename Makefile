@@ -44,6 +44,7 @@ test: lint unit e2e ## lint and run all tests
 
 unit: build test-deps ## run the tests of the packages
 	go test -p 2 -timeout 15m $$(go list ./... | grep -v /skiff/e2e$$)
+	cd examples/controller && go test ./...
 
 e2e: build test-deps ## run whole nodes on test hosts, with real containers
 	go test -p 1 -count=1 -timeout 20m ./e2e

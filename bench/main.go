@@ -28,16 +28,19 @@ import (
 
 // options are what can be asked for on the command line.
 type options struct {
-	binary  string
-	runs    int
-	seconds int
-	settle  int
-	save    bool
-	log     string
-	profile string
-	idle    bool
-
+	binary      string
+	runs        int
+	seconds     int
+	settle      int
+	save        bool
+	log         string
+	profile     string
+	idle        bool
 	deployments int
+	node        bool
+	singles     int
+	burst       int
+	fleet       int
 }
 
 func main() {
@@ -49,6 +52,10 @@ func main() {
 	fs.IntVar(&o.settle, "settle", 15, "seconds between the Ready node and the watch of the idle server")
 	fs.BoolVar(&o.idle, "only-idle", false, "after the starts, watch the idle server and nothing else")
 	fs.IntVar(&o.deployments, "deployments", 0, "measure controllers with so many Deployments on simulated nodes, and nothing else")
+	fs.BoolVar(&o.node, "only-node", false, "after the starts, measure pods and nothing else")
+	fs.IntVar(&o.singles, "singles", 30, "how many pods to start one after the other")
+	fs.IntVar(&o.burst, "burst", 50, "how many pods to start at once")
+	fs.IntVar(&o.fleet, "fleet", 0, "how many pods to watch at rest, such as 100 (default: none)")
 	fs.BoolVar(&o.save, "save", false, "write the figures to bench/results")
 	fs.StringVar(&o.log, "log", "", "file for the servers' output (default: none)")
 	fs.StringVar(&o.profile, "profile", "", "directory for CPU and heap profiles of the servers (default: none)")
@@ -71,8 +78,9 @@ func run(ctx context.Context, o options) error {
 	if o.deployments < 0 || o.deployments > 10000 {
 		return errors.New("--deployments must be 0 to 10000")
 	}
-	if o.runs < 1 || o.runs > 100 || o.seconds < 1 || o.seconds > 3600 || o.settle < 0 || o.settle > 600 {
-		return errors.New("--runs must be 1 to 100, --seconds 1 to 3600, --settle 0 to 600")
+	if o.runs < 1 || o.runs > 100 || o.seconds < 1 || o.seconds > 3600 || o.settle < 0 || o.settle > 600 ||
+		o.singles < 1 || o.singles > 1000 || o.burst < 0 || o.burst > 105 || o.fleet < 0 || o.fleet > 105 {
+		return errors.New("--runs must be 1 to 100, --seconds 1 to 3600, --settle 0 to 600, --singles 1 to 1000, --burst and --fleet 0 to 105")
 	}
 	var err error
 	if o.binary, err = filepath.Abs(o.binary); err != nil {

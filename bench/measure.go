@@ -62,6 +62,13 @@ func measureRunning(ctx context.Context, h *host, r *results) error {
 	if err != nil {
 		return err
 	}
+	if h.options.node {
+		if err := node(ctx, h, client, r); err != nil {
+			return err
+		}
+		_, err := h.stop(ctx)
+		return err
+	}
 	if err := idle(ctx, h, r); err != nil {
 		return err
 	}
@@ -73,6 +80,9 @@ func measureRunning(ctx context.Context, h *host, r *results) error {
 		return err
 	}
 	if err := pods(ctx, h, client, r); err != nil {
+		return err
+	}
+	if err := node(ctx, h, client, r); err != nil {
 		return err
 	}
 	stop, err := h.stop(ctx)

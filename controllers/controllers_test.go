@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
@@ -42,7 +43,7 @@ import (
 // cluster is the real API server, mostly with all controllers, and neither scheduler nor kubelet.
 type cluster struct {
 	kubernetes.Interface
-	t    *testing.T
+	t    testing.TB
 	as   func(user.Info) kubernetes.Interface
 	keys *pki.PKI
 	door *inprocess.Door
@@ -66,7 +67,7 @@ func newClusterWith(t *testing.T, change func(*controllers.Deps)) *cluster {
 }
 
 // serve starts the API server, without controllers.
-func serve(t *testing.T, change ...func(kubernetes.Interface, *apiserver.Config)) *cluster {
+func serve(t testing.TB, change ...func(kubernetes.Interface, *apiserver.Config)) *cluster {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	store, err := datastore.Open(ctx, datastore.Config{Dir: t.TempDir(), TickMs: 5, UnsafeNoFsync: true})
@@ -399,6 +400,42 @@ func TestDeletionPropagation(t *testing.T) {
 		return nil
 	})
 	c.wantPods("ns", 2)
+}
+
+// Objects that own each other in a circle go together, whichever is deleted in the foreground.
+func TestOwnersInCircles(t *testing.T) {
+	c, ctx := newCluster(t), t.Context()
+	c.namespace("ns")
+	configMaps := c.CoreV1().ConfigMaps("ns")
+	for circle := range 20 {
+		var made []*corev1.ConfigMap
+		for i := range 3 {
+			cm, err := configMaps.Create(ctx, &corev1.ConfigMap{
+				ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("circle-%d-%d", circle, i), Labels: map[string]string{"circle": ""}},
+			}, metav1.CreateOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			made = append(made, cm)
+		}
+		for i, cm := range made {
+			owner := made[(i+2)%3]
+			patch := fmt.Sprintf(`{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"ConfigMap","name":%q,"uid":%q,"controller":true,"blockOwnerDeletion":true}]}}`, owner.Name, owner.UID)
+			if _, err := configMaps.Patch(ctx, cm.Name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := configMaps.Delete(ctx, made[0].Name, metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationForeground)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.eventually("all circles are gone", func(ctx context.Context) error {
+		left, err := configMaps.List(ctx, metav1.ListOptions{LabelSelector: "circle"})
+		if err == nil && len(left.Items) > 0 {
+			err = fmt.Errorf("%d ConfigMaps are left, %s with owners %v", len(left.Items), left.Items[0].Name, left.Items[0].OwnerReferences)
+		}
+		return err
+	})
 }
 
 // An object whose owner never existed goes; one with an owner that is there stays and forgets the other.

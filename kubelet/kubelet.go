@@ -13,7 +13,7 @@
 //   - userns gives users of their own to pods that want them.
 //   - mirror.go runs the pods of files on this node, which package static reads, and shows them in the API.
 //   - probe asks containers how they are; status tells the API.
-//   - devices, dra and cpus hand out what only one can have; assigned.go puts that into pods.
+//   - devices, dra and cpus hand out what only one can have; assigned.go puts that into pods, podresources tells who has it.
 //   - metrics counts what is done, for dashboards.
 //   - eviction ends pods when the node runs short of something; evict.go tells it what they use.
 //   - events.go hears from the runtime what changed; housekeeping.go removes what is dead and rotates logs.
@@ -55,6 +55,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/metrics"
 	"github.com/skiff-k8s/skiff/kubelet/node"
 	"github.com/skiff-k8s/skiff/kubelet/podnet"
+	"github.com/skiff-k8s/skiff/kubelet/podresources"
 	"github.com/skiff-k8s/skiff/kubelet/probe"
 	"github.com/skiff-k8s/skiff/kubelet/status"
 	"github.com/skiff-k8s/skiff/kubelet/userns"
@@ -295,6 +296,11 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	defer k.prober.Wait()
 	group.Go(func() error { return k.agent.Run(ctx) })
 	group.Go(func() error { return k.devices.Run(ctx) })
+	group.Go(func() error {
+		return podresources.New(k.cfg.Root, podresources.Node{
+			Pods: func() []*v1.Pod { return k.active("") }, Devices: k.devices, Claims: k.claims, CPUs: func() *cpus.Manager { return k.cpus },
+		}).Run(ctx)
+	})
 	group.Go(func() error { return k.status.Run(ctx) })
 	group.Go(func() error { return k.runPods(ctx) })
 	return group.Wait()

@@ -42,7 +42,7 @@ func (c *Client) Run(ctx context.Context) error {
 			return nil
 		}
 		if backoff.Steps == 0 || time.Since(began) > settled {
-			backoff = wait.Backoff{Duration: time.Second / 2, Factor: 2, Jitter: 0.2, Steps: 10, Cap: 15 * time.Second}
+			backoff = wait.Backoff{Duration: time.Second / 2, Factor: 2, Jitter: 0.2, Steps: 10, Cap: 5 * time.Second}
 		}
 		delay := backoff.Step()
 		logger.V(1).Info("The tunnel is closed, opening it again", "err", err, "in", delay)

@@ -33,11 +33,12 @@ type Server struct {
 	mu       sync.Mutex
 	closed   bool
 	sessions map[string]*yamux.Session // by the node's name; the last one that it opened
+	opened   chan struct{}             // closed, and made anew, when there is one more
 }
 
 // NewServer returns a Server. It has nothing to do until the first node calls.
 func NewServer(nodes corelisters.NodeLister) *Server {
-	return &Server{nodes: nodes, direct: net.Dialer{Timeout: dialTimeout}, sessions: map[string]*yamux.Session{}}
+	return &Server{nodes: nodes, direct: net.Dialer{Timeout: dialTimeout}, sessions: map[string]*yamux.Session{}, opened: make(chan struct{})}
 }
 
 // ServeHTTP takes the call of a node, which must have been authenticated, and returns when it has ended.
@@ -98,6 +99,8 @@ func (s *Server) add(node string, session *yamux.Session) bool {
 	old := s.sessions[node]
 	if !s.closed {
 		s.sessions[node] = session
+		close(s.opened)
+		s.opened = make(chan struct{})
 	}
 	closed := s.closed
 	s.mu.Unlock()
@@ -115,10 +118,11 @@ func (s *Server) remove(node string, session *yamux.Session) {
 	}
 }
 
-func (s *Server) session(node string) *yamux.Session {
+// session returns the tunnel of a node, if it has one, and what is closed when some node opens one.
+func (s *Server) session(node string) (*yamux.Session, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.sessions[node]
+	return s.sessions[node], s.opened
 }
 
 // Close ends all tunnels, and takes no more.
@@ -147,49 +151,74 @@ func (s *Server) DialNode(ctx context.Context, network, address string) (net.Con
 	if len(addresses) == 0 {
 		return nil, fmt.Errorf("node %s has no address", name)
 	}
-	target := net.JoinHostPort(addresses[0], port)
-	if session := s.session(name); session != nil {
-		return dialThrough(ctx, session, target)
+	return s.dial(ctx, name, network, net.JoinHostPort(addresses[0], port))
+}
+
+// dial goes by the tunnel of a node if there is one, or if one is opened before the address has answered directly: a
+// node that was away, or this server, may just be coming back.
+func (s *Server) dial(ctx context.Context, node, network, address string) (net.Conn, error) {
+	type result struct {
+		conn net.Conn
+		err  error
 	}
-	return s.direct.DialContext(ctx, network, target)
+	var direct chan result
+	directly, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for {
+		session, opened := s.session(node)
+		if session != nil {
+			if direct != nil {
+				go func() { // it may just have answered
+					if r := <-direct; r.conn != nil {
+						r.conn.Close()
+					}
+				}()
+			}
+			return dialThrough(ctx, session, address)
+		}
+		if direct == nil {
+			direct = make(chan result, 1)
+			go func() {
+				conn, err := s.direct.DialContext(directly, network, address)
+				direct <- result{conn, err}
+			}()
+		}
+		select {
+		case r := <-direct:
+			return r.conn, r.err
+		case <-opened:
+		}
+	}
 }
 
 // DialPod dials an address of a pod, or of anything else if no node has it.
 func (s *Server) DialPod(ctx context.Context, network, address string) (net.Conn, error) {
 	if host, _, err := net.SplitHostPort(address); err == nil {
 		if ip, err := netip.ParseAddr(host); err == nil {
-			if session := s.sessionTo(ip.Unmap()); session != nil {
-				return dialThrough(ctx, session, address)
+			if node := s.nodeWith(ip.Unmap()); node != "" {
+				return s.dial(ctx, node, network, address)
 			}
 		}
 	}
 	return s.direct.DialContext(ctx, network, address)
 }
 
-// sessionTo returns the tunnel of the node that has an address; nil if there is none, or if more than one node says
-// that it has it.
-func (s *Server) sessionTo(ip netip.Addr) *yamux.Session {
-	s.mu.Lock()
-	none := len(s.sessions) == 0
-	s.mu.Unlock()
-	if none {
-		return nil
-	}
+// nodeWith returns the node that has an address; none if more than one says that it has it.
+func (s *Server) nodeWith(ip netip.Addr) (owner string) {
 	nodes, err := s.nodes.List(labels.Everything())
 	if err != nil {
-		return nil
+		return ""
 	}
-	owner := ""
 	for _, node := range nodes {
 		if !has(node, ip) {
 			continue
 		}
 		if owner != "" {
-			return nil
+			return ""
 		}
 		owner = node.Name
 	}
-	return s.session(owner)
+	return owner
 }
 
 func has(node *corev1.Node, ip netip.Addr) bool {

@@ -149,6 +149,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.meetServer(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
+	if !a.cfg.NetworkSet {
+		a.cfg.Node.Network = a.cluster.Network
+	}
 	if err := a.record(); err != nil {
 		return err
 	}
@@ -296,9 +299,6 @@ func (a *Agent) build() error {
 	clientCA, err := dynamiccertificates.NewStaticCAContent("client-ca", []byte(a.cluster.ClientCA))
 	if err != nil {
 		return fmt.Errorf("read the authority of those who may call this node: %w", err)
-	}
-	if !a.cfg.NetworkSet {
-		a.cfg.Node.Network = a.cluster.Network
 	}
 	a.factory = informers.NewSharedInformerFactoryWithOptions(a.client, 0, informers.WithTransform(agent.DropManagedFields))
 	// Of pods a node needs its own; those of others only once there is a NetworkPolicy.

@@ -133,7 +133,7 @@ func TestNodes(t *testing.T) {
 		"get /nodes/node-1": true, "get /nodes/node-2": false, "watch /nodes/node-1": true, "patch /nodes/node-1/status": true,
 		"delete /nodes/node-1": false,
 		// The pod network of a node looks at all of them, in the process of its kubelet: the role skiff:node.
-		"list /nodes": true,
+		"list /nodes":                     true,
 		"list /pods?spec.nodeName=node-1": true, "list /pods": true, // of all nodes: NetworkPolicies select them
 		"get ns/pods/web": true, "get ns/pods/mirror": true, "get ns/pods/far": false, "patch ns/pods/web/status": true, "create ns/pods/web/eviction": true,
 		"update ns/pods/web": false, "create ns/pods/web/exec": false,

@@ -86,7 +86,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	case <-req.Context().Done():
 		return nil, req.Context().Err()
 	}
-	base := req.Context()
+	var base context.Context = bare{req.Context()}
 	if isWrite(req) {
 		base = context.WithoutCancel(base)
 	}
@@ -123,6 +123,15 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, context.Cause(req.Context())
 	}
 }
+
+// bare is a context without values: what is known of a request must not be taken for that of another one that was made
+// while answering it. (Audit would write the inner one's authorization into the outer one's record.)
+type bare struct{ context.Context }
+
+func (bare) Value(any) any { return nil }
+
+// AfterFunc spares package context a goroutine for each context that is made of this one.
+func (b bare) AfterFunc(f func()) func() bool { return context.AfterFunc(b.Context, f) }
 
 // isWrite tells the requests that change objects from those that read, and from streams.
 func isWrite(req *http.Request) bool {

@@ -73,3 +73,24 @@ func TestClientLeaves(t *testing.T) {
 		})
 	}
 }
+
+// What is known of a request is not known of those that are made in order to answer it.
+func TestRequestsAreStrangers(t *testing.T) {
+	type key struct{}
+	c := client(t, func(w http.ResponseWriter, r *http.Request) {
+		if v := r.Context().Value(key{}); v != nil {
+			t.Errorf("the handler finds its caller's value %v", v)
+		}
+	})
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		request, err := http.NewRequestWithContext(context.WithValue(t.Context(), key{}, "of the caller"), method, "http://in.process/object", http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := c.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+	}
+}

@@ -52,7 +52,8 @@ func (e existing) Command(ctx context.Context, name string, args ...string) *exe
 // Config says what an own cluster is made of.
 type Config struct {
 	Binary  string // skiff
-	Archive string // of images that the node imports; none if empty
+	Archive string // of images that the nodes import; none if empty
+	Agents  int    // how many nodes there are besides the server
 	// Registry serves those of them that upstream's suite pulls, and refuses all others.
 	Registry bool
 	// Prepare, if set, gets the host before anything runs there.
@@ -61,6 +62,9 @@ type Config struct {
 	Flags   []string
 	Say     func(format string, args ...any)
 }
+
+// agentNames are those of the nodes besides the server.
+var agentNames = []string{"beta", "gamma", "delta"}
 
 const (
 	nodeName       = "alpha"
@@ -72,7 +76,7 @@ const (
 	stopPatience   = time.Minute
 )
 
-// Own is a Skiff on a test host. Whatever ends this process ends it too.
+// Own is a Skiff on test hosts. Whatever ends this process ends it too.
 type Own struct {
 	config   Config
 	closers  cleanups
@@ -81,6 +85,13 @@ type Own struct {
 	before   machine
 	server   *testhost.Process
 	log      *os.File
+	agents   []*agent
+}
+
+// agent is a node on a test host of its own.
+type agent struct {
+	host    *testhost.Host
+	process *testhost.Process
 }
 
 // Start starts a server that is also a node, and waits until that is Ready.
@@ -97,7 +108,10 @@ func Start(ctx context.Context, config Config) (own *Own, err error) {
 	if err := own.makeHost(ctx); err != nil {
 		return nil, err
 	}
-	return own, own.Restart(ctx)
+	if err := own.Restart(ctx); err != nil {
+		return own, err
+	}
+	return own, own.join(ctx)
 }
 
 // Restart starts the server again after Stop or Kill, and waits until the node is Ready.
@@ -120,36 +134,55 @@ func (o *Own) Host() *testhost.Host { return o.host }
 func (o *Own) Kill(ctx context.Context) error { return o.server.Kill(ctx) }
 
 func (o *Own) makeHost(ctx context.Context) error {
+	if o.config.Agents > len(agentNames) {
+		return fmt.Errorf("a cluster has at most %d agents", len(agentNames))
+	}
+	var hosts []*testhost.Host
 	err := o.closers.catch(func(t testhost.T) {
-		o.host = testhost.New(t, testhost.Options{Name: nodeName})
+		network := testhost.NewCluster(t, 0)
+		o.host = network.Add(t, testhost.Options{Name: nodeName})
+		for _, name := range agentNames[:o.config.Agents] {
+			o.agents = append(o.agents, &agent{host: network.Add(t, testhost.Options{Name: name})})
+		}
+		hosts = network.Hosts()
 	})
 	if err != nil {
 		return err
 	}
-	if o.config.Archive != "" {
-		if err := linkOrCopy(o.config.Archive, filepath.Join(o.host.Path(imageDir), "conformance.tar")); err != nil {
-			return fmt.Errorf("hand over the test images: %w", err)
-		}
-	}
-	if o.config.Prepare != nil {
-		if err := o.config.Prepare(o.host); err != nil {
-			return fmt.Errorf("prepare the test host: %w", err)
-		}
-	}
 	if o.config.Registry {
-		return o.serveImages(ctx)
+		if o.registry, err = images.NewRegistry(ctx, o.config.Archive); err != nil {
+			return err
+		}
+	}
+	for _, host := range hosts {
+		if err := o.prepare(ctx, host); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// serveImages runs a registry on the host's loopback, and tells the host that it is all registries there are.
-func (o *Own) serveImages(ctx context.Context) error {
-	registry, err := images.NewRegistry(ctx, o.config.Archive)
-	if err != nil {
-		return err
+func (o *Own) prepare(ctx context.Context, host *testhost.Host) error {
+	if o.config.Archive != "" {
+		if err := linkOrCopy(o.config.Archive, filepath.Join(host.Path(imageDir), "conformance.tar")); err != nil {
+			return fmt.Errorf("hand over the test images: %w", err)
+		}
 	}
+	if o.config.Prepare != nil {
+		if err := o.config.Prepare(host); err != nil {
+			return fmt.Errorf("prepare the test host: %w", err)
+		}
+	}
+	if o.config.Registry {
+		return o.serveImages(ctx, host)
+	}
+	return nil
+}
+
+// serveImages runs a registry on a host's loopback, and tells the host that it is all registries there are.
+func (o *Own) serveImages(ctx context.Context, host *testhost.Host) error {
 	address := fmt.Sprintf("127.0.0.1:%d", registryPort)
-	listener, err := o.host.Listen(ctx, "tcp4", address)
+	listener, err := host.Listen(ctx, "tcp4", address)
 	if err != nil {
 		return fmt.Errorf("serve test images: %w", err)
 	}
@@ -157,13 +190,12 @@ func (o *Own) serveImages(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := registry.Serve(serving, listener); err != nil {
+		if err := o.registry.Serve(serving, listener); err != nil {
 			o.config.Say("serve test images: %v", err)
 		}
 	}()
 	o.closers.Cleanup(func() { stop(); <-done })
-	o.registry = registry
-	dir := o.host.Path(filepath.Join(registryConfig, "_default"))
+	dir := host.Path(filepath.Join(registryConfig, "_default"))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -180,28 +212,75 @@ func (o *Own) Pulls() (served, refused map[string]int) {
 func (o *Own) startServer(ctx context.Context) error {
 	var err error
 	if o.log == nil {
-		if o.log, err = os.Create(filepath.Join(o.config.LogDir, nodeName+".log")); err != nil {
+		if o.log, err = o.createLog(nodeName); err != nil {
 			return err
 		}
-		o.closers.Cleanup(func() { o.log.Close() })
 	}
-	flags := append([]string{"server", "--node-name=" + nodeName, "--node-ip=" + o.host.IP().String(), "--cgroup-root=" + o.host.CgroupRoot()}, o.config.Flags...)
-	cmd := o.host.Command(context.WithoutCancel(ctx), o.config.Binary, flags...)
-	cmd.Stdout, cmd.Stderr = o.log, o.log
-	o.server, err = o.host.Start(cmd)
+	o.server, err = o.run(ctx, o.host, o.log, append([]string{"server"}, o.config.Flags...)...)
 	return err
 }
 
-// awaitReady waits for the node, and for the images that the suite takes for granted.
-func (o *Own) awaitReady(ctx context.Context) error {
-	for _, wait := range [][]string{
-		{"wait", "--for=create", "node/" + nodeName, "--timeout=" + startPatience.String()},
-		{"wait", "--for=condition=Ready", "node/" + nodeName, "--timeout=" + startPatience.String()},
-		{"wait", "--for=create", "serviceaccount/default", "--timeout=" + startPatience.String()},
-	} {
-		if err := o.kubectl(ctx, wait...); err != nil {
-			return fmt.Errorf("wait for the cluster: %w", err)
+func (o *Own) createLog(node string) (*os.File, error) {
+	log, err := os.Create(filepath.Join(o.config.LogDir, node+".log"))
+	if err == nil {
+		o.closers.Cleanup(func() { log.Close() })
+	}
+	return log, err
+}
+
+// run runs a server or an agent on a host.
+func (o *Own) run(ctx context.Context, host *testhost.Host, log *os.File, flags ...string) (*testhost.Process, error) {
+	flags = append(flags, "--node-name="+host.Name(), "--node-ip="+host.IP().String(), "--cgroup-root="+host.CgroupRoot())
+	cmd := host.Command(context.WithoutCancel(ctx), o.config.Binary, flags...)
+	cmd.Stdout, cmd.Stderr = log, log
+	return host.Start(cmd)
+}
+
+// join lets the agents join, with the command that the server prints, and waits for their nodes.
+func (o *Own) join(ctx context.Context) error {
+	if len(o.agents) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	command, err := o.host.Output(ctx, o.config.Binary, "token", "create")
+	if err != nil {
+		return fmt.Errorf("make a token: %w", err)
+	}
+	flags := strings.Fields(strings.TrimPrefix(command, "sudo skiff"))
+	for _, a := range o.agents {
+		log, err := o.createLog(a.host.Name())
+		if err != nil {
+			return err
 		}
+		if a.process, err = o.run(ctx, a.host, log, flags...); err != nil {
+			return err
+		}
+	}
+	for _, a := range o.agents {
+		if err := o.awaitNode(ctx, a.host.Name()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o *Own) awaitNode(ctx context.Context, name string) error {
+	for _, condition := range []string{"create", "condition=Ready"} {
+		if err := o.kubectl(ctx, "wait", "--for="+condition, "node/"+name, "--timeout="+startPatience.String()); err != nil {
+			return fmt.Errorf("wait for node %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// awaitReady waits for the node, and for what pods take for granted.
+func (o *Own) awaitReady(ctx context.Context) error {
+	if err := o.awaitNode(ctx, nodeName); err != nil {
+		return err
+	}
+	if err := o.kubectl(ctx, "wait", "--for=create", "serviceaccount/default", "--timeout="+startPatience.String()); err != nil {
+		return fmt.Errorf("wait for the cluster: %w", err)
 	}
 	return nil
 }
@@ -241,32 +320,42 @@ func (o *Own) Command(ctx context.Context, name string, args ...string) *exec.Cm
 // Done is closed when the server has ended.
 func (o *Own) Done() <-chan struct{} { return o.server.Done() }
 
-// Stop asks the server to end, and waits for it. Pods go on.
-func (o *Own) Stop(ctx context.Context) error {
+// Stop asks the server to end, and waits for it. Pods go on, and agents too.
+func (o *Own) Stop(ctx context.Context) error { return stop(ctx, "server", o.server) }
+
+func stop(ctx context.Context, what string, process *testhost.Process) error {
 	ctx, cancel := context.WithTimeout(ctx, stopPatience)
 	defer cancel()
-	err := o.server.Signal(syscall.SIGTERM)
+	err := process.Signal(syscall.SIGTERM)
 	if errors.Is(err, os.ErrProcessDone) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if waited := o.server.Wait(ctx); errors.Is(waited, context.DeadlineExceeded) {
-		err = fmt.Errorf("the server did not end within %s of a SIGTERM; its log says where it is", stopPatience)
-		o.server.Signal(syscall.SIGQUIT) // Go prints all goroutines
-		<-o.server.Done()
+	if waited := process.Wait(ctx); errors.Is(waited, context.DeadlineExceeded) {
+		err = fmt.Errorf("the %s did not end within %s of a SIGTERM; its log says where it is", what, stopPatience)
+		process.Signal(syscall.SIGQUIT) // Go prints all goroutines
+		<-process.Done()
 	}
 	return err
 }
 
-// Close stops the server, and then the host with all that is in it. What is left of them on the machine is an error.
+// Close stops agents and server, and then the hosts with all that is in them. What is left of them on the machine is an
+// error.
 func (o *Own) Close() error {
-	err := o.Stop(context.Background())
-	inside := namespacesOf(o.host)
-	cgroup := o.host.CgroupRoot()
+	inside, cgroups := namespacesOf(o.host), []string{o.host.CgroupRoot()}
+	var errs []error
+	for _, a := range o.agents {
+		if a.process != nil {
+			errs = append(errs, stop(context.Background(), "agent", a.process))
+		}
+		maps.Copy(inside, namespacesOf(a.host))
+		cgroups = append(cgroups, a.host.CgroupRoot())
+	}
+	errs = append(errs, o.Stop(context.Background()))
 	o.closers.run()
-	return errors.Join(err, o.judgePulls(), remains(o.before, inside, cgroup))
+	return errors.Join(append(errs, o.judgePulls(), remains(o.before, inside, cgroups...))...)
 }
 
 // judgePulls says what nodes pulled. An image of the suite that is missing is an error; some tests ask for images

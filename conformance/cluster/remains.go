@@ -107,7 +107,7 @@ func numbered(proc string) (dirs []string) {
 
 // remains says what a cluster has left on the machine: processes in its namespaces, its cgroups, and whatever the
 // machine did not have before.
-func remains(before machine, inside namespaces, cgroup string) error {
+func remains(before machine, inside namespaces, cgroups ...string) error {
 	after, err := look()
 	if err != nil {
 		return err
@@ -123,10 +123,12 @@ func remains(before machine, inside namespaces, cgroup string) error {
 			left = append(left, "process "+filepath.Base(process)+" "+nameOf(process))
 		}
 	}
-	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} { // version 2, version 1
-		dirs, _ := filepath.Glob(filepath.Join(pattern, cgroup))
-		for _, dir := range dirs {
-			left = append(left, "cgroup "+dir)
+	for _, cgroup := range cgroups {
+		for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} { // version 2, version 1
+			dirs, _ := filepath.Glob(filepath.Join(pattern, cgroup))
+			for _, dir := range dirs {
+				left = append(left, "cgroup "+dir)
+			}
 		}
 	}
 	if len(left) == 0 {

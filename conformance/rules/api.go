@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -42,22 +41,7 @@ type answer struct {
 	stored   stories.Object
 	errors   []string
 	warnings []string
-}
-
-// text is an answer for comparison.
-func (a answer) text() string {
-	var out strings.Builder
-	for _, e := range a.errors {
-		fmt.Fprintln(&out, "error  ", e)
-	}
-	for _, w := range a.warnings {
-		fmt.Fprintln(&out, "warning", w)
-	}
-	if a.stored != nil {
-		content, _ := json.MarshalIndent(a.stored, "", " ")
-		out.Write(content)
-	}
-	return out.String()
+	panicked bool
 }
 
 var birth = metav1.NewTime(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
@@ -70,7 +54,9 @@ func (a *api) create(sent stories.Object) answer {
 		meta := obj.(metav1.Object)
 		meta.SetUID(uid)
 		meta.SetCreationTimestamp(birth)
-		return genericrest.BeforeCreate(a.kinds[a.groupKind(sent)].create, ctx, obj)
+		err := genericrest.BeforeCreate(a.kinds[a.groupKind(sent)].create, ctx, obj)
+		meta.SetResourceVersion("1") // as the storage does, for updates
+		return err
 	})
 }
 
@@ -96,7 +82,7 @@ func (a *api) groupKind(o stories.Object) schema.GroupKind {
 func (a *api) judge(sent stories.Object, subresource string, write func(ctx context.Context, obj runtime.Object) error) (out answer) {
 	defer func() {
 		if r := recover(); r != nil {
-			out = answer{errors: []string{fmt.Sprintf("panic: %v\n%s", r, debug.Stack())}}
+			out = answer{panicked: true, errors: []string{fmt.Sprintf("panic: %v\n%s", r, debug.Stack())}}
 		}
 	}()
 	obj, err := a.decode(sent)

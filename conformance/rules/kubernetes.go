@@ -4,20 +4,22 @@ package rules
 
 import (
 	"context"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	genericrest "k8s.io/apiserver/pkg/registry/rest"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	"k8s.io/kubernetes/pkg/apis/admissionregistration"
 	_ "k8s.io/kubernetes/pkg/apis/admissionregistration/install"
 	_ "k8s.io/kubernetes/pkg/apis/flowcontrol/install"
 	_ "k8s.io/kubernetes/pkg/apis/networking/install"
 	_ "k8s.io/kubernetes/pkg/apis/node/install"
 	_ "k8s.io/kubernetes/pkg/apis/storagemigration/install"
+	"k8s.io/kubernetes/pkg/capabilities"
 	"k8s.io/kubernetes/pkg/printers"
 	printersinternal "k8s.io/kubernetes/pkg/printers/internalversion"
 	printerstorage "k8s.io/kubernetes/pkg/printers/storage"
@@ -87,11 +89,13 @@ import (
 // newKubernetes makes the rules of k8s.io/kubernetes, in the version that go.mod names.
 func newKubernetes() *api {
 	key := func(group, kind string) schema.GroupKind { return schema.GroupKind{Group: group, Kind: kind} }
+	capabilities.Setup(true, 0) // as every installer of clusters has it
 	allow := authorizerfactory.NewAlwaysAllowAuthorizer()
-	validating := validatingadmissionpolicy.NewStrategy(allow, nil)
-	mutating := mutatingadmissionpolicy.NewStrategy(allow, nil)
-	validatingBinding := validatingadmissionpolicybinding.NewStrategy(allow, nil, nil)
-	mutatingBinding := mutatingadmissionpolicybinding.NewStrategy(allow, nil, nil)
+	var plural resources
+	validating := validatingadmissionpolicy.NewStrategy(allow, plural)
+	mutating := mutatingadmissionpolicy.NewStrategy(allow, plural)
+	validatingBinding := validatingadmissionpolicybinding.NewStrategy(allow, policies{}, plural)
+	mutatingBinding := mutatingadmissionpolicybinding.NewStrategy(allow, policies{}, plural)
 	certificate := podcertificaterequest.NewStrategy()
 	claim := resourceclaim.NewStrategy(namespaces{}, allow)
 	claimTemplate := resourceclaimtemplate.NewStrategy(namespaces{})
@@ -175,7 +179,25 @@ func newKubernetes() *api {
 	return &api{scheme: legacyscheme.Scheme, convertor: legacyscheme.Scheme, kinds: kinds}
 }
 
-var _ authorizer.Authorizer = authorizerfactory.NewAlwaysAllowAuthorizer()
+// resources are named after their kinds.
+type resources struct{}
+
+func (resources) Resolve(gvk schema.GroupVersionKind) (schema.GroupVersionResource, error) {
+	return gvk.GroupVersion().WithResource(strings.ToLower(gvk.Kind) + "s"), nil
+}
+
+// policies says that every policy is there, with ConfigMaps for parameters.
+type policies struct{}
+
+var parameters = admissionregistration.ParamKind{APIVersion: "v1", Kind: "ConfigMap"}
+
+func (policies) GetValidatingAdmissionPolicy(context.Context, string) (*admissionregistration.ValidatingAdmissionPolicy, error) {
+	return &admissionregistration.ValidatingAdmissionPolicy{Spec: admissionregistration.ValidatingAdmissionPolicySpec{ParamKind: &parameters}}, nil
+}
+
+func (policies) GetMutatingAdmissionPolicy(context.Context, string) (*admissionregistration.MutatingAdmissionPolicy, error) {
+	return &admissionregistration.MutatingAdmissionPolicy{Spec: admissionregistration.MutatingAdmissionPolicySpec{ParamKind: &parameters}}, nil
+}
 
 // namespaces says that every namespace is there, without labels.
 type namespaces struct {

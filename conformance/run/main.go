@@ -38,6 +38,7 @@ type options struct {
 	fresh       bool
 	prepareOnly bool
 	serverFlags string
+	agents      int
 }
 
 func main() {
@@ -66,6 +67,7 @@ func parse() options {
 	flag.BoolVar(&o.fresh, "fresh", false, "do not continue an interrupted run")
 	flag.BoolVar(&o.prepareOnly, "prepare", false, "build programs and images, and run nothing")
 	flag.StringVar(&o.serverFlags, "server-flags", "", "more flags for skiff server")
+	flag.IntVar(&o.agents, "agents", 1, "how many nodes there are besides the server's")
 	flag.Parse()
 	if o.output == "" {
 		o.output = filepath.Join(o.cache, "run")
@@ -124,9 +126,9 @@ func start(ctx context.Context, o options, archive string) (cluster.Cluster, err
 	if err != nil {
 		return nil, err
 	}
-	say("starting Skiff on a test host; its log is in %s", o.output)
+	say("starting Skiff on %d test hosts; their logs are in %s", 1+o.agents, o.output)
 	return cluster.Start(ctx, cluster.Config{
-		Binary: binary, Archive: archive, Registry: true, LogDir: o.output, Flags: strings.Fields(o.serverFlags), Say: say,
+		Binary: binary, Archive: archive, Agents: o.agents, Registry: true, LogDir: o.output, Flags: strings.Fields(o.serverFlags), Say: say,
 	})
 }
 

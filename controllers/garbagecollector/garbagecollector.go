@@ -157,11 +157,9 @@ func (c *controller) collect(ctx context.Context, obj object, live *metav1.Parti
 	switch {
 	case len(owners.waiting) > 0 && c.graph.hasDependents(obj.uid):
 		// Its own dependents go first. Where one of them waits for its dependents too, there may be a circle, which
-		// would wait forever: then nobody waits for this one.
-		if c.graph.dependentInForeground(obj.uid) {
-			if err := c.unblock(ctx, obj, live); err != nil {
-				return reconcile.Result{}, err
-			}
+		// would wait forever: then nobody waits for this one. Its new references bring it here again.
+		if c.graph.dependentInForeground(obj.uid) && slices.ContainsFunc(live.OwnerReferences, blocks) {
+			return reconcile.Result{}, c.unblock(ctx, obj, live)
 		}
 		policy = metav1.DeletePropagationForeground
 	case slices.Contains(live.Finalizers, metav1.FinalizerOrphanDependents):
@@ -305,7 +303,7 @@ func (c *controller) removeOwners(ctx context.Context, obj object, live *metav1.
 // unblock makes the object's owners not wait for it.
 func (c *controller) unblock(ctx context.Context, obj object, live *metav1.PartialObjectMetadata) error {
 	no := false
-	var blocking []metav1.OwnerReference
+	blocking := []metav1.OwnerReference{} // never nil: null in a patch means all of them
 	for _, ref := range live.OwnerReferences {
 		if blocks(ref) {
 			ref.BlockOwnerDeletion = &no

@@ -128,6 +128,16 @@ func (m *Manager) sharedLocked() cpuset.CPUSet {
 	return shared
 }
 
+// Exclusive are the CPUs that a container has for itself.
+func (m *Manager) Exclusive(pod types.UID, container string) cpuset.CPUSet {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.given[pod][container]
+}
+
+// Allocatable are all that containers can have for themselves.
+func (m *Manager) Allocatable() cpuset.CPUSet { return m.topology.all().Difference(m.reserved) }
+
 // Has says whether a pod has CPUs of its own.
 func (m *Manager) Has(pod types.UID) bool {
 	if m == nil {

@@ -151,6 +151,8 @@ func (d *Driver) Has(ctx context.Context, c Capability) (bool, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.capabilities == nil {
+		ctx, cancel := context.WithTimeout(ctx, Timeout)
+		defer cancel()
 		response, err := d.NodeGetCapabilities(ctx, &csi.NodeGetCapabilitiesRequest{})
 		if err != nil {
 			return false, err

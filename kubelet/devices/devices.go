@@ -421,6 +421,36 @@ func (m *Manager) Of(ctx context.Context, pod types.UID, container string) ([]*a
 	return all, nil
 }
 
+// All are the healthy devices by resource.
+func (m *Manager) All() map[string][]*api.Device {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := map[string][]*api.Device{}
+	for name, o := range m.offers {
+		healthy := o.healthy()
+		for _, id := range slices.Sorted(maps.Keys(healthy)) {
+			all[name] = append(all[name], healthy[id])
+		}
+	}
+	return all
+}
+
+// Assigned are the devices of a pod: by container, and there by resource.
+func (m *Manager) Assigned(pod types.UID) map[string]map[string][]string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := map[string]map[string][]string{}
+	if g := m.given[pod]; g != nil {
+		for container, byResource := range g.Containers {
+			all[container] = map[string][]string{}
+			for name, a := range byResource {
+				all[container][name] = a.IDs
+			}
+		}
+	}
+	return all
+}
+
 // Forget takes the devices of a pod back, once its containers have ended.
 func (m *Manager) Forget(pod types.UID) error {
 	m.mu.Lock()

@@ -193,7 +193,12 @@ func (p *csiCall) stage(ctx context.Context) error {
 	if err := os.MkdirAll(p.staging, 0o750); err != nil {
 		return err
 	}
-	if err := errors.Join(writeNote(filepath.Dir(p.staging), p.source.note()), p.noteVolume("")); err != nil {
+	_, err = readNote(p.v.dir)
+	isNew := errors.Is(err, os.ErrNotExist) // else an earlier process has staged it
+	if isNew {
+		err = p.noteVolume("")
+	}
+	if err := errors.Join(err, writeNote(filepath.Dir(p.staging), p.source.note())); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, csi.Timeout)
@@ -205,7 +210,7 @@ func (p *csiCall) stage(ctx context.Context) error {
 	switch {
 	case err == nil:
 		p.csiVolume.staged.Store(volume, true)
-	case csi.Final(err):
+	case isNew && csi.Final(err):
 		return errors.Join(err, p.notStaged())
 	}
 	return err

@@ -154,9 +154,14 @@ func TestCSIPersistentVolume(t *testing.T) {
 	wantCalls(t, driver, "NodeStageVolume", "NodePublishVolume", "NodePublishVolume", "NodeUnpublishVolume")
 
 	// Another process: it knows what is in use, fails without the driver, and undoes the rest with it.
-	after := newCSINode(t, root, driver, pvc, pv)
+	after := newCSINode(t, root, driver, pvc, pv, password(), attachment)
+	after.cfg.InUseChanged()
 	if got := after.VolumesInUse(); !slices.Equal(got, []corev1.UniqueVolumeName{unique}) {
 		t.Errorf("in use after a restart are %q", got)
+	}
+	driver.Fail("NodeStageVolume", status.Error(codes.InvalidArgument, "no"))
+	if err := after.SetUp(t.Context(), b); err == nil { // it goes on running with what it has
+		t.Error("SetUp with a failing driver succeeds")
 	}
 	drivers := after.cfg.CSI
 	after.cfg.CSI = nil
@@ -170,6 +175,9 @@ func TestCSIPersistentVolume(t *testing.T) {
 	}
 	driver.Fail("NodeUnstageVolume", nil)
 	must(t, after.TearDown(t.Context(), b.UID))
+	if calls := driver.Calls(); !slices.Equal(calls[len(calls)-2:], []string{"NodeUnpublishVolume", "NodeUnstageVolume"}) {
+		t.Errorf("driver was asked for %q", calls)
+	}
 	if got := after.VolumesInUse(); len(got) > 0 {
 		t.Errorf("in use in the end are %q", got)
 	}

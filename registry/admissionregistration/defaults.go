@@ -63,26 +63,15 @@ func defaultValidatingPolicy(p *admissionregistrationv1.ValidatingAdmissionPolic
 
 func defaultValidatingPolicyBinding(b *admissionregistrationv1.ValidatingAdmissionPolicyBinding) {
 	defaultMatch(b.Spec.MatchResources)
-	defaultParam(b.Spec.ParamRef)
 }
 
 func defaultMutatingPolicy(p *admissionregistrationv1.MutatingAdmissionPolicy) {
 	fill(&p.Spec.FailurePolicy, admissionregistrationv1.Fail)
-	if p.Spec.ReinvocationPolicy == "" {
-		p.Spec.ReinvocationPolicy = admissionregistrationv1.NeverReinvocationPolicy
-	}
 	defaultMatch(p.Spec.MatchConstraints)
 }
 
 func defaultMutatingPolicyBinding(b *admissionregistrationv1.MutatingAdmissionPolicyBinding) {
 	defaultMatch(b.Spec.MatchResources)
-	defaultParam(b.Spec.ParamRef)
-}
-
-func defaultParam(p *admissionregistrationv1.ParamRef) {
-	if p != nil {
-		fill(&p.ParameterNotFoundAction, admissionregistrationv1.DenyAction)
-	}
 }
 
 func defaultMatch(m *admissionregistrationv1.MatchResources) {

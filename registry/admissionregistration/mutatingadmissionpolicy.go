@@ -11,12 +11,13 @@ import (
 // MutatingAdmissionPolicies says what is particular to mutatingadmissionpolicies.
 func MutatingAdmissionPolicies() rest.Resource[*admissionregistrationv1.MutatingAdmissionPolicy] {
 	return rest.Resource[*admissionregistrationv1.MutatingAdmissionPolicy]{
-		Kind:           admissionregistrationv1.SchemeGroupVersion.WithKind("MutatingAdmissionPolicy"),
-		Plural:         "mutatingadmissionpolicies",
-		Singular:       "mutatingadmissionpolicy",
-		Default:        defaultMutatingPolicy,
-		Validate:       validateMutatingPolicy,
-		ValidateUpdate: validateMutatingPolicyUpdate,
+		Kind:                 admissionregistrationv1.SchemeGroupVersion.WithKind("MutatingAdmissionPolicy"),
+		Plural:               "mutatingadmissionpolicies",
+		Singular:             "mutatingadmissionpolicy",
+		NeedsResourceVersion: true,
+		Default:              defaultMutatingPolicy,
+		Validate:             validateMutatingPolicy,
+		ValidateUpdate:       validateMutatingPolicyUpdate,
 		Columns: policyColumns("Mutations", "Mutation indicates the number of mutations rules defined in this configuration",
 			func(o *admissionregistrationv1.MutatingAdmissionPolicy) int { return len(o.Spec.Mutations) },
 			func(o *admissionregistrationv1.MutatingAdmissionPolicy) *admissionregistrationv1.ParamKind {

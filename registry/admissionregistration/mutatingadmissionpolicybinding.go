@@ -11,11 +11,12 @@ import (
 // MutatingAdmissionPolicyBindings says what is particular to mutatingadmissionpolicybindings.
 func MutatingAdmissionPolicyBindings() rest.Resource[*admissionregistrationv1.MutatingAdmissionPolicyBinding] {
 	return rest.Resource[*admissionregistrationv1.MutatingAdmissionPolicyBinding]{
-		Kind:     admissionregistrationv1.SchemeGroupVersion.WithKind("MutatingAdmissionPolicyBinding"),
-		Plural:   "mutatingadmissionpolicybindings",
-		Singular: "mutatingadmissionpolicybinding",
-		Default:  defaultMutatingPolicyBinding,
-		Validate: validateMutatingPolicyBinding,
+		Kind:                 admissionregistrationv1.SchemeGroupVersion.WithKind("MutatingAdmissionPolicyBinding"),
+		Plural:               "mutatingadmissionpolicybindings",
+		Singular:             "mutatingadmissionpolicybinding",
+		NeedsResourceVersion: true,
+		Default:              defaultMutatingPolicyBinding,
+		Validate:             validateMutatingPolicyBinding,
 		Columns: bindingColumns(
 			func(o *admissionregistrationv1.MutatingAdmissionPolicyBinding) string { return o.Spec.PolicyName },
 			func(o *admissionregistrationv1.MutatingAdmissionPolicyBinding) *admissionregistrationv1.ParamRef {

@@ -129,7 +129,7 @@ func mutatingExpressions(spec *admissionregistrationv1.MutatingAdmissionPolicySp
 
 // validatePolicy checks what both kinds have, and returns the compiler that knows the policy's variables.
 func validatePolicy(meta *metav1.ObjectMeta, at *field.Path, p policy, before was) (*compiler, field.ErrorList) {
-	errs := rule.ObjectMeta(meta, false, apivalidation.NameIsDNSSubdomain)
+	errs := rule.GenericMeta(meta, false, apivalidation.NameIsDNSSubdomain)
 	c, err := newCompiler(p.variables, p.params, before.expressions)
 	if err != nil {
 		return nil, append(errs, field.InternalError(at, err))
@@ -342,7 +342,7 @@ func validateValidatingPolicyBinding(b *admissionregistrationv1.ValidatingAdmiss
 	}
 	errs = append(errs, rule.If(slices.Contains(actions, admissionregistrationv1.Deny) && slices.Contains(actions, admissionregistrationv1.Warn),
 		field.Invalid(at, actions, "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)"))...)
-	return append(errs, rule.If(len(actions) == 0, field.Required(at, "at least one validation action is required"))...)
+	return append(errs, rule.If(len(actions) == 0, field.Required(at, ""))...)
 }
 
 func validateMutatingPolicyBinding(b *admissionregistrationv1.MutatingAdmissionPolicyBinding) field.ErrorList {
@@ -352,7 +352,7 @@ func validateMutatingPolicyBinding(b *admissionregistrationv1.MutatingAdmissionP
 
 func validateBinding(meta *metav1.ObjectMeta, policy string, params *admissionregistrationv1.ParamRef, match *admissionregistrationv1.MatchResources) field.ErrorList {
 	at := field.NewPath("spec")
-	errs := rule.ObjectMeta(meta, false, apivalidation.NameIsDNSSubdomain)
+	errs := rule.GenericMeta(meta, false, apivalidation.NameIsDNSSubdomain)
 	if policy == "" {
 		errs = append(errs, field.Required(at.Child("policyName"), ""))
 	} else {

@@ -216,6 +216,7 @@ func TestMutatingPolicy(t *testing.T) {
 	const valid = `
 metadata: {name: p}
 spec:
+  reinvocationPolicy: Never
   matchConstraints: {resourceRules: [{apiGroups: [apps], apiVersions: [v1], operations: [CREATE], resources: [deployments]}]}
   variables: [{name: count, expression: "'v'"}]
   mutations:
@@ -275,7 +276,7 @@ spec: {policyName: p, validationActions: [Deny, Warn, Deny], paramRef: {name: x,
 	m := parse[admissionregistrationv1.MutatingAdmissionPolicyBinding](t, `
 metadata: {name: b}
 spec:
-  paramRef: {}
+  paramRef: {parameterNotFoundAction: Deny}
   matchResources: {resourceRules: [{apiGroups: [apps], apiVersions: [v1], operations: [DELETE], resources: [deployments], resourceNames: [a/b]}]}
 `)
 	defaultMutatingPolicyBinding(m)

@@ -11,11 +11,12 @@ import (
 // ValidatingAdmissionPolicyBindings says what is particular to validatingadmissionpolicybindings.
 func ValidatingAdmissionPolicyBindings() rest.Resource[*admissionregistrationv1.ValidatingAdmissionPolicyBinding] {
 	return rest.Resource[*admissionregistrationv1.ValidatingAdmissionPolicyBinding]{
-		Kind:     admissionregistrationv1.SchemeGroupVersion.WithKind("ValidatingAdmissionPolicyBinding"),
-		Plural:   "validatingadmissionpolicybindings",
-		Singular: "validatingadmissionpolicybinding",
-		Default:  defaultValidatingPolicyBinding,
-		Validate: validateValidatingPolicyBinding,
+		Kind:                 admissionregistrationv1.SchemeGroupVersion.WithKind("ValidatingAdmissionPolicyBinding"),
+		Plural:               "validatingadmissionpolicybindings",
+		Singular:             "validatingadmissionpolicybinding",
+		NeedsResourceVersion: true,
+		Default:              defaultValidatingPolicyBinding,
+		Validate:             validateValidatingPolicyBinding,
 		Columns: bindingColumns(
 			func(o *admissionregistrationv1.ValidatingAdmissionPolicyBinding) string { return o.Spec.PolicyName },
 			func(o *admissionregistrationv1.ValidatingAdmissionPolicyBinding) *admissionregistrationv1.ParamRef {

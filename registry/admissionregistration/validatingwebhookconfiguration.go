@@ -11,14 +11,15 @@ import (
 // ValidatingWebhookConfigurations says what is particular to validatingwebhookconfigurations.
 func ValidatingWebhookConfigurations() rest.Resource[*admissionregistrationv1.ValidatingWebhookConfiguration] {
 	return rest.Resource[*admissionregistrationv1.ValidatingWebhookConfiguration]{
-		Kind:           admissionregistrationv1.SchemeGroupVersion.WithKind("ValidatingWebhookConfiguration"),
-		Plural:         "validatingwebhookconfigurations",
-		Singular:       "validatingwebhookconfiguration",
-		Default:        defaultValidatingWebhooks,
-		Validate:       validateValidatingWebhooks,
-		ValidateUpdate: validateValidatingWebhooksUpdate,
-		Columns:        webhookColumns(func(o *admissionregistrationv1.ValidatingWebhookConfiguration) int { return len(o.Webhooks) }),
-		Categories:     []string{"api-extensions"},
-		GenerationOf:   func(o *admissionregistrationv1.ValidatingWebhookConfiguration) any { return o.Webhooks },
+		Kind:                 admissionregistrationv1.SchemeGroupVersion.WithKind("ValidatingWebhookConfiguration"),
+		Plural:               "validatingwebhookconfigurations",
+		Singular:             "validatingwebhookconfiguration",
+		NeedsResourceVersion: true,
+		Default:              defaultValidatingWebhooks,
+		Validate:             validateValidatingWebhooks,
+		ValidateUpdate:       validateValidatingWebhooksUpdate,
+		Columns:              webhookColumns(func(o *admissionregistrationv1.ValidatingWebhookConfiguration) int { return len(o.Webhooks) }),
+		Categories:           []string{"api-extensions"},
+		GenerationOf:         func(o *admissionregistrationv1.ValidatingWebhookConfiguration) any { return o.Webhooks },
 	}
 }

@@ -101,7 +101,7 @@ var (
 )
 
 func validateWebhooks(meta *metav1.ObjectMeta, webhooks []admissionregistrationv1.MutatingWebhook, l leniency) field.ErrorList {
-	errs := rule.ObjectMeta(meta, false, apivalidation.NameIsDNSSubdomain)
+	errs := rule.GenericMeta(meta, false, apivalidation.NameIsDNSSubdomain)
 	names := sets.New[string]()
 	for i := range webhooks {
 		w, path := &webhooks[i], field.NewPath("webhooks").Index(i)
@@ -166,7 +166,8 @@ func validateClient(path *field.Path, c *admissionregistrationv1.WebhookClientCo
 		if s.Port != nil {
 			port = *s.Port
 		}
-		return webhook.ValidateWebhookService(path.Child("service"), s.Namespace, s.Name, s.Path, port)
+		// Upstream takes one for the other, so the error of a missing name is that of the namespace.
+		return webhook.ValidateWebhookService(path.Child("service"), s.Name, s.Namespace, s.Path, port)
 	}
 }
 

@@ -17,6 +17,7 @@ func Deployments() rest.Resource[*appsv1.Deployment] {
 		Kind:                appsv1.SchemeGroupVersion.WithKind("Deployment"),
 		Plural:              "deployments",
 		Singular:            "deployment",
+		StatusResets:        []string{"metadata.labels"},
 		Columns:             deploymentColumns(),
 		ShortNames:          []string{"deploy"},
 		Categories:          []string{"all"},

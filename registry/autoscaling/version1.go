@@ -18,12 +18,12 @@ import (
 
 // autoscaling/v1 knows one metric, CPU. What else a HorizontalPodAutoscaler has stands in annotations there.
 const (
-	metricsAnnotation    = "autoscaling.alpha.kubernetes.io/metrics"
-	behaviorAnnotation   = "autoscaling.alpha.kubernetes.io/behavior"
-	currentMetricsAnnotation   = "autoscaling.alpha.kubernetes.io/current-metrics"
-	conditionsAnnotation = "autoscaling.alpha.kubernetes.io/conditions"
-	upAnnotation         = "autoscaling.alpha.kubernetes.io/scale-up-tolerance"
-	downAnnotation       = "autoscaling.alpha.kubernetes.io/scale-down-tolerance"
+	metricsAnnotation        = "autoscaling.alpha.kubernetes.io/metrics"
+	behaviorAnnotation       = "autoscaling.alpha.kubernetes.io/behavior"
+	currentMetricsAnnotation = "autoscaling.alpha.kubernetes.io/current-metrics"
+	conditionsAnnotation     = "autoscaling.alpha.kubernetes.io/conditions"
+	upAnnotation             = "autoscaling.alpha.kubernetes.io/scale-up-tolerance"
+	downAnnotation           = "autoscaling.alpha.kubernetes.io/scale-down-tolerance"
 )
 
 // AddVersion1 adds autoscaling/v1: Scale, whose only version it is, and the first face of HorizontalPodAutoscaler.

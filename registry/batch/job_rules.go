@@ -199,9 +199,7 @@ func indexed(spec *batchv1.JobSpec) bool {
 func validateSelectedSpec(spec *batchv1.JobSpec, tolerant bool, o podspec.Options) field.ErrorList {
 	path := field.NewPath("spec")
 	errs := validateJobSpec(path, spec, o)
-	if spec.Selector == nil {
-		return append(errs, field.Required(path.Child("selector"), ""))
-	}
+	errs = append(errs, rule.If(spec.Selector == nil, field.Required(path.Child("selector"), ""))...)
 	errs = append(errs, rule.LabelSelector(path.Child("selector"), spec.Selector, tolerant)...)
 	selector, err := metav1.LabelSelectorAsSelector(spec.Selector)
 	return append(errs, rule.If(err == nil && !selector.Matches(labels.Set(spec.Template.Labels)),

@@ -102,14 +102,14 @@ func validateSuccessPolicy(path *field.Path, spec *batchv1.JobSpec) field.ErrorL
 	rules := spec.SuccessPolicy.Rules
 	errs := rule.If(len(rules) == 0, field.Required(path, "at least one rules must be specified when the successPolicy is specified"))
 	errs = append(errs, rule.If(len(rules) > maxPolicyRules, field.TooMany(path, len(rules), maxPolicyRules))...)
-	if spec.Completions == nil {
-		return errs // refused for it
-	}
 	for i, r := range rules {
 		at := path.Index(i)
 		count, list := at.Child("succeededCount"), at.Child("succeededIndexes")
 		if r.SucceededCount == nil && r.SucceededIndexes == nil {
 			errs = append(errs, field.Required(at, "at least one of succeededCount or succeededIndexes must be specified"))
+		}
+		if spec.Completions == nil {
+			continue // refused for it
 		}
 		var listed int32
 		if r.SucceededIndexes != nil {

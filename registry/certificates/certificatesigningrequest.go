@@ -17,6 +17,8 @@ func CertificateSigningRequests() rest.Resource[*certificatesv1.CertificateSigni
 		Kind:                certificatesv1.SchemeGroupVersion.WithKind("CertificateSigningRequest"),
 		Plural:              "certificatesigningrequests",
 		Singular:            "certificatesigningrequest",
+		Resets:              []string{"spec"},
+		StatusResets:        []string{"status.conditions"},
 		Columns:             certificateSigningRequestColumns(),
 		ShortNames:          []string{"csr"},
 		NoGeneration:        true,

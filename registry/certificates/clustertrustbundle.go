@@ -12,13 +12,14 @@ import (
 // ClusterTrustBundles says what is particular to clustertrustbundles.
 func ClusterTrustBundles() rest.Resource[*certificatesv1.ClusterTrustBundle] {
 	return rest.Resource[*certificatesv1.ClusterTrustBundle]{
-		Kind:           certificatesv1.SchemeGroupVersion.WithKind("ClusterTrustBundle"),
-		Plural:         "clustertrustbundles",
-		Singular:       "clustertrustbundle",
-		Columns:        clusterTrustBundleColumns(),
-		NoGeneration:   true,
-		Validate:       validateTrustBundle,
-		ValidateUpdate: validateTrustBundleUpdate,
+		Kind:                 certificatesv1.SchemeGroupVersion.WithKind("ClusterTrustBundle"),
+		Plural:               "clustertrustbundles",
+		Singular:             "clustertrustbundle",
+		NeedsResourceVersion: true,
+		Columns:              clusterTrustBundleColumns(),
+		NoGeneration:         true,
+		Validate:             validateTrustBundle,
+		ValidateUpdate:       validateTrustBundleUpdate,
 		Fields: func(o *certificatesv1.ClusterTrustBundle) fields.Set {
 			return fields.Set{"spec.signerName": o.Spec.SignerName}
 		},

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	certificatesv1beta1 "k8s.io/api/certificates/v1beta1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/duration"
 
@@ -20,15 +21,15 @@ func certificateSigningRequestColumns() []rest.Column[*certificatesv1.Certificat
 	return []rest.Column[C]{
 		rest.Name[C](),
 		rest.Age[C](),
-		rest.Text("SignerName", rest.Doc(spec, "signerName"), func(o C) string { return rest.Or(o.Spec.SignerName, "<none>") }),
-		rest.Text("Requestor", rest.Doc(spec, "request"), func(o C) string { return o.Spec.Username }),
+		rest.Text("SignerName", rest.Doc(certificatesv1beta1.CertificateSigningRequestSpec{}, "signerName"), func(o C) string { return rest.Or(o.Spec.SignerName, "<none>") }),
+		rest.Text("Requestor", rest.Doc(certificatesv1beta1.CertificateSigningRequestSpec{}, "request"), func(o C) string { return o.Spec.Username }),
 		rest.Text("RequestedDuration", rest.Doc(spec, "expirationSeconds"), func(o C) string {
 			if o.Spec.ExpirationSeconds == nil {
 				return "<none>"
 			}
 			return duration.HumanDuration(time.Duration(*o.Spec.ExpirationSeconds) * time.Second)
 		}),
-		rest.Text("Condition", rest.Doc(certificatesv1.CertificateSigningRequestStatus{}, "conditions"), conditionCell),
+		rest.Text("Condition", rest.Doc(certificatesv1beta1.CertificateSigningRequestStatus{}, "conditions"), conditionCell),
 	}
 }
 

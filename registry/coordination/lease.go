@@ -13,16 +13,17 @@ import (
 // Leases says what is particular to leases.
 func Leases() rest.Resource[*coordinationv1.Lease] {
 	return rest.Resource[*coordinationv1.Lease]{
-		Kind:           coordinationv1.SchemeGroupVersion.WithKind("Lease"),
-		Plural:         "leases",
-		Singular:       "lease",
-		Columns:        leaseColumns(),
-		Namespaced:     true,
-		NoGeneration:   true,
-		CreateOnUpdate: true,
-		PrepareCreate:  func(_ context.Context, o *coordinationv1.Lease) { prepareLeaseCreate(o) },
-		PrepareUpdate:  prepareLeaseUpdate,
-		Validate:       validateLease,
-		ValidateUpdate: validateLeaseUpdate,
+		Kind:                 coordinationv1.SchemeGroupVersion.WithKind("Lease"),
+		Plural:               "leases",
+		Singular:             "lease",
+		NeedsResourceVersion: true,
+		Columns:              leaseColumns(),
+		Namespaced:           true,
+		NoGeneration:         true,
+		CreateOnUpdate:       true,
+		PrepareCreate:        func(_ context.Context, o *coordinationv1.Lease) { prepareLeaseCreate(o) },
+		PrepareUpdate:        prepareLeaseUpdate,
+		Validate:             validateLease,
+		ValidateUpdate:       validateLeaseUpdate,
 	}
 }

@@ -30,11 +30,11 @@ func prepareLeaseUpdate(l, old *coordinationv1.Lease) {
 }
 
 func validateLease(l *coordinationv1.Lease) field.ErrorList {
-	return append(rule.ObjectMeta(&l.ObjectMeta, true, apivalidation.NameIsDNSSubdomain), validateLeaseSpec(&l.Spec)...)
+	return append(rule.GenericMeta(&l.ObjectMeta, true, apivalidation.NameIsDNSSubdomain), validateLeaseSpec(&l.Spec)...)
 }
 
 func validateLeaseUpdate(l, _ *coordinationv1.Lease) field.ErrorList {
-	return append(rule.ObjectMetaUpdate(&l.ObjectMeta), validateLeaseSpec(&l.Spec)...)
+	return validateLeaseSpec(&l.Spec)
 }
 
 func validateLeaseSpec(spec *coordinationv1.LeaseSpec) field.ErrorList {

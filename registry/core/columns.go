@@ -200,7 +200,10 @@ func eventColumns() []rest.Column[*corev1.Event] {
 		if o.Series != nil {
 			return o.Series.Count
 		}
-		return max(o.Count, 1) // of the newer API, which does not count single events
+		if o.Count == 0 {
+			return 1 // of the newer API, which does not count single events
+		}
+		return o.Count
 	}).OnWide()
 	count.Type = "string"
 	name := rest.Name[E]().OnWide()

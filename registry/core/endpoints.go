@@ -14,6 +14,7 @@ func Endpoints() rest.Resource[*corev1.Endpoints] {
 		Kind:           corev1.SchemeGroupVersion.WithKind("Endpoints"),
 		Plural:         "endpoints",
 		Singular:       "endpoints",
+		CreateOnUpdate: true,
 		Columns:        endpointsColumns(),
 		ShortNames:     []string{"ep"},
 		Namespaced:     true,

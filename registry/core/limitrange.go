@@ -11,14 +11,15 @@ import (
 // LimitRanges says what is particular to limitranges.
 func LimitRanges() rest.Resource[*corev1.LimitRange] {
 	return rest.Resource[*corev1.LimitRange]{
-		Kind:         corev1.SchemeGroupVersion.WithKind("LimitRange"),
-		Plural:       "limitranges",
-		Singular:     "limitrange",
-		Columns:      rest.NameAndDate[*corev1.LimitRange](),
-		ShortNames:   []string{"limits"},
-		Namespaced:   true,
-		NoGeneration: true,
-		Default:      defaultLimitRange,
-		Validate:     validateLimitRange,
+		Kind:           corev1.SchemeGroupVersion.WithKind("LimitRange"),
+		Plural:         "limitranges",
+		Singular:       "limitrange",
+		CreateOnUpdate: true,
+		Columns:        rest.NameAndDate[*corev1.LimitRange](),
+		ShortNames:     []string{"limits"},
+		Namespaced:     true,
+		NoGeneration:   true,
+		Default:        defaultLimitRange,
+		Validate:       validateLimitRange,
 	}
 }

@@ -28,7 +28,7 @@ func Nodes(deps Deps) rest.Resource[*corev1.Node] {
 		Validate:            validateNode,
 		ValidateUpdate:      validateNodeUpdate,
 		PrepareStatusUpdate: prepareNodeStatusUpdate,
-		ValidateStatus:      validateNodeUpdate,
+		ValidateStatus:      validateNodeStatus,
 		Warnings:            func(o, _ *corev1.Node) []string { return nodeWarnings(o) },
 		Fields:              nodeFields,
 		Subresources: func(*rest.Store, *rest.Store) map[string]genericrest.Storage {

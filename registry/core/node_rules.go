@@ -109,11 +109,19 @@ func validateNodeCommon(n *corev1.Node) field.ErrorList {
 	return append(errs, validateDeclaredFeatures(field.NewPath("status", "declaredFeatures"), n.Status.DeclaredFeatures)...)
 }
 
-// validateNodeUpdate is for updates of a Node and of its status.
 func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
+	return append(validateNode(n), validateNodeChange(n, old)...)
+}
+
+func validateNodeStatus(n, old *corev1.Node) field.ErrorList {
+	errs := append(rule.ObjectMetaUpdate(&n.ObjectMeta), validateNodeCommon(n)...)
+	return append(errs, validateNodeChange(n, old)...)
+}
+
+// validateNodeChange checks what may not change, or not so, in a Node and its status.
+func validateNodeChange(n, old *corev1.Node) field.ErrorList {
 	spec := field.NewPath("spec")
-	errs := rule.ObjectMetaUpdate(&n.ObjectMeta)
-	errs = append(errs, validateNode(n)...)
+	var errs field.ErrorList
 	seen := sets.New[corev1.NodeAddress]()
 	for i, a := range n.Status.Addresses {
 		errs = append(errs, rule.If(seen.Has(a), field.Duplicate(field.NewPath("status", "addresses").Index(i), a))...)

@@ -21,6 +21,7 @@ func Pods(deps Deps) rest.Resource[*corev1.Pod] {
 		Kind:          corev1.SchemeGroupVersion.WithKind("Pod"),
 		Plural:        "pods",
 		Singular:      "pod",
+		StatusResets:  []string{"metadata.deletionTimestamp", "metadata.ownerReferences"},
 		Columns:       podColumns(),
 		RowConditions: podRowConditions,
 		ShortNames:    []string{"po"},

@@ -131,7 +131,7 @@ func podWarnings(pod *corev1.Pod) []string {
 func validatePodUpdate(pod, old *corev1.Pod) field.ErrorList {
 	o := podspec.OptionsForPod(old)
 	path := field.NewPath("spec")
-	errs := rule.ObjectMetaUpdate(&pod.ObjectMeta)
+	errs := rule.ObjectMeta(&pod.ObjectMeta, true, apivalidation.NameIsDNSSubdomain)
 	errs = append(errs, podspec.ValidatePod(pod, o)...)
 	errs = append(errs, validatePodAnnotationsUpdate(pod, old, o)...)
 

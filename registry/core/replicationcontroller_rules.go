@@ -6,7 +6,7 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
-	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/api/validate"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -48,12 +48,12 @@ func prepareReplicationControllerUpdate(rc, old *corev1.ReplicationController) {
 }
 
 func validateReplicationController(rc *corev1.ReplicationController) field.ErrorList {
-	errs := rule.ObjectMeta(&rc.ObjectMeta, true, apivalidation.NameIsDNSSubdomain)
+	errs := rule.DeclaredName(&rc.ObjectMeta, true, validate.LongName)
 	return append(errs, validateReplicationControllerSpec(&rc.Spec, podspec.OptionsForTemplate(nil))...)
 }
 
 func validateReplicationControllerUpdate(rc, old *corev1.ReplicationController) field.ErrorList {
-	errs := rule.ObjectMetaUpdate(&rc.ObjectMeta)
+	errs := rule.DeclaredName(&rc.ObjectMeta, true, validate.LongName)
 	return append(errs, validateReplicationControllerSpec(&rc.Spec, podspec.OptionsForTemplate(old.Spec.Template))...)
 }
 

@@ -20,6 +20,7 @@ func Services(deps Deps) rest.Resource[*corev1.Service] {
 		Kind:                corev1.SchemeGroupVersion.WithKind("Service"),
 		Plural:              "services",
 		Singular:            "service",
+		CreateOnUpdate:      true,
 		Columns:             serviceColumns(),
 		ShortNames:          []string{"svc"},
 		Categories:          []string{"all"},

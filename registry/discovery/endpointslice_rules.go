@@ -73,7 +73,7 @@ func validateEndpointSliceUpdate(s, old *discoveryv1.EndpointSlice) field.ErrorL
 	if wrong := validateEndpoints(s); len(wrong) > 0 && !equality.Semantic.DeepEqual(s.Endpoints, old.Endpoints) {
 		errs = append(errs, wrong...)
 	}
-	return append(errs, rule.Unchanged(field.NewPath("addressType"), s.AddressType, old.AddressType)...)
+	return append(errs, rule.Fixed(field.NewPath("addressType"), s.AddressType, old.AddressType)...)
 }
 
 func validateSliceWithoutEndpoints(s *discoveryv1.EndpointSlice) field.ErrorList {
@@ -133,7 +133,7 @@ func validateAddresses(path *field.Path, addresses []string, kind discoveryv1.Ad
 	var errs field.ErrorList
 	switch n := len(addresses); {
 	case n == 0:
-		errs = append(errs, field.Required(path, "must contain at least 1 address"))
+		errs = append(errs, field.Required(path, ""))
 	case n > maxAddresses:
 		errs = append(errs, field.TooMany(path, n, maxAddresses))
 	}

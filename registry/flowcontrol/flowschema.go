@@ -16,6 +16,7 @@ func FlowSchemas() rest.Resource[*flowcontrolv1.FlowSchema] {
 		Singular:            "flowschema",
 		Columns:             flowSchemaColumns(),
 		StatusKeepsMetadata: true,
+		PrepareStatusUpdate: func(o, old *flowcontrolv1.FlowSchema) { keepMeta(&o.ObjectMeta, &old.ObjectMeta) },
 		Default:             defaultFlowSchema,
 		Validate:            validateFlowSchema,
 		ValidateStatus:      validateFlowSchemaStatus,

@@ -10,6 +10,7 @@ import (
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/apis/flowcontrol/bootstrap"
@@ -23,6 +24,14 @@ func defaultFlowSchema(s *flowcontrolv1.FlowSchema) {
 	if s.Spec.MatchingPrecedence == 0 {
 		s.Spec.MatchingPrecedence = defaultPrecedence
 	}
+}
+
+// keepMeta lets an update of status change nothing of metadata, not even be wrong about it. Who owns what of the status
+// is new.
+func keepMeta(meta, old *metav1.ObjectMeta) {
+	managed := meta.ManagedFields
+	*meta = *old
+	meta.ManagedFields = managed
 }
 
 func validateFlowSchema(s *flowcontrolv1.FlowSchema) field.ErrorList {

@@ -16,6 +16,7 @@ func PriorityLevelConfigurations() rest.Resource[*flowcontrolv1.PriorityLevelCon
 		Singular:            "prioritylevelconfiguration",
 		Columns:             priorityLevelColumns(),
 		StatusKeepsMetadata: true,
+		PrepareStatusUpdate: func(o, old *flowcontrolv1.PriorityLevelConfiguration) { keepMeta(&o.ObjectMeta, &old.ObjectMeta) },
 		Default:             defaultPriorityLevel,
 		Validate:            validatePriorityLevel,
 		ValidateStatus:      validatePriorityLevelStatus,

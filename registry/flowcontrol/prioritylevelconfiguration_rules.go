@@ -91,25 +91,34 @@ func validatePriorityLevelStatus(p, _ *flowcontrolv1.PriorityLevelConfiguration)
 }
 
 func validatePriorityLevelSpec(path *field.Path, name string, spec *flowcontrolv1.PriorityLevelConfigurationSpec) field.ErrorList {
-	exempt, limited := path.Child("exempt"), path.Child("limited")
-	errs := rule.If((name == flowcontrolv1.PriorityLevelConfigurationNameExempt) != (spec.Type == flowcontrolv1.PriorityLevelEnablementExempt),
+	isExempt, isLimited := spec.Type == flowcontrolv1.PriorityLevelEnablementExempt, spec.Type == flowcontrolv1.PriorityLevelEnablementLimited
+	exempt, limited, response := path.Child("exempt"), path.Child("limited"), path.Child("limited", "limitResponse")
+	errs := rule.If((name == flowcontrolv1.PriorityLevelConfigurationNameExempt) != isExempt,
 		field.Invalid(path.Child("type"), spec.Type, "must be 'Exempt' if and only if `name` is 'exempt'"))
-	switch spec.Type {
-	case flowcontrolv1.PriorityLevelEnablementExempt:
-		errs = append(errs, rule.If(spec.Limited != nil, field.Forbidden(limited, ""))...)
-		if spec.Exempt != nil {
-			errs = append(errs, validateShares(exempt, spec.Exempt.NominalConcurrencyShares, spec.Exempt.LendablePercent)...)
-		}
-	case flowcontrolv1.PriorityLevelEnablementLimited:
-		errs = append(errs, rule.If(spec.Exempt != nil, field.Forbidden(exempt, ""))...)
-		if spec.Limited == nil {
-			return append(errs, field.Required(limited, ""))
-		}
-		errs = append(errs, validateLimited(limited, spec.Limited)...)
-	default:
+	if !isExempt && !isLimited {
 		errs = append(errs, rule.OneOf(path.Child("type"), spec.Type, flowcontrolv1.PriorityLevelEnablementExempt, flowcontrolv1.PriorityLevelEnablementLimited)...)
 	}
+	errs = append(errs, rule.If(spec.Exempt != nil && !isExempt, field.Forbidden(exempt, ""))...)
+	if spec.Exempt != nil && isExempt {
+		errs = append(errs, validateShares(exempt, spec.Exempt.NominalConcurrencyShares, spec.Exempt.LendablePercent)...)
+	}
+	if spec.Limited == nil {
+		return append(errs, rule.If(isLimited, field.Required(limited, ""))...)
+	}
+	errs = append(errs, rule.If(!isLimited, field.Forbidden(limited, ""))...)
+	errs = append(errs, validateResponse(response, &spec.Limited.LimitResponse)...)
+	if isLimited {
+		errs = append(errs, validateLimited(limited, spec.Limited)...)
+	}
 	return errs
+}
+
+// validateResponse says that a response has the one member that its type names.
+func validateResponse(path *field.Path, r *flowcontrolv1.LimitResponse) field.ErrorList {
+	queues := r.Type == flowcontrolv1.LimitResponseTypeQueue
+	errs := rule.Required(path.Child("type"), string(r.Type))
+	errs = append(errs, rule.If(r.Queuing != nil && !queues, field.Forbidden(path.Child("queuing"), ""))...)
+	return append(errs, rule.If(r.Queuing == nil && queues, field.Required(path.Child("queuing"), ""))...)
 }
 
 func validateShares(path *field.Path, shares, lendable *int32) field.ErrorList {
@@ -129,16 +138,13 @@ func validateLimited(path *field.Path, l *flowcontrolv1.LimitedPriorityLevelConf
 		errs = append(errs, field.Invalid(path.Child("borrowingLimitPercent"), *n, "if specified, must be a non-negative integer"))
 	}
 	response, r := path.Child("limitResponse"), l.LimitResponse
-	queuing := response.Child("queuing")
 	switch {
-	case r.Type == flowcontrolv1.LimitResponseTypeReject:
-		return append(errs, rule.If(r.Queuing != nil, field.Forbidden(queuing, ""))...)
-	case r.Type != flowcontrolv1.LimitResponseTypeQueue:
-		return append(errs, rule.OneOf(response.Child("type"), r.Type, flowcontrolv1.LimitResponseTypeQueue, flowcontrolv1.LimitResponseTypeReject)...)
-	case r.Queuing == nil:
-		return append(errs, field.Required(queuing, ""))
+	case r.Type == flowcontrolv1.LimitResponseTypeQueue && r.Queuing != nil:
+		errs = append(errs, validateQueuing(response.Child("queuing"), r.Queuing)...)
+	case r.Type != "":
+		errs = append(errs, rule.Supported(response.Child("type"), r.Type, flowcontrolv1.LimitResponseTypeQueue, flowcontrolv1.LimitResponseTypeReject)...)
 	}
-	return append(errs, validateQueuing(queuing, r.Queuing)...)
+	return errs
 }
 
 // validateQueuing says that a flow's hand of queues can be dealt from the bits of a hash.

@@ -89,6 +89,7 @@ func (a *amount) list() corev1.ResourceList {
 func (u *Usage) of(ctx context.Context, nodes []string) map[string]used {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	u.forget()
 	var mu sync.Mutex
 	out := map[string]used{}
 	var asked sync.WaitGroup
@@ -108,17 +109,24 @@ func (u *Usage) of(ctx context.Context, nodes []string) map[string]used {
 	return out
 }
 
+// forget drops what is of no use any more, as nodes come and go.
+func (u *Usage) forget() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for name, n := range u.nodes {
+		if !n.mu.TryLock() {
+			continue // it is being asked
+		}
+		if n.reading != nil && time.Since(n.reading.at) > useful {
+			delete(u.nodes, name)
+		}
+		n.mu.Unlock()
+	}
+}
+
 func (u *Usage) node(name string) *nodeUsage {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	for other, n := range u.nodes { // nodes come and go: forget who was not asked about for long
-		if other != name && n.mu.TryLock() {
-			if n.reading == nil || time.Since(n.reading.at) > useful {
-				delete(u.nodes, other)
-			}
-			n.mu.Unlock()
-		}
-	}
 	if u.nodes[name] == nil {
 		u.nodes[name] = &nodeUsage{}
 	}

@@ -11,13 +11,15 @@ import (
 // RuntimeClasses says what is particular to runtimeclasses.
 func RuntimeClasses() rest.Resource[*nodev1.RuntimeClass] {
 	return rest.Resource[*nodev1.RuntimeClass]{
-		Kind:           nodev1.SchemeGroupVersion.WithKind("RuntimeClass"),
-		Plural:         "runtimeclasses",
-		Singular:       "runtimeclass",
-		Columns:        runtimeClassColumns(),
-		Default:        defaultRuntimeClass,
-		Validate:       validateRuntimeClass,
-		ValidateUpdate: validateRuntimeClassUpdate,
-		Warnings:       runtimeClassWarnings,
+		Kind:                 nodev1.SchemeGroupVersion.WithKind("RuntimeClass"),
+		Plural:               "runtimeclasses",
+		Singular:             "runtimeclass",
+		NeedsResourceVersion: true,
+		CreateOnUpdate:       true,
+		Columns:              runtimeClassColumns(),
+		Default:              defaultRuntimeClass,
+		Validate:             validateRuntimeClass,
+		ValidateUpdate:       validateRuntimeClassUpdate,
+		Warnings:             runtimeClassWarnings,
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
+	"k8s.io/apimachinery/pkg/api/validate"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -23,13 +24,11 @@ func defaultRuntimeClass(c *nodev1.RuntimeClass) {
 }
 
 func validateRuntimeClass(c *nodev1.RuntimeClass) field.ErrorList {
-	errs := apivalidation.ValidateObjectMeta(&c.ObjectMeta, false, apivalidation.NameIsDNSSubdomain, field.NewPath("metadata"))
-	handler := field.NewPath("handler")
-	if c.Handler == "" {
-		errs = append(errs, field.Required(handler, ""))
-	} else {
-		errs = append(errs, rule.DNSLabel(handler, c.Handler)...)
-	}
+	return append(validateFields(c), rule.RequiredAnd(field.NewPath("handler"), c.Handler, validate.ShortName)...)
+}
+
+func validateFields(c *nodev1.RuntimeClass) field.ErrorList {
+	errs := rule.GenericMeta(&c.ObjectMeta, false, apivalidation.NameIsDNSSubdomain)
 	if c.Overhead != nil {
 		errs = append(errs, podspec.ValidateOverhead(field.NewPath("overhead"), c.Overhead.PodFixed, podspec.Options{})...)
 	}
@@ -55,7 +54,13 @@ func validateTolerations(path *field.Path, tolerations []corev1.Toleration) fiel
 }
 
 func validateRuntimeClassUpdate(c, old *nodev1.RuntimeClass) field.ErrorList {
-	return append(validateRuntimeClass(c), rule.Fixed(field.NewPath("handler"), c.Handler, old.Handler)...)
+	errs, handler := validateFields(c), field.NewPath("handler")
+	if c.Handler == "" {
+		errs = append(errs, field.Required(handler, ""))
+	} else {
+		errs = append(errs, rule.DNSLabel(handler, c.Handler)...) // in other words than on create, as upstream
+	}
+	return append(errs, rule.Fixed(handler, c.Handler, old.Handler)...)
 }
 
 func runtimeClassWarnings(c, _ *nodev1.RuntimeClass) []string {

@@ -57,7 +57,7 @@ func ValidateInlineVolumeSpec(at *field.Path, spec *corev1.PersistentVolumeSpec)
 	forbid(reclaim != "" && reclaim != corev1.PersistentVolumeReclaimRetain, "persistentVolumeReclaimPolicy", "may only be Retain")
 	forbid(mode != nil && *mode != corev1.PersistentVolumeFilesystem, "volumeMode", "may not specify volumeMode other than Filesystem")
 	errs = append(errs, rule.If(spec.CSI == nil, field.Required(at.Child("csi"), "has to be specified "+inline))...)
-	return append(append(errs, validatePersistentSource(at, spec, "")...), validateAttributesClass(at, spec)...)
+	return append(errs, validatePersistentSource(at, spec, "")...)
 }
 
 func validateVolumeModes(at *field.Path, spec *corev1.PersistentVolumeSpec) field.ErrorList {

@@ -370,10 +370,10 @@ func validateAzureDisk(path *field.Path, disk *corev1.AzureDiskVolumeSource) fie
 }
 
 func validateStorageOS(path *field.Path, name, namespace string) field.ErrorList {
-	if name == "" {
-		return field.ErrorList{field.Required(path.Child("volumeName"), "")}
+	errs := rule.Required(path.Child("volumeName"), name)
+	if name != "" {
+		errs = rule.DNSLabel(path.Child("volumeName"), name)
 	}
-	errs := rule.DNSLabel(path.Child("volumeName"), name)
 	if namespace != "" {
 		errs = append(errs, rule.DNSLabel(path.Child("volumeNamespace"), namespace)...)
 	}

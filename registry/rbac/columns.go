@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+	rbacv1beta1 "k8s.io/api/rbac/v1beta1" // for its words
 
 	"github.com/skiff-k8s/skiff/registry/rest"
 )
@@ -16,7 +17,7 @@ func roleBindingColumns() []rest.Column[*rbacv1.RoleBinding] {
 	type B = *rbacv1.RoleBinding
 	return append([]rest.Column[B]{
 		rest.Name[B](),
-		rest.Text("Role", rest.Doc(rbacv1.RoleBinding{}, "roleRef"), func(o B) string { return o.RoleRef.Kind + "/" + o.RoleRef.Name }),
+		rest.Text("Role", rest.Doc(rbacv1beta1.RoleBinding{}, "roleRef"), func(o B) string { return o.RoleRef.Kind + "/" + o.RoleRef.Name }),
 		rest.Age[B](),
 	}, subjectColumns("roleBinding", func(o B) []rbacv1.Subject { return o.Subjects })...)
 }
@@ -25,7 +26,7 @@ func clusterRoleBindingColumns() []rest.Column[*rbacv1.ClusterRoleBinding] {
 	type B = *rbacv1.ClusterRoleBinding
 	return append([]rest.Column[B]{
 		rest.Name[B](),
-		rest.Text("Role", rest.Doc(rbacv1.ClusterRoleBinding{}, "roleRef"), func(o B) string { return o.RoleRef.Kind + "/" + o.RoleRef.Name }),
+		rest.Text("Role", rest.Doc(rbacv1beta1.ClusterRoleBinding{}, "roleRef"), func(o B) string { return o.RoleRef.Kind + "/" + o.RoleRef.Name }),
 		rest.Age[B](),
 	}, subjectColumns("clusterRoleBinding", func(o B) []rbacv1.Subject { return o.Subjects })...)
 }
@@ -38,7 +39,7 @@ func subjectColumns[T rest.Object](in string, subjects func(T) []rbacv1.Subject)
 			for _, s := range subjects(o) {
 				switch {
 				case s.Kind != kind:
-				case kind == rbacv1.ServiceAccountKind && s.Namespace != "":
+				case kind == rbacv1.ServiceAccountKind:
 					out = append(out, s.Namespace+"/"+s.Name)
 				default:
 					out = append(out, s.Name)

@@ -5,6 +5,7 @@ package resource
 import (
 	"fmt"
 	"math"
+	"strconv"
 
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -49,7 +50,7 @@ func validateValues(path *field.Path, values []resource.Quantity, standard, capa
 	found, seen := false, sets.New[string]()
 	errs = append(errs, list(path, values, maxChoices, func(path *field.Path, q resource.Quantity) field.ErrorList {
 		found = found || q.Cmp(standard) == 0
-		key := q.AsDec().String()
+		key := strconv.FormatInt(q.Value(), 10) // fractions are off by default (DRAFractionalCapacityRange)
 		errs := rule.If(seen.Has(key), field.Duplicate(path, key))
 		seen.Insert(key)
 		return append(errs, rule.If(q.Cmp(capacity) > 0, field.Invalid(path, q.String(), "option is larger than capacity value: "+capacity.String()))...)
@@ -73,19 +74,10 @@ func validateRange(path *field.Path, r *resourcev1.CapacityRequestPolicyRange, s
 		wrong(standard.Cmp(*r.Max) > 0, "default", standard, "default is more than max", *r.Max)
 	}
 	parts := []part{{"default", &standard}, {"min", r.Min}, {"max", r.Max}, {"step", r.Step}}
-	fractions := false
-	for _, p := range parts {
-		fractions = fractions || p.q != nil && fractional(*p.q)
-	}
-	if fractions {
-		if unsafe := eachPart(path, parts, validateMilli); len(unsafe) > 0 {
-			return append(errs, unsafe...)
-		}
-	}
 	if r.Step == nil {
 		return errs
 	}
-	return append(errs, validateStep(path, r, capacity, parts, fractions)...)
+	return append(errs, validateStep(path, r, capacity, parts)...)
 }
 
 // part is a quantity of a range, by the name of its field.
@@ -105,7 +97,7 @@ func eachPart(path *field.Path, parts []part, check func(*field.Path, resource.Q
 }
 
 // validateStep says that what is asked for by default and at most can be reached in steps.
-func validateStep(path *field.Path, r *resourcev1.CapacityRequestPolicyRange, capacity resource.Quantity, parts []part, fractions bool) field.ErrorList {
+func validateStep(path *field.Path, r *resourcev1.CapacityRequestPolicyRange, capacity resource.Quantity, parts []part) field.ErrorList {
 	at := path.Child("step")
 	if r.Step.Sign() <= 0 {
 		return field.ErrorList{field.Invalid(at, r.Step.String(), "must be greater than zero")}
@@ -114,21 +106,13 @@ func validateStep(path *field.Path, r *resourcev1.CapacityRequestPolicyRange, ca
 	next.Add(*r.Step)
 	errs := rule.If(next.Cmp(capacity) > 0,
 		field.Invalid(at, r.Step.String(), fmt.Sprintf("one step %s is larger than capacity value: %s", next.String(), capacity.String())))
-	number := (*resource.Quantity).Value
-	if fractions {
-		number = (*resource.Quantity).MilliValue
-	} else if unsafe := eachPart(path, parts, validateInt64); len(unsafe) > 0 {
+	if unsafe := eachPart(path, parts, validateInt64); len(unsafe) > 0 {
 		return append(errs, unsafe...)
 	}
 	return append(errs, eachPart(path, []part{parts[0], parts[2]}, func(_ *field.Path, q resource.Quantity) field.ErrorList {
-		return rule.If((number(&q)-number(r.Min))%number(r.Step) != 0,
+		return rule.If((q.Value()-r.Min.Value())%r.Step.Value() != 0,
 			field.Invalid(at, q.String(), fmt.Sprintf("value is not a multiple of a given step (%s) from (%s)", r.Step.String(), r.Min.String())))
 	})...)
-}
-
-func validateMilli(path *field.Path, q resource.Quantity) field.ErrorList {
-	return rule.If(q.Cmp(*resource.NewMilliQuantity(q.MilliValue(), q.Format)) != 0,
-		field.Invalid(path, q.String(), "value cannot be represented as a milli value"))
 }
 
 func validateInt64(path *field.Path, q resource.Quantity) field.ErrorList {
@@ -136,10 +120,4 @@ func validateInt64(path *field.Path, q resource.Quantity) field.ErrorList {
 		return field.ErrorList{field.Invalid(path, q.String(), rule.NotNegative)}
 	}
 	return rule.If(q.CmpInt64(math.MaxInt64) > 0, field.Invalid(path, q.String(), fmt.Sprintf("must not be larger than %d", int64(math.MaxInt64))))
-}
-
-func fractional(q resource.Quantity) bool {
-	whole := q.DeepCopy()
-	whole.RoundUp(0)
-	return q.Cmp(whole) != 0
 }

@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validate"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	apipath "k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -120,10 +119,7 @@ func validateDeviceClassUpdate(c, old *resourcev1.DeviceClass) field.ErrorList {
 
 // validateClass does not compile selectors again that are all as they were, nor measures such parameters.
 func validateClass(c, old *resourcev1.DeviceClass) field.ErrorList {
-	errs, path := rule.ObjectMeta(&c.ObjectMeta, false, anyPrefix), field.NewPath("spec")
-	if c.Name != "" {
-		errs = append(errs, rule.Declared(field.NewPath("metadata", "name"), c.Name, validate.LongName)...)
-	}
+	errs, path := rule.DeclaredName(&c.ObjectMeta, false, validate.LongName), field.NewPath("spec")
 	same := equality.Semantic.DeepEqual(c.Spec.Selectors, old.Spec.Selectors)
 	errs = append(errs, validateSelectors(path.Child("selectors"), c.Spec.Selectors, same)...)
 	same = equality.Semantic.DeepEqual(c.Spec.Config, old.Spec.Config)
@@ -134,14 +130,6 @@ func validateClass(c, old *resourcev1.DeviceClass) field.ErrorList {
 		errs = append(errs, rule.Declared(path.Child("extendedResourceName"), *name, validate.ExtendedResourceName)...)
 	}
 	return errs
-}
-
-// anyPrefix judges generateName only: the tag that declares the format of names says nothing about it.
-func anyPrefix(name string, prefix bool) []string {
-	if prefix {
-		return apipath.ValidatePathSegmentName(name, true)
-	}
-	return nil
 }
 
 // list checks a list that is not too long, item by item. most is -1 for any length.

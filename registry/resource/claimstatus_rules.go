@@ -70,7 +70,7 @@ func validateClaimStatus(c, old *resourcev1.ResourceClaim) field.ErrorList {
 	allocation := path.Child("allocation")
 	switch {
 	case s.Allocation != nil && old.Status.Allocation != nil:
-		errs = append(errs, rule.If(!equality.Semantic.DeepEqual(s.Allocation, old.Status.Allocation), field.Invalid(allocation, s.Allocation, rule.Immutable))...)
+		errs = append(errs, rule.If(!equality.Semantic.DeepEqual(s.Allocation, old.Status.Allocation), field.Invalid(allocation, nil, "field cannot be modified once set"))...)
 	case s.Allocation != nil:
 		errs = append(errs, validateAllocation(allocation, s.Allocation, namesOf(&c.Spec.Devices))...)
 	}

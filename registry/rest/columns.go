@@ -132,6 +132,7 @@ func Since(t metav1.Time) string {
 type table[T Object] struct {
 	columns     []Column[T]
 	definitions []metav1.TableColumnDefinition
+	listName    func(all []T) func(obj T) string       // nil: names are the same in lists
 	conditions  func(obj T) []metav1.TableRowCondition // nil: rows have none
 }
 
@@ -139,14 +140,14 @@ var _ genericrest.TableConvertor = table[*metav1.PartialObjectMetadata]{}
 
 // NewTable is for resources that are not a Resource.
 func NewTable[T Object](columns []Column[T]) genericrest.TableConvertor {
-	return newTable(columns, nil)
+	return newTable(columns, nil, nil)
 }
 
-func newTable[T Object](columns []Column[T], conditions func(obj T) []metav1.TableRowCondition) table[T] {
+func newTable[T Object](columns []Column[T], listName func([]T) func(T) string, conditions func(obj T) []metav1.TableRowCondition) table[T] {
 	if len(columns) == 0 {
 		columns = []Column[T]{Name[T](), Age[T]()}
 	}
-	t := table[T]{columns: columns, conditions: conditions}
+	t := table[T]{columns: columns, listName: listName, conditions: conditions}
 	for _, c := range columns {
 		d := metav1.TableColumnDefinition{Name: c.Name, Type: c.Type, Format: c.Format, Description: c.Description}
 		if d.Type == "" {
@@ -162,6 +163,7 @@ func newTable[T Object](columns []Column[T], conditions func(obj T) []metav1.Tab
 
 func (t table[T]) ConvertToTable(_ context.Context, object, options runtime.Object) (*metav1.Table, error) {
 	var out metav1.Table
+	var name func(T) string
 	addRow := func(o runtime.Object) error {
 		obj, ok := o.(T)
 		if !ok {
@@ -170,6 +172,9 @@ func (t table[T]) ConvertToTable(_ context.Context, object, options runtime.Obje
 		cells := make([]any, len(t.columns))
 		for i, c := range t.columns {
 			cells[i] = c.Value(obj)
+		}
+		if name != nil {
+			cells[0] = name(obj)
 		}
 		row := metav1.TableRow{Cells: cells, Object: runtime.RawExtension{Object: o}}
 		if t.conditions != nil {
@@ -187,6 +192,16 @@ func (t table[T]) ConvertToTable(_ context.Context, object, options runtime.Obje
 	var err error
 	if meta.IsListType(object) {
 		out.Rows = make([]metav1.TableRow, 0, meta.LenList(object))
+		if t.listName != nil {
+			var all []T
+			_ = meta.EachListItem(object, func(o runtime.Object) error {
+				if obj, ok := o.(T); ok {
+					all = append(all, obj)
+				}
+				return nil
+			})
+			name = t.listName(all)
+		}
 		err = meta.EachListItem(object, addRow)
 	} else {
 		if m, metaErr := meta.CommonAccessor(object); metaErr == nil {

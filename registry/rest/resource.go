@@ -70,6 +70,9 @@ type Resource[T Object] struct {
 	NoStatus bool
 	// StatusKeepsMetadata makes an update of status change nothing of labels, annotations and the rest of metadata.
 	StatusKeepsMetadata bool
+	// Resets and StatusResets are fields besides status, or besides spec, that a write of the main resource or of
+	// status cannot set, by their paths ("metadata.labels").
+	Resets, StatusResets []string
 	// StatusOnCreate lets whoever creates the object set its status, which else is cleared.
 	StatusOnCreate bool
 	// PrepareStatusUpdate normalizes an update of status. The spec is old's already.
@@ -82,6 +85,8 @@ type Resource[T Object] struct {
 	StatusWarnings func(obj, old T) []string
 	// GenerationOf returns what has to change for the generation to go up (nil: the Spec field; types without one have none).
 	GenerationOf func(obj T) any
+	// GenerationAsSent makes a create leave metadata.generation as it was sent.
+	GenerationAsSent bool
 	// NoGeneration leaves metadata.generation alone though there is a Spec.
 	NoGeneration bool
 
@@ -93,6 +98,8 @@ type Resource[T Object] struct {
 	IndexedFields []string
 	// Columns are what kubectl prints (nil: name and age).
 	Columns []Column[T]
+	// ListName is the first cell of an object in tables of lists, where it depends on the others (nil: as in its own).
+	ListName func(all []T) func(obj T) string
 	// RowConditions mark rows of tables, as completed for one (nil: none).
 	RowConditions func(obj T) []metav1.TableRowCondition
 

@@ -94,7 +94,7 @@ var scaleTable = newTable([]Column[*autoscalingv1.Scale]{
 	{Name: "Desired", Type: "integer", Description: autoscalingv1.ScaleSpec{}.SwaggerDoc()["replicas"], Value: func(o *autoscalingv1.Scale) any { return int64(o.Spec.Replicas) }},
 	{Name: "Available", Type: "integer", Description: autoscalingv1.ScaleStatus{}.SwaggerDoc()["replicas"], Value: func(o *autoscalingv1.Scale) any { return int64(o.Status.Replicas) }},
 	Age[*autoscalingv1.Scale](),
-}, nil)
+}, nil, nil)
 
 func (s *scaleREST[T]) scaleOf(obj T) (*autoscalingv1.Scale, error) {
 	selector, err := s.scale.Selector(obj)

@@ -123,7 +123,7 @@ func (r Resource[T]) Build(scheme *runtime.Scheme, options OptionsGetter) (*Buil
 		UpdateStrategy:            s,
 		DeleteStrategy:            s,
 		ResetFieldsStrategy:       s,
-		TableConvertor:            newTable(r.Columns, r.RowConditions),
+		TableConvertor:            newTable(r.Columns, r.ListName, r.RowConditions),
 		ReturnDeletedObject:       r.ReturnDeleted,
 	}
 	if r.GracefulDelete != nil {

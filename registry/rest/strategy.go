@@ -5,6 +5,8 @@ package rest
 import (
 	"context"
 	"reflect"
+	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validation"
@@ -68,7 +70,7 @@ func (s strategy[T]) PrepareForCreate(ctx context.Context, o runtime.Object) {
 	if s.hasStatus() && !s.r.StatusOnCreate {
 		reflect.ValueOf(obj).Elem().Field(s.layout.status).SetZero()
 	}
-	if s.hasGeneration() {
+	if s.hasGeneration() && !s.r.GenerationAsSent {
 		obj.SetGeneration(1)
 	}
 	if s.r.PrepareCreate != nil {
@@ -158,18 +160,22 @@ func (s strategy[T]) DefaultGarbageCollectionPolicy(context.Context) genericrest
 // GetResetFields names what a write of the main resource cannot set, so that server-side apply does not own it.
 func (s strategy[T]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 	if !s.hasStatus() {
-		return nil
+		return s.resetFields(s.r.Resets...)
 	}
-	return s.resetFields("status")
+	return s.resetFields(append([]string{"status"}, s.r.Resets...)...)
 }
 
-func (s strategy[T]) resetFields(names ...string) map[fieldpath.APIVersion]*fieldpath.Set {
-	if len(names) == 0 {
+func (s strategy[T]) resetFields(paths ...string) map[fieldpath.APIVersion]*fieldpath.Set {
+	if len(paths) == 0 {
 		return nil
 	}
 	set := fieldpath.NewSet()
-	for _, name := range names {
-		set.Insert(fieldpath.MakePathOrDie(name))
+	for _, path := range paths {
+		var names []any
+		for name := range strings.SplitSeq(path, ".") {
+			names = append(names, name)
+		}
+		set.Insert(fieldpath.MakePathOrDie(names...))
 	}
 	out := map[fieldpath.APIVersion]*fieldpath.Set{fieldpath.APIVersion(s.r.Kind.GroupVersion().String()): set}
 	for _, gv := range s.r.Served {
@@ -216,14 +222,14 @@ func (s statusStrategy[T]) WarningsOnUpdate(_ context.Context, obj, old runtime.
 }
 
 func (s statusStrategy[T]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
-	var names []string
+	paths := slices.Clone(s.r.StatusResets)
 	if s.r.StatusKeepsMetadata {
-		names = append(names, "metadata")
+		paths = append(paths, "metadata")
 	}
 	if s.layout.spec >= 0 {
-		names = append(names, "spec")
+		paths = append(paths, "spec")
 	}
-	return s.resetFields(names...)
+	return s.resetFields(paths...)
 }
 
 // copyField sets one field of dst to src's. Both are private to the request, so nothing is cloned.

@@ -170,6 +170,11 @@ func ObjectMeta(meta *metav1.ObjectMeta, namespaced bool, name apivalidation.Val
 	return append(apivalidation.ValidateObjectMeta(meta, namespaced, name, path), Finalizers(path.Child("finalizers"), meta.Finalizers)...)
 }
 
+// GenericMeta is ObjectMeta for those groups in which upstream lets finalizers be named without a domain.
+func GenericMeta(meta *metav1.ObjectMeta, namespaced bool, name apivalidation.ValidateNameFunc) field.ErrorList {
+	return apivalidation.ValidateObjectMeta(meta, namespaced, name, field.NewPath("metadata"))
+}
+
 // ObjectMetaUpdate checks what the machinery does not check of changed metadata.
 func ObjectMetaUpdate(meta *metav1.ObjectMeta) field.ErrorList {
 	return Finalizers(field.NewPath("metadata", "finalizers"), meta.Finalizers)
@@ -209,7 +214,7 @@ func OneMember(path *field.Path, set []string, members ...string) field.ErrorLis
 	if len(set) == 1 {
 		return nil
 	}
-	names := strings.Join(members, ", ")
+	names := "`" + strings.Join(members, "`, `") + "`"
 	if len(set) == 0 {
 		return field.ErrorList{field.Invalid(path, "", "must specify one of: "+names)}
 	}

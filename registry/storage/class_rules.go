@@ -54,10 +54,10 @@ func validateStorageClass(c *storagev1.StorageClass) field.ErrorList {
 
 func validateStorageClassUpdate(c, old *storagev1.StorageClass) field.ErrorList {
 	errs := validateStorageClass(c)
-	errs = append(errs, rule.Unchanged(field.NewPath("parameters"), c.Parameters, old.Parameters)...)
-	errs = append(errs, rule.Unchanged(field.NewPath("provisioner"), c.Provisioner, old.Provisioner)...)
-	errs = append(errs, rule.Unchanged(field.NewPath("reclaimPolicy"), c.ReclaimPolicy, old.ReclaimPolicy)...)
-	return append(errs, rule.Unchanged(field.NewPath("volumeBindingMode"), c.VolumeBindingMode, old.VolumeBindingMode)...)
+	errs = append(errs, rule.Fixed(field.NewPath("parameters"), c.Parameters, old.Parameters)...)
+	errs = append(errs, rule.Fixed(field.NewPath("provisioner"), c.Provisioner, old.Provisioner)...)
+	errs = append(errs, rule.Fixed(field.NewPath("reclaimPolicy"), c.ReclaimPolicy, old.ReclaimPolicy)...)
+	return append(errs, rule.Fixed(field.NewPath("volumeBindingMode"), c.VolumeBindingMode, old.VolumeBindingMode)...)
 }
 
 func validateProvisioner(path *field.Path, name string) field.ErrorList {

@@ -17,19 +17,10 @@ import (
 func storageClassColumns() []rest.Column[*storagev1.StorageClass] {
 	type S = *storagev1.StorageClass
 	doc := storagev1.StorageClass{}
-	name := rest.Name[S]()
-	name.Value = func(o S) any {
-		for _, annotation := range []string{"storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"} {
-			if o.Annotations[annotation] == "true" {
-				return o.Name + " (default)"
-			}
-		}
-		return o.Name
-	}
 	expansion := rest.Bool("AllowVolumeExpansion", rest.Doc(doc, "allowVolumeExpansion"), func(o S) bool { return ptr.Deref(o.AllowVolumeExpansion, false) })
 	expansion.Type = "string"
 	return []rest.Column[S]{
-		name,
+		rest.Name[S](),
 		rest.Text("Provisioner", rest.Doc(doc, "provisioner"), func(o S) string { return o.Provisioner }),
 		rest.Text("ReclaimPolicy", rest.Doc(doc, "reclaimPolicy"), func(o S) string { return string(ptr.Deref(o.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete)) }),
 		rest.Text("VolumeBindingMode", rest.Doc(doc, "volumeBindingMode"), func(o S) string { return string(ptr.Deref(o.VolumeBindingMode, storagev1.VolumeBindingImmediate)) }),
@@ -37,6 +28,30 @@ func storageClassColumns() []rest.Column[*storagev1.StorageClass] {
 		rest.Age[S](),
 	}
 }
+
+// defaultClass marks, among all StorageClasses, the one that claims without a class get: the newest of those that say so.
+func defaultClass(all []*storagev1.StorageClass) func(*storagev1.StorageClass) string {
+	var chosen *storagev1.StorageClass
+	for _, c := range all {
+		says := c.Annotations[annotationDefault] == "true" || c.Annotations[annotationOldDefault] == "true"
+		newer := chosen != nil && (c.CreationTimestamp.After(chosen.CreationTimestamp.Time) ||
+			c.CreationTimestamp.Equal(&chosen.CreationTimestamp) && c.Name < chosen.Name)
+		if says && (chosen == nil || newer) {
+			chosen = c
+		}
+	}
+	return func(c *storagev1.StorageClass) string {
+		if chosen != nil && c.Name == chosen.Name {
+			return c.Name + " (default)"
+		}
+		return c.Name
+	}
+}
+
+const (
+	annotationDefault    = "storageclass.kubernetes.io/is-default-class"
+	annotationOldDefault = "storageclass.beta.kubernetes.io/is-default-class"
+)
 
 func volumeAttributesClassColumns() []rest.Column[*storagev1.VolumeAttributesClass] {
 	type V = *storagev1.VolumeAttributesClass

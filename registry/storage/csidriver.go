@@ -3,8 +3,6 @@
 package storage
 
 import (
-	"context"
-
 	storagev1 "k8s.io/api/storage/v1"
 
 	"github.com/skiff-k8s/skiff/registry/rest"
@@ -23,6 +21,6 @@ func CSIDrivers() rest.Resource[*storagev1.CSIDriver] {
 		Validate:             validateCSIDriver,
 		ValidateUpdate:       validateCSIDriverUpdate,
 		Warnings:             csiDriverWarnings,
-		PrepareCreate:        func(_ context.Context, o *storagev1.CSIDriver) { o.Generation = 0 }, // counted from 0, as upstream
+		GenerationAsSent:     true,
 	}
 }

@@ -15,6 +15,7 @@ func StorageClasses() rest.Resource[*storagev1.StorageClass] {
 		Plural:         "storageclasses",
 		Singular:       "storageclass",
 		Columns:        storageClassColumns(),
+		ListName:       defaultClass,
 		ReturnDeleted:  true,
 		Default:        defaultStorageClass,
 		Validate:       validateStorageClass,

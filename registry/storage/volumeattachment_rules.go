@@ -3,9 +3,12 @@
 package storage
 
 import (
+	"context"
 	"math"
 
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/operation"
+	"k8s.io/apimachinery/pkg/api/validate"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -16,6 +19,7 @@ import (
 
 const (
 	maxAttachmentMetadata = 256 << 10 // bytes, of keys and values
+	maxDriverName         = 63        // characters
 	maxErrorMessage       = 1024      // bytes
 )
 
@@ -27,9 +31,14 @@ func defaultVolumeAttachment(a *storagev1.VolumeAttachment) {
 }
 
 func validateVolumeAttachment(a *storagev1.VolumeAttachment) field.ErrorList {
+	attacher := field.NewPath("spec", "attacher")
+	errs := append(validateAttachment(a), rule.RequiredAnd(attacher, a.Spec.Attacher, validate.LongNameCaseless)...)
+	return append(errs, validate.MaxLength(context.Background(), operation.Operation{}, attacher, &a.Spec.Attacher, nil, maxDriverName)...)
+}
+
+func validateAttachment(a *storagev1.VolumeAttachment) field.ErrorList {
 	path, status := field.NewPath("spec"), field.NewPath("status")
 	errs := rule.ObjectMeta(&a.ObjectMeta, false, apivalidation.NameIsDNSSubdomain)
-	errs = append(errs, podspec.ValidateCSIDriverName(path.Child("attacher"), a.Spec.Attacher)...)
 	errs = append(errs, validateAttachmentSource(path.Child("source"), &a.Spec.Source)...)
 	errs = append(errs, rule.DNSSubdomain(path.Child("nodeName"), a.Spec.NodeName)...)
 	size := 0
@@ -72,5 +81,6 @@ func validateVolumeError(path *field.Path, e *storagev1.VolumeError) field.Error
 }
 
 func validateVolumeAttachmentUpdate(a, old *storagev1.VolumeAttachment) field.ErrorList {
-	return append(validateVolumeAttachment(a), rule.Unchanged(field.NewPath("spec"), a.Spec, old.Spec)...)
+	errs := append(validateAttachment(a), rule.Fixed(field.NewPath("spec"), a.Spec, old.Spec)...)
+	return append(errs, podspec.ValidateCSIDriverName(field.NewPath("spec", "attacher"), a.Spec.Attacher)...) // in other words than on create, as upstream
 }

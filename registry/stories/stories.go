@@ -15,6 +15,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -113,7 +114,8 @@ func Merge(base, patch Object) Object {
 }
 
 // Lines says what an API server answered: a line for each field that is wrong, without the order in which they were
-// looked at, or one for another error.
+// looked at, or one for another error. Values that are objects are left out: Kubernetes shows those of its internal
+// types. So are the differences of Pods, which are lines of such objects.
 func Lines(err error) []string {
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) || status.Status().Reason != metav1.StatusReasonInvalid || status.Status().Details == nil {
@@ -121,14 +123,20 @@ func Lines(err error) []string {
 	}
 	var out []string
 	for _, c := range status.Status().Details.Causes {
-		out = append(out, fmt.Sprintf("%s: %s", c.Field, c.Message))
+		line, _, _ := strings.Cut(objectValue.ReplaceAllString(fmt.Sprintf("%s: %s", c.Field, c.Message), "value: {...}$1"), "\n")
+		out = append(out, line)
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
 }
 
+var objectValue = regexp.MustCompile(`(?s)value: [{\[].*[}\]](:|$)`)
+
 // WithoutSystemFields is a stored object without what differs from write to write.
 func WithoutSystemFields(obj Object) Object {
+	if _, ok := obj["status"].(Object); ok { // the time at which a volume came to be
+		obj = Merge(obj, Object{"status": Object{"lastPhaseTransitionTime": nil}})
+	}
 	return Merge(obj, Object{"metadata": Object{"uid": nil, "resourceVersion": nil, "creationTimestamp": nil, "managedFields": nil}})
 }
 
