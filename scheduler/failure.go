@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/scheduler/framework"
+	"github.com/skiff-k8s/skiff/scheduler/metrics"
 )
 
 // maxNote is how long an event's note may be.
@@ -23,7 +25,7 @@ const maxNote = 1024
 
 // fail puts a pod back into the queue and says why: in an event and in its PodScheduled condition.
 // A nil nomination leaves the pod's nominated node as it is.
-func (s *Scheduler) fail(ctx context.Context, p *framework.QueuedPod, err error, nomination *framework.Nomination) {
+func (s *Scheduler) fail(ctx context.Context, p *framework.QueuedPod, began time.Time, err error, nomination *framework.Nomination) {
 	logger := klog.FromContext(ctx)
 	reason := v1.PodReasonSchedulerError
 	p.Rejectors, p.Waiting = nil, nil
@@ -42,6 +44,11 @@ func (s *Scheduler) fail(ctx context.Context, p *framework.QueuedPod, err error,
 		logger.Error(err, "Error scheduling pod; retrying", "pod", klog.KObj(p.Pod))
 	}
 
+	result := metrics.Unschedulable
+	if reason == v1.PodReasonSchedulerError {
+		result = metrics.Error
+	}
+	s.metrics.Attempted(result, p.Pod.Spec.SchedulerName, began)
 	pod, getErr := s.pods.Pods(p.Pod.Namespace).Get(p.Pod.Name)
 	if getErr != nil || pod.UID != p.Pod.UID || pod.Spec.NodeName != "" {
 		s.queue.Done(p.Pod.UID) // gone, or bound after all

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -44,14 +45,16 @@ func (s *Scheduler) scheduleOne(ctx context.Context, p *framework.QueuedPod) {
 	}
 	klog.FromContext(ctx).V(3).Info("Attempting to schedule pod", "pod", klog.KObj(p.Pod))
 
+	began := time.Now()
 	s.cache.UpdateSnapshot(&s.snapshot)
 	cycle := framework.NewCycle(profile, p.PodInfo, &s.snapshot, s.queue.Nominated)
 	nodeName, err := s.pickNode(ctx, cycle)
 	if err != nil {
-		s.fail(ctx, p, err, s.postFilter(ctx, cycle, err))
+		s.fail(ctx, p, began, err, s.postFilter(ctx, cycle, err))
 		return
 	}
-	s.assumeAndBind(ctx, cycle, p, nodeName)
+	s.metrics.AlgorithmDuration.Observe(time.Since(began).Seconds())
+	s.assumeAndBind(ctx, began, cycle, p, nodeName)
 }
 
 // postFilter lets plugins make room for a pod that fits nowhere. It returns the nomination to record, nil to leave it.
@@ -60,7 +63,9 @@ func (s *Scheduler) postFilter(ctx context.Context, cycle *framework.Cycle, err 
 	if !errors.As(err, &fit) {
 		return &framework.Nomination{}
 	}
+	began := time.Now()
 	nomination, status := cycle.PostFilter(ctx, fit.Diagnosis)
+	s.asked("PostFilter", cycle, began, status)
 	fit.PostFilterMsg = status.Message()
 	if status.Code() == framework.Error {
 		klog.FromContext(ctx).Error(status.Err(), "Making room for pod", "pod", klog.KObj(cycle.Pod.Pod))
@@ -82,7 +87,9 @@ func (s *Scheduler) pickNode(ctx context.Context, cycle *framework.Cycle) (strin
 	case len(feasible) == 1:
 		return feasible[0].Node.Name, nil
 	}
+	began := time.Now()
 	scores, err := cycle.Score(ctx, feasible)
+	s.asked("Score", cycle, began, framework.AsStatus(err))
 	if err != nil {
 		return "", err
 	}
@@ -108,7 +115,9 @@ func best(scores []int64) int {
 // findFeasible returns nodes that the pod could run on, enough of them to choose from.
 func (s *Scheduler) findFeasible(ctx context.Context, cycle *framework.Cycle) ([]*framework.NodeInfo, *framework.Diagnosis, error) {
 	d := s.newDiagnosis()
+	began := time.Now()
 	names, by, plugin, status := cycle.PreFilter(ctx)
+	s.asked("PreFilter", cycle, began, status)
 	d.Rejectors = by
 	if status != nil {
 		if !status.IsRejected() {
@@ -126,8 +135,21 @@ func (s *Scheduler) findFeasible(ctx context.Context, cycle *framework.Cycle) ([
 	if names != nil {
 		d.Absent = framework.RejectForGood(fmt.Sprintf("node(s) didn't satisfy plugin(s) %v", sets.List(by)))
 	}
+	began = time.Now()
 	feasible, err := s.filter(cycle, names, d)
+	outcome := framework.AsStatus(err)
+	if err == nil && len(feasible) == 0 {
+		outcome = nowhere
+	}
+	s.asked("Filter", cycle, began, outcome)
 	return feasible, d, err
+}
+
+var nowhere = framework.Reject()
+
+// asked notes how long all plugins took at an extension point.
+func (s *Scheduler) asked(point string, cycle *framework.Cycle, began time.Time, status *framework.Status) {
+	s.metrics.Asked(point, status.Code().String(), cycle.Profile.SchedulerName, began)
 }
 
 func (s *Scheduler) newDiagnosis() *framework.Diagnosis {
@@ -143,10 +165,11 @@ func (s *Scheduler) newDiagnosis() *framework.Diagnosis {
 // enough choice. names, if not nil, are the only nodes to look at.
 func (s *Scheduler) filter(cycle *framework.Cycle, names sets.Set[string], d *framework.Diagnosis) ([]*framework.NodeInfo, error) {
 	nodes := s.snapshot.Nodes
-	want := s.enough(len(nodes))
+	among := len(nodes)
 	if names != nil {
-		want = s.enough(len(names))
+		among = len(names)
 	}
+	want := enough(among, s.percentage[cycle.Profile.SchedulerName])
 	s.feasible = s.feasible[:0]
 	looked := 0
 	for ; looked < len(nodes) && len(s.feasible) < want; looked++ {
@@ -169,14 +192,13 @@ func (s *Scheduler) filter(cycle *framework.Cycle, names sets.Set[string], d *fr
 	return s.feasible, nil
 }
 
-// enough says how many feasible nodes are enough of a choice.
-func (s *Scheduler) enough(nodes int) int {
+// enough says how many feasible nodes are enough of a choice among nodes; of 0 percent the less the more there are.
+func enough(nodes int, percentage int32) int {
 	if nodes < minFeasible {
 		return nodes
 	}
-	percentage := int(s.percentage)
 	if percentage == 0 {
-		percentage = max(50-nodes/125, minPercentage)
+		percentage = int32(max(50-nodes/125, minPercentage))
 	}
-	return max(nodes*percentage/100, minFeasible)
+	return max(nodes*int(percentage)/100, minFeasible)
 }

@@ -15,6 +15,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -30,6 +31,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/scheduler/cache"
 	"github.com/skiff-k8s/skiff/scheduler/framework"
+	"github.com/skiff-k8s/skiff/scheduler/metrics"
 	"github.com/skiff-k8s/skiff/scheduler/plugins"
 	"github.com/skiff-k8s/skiff/scheduler/queue"
 )
@@ -48,6 +50,8 @@ type Config struct {
 	// StartInformers starts those informers of the factory that do not run yet: some are asked for only when a pod needs
 	// them. It has to let them run for as long as the others. nil starts them until Run ends, after which it cannot be called again.
 	StartInformers func()
+	// Metrics is where the scheduler's metrics are registered; nil for nowhere.
+	Metrics metrics.Registry
 }
 
 // Profile is a set of plugins that pods choose by their schedulerName.
@@ -55,6 +59,8 @@ type Profile struct {
 	SchedulerName string
 	// Plugins in the order in which they are asked; nil means plugins.Default().
 	Plugins []plugins.Entry
+	// PercentageOfNodesToScore, if not 0, is this profile's own.
+	PercentageOfNodesToScore int32
 }
 
 // Scheduler is one scheduler with all its profiles.
@@ -66,10 +72,13 @@ type Scheduler struct {
 	pods       corelisters.PodLister
 	synced     []toolscache.DoneChecker
 	profiles   map[string]*framework.Profile
-	percentage int32
+	percentage map[string]int32 // of nodes to score, by profile
 
 	cache *cache.Cache
 	queue *queue.Queue
+	lazy  *lazyInformers
+
+	metrics *metrics.Set
 
 	// The scheduling loop's own.
 	snapshot framework.Snapshot
@@ -88,7 +97,7 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		client: client, informers: factory, recorder: recorder,
 		pods:       factory.Core().V1().Pods().Lister(),
 		profiles:   make(map[string]*framework.Profile),
-		percentage: config.PercentageOfNodesToScore,
+		percentage: make(map[string]int32),
 		cache:      cache.New(),
 		snapshot:   *framework.NewSnapshot(),
 	}
@@ -101,13 +110,20 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		InitialBackoff: config.InitialBackoff, MaxBackoff: config.MaxBackoff, MaxUnschedulable: config.MaxUnschedulable,
 	}, less, s.profileOf)
 
-	lazy := &lazyInformers{factory: factory, startAll: config.StartInformers, notify: s.queue.Notify, synced: make(map[framework.Kind]toolscache.DoneChecker)}
+	s.lazy = &lazyInformers{factory: factory, startAll: config.StartInformers, notify: s.queue.Notify, synced: make(map[framework.Kind]toolscache.DoneChecker)}
+	s.metrics = metrics.New(s.count)
+	if config.Metrics != nil {
+		if err := s.metrics.Register(config.Metrics); err != nil {
+			return nil, fmt.Errorf("register the scheduler's metrics: %w", err)
+		}
+	}
 	handle := &framework.Handle{
-		Client: client, Recorder: s.recorder, Informers: factory,
-		Need: lazy.need, Recheck: s.queue.Recheck, Nominator: s.queue.Nominated, Go: s.background.Go,
+		Client: client, Recorder: s.recorder, Metrics: s.metrics, Informers: factory,
+		Need: s.lazy.need, Recheck: s.queue.Recheck, Nominator: s.queue.Nominated, Go: s.background.Go,
 		Shared: sharing(),
 	}
 	for _, p := range config.Profiles {
+		s.percentage[p.SchedulerName] = cmp.Or(p.PercentageOfNodesToScore, config.PercentageOfNodesToScore)
 		if err := s.addProfile(p, handle); err != nil {
 			return nil, err
 		}
@@ -116,6 +132,24 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		return nil, fmt.Errorf("watching pods, nodes and namespaces: %w", err)
 	}
 	return s, nil
+}
+
+// count is for the metrics.
+func (s *Scheduler) count() metrics.State {
+	m := metrics.State{Rejected: make(map[metrics.Rejector]int)}
+	m.Active, m.Backoff, _, _ = s.queue.Pending()
+	m.Nodes, m.Pods, m.AssumedPods = s.cache.Count()
+	s.queue.Waiting(func(p *framework.QueuedPod) {
+		if p.Gate != "" {
+			m.Gated++
+		} else {
+			m.Unschedulable++
+		}
+		for plugin := range p.Rejectors {
+			m.Rejected[metrics.Rejector{Plugin: plugin, Profile: p.Pod.Spec.SchedulerName}]++
+		}
+	})
+	return m
 }
 
 // sharing makes a Handle.Shared. Plugins are made one after the other.
@@ -158,7 +192,7 @@ func (s *Scheduler) addProfile(p Profile, handle *framework.Handle) error {
 		if err != nil {
 			return fmt.Errorf("profile %q: %w", p.SchedulerName, err)
 		}
-		made = append(made, framework.Weighted{Plugin: plugin, Weight: e.Weight})
+		made = append(made, framework.Weighted{Plugin: plugin, Weight: e.Weight, Off: e.Off})
 	}
 	profile, err := framework.NewProfile(p.SchedulerName, made)
 	if err != nil {

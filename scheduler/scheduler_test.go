@@ -26,6 +26,7 @@ import (
 type cluster struct {
 	*testing.T
 	client     *fake.Clientset
+	scheduler  *Scheduler
 	bindErrors []error // what the next bindings answer
 }
 
@@ -40,12 +41,16 @@ func inConfigured(t *testing.T, config Config, story func(c *cluster), objects .
 		c := &cluster{T: t, client: fake.NewClientset(objects...)}
 		c.client.PrependReactor("create", "pods", c.bind)
 		factory := informers.NewSharedInformerFactory(c.client, 0)
+		life, end := context.WithCancel(t.Context())
+		defer end()
+		config.StartInformers = func() { factory.StartWithContext(life) }
 		s, err := New(config, c.client, factory, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
+		c.scheduler = s
 		ctx, cancel := context.WithCancel(t.Context())
-		factory.StartWithContext(ctx)
+		config.StartInformers()
 		done := make(chan error, 1)
 		go func() { done <- s.Run(ctx) }()
 		synctest.Wait()
@@ -54,6 +59,7 @@ func inConfigured(t *testing.T, config Config, story func(c *cluster), objects .
 		if err := <-done; err != nil {
 			t.Errorf("Run = %v", err)
 		}
+		end()
 		factory.Shutdown()
 		time.Sleep(time.Hour) // lets the event broadcaster's timers run out
 	})

@@ -18,6 +18,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/component-base/metrics"
+	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/agent"
@@ -136,6 +138,7 @@ func (s *Server) buildParts() error {
 	if s.scheduler, err = scheduler.New(s.schedulerConfig(), client, s.plane.informers, nil); err != nil {
 		return fmt.Errorf("build the scheduler: %w", err)
 	}
+	s.plane.api.Generic().Handler.NonGoRestfulMux.HandlePrefix(scheduler.ExplainPath, s.scheduler)
 	if err := s.simulate(); err != nil || s.cfg.NoNode {
 		return err
 	}
@@ -146,8 +149,17 @@ func (s *Server) buildParts() error {
 // schedulerConfig lets informers that the scheduler asks for later run for as long as all others.
 func (s *Server) schedulerConfig() scheduler.Config {
 	cfg := s.cfg.Scheduler
+	cfg.Metrics = processMetrics{}
 	cfg.StartInformers = func() { s.plane.informers.Start(s.informersDone) }
 	return cfg
+}
+
+// processMetrics are those that /metrics of the API server shows.
+type processMetrics struct{}
+
+func (processMetrics) Register(m metrics.Registerable) error { return legacyregistry.Register(m) }
+func (processMetrics) CustomRegister(c metrics.StableCollector) error {
+	return legacyregistry.CustomRegister(c)
 }
 
 // simulate builds the nodes that exist in the API only. One client acts for all of them, as no kubelet may.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/agent"
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
+	schedulerconfig "github.com/skiff-k8s/skiff/scheduler/config"
 	"github.com/skiff-k8s/skiff/server"
 	"github.com/skiff-k8s/skiff/version"
 )
@@ -182,6 +183,14 @@ func serverFlags(fs *pflag.FlagSet, cfg *server.Config) {
 	fs.BoolVar(&cfg.NoNode, "no-node", false, "control plane only: do not make this machine a node")
 	apiFlags(fs, &cfg.API)
 	nodeFlags(fs, &cfg.Node)
+	fs.Func("scheduler-config", "file with a KubeSchedulerConfiguration (default: as kube-scheduler without one)", func(file string) error {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		cfg.Scheduler, err = schedulerconfig.Load(text)
+		return err
+	})
 	simulatedFlags(fs, &cfg.Simulated)
 }
 

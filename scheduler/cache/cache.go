@@ -211,6 +211,31 @@ func (c *Cache) UpdateSnapshot(s *framework.Snapshot) {
 	c.relist = false
 }
 
+// Count says how much there is.
+func (c *Cache) Count() (nodes, pods, assumed int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, p := range c.pods {
+		if p.assumed {
+			assumed++
+		}
+	}
+	return len(c.order), len(c.pods), assumed
+}
+
+// Snapshot returns a view of its own, which is not kept up to date.
+func (c *Cache) Snapshot() *framework.Snapshot {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := framework.NewSnapshot()
+	for _, name := range c.order {
+		s.ByName[name] = c.nodes[name].Clone()
+	}
+	s.Nodes = c.interleaveZones(s)
+	s.IndexAffinity()
+	return s
+}
+
 // copyNode copies one node, in place, and says whether its place in the affinity lists changed.
 func (c *Cache) copyNode(s *framework.Snapshot, name string) bool {
 	n, old := c.nodes[name], s.ByName[name]

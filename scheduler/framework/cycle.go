@@ -19,6 +19,7 @@ import (
 type Weighted struct {
 	Plugin
 	Weight int64
+	Off    []Point // where it is not asked, though it could be
 }
 
 // Profile is a list of plugins under a scheduler name, taken apart by what they can do. It is immutable.
@@ -50,19 +51,19 @@ type at[T any] struct {
 	pos    int
 }
 
-func collect[T any](plugins []Plugin) []at[T] {
+func collect[T any](plugins []Weighted, point Point) []at[T] {
 	var found []at[T]
 	for i, p := range plugins {
-		if t, ok := p.(T); ok {
+		if t, ok := p.Plugin.(T); ok && !slices.Contains(p.Off, point) {
 			found = append(found, at[T]{t, i})
 		}
 	}
 	return found
 }
 
-func only[T any](plugins []Plugin) []T {
+func only[T any](plugins []Weighted, point Point) []T {
 	var found []T
-	for _, f := range collect[T](plugins) {
+	for _, f := range collect[T](plugins, point) {
 		found = append(found, f.plugin)
 	}
 	return found
@@ -73,29 +74,29 @@ func NewProfile(schedulerName string, weighted []Weighted) (*Profile, error) {
 	p := &Profile{SchedulerName: schedulerName, hints: make(map[string][]Hint)}
 	for _, w := range weighted {
 		p.Plugins = append(p.Plugins, w.Plugin)
-		if _, scores := w.Plugin.(Scorer); scores {
-			p.weights = append(p.weights, max(w.Weight, 1))
-		}
 		if h, ok := w.Plugin.(Hinter); ok {
 			p.hints[w.Name()] = h.Hints()
 		} else {
 			p.hints[w.Name()] = []Hint{{Kind: AnyKind, Action: Any}}
 		}
 	}
-	p.preEnqueue = only[PreEnqueuer](p.Plugins)
-	p.preFilters = collect[PreFilter](p.Plugins)
-	p.filters = collect[Filter](p.Plugins)
-	p.trackers = collect[Tracker](p.Plugins)
-	p.post = only[PostFilter](p.Plugins)
-	p.preScores = collect[PreScore](p.Plugins)
-	p.scorers = collect[Scorer](p.Plugins)
-	p.reservers = collect[Reserver](p.Plugins)
-	p.permits = collect[Permitter](p.Plugins)
-	p.preBinds = collect[PreBinder](p.Plugins)
-	p.binders = only[Binder](p.Plugins)
-	p.postBinds = collect[PostBinder](p.Plugins)
+	p.preEnqueue = only[PreEnqueuer](weighted, AtPreEnqueue)
+	p.preFilters = collect[PreFilter](weighted, AtPreFilter)
+	p.filters = collect[Filter](weighted, AtFilter)
+	p.trackers = collect[Tracker](weighted, AtPreFilter)
+	p.post = only[PostFilter](weighted, AtPostFilter)
+	p.preScores = collect[PreScore](weighted, AtPreScore)
+	p.scorers = collect[Scorer](weighted, AtScore)
+	for _, s := range p.scorers {
+		p.weights = append(p.weights, max(weighted[s.pos].Weight, 1))
+	}
+	p.reservers = collect[Reserver](weighted, AtReserve)
+	p.permits = collect[Permitter](weighted, AtPermit)
+	p.preBinds = collect[PreBinder](weighted, AtPreBind)
+	p.binders = only[Binder](weighted, AtBind)
+	p.postBinds = collect[PostBinder](weighted, AtPostBind)
 
-	sorters := only[QueueSorter](p.Plugins)
+	sorters := only[QueueSorter](weighted, AtQueueSort)
 	switch {
 	case schedulerName == "":
 		return nil, fmt.Errorf("profile: schedulerName must not be empty")
@@ -219,6 +220,19 @@ func (c *Cycle) filter(node *NodeInfo) (plugin string, status *Status) {
 		}
 	}
 	return "", nil
+}
+
+// FilterAll tells what all plugins object to the node, where Filter ends at the first. Nominated pods are left out.
+func (c *Cycle) FilterAll(node *NodeInfo, tell func(plugin string, status *Status)) {
+	for i := range c.Profile.filters {
+		f := &c.Profile.filters[i]
+		if c.skipFilter[f.pos] {
+			continue
+		}
+		if s := f.plugin.Filter(c.states[f.pos], c.Pod, node); s != nil {
+			tell(f.plugin.Name(), s)
+		}
+	}
 }
 
 func (c *Cycle) moreImportantNominated(nodeName string) []*PodInfo {

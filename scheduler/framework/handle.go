@@ -9,12 +9,15 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/events"
+
+	"github.com/skiff-k8s/skiff/scheduler/metrics"
 )
 
 // Handle is what the scheduler lends to plugins.
 type Handle struct {
 	Client   kubernetes.Interface
 	Recorder events.EventRecorder
+	Metrics  *metrics.Set
 	// Informers are the process's. At start only Pods, Nodes and Namespaces may be asked for; the others
 	// once Need has returned.
 	Informers informers.SharedInformerFactory

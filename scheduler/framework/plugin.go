@@ -21,6 +21,30 @@ import (
 // MaxScore is the best normalized score of a node.
 const MaxScore int64 = 100
 
+// Point is where plugins are asked, by its name in a configuration.
+type Point string
+
+// The points, each with the interface of a plugin that is asked there.
+const (
+	AtPreEnqueue Point = "preEnqueue"
+	AtQueueSort  Point = "queueSort"
+	AtPreFilter  Point = "preFilter"
+	AtFilter     Point = "filter"
+	AtPostFilter Point = "postFilter"
+	AtPreScore   Point = "preScore"
+	AtScore      Point = "score"
+	AtReserve    Point = "reserve"
+	AtPermit     Point = "permit"
+	AtPreBind    Point = "preBind"
+	AtBind       Point = "bind"
+	AtPostBind   Point = "postBind"
+)
+
+// Points lists all of them.
+var Points = []Point{
+	AtPreEnqueue, AtQueueSort, AtPreFilter, AtFilter, AtPostFilter, AtPreScore, AtScore, AtReserve, AtPermit, AtPreBind, AtBind, AtPostBind,
+}
+
 // Plugin is what all plugins have.
 type Plugin interface{ Name() string }
 
@@ -133,6 +157,7 @@ type PostBinder interface {
 // QueuedPod is a pod in the scheduling queue.
 type QueuedPod struct {
 	*PodInfo
+	Added     time.Time // when it entered the queue first
 	Timestamp time.Time // when it entered the queue that it is in
 	Attempts  int       // how often it was tried
 	// Errors counts attempts in a row that ended in an error, Rejections those that found no node; each has its back-off.

@@ -25,6 +25,11 @@ const (
 	Pending
 )
 
+// String is the code as metrics name it.
+func (c Code) String() string {
+	return [...]string{"Success", "Error", "Unschedulable", "UnschedulableAndUnresolvable", "Wait", "Skip", "Pending"}[c]
+}
+
 // Status is a plugin's verdict. It is immutable, so plugins may hand out the same one for ever.
 type Status struct {
 	code    Code

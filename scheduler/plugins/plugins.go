@@ -28,32 +28,34 @@ import (
 
 // Entry is a plugin of a profile.
 type Entry struct {
+	Name   string // as a configuration knows it
 	New    func(*framework.Handle) (framework.Plugin, error)
-	Weight int64 // of its scores; 0 means 1
+	Weight int64             // of its scores; 0 means 1
+	Off    []framework.Point // where it is not asked, though it could be
 }
 
 // Default lists the plugins that schedule pods when nothing else is configured, with their weights, in the order
 // in which they are asked.
 func Default() []Entry {
 	return []Entry{
-		{New: schedulinggates.New},
-		{New: prioritysort.New},
-		{New: nodename.New},
-		{New: nodeunschedulable.New},
-		{New: tainttoleration.New, Weight: 3},
-		{New: nodeaffinity.New, Weight: 2},
-		{New: nodeports.New},
-		{New: noderesources.NewFit(noderesources.FitArgs{}), Weight: 1},
-		{New: volumerestrictions.New},
-		{New: nodevolumelimits.New},
-		{New: volumebinding.New},
-		{New: volumezone.New},
-		{New: podtopologyspread.New(podtopologyspread.Args{}), Weight: 2},
-		{New: interpodaffinity.New(interpodaffinity.Args{}), Weight: 2},
-		{New: dynamicresources.New, Weight: 2},
-		{New: defaultpreemption.New(defaultpreemption.Args{})},
-		{New: noderesources.NewBalanced(nil), Weight: 1},
-		{New: imagelocality.New, Weight: 1},
-		{New: defaultbinder.New},
+		{Name: "SchedulingGates", New: schedulinggates.New},
+		{Name: "PrioritySort", New: prioritysort.New},
+		{Name: "NodeName", New: nodename.New},
+		{Name: "NodeUnschedulable", New: nodeunschedulable.New},
+		{Name: "TaintToleration", New: tainttoleration.New, Weight: 3},
+		{Name: "NodeAffinity", New: nodeaffinity.New(nodeaffinity.Args{}), Weight: 2},
+		{Name: "NodePorts", New: nodeports.New},
+		{Name: "NodeResourcesFit", New: noderesources.NewFit(noderesources.FitArgs{}), Weight: 1},
+		{Name: "VolumeRestrictions", New: volumerestrictions.New},
+		{Name: "NodeVolumeLimits", New: nodevolumelimits.New},
+		{Name: "VolumeBinding", New: volumebinding.New(volumebinding.Args{})},
+		{Name: "VolumeZone", New: volumezone.New},
+		{Name: "PodTopologySpread", New: podtopologyspread.New(podtopologyspread.Args{}), Weight: 2},
+		{Name: "InterPodAffinity", New: interpodaffinity.New(interpodaffinity.Args{}), Weight: 2},
+		{Name: "DynamicResources", New: dynamicresources.New(dynamicresources.Args{}), Weight: 2},
+		{Name: "DefaultPreemption", New: defaultpreemption.New(defaultpreemption.Args{})},
+		{Name: "NodeResourcesBalancedAllocation", New: noderesources.NewBalanced(nil), Weight: 1},
+		{Name: "ImageLocality", New: imagelocality.New, Weight: 1},
+		{Name: "DefaultBinder", New: defaultbinder.New},
 	}
 }

@@ -188,8 +188,8 @@ func TestFilterReasons(t *testing.T) {
 			p.Spec.Tolerations = []v1.Toleration{{Key: v1.TaintNodeUnschedulable, Operator: v1.TolerationOpExists}}
 		}), cordoned, ""},
 		{"tainted", tainttoleration.New, nil, pod(), tainted, "node(s) had untolerated taint(s)"},
-		{"selector", nodeaffinity.New, nil, pod(func(p *v1.Pod) { p.Spec.NodeSelector = map[string]string{"a": "b"} }), node("n"), "node(s) didn't match Pod's node affinity/selector"},
-		{"selector met", nodeaffinity.New, nil, pod(func(p *v1.Pod) { p.Spec.NodeSelector = map[string]string{"a": "b"} }), node("n", "a=b"), ""},
+		{"selector", nodeaffinity.New(nodeaffinity.Args{}), nil, pod(func(p *v1.Pod) { p.Spec.NodeSelector = map[string]string{"a": "b"} }), node("n"), "node(s) didn't match Pod's node affinity/selector"},
+		{"selector met", nodeaffinity.New(nodeaffinity.Args{}), nil, pod(func(p *v1.Pod) { p.Spec.NodeSelector = map[string]string{"a": "b"} }), node("n", "a=b"), ""},
 		{"port taken", nodeports.New, nil, pod(hostPort(80, "")), with(node("n"), pod(hostPort(80, "10.0.0.1"))), "node(s) didn't have free ports for the requested pod ports"},
 		{"port on another address", nodeports.New, nil, pod(hostPort(80, "10.0.0.2")), with(node("n"), pod(hostPort(80, "10.0.0.1"))), ""},
 		{"cpu and memory", fit, nil, pod(requests("5", "5Gi")), node("n"), "Insufficient cpu, Insufficient memory"},
@@ -209,9 +209,9 @@ func TestFilterReasons(t *testing.T) {
 		{"affinity to itself", interpodaffinity.New(interpodaffinity.Args{}), nil, pod(affine("zone", false), app("web")), node("n", "zone=a"), ""},
 		{"anti-affinity", interpodaffinity.New(interpodaffinity.Args{}), nil, pod(affine("zone", true)), with(node("n", "zone=a"), pod(app("web"))), "node(s) didn't match pod anti-affinity rules"},
 		{"anti-affinity of others", interpodaffinity.New(interpodaffinity.Args{}), nil, pod(app("web")), with(node("n", "zone=a"), pod(affine("zone", true))), "node(s) didn't satisfy existing pods anti-affinity rules"},
-		{"claim unbound", volumebinding.New, []runtime.Object{claim("c", "", "none")}, pod(claims("c")), node("n"), "pod has unbound immediate PersistentVolumeClaims"},
-		{"no volume for the claim", volumebinding.New, []runtime.Object{claim("c", "", "manual"), wait}, pod(claims("c")), node("n"), "node(s) didn't find available persistent volumes to bind"},
-		{"volume gone", volumebinding.New, []runtime.Object{claim("c", "gone", "manual"), wait}, pod(claims("c")), node("n"), "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"},
+		{"claim unbound", volumebinding.New(volumebinding.Args{}), []runtime.Object{claim("c", "", "none")}, pod(claims("c")), node("n"), "pod has unbound immediate PersistentVolumeClaims"},
+		{"no volume for the claim", volumebinding.New(volumebinding.Args{}), []runtime.Object{claim("c", "", "manual"), wait}, pod(claims("c")), node("n"), "node(s) didn't find available persistent volumes to bind"},
+		{"volume gone", volumebinding.New(volumebinding.Args{}), []runtime.Object{claim("c", "gone", "manual"), wait}, pod(claims("c")), node("n"), "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"},
 		{"claim in use", volumerestrictions.New, []runtime.Object{claim("c", "pv", "", v1.ReadWriteOncePod)}, pod(claims("c")), with(node("n"), pod(claims("c"))), "node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod"},
 		{"disk in use", volumerestrictions.New, nil, pod(ebs), with(node("n"), pod(ebs)), "node(s) had no available disk"},
 		{"other zone", volumezone.New, []runtime.Object{claim("c", "zoned", ""), zoned}, pod(claims("c")), node("n", v1.LabelTopologyZone+"=b"), "node(s) had no available volume zone"},
@@ -278,7 +278,7 @@ func TestScores(t *testing.T) {
 		{"no requests count as small", noderesources.NewFit(noderesources.FitArgs{}), pod(), []*framework.NodeInfo{node("empty")}, []int64{(97 + 95) / 2}},
 		{"balanced", noderesources.NewBalanced(nil), pod(requests("1", "3Gi")), []*framework.NodeInfo{node("empty"), lopsided}, []int64{62, 87}},
 		{"taints", tainttoleration.New, pod(), []*framework.NodeInfo{node("clean"), soft}, []int64{100, 0}},
-		{"node affinity", nodeaffinity.New, pod(preferring), []*framework.NodeInfo{node("a", "zone=a"), node("b", "zone=b"), node("c")}, []int64{100, 33, 0}},
+		{"node affinity", nodeaffinity.New(nodeaffinity.Args{}), pod(preferring), []*framework.NodeInfo{node("a", "zone=a"), node("b", "zone=b"), node("c")}, []int64{100, 33, 0}},
 		{"image locality", imagelocality.New, pod(), []*framework.NodeInfo{pulled, node("bare")}, []int64{100 * (523 - 23) / (1000 - 23), 0}},
 		{"soft spread", podtopologyspread.New(podtopologyspread.Args{}), pod(spreadOver("zone", v1.ScheduleAnyway)), []*framework.NodeInfo{with(node("x", "zone=a"), pod(app("web")), pod(app("web"))), node("y", "zone=b"), node("z")}, []int64{0, 100, 0}},
 		{"wanted by others", interpodaffinity.New(interpodaffinity.Args{}), pod(app("web")), []*framework.NodeInfo{with(node("x", "zone=a"), pod(affine("zone", false))), node("y", "zone=b")}, []int64{100, 0}},
@@ -306,7 +306,7 @@ func TestScores(t *testing.T) {
 
 // A DaemonSet's pod names its node in matchFields: the others are not even looked at.
 func TestNodeAffinityMatchFields(t *testing.T) {
-	plugin := newPlugin(t, nodeaffinity.New).(framework.PreFilter)
+	plugin := newPlugin(t, nodeaffinity.New(nodeaffinity.Args{})).(framework.PreFilter)
 	named := func(names ...string) v1.NodeSelectorTerm {
 		return v1.NodeSelectorTerm{MatchFields: []v1.NodeSelectorRequirement{{Key: "metadata.name", Operator: v1.NodeSelectorOpIn, Values: names}}}
 	}

@@ -107,7 +107,8 @@ func (q *Queue) Add(pod *v1.Pod) {
 	if _, busy := q.inFlight[pod.UID]; busy {
 		return
 	}
-	p := &framework.QueuedPod{PodInfo: framework.NewPodInfo(pod), Timestamp: time.Now()}
+	p := &framework.QueuedPod{PodInfo: framework.NewPodInfo(pod), Added: time.Now()}
+	p.Timestamp = p.Added
 	q.Nominated.Update(p.PodInfo, "")
 	q.activate(p)
 }
@@ -126,7 +127,8 @@ func (q *Queue) Update(old, pod *v1.Pod, events []*framework.Event) {
 	q.Nominated.Update(info, old.Status.NominatedNodeName)
 	p := q.find(pod.UID)
 	if p == nil {
-		p = &framework.QueuedPod{PodInfo: info, Timestamp: time.Now()}
+		p = &framework.QueuedPod{PodInfo: info, Added: time.Now()}
+		p.Timestamp = p.Added
 		q.activate(p)
 		return
 	}
@@ -421,9 +423,42 @@ func (q *Queue) take(uid types.UID) {
 	delete(q.unschedulable, uid)
 }
 
-// Pending counts the pods by place, for tests and metrics.
+// Find says where a pod is, how often it was tried, and when its back-off ends if it has one.
+func (q *Queue) Find(uid types.UID) (place string, attempts int, until *time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	p := q.find(uid)
+	switch {
+	case p == nil:
+		if _, busy := q.inFlight[uid]; busy {
+			place = "in flight"
+		}
+		return place, 0, nil
+	case q.active.get(uid) != nil:
+		place = "active"
+	case p.Gate != "":
+		place = "gated"
+	case q.unschedulable[uid] != nil:
+		place = "unschedulable"
+	default:
+		end := p.BackoffUntil
+		place, until = "backoff", &end
+	}
+	return place, p.Attempts, until
+}
+
+// Pending counts the pods by place, for tests and metrics. Gated ones are among the unschedulable.
 func (q *Queue) Pending() (active, backoff, unschedulable, inFlight int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return len(q.active.pods), len(q.backoff.pods) + len(q.errorBackoff.pods), len(q.unschedulable), len(q.inFlight)
+}
+
+// Waiting calls tell for each pod that waits for an event or is gated.
+func (q *Queue) Waiting(tell func(p *framework.QueuedPod)) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, p := range q.unschedulable {
+		tell(p)
+	}
 }

@@ -73,6 +73,7 @@ func (p *plugin) PostFilter(ctx context.Context, cycle *framework.Cycle, d *fram
 	if reason := mayNotPreempt(cycle, d); reason != "" {
 		return nil, framework.Reject("preemption: " + reason)
 	}
+	p.handle.Metrics.Preemptions.Inc()
 	found, failed, err := p.findCandidates(ctx, cycle, d)
 	if err != nil {
 		return nil, framework.AsStatus(fmt.Errorf("preemption: %w", err))
@@ -81,6 +82,7 @@ func (p *plugin) PostFilter(ctx context.Context, cycle *framework.Cycle, d *fram
 		return &framework.Nomination{}, framework.Reject("preemption: " + failed.Message())
 	}
 	best := pickOne(found)
+	p.handle.Metrics.Victims.Observe(float64(len(best.victims)))
 	p.evict(ctx, pod, best)
 	return &framework.Nomination{NodeName: best.node}, framework.NewStatus(framework.Success,
 		fmt.Sprintf("preemption: found a potential placement for pod on node %v, preempting %d victims", best.node, len(best.victims)))

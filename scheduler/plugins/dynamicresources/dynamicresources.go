@@ -38,8 +38,11 @@ import (
 // Name of the plugin in a configuration.
 const Name = "DynamicResources"
 
-// filterTimeout is how long devices are looked for on one node.
-const filterTimeout = 10 * time.Second
+// Args configures the plugin; the zero value is the default.
+type Args struct {
+	// FilterTimeout is how long devices are looked for on one node; 10 s if zero.
+	FilterTimeout time.Duration
+}
 
 // features are those of the allocator that are GA, or beta and on.
 var features = structured.Features{
@@ -47,18 +50,25 @@ var features = structured.Features{
 }
 
 type plugin struct {
+	Args
 	handle  *framework.Handle
 	pending *pending
 	cel     *cel.Cache
 }
 
-// New makes the plugin. All profiles share what is promised.
-func New(h *framework.Handle) (framework.Plugin, error) {
-	return &plugin{
-		handle:  h,
-		pending: h.Shared(Name, func() any { return newPending() }).(*pending),
-		cel:     cel.NewCache(10, cel.Features{EnableConsumableCapacity: features.ConsumableCapacity}),
-	}, nil
+// New returns a constructor of the plugin. All profiles share what is promised.
+func New(args Args) func(*framework.Handle) (framework.Plugin, error) {
+	if args.FilterTimeout == 0 {
+		args.FilterTimeout = 10 * time.Second
+	}
+	return func(h *framework.Handle) (framework.Plugin, error) {
+		return &plugin{
+			Args:    args,
+			handle:  h,
+			pending: h.Shared(Name, func() any { return newPending() }).(*pending),
+			cel:     cel.NewCache(10, cel.Features{EnableConsumableCapacity: features.ConsumableCapacity}),
+		}, nil
+	}
 }
 
 func (*plugin) Name() string { return Name }
@@ -265,7 +275,7 @@ func (p *plugin) Filter(st framework.State, _ *framework.PodInfo, node *framewor
 	for _, c := range s.unallocated() {
 		wanted = append(wanted, c.ResourceClaim)
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, filterTimeout)
+	ctx, cancel := context.WithTimeout(s.ctx, p.FilterTimeout)
 	defer cancel()
 	found, err := s.allocator.Allocate(ctx, node.Node, wanted)
 	switch {

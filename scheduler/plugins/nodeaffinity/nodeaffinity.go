@@ -15,22 +15,51 @@ import (
 	"github.com/skiff-k8s/skiff/scheduler/framework"
 )
 
-type plugin struct{}
+// Args configures the plugin; the zero value is the default.
+type Args struct {
+	// Added is an affinity that all pods of the profile have besides their own; nil for none.
+	Added *v1.NodeAffinity
+}
 
-// New makes the plugin.
-func New(*framework.Handle) (framework.Plugin, error) { return plugin{}, nil }
+type plugin struct {
+	added     *nodeaffinity.NodeSelector // nil if nothing is required besides
+	preferred *nodeaffinity.PreferredSchedulingTerms
+}
+
+// New returns a constructor of the plugin.
+func New(args Args) func(*framework.Handle) (framework.Plugin, error) {
+	return func(*framework.Handle) (framework.Plugin, error) {
+		var p plugin
+		var err error
+		if args.Added == nil {
+			return p, nil
+		}
+		if required := args.Added.RequiredDuringSchedulingIgnoredDuringExecution; required != nil {
+			if p.added, err = nodeaffinity.NewNodeSelector(required); err != nil {
+				return nil, fmt.Errorf("NodeAffinity: parsing addedAffinity: %w", err)
+			}
+		}
+		if preferred := args.Added.PreferredDuringSchedulingIgnoredDuringExecution; len(preferred) > 0 {
+			if p.preferred, err = nodeaffinity.NewPreferredSchedulingTerms(preferred); err != nil {
+				return nil, fmt.Errorf("NodeAffinity: parsing addedAffinity: %w", err)
+			}
+		}
+		return p, nil
+	}
+}
 
 func (plugin) Name() string { return "NodeAffinity" }
 
 var (
 	mismatch = framework.RejectForGood("node(s) didn't match Pod's node affinity/selector")
+	enforced = framework.RejectForGood("node(s) didn't match scheduler-enforced node affinity")
 	conflict = framework.RejectForGood("pod affinity terms conflict")
 )
 
-func (plugin) PreFilter(_ context.Context, pod *framework.PodInfo, _ *framework.Snapshot) (framework.State, sets.Set[string], *framework.Status) {
+func (p plugin) PreFilter(_ context.Context, pod *framework.PodInfo, _ *framework.Snapshot) (framework.State, sets.Set[string], *framework.Status) {
 	affinity := pod.Pod.Spec.Affinity
 	required := affinity != nil && affinity.NodeAffinity != nil && affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil
-	if !required && len(pod.Pod.Spec.NodeSelector) == 0 {
+	if !required && len(pod.Pod.Spec.NodeSelector) == 0 && p.added == nil {
 		return nil, nil, framework.SkipStatus
 	}
 	state := nodeaffinity.GetRequiredNodeAffinity(pod.Pod)
@@ -70,7 +99,10 @@ func namedNodes(terms []v1.NodeSelectorTerm) sets.Set[string] {
 	return all
 }
 
-func (plugin) Filter(state framework.State, _ *framework.PodInfo, node *framework.NodeInfo) *framework.Status {
+func (p plugin) Filter(state framework.State, _ *framework.PodInfo, node *framework.NodeInfo) *framework.Status {
+	if p.added != nil && !p.added.Match(node.Node) {
+		return enforced
+	}
 	required, ok := state.(nodeaffinity.RequiredNodeAffinity)
 	if !ok {
 		return nil
@@ -81,10 +113,13 @@ func (plugin) Filter(state framework.State, _ *framework.PodInfo, node *framewor
 	return nil
 }
 
-func (plugin) PreScore(_ context.Context, pod *framework.PodInfo, _ *framework.Snapshot, _ []*framework.NodeInfo) (framework.State, *framework.Status) {
+func (p plugin) PreScore(_ context.Context, pod *framework.PodInfo, _ *framework.Snapshot, _ []*framework.NodeInfo) (framework.State, *framework.Status) {
 	affinity := pod.Pod.Spec.Affinity
 	if affinity == nil || affinity.NodeAffinity == nil || len(affinity.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution) == 0 {
-		return nil, framework.SkipStatus
+		if p.preferred == nil {
+			return nil, framework.SkipStatus
+		}
+		return (*nodeaffinity.PreferredSchedulingTerms)(nil), nil
 	}
 	terms, err := nodeaffinity.NewPreferredSchedulingTerms(affinity.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
 	if err != nil {
@@ -94,8 +129,15 @@ func (plugin) PreScore(_ context.Context, pod *framework.PodInfo, _ *framework.S
 }
 
 // Score adds up the weights of the preferred terms that match.
-func (plugin) Score(state framework.State, _ *framework.PodInfo, node *framework.NodeInfo) int64 {
-	return state.(*nodeaffinity.PreferredSchedulingTerms).Score(node.Node)
+func (p plugin) Score(state framework.State, _ *framework.PodInfo, node *framework.NodeInfo) int64 {
+	score := int64(0)
+	if own := state.(*nodeaffinity.PreferredSchedulingTerms); own != nil {
+		score = own.Score(node.Node)
+	}
+	if p.preferred != nil {
+		score += p.preferred.Score(node.Node)
+	}
+	return score
 }
 
 func (plugin) Normalize(_ framework.State, _ []*framework.NodeInfo, scores []int64) {

@@ -29,14 +29,20 @@ import (
 )
 
 const (
-	// bindTimeout is how long a pod waits for its claims to be bound; bindPoll how often it looks.
-	bindTimeout = 10 * time.Minute
-	bindPoll    = 100 * time.Millisecond // of memory
+	// bindPoll is how often a pod looks whether its claims are bound.
+	bindPoll = 100 * time.Millisecond // of memory
 	// notSupported is the provisioner of classes whose volumes are all made by hand.
 	notSupported = "kubernetes.io/no-provisioner"
 )
 
+// Args configures the plugin; the zero value is the default.
+type Args struct {
+	// BindTimeout is how long a pod waits for its claims to be bound; 10 min if zero.
+	BindTimeout time.Duration
+}
+
 type plugin struct {
+	Args
 	handle *framework.Handle
 
 	mu sync.Mutex
@@ -44,9 +50,14 @@ type plugin struct {
 	reserved map[string]types.UID
 }
 
-// New makes the plugin.
-func New(h *framework.Handle) (framework.Plugin, error) {
-	return &plugin{handle: h, reserved: make(map[string]types.UID)}, nil
+// New returns a constructor of the plugin.
+func New(args Args) func(*framework.Handle) (framework.Plugin, error) {
+	if args.BindTimeout == 0 {
+		args.BindTimeout = 10 * time.Minute
+	}
+	return func(h *framework.Handle) (framework.Plugin, error) {
+		return &plugin{Args: args, handle: h, reserved: make(map[string]types.UID)}, nil
+	}
 }
 
 func (*plugin) Name() string { return "VolumeBinding" }
@@ -285,7 +296,7 @@ func (p *plugin) PreBind(ctx context.Context, st framework.State, _ *v1.Pod, nod
 			return framework.AsStatus(err)
 		}
 	}
-	err := wait.PollUntilContextTimeout(ctx, bindPoll, bindTimeout, false, func(context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(ctx, bindPoll, p.BindTimeout, false, func(context.Context) (bool, error) {
 		return s.allBound(nodeName)
 	})
 	if err != nil {

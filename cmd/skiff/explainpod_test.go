@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/skiff-k8s/skiff/scheduler"
+)
+
+func TestPrintExplanation(t *testing.T) {
+	for _, test := range []struct {
+		e    scheduler.Explanation
+		want string
+	}{
+		{scheduler.Explanation{Namespace: "ns", Name: "p", Node: "n1"}, "Pod ns/p is on node n1.\n"},
+		{scheduler.Explanation{Namespace: "ns", Name: "p", Scheduler: "mine"}, "Pod ns/p has no node. Scheduler \"mine\", which it asks for, has not looked at it.\n"},
+		{scheduler.Explanation{
+			Namespace: "ns", Name: "p", State: "gated", Whole: []scheduler.Objection{{Plugin: "SchedulingGates", Reason: "waiting for scheduling gates: [g]", Help: "remove the pod's spec.schedulingGates"}},
+		}, `Pod ns/p has no node. It is held back and not tried.
+
+Whatever the node:
+  waiting for scheduling gates: [g] (SchedulingGates); to help: remove the pod's spec.schedulingGates
+`},
+		{scheduler.Explanation{
+			Namespace: "ns", Name: "p", State: "unschedulable", Attempts: 2, Condition: "0/2 nodes are available.",
+			Nodes: []scheduler.Verdict{
+				{Node: "n1", Objections: []scheduler.Objection{{Plugin: "A", Reason: "one", Help: "this"}, {Plugin: "B", Reason: "two"}}},
+				{Node: "n2"},
+			},
+		}, `Pod ns/p has no node. It was tried 2 times. It waits for a change in the cluster that may help.
+The last attempt ended with: 0/2 nodes are available.
+
+NODE  PLUGIN  REASON             WHAT WOULD HELP
+n1    A       one                this
+      B       two                
+n2    -       the pod would fit  
+`},
+	} {
+		var out bytes.Buffer
+		printExplanation(&out, &test.e)
+		if out.String() != test.want {
+			t.Errorf("%+v is shown as\n%s\nwant\n%s", test.e, out.String(), test.want)
+		}
+	}
+}

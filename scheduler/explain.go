@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scheduler
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+
+	"github.com/skiff-k8s/skiff/scheduler/framework"
+)
+
+// Explanation is why a pod has no node, as the scheduler sees it at this moment.
+type Explanation struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	// Node that the pod has already; then there is nothing more to say.
+	Node string `json:"node,omitempty"`
+	// State is where the pod is: "active", "backoff", "unschedulable", "gated", "in flight", or "" for another scheduler's.
+	State    string     `json:"state,omitempty"`
+	Attempts int        `json:"attempts,omitempty"`
+	Until    *time.Time `json:"until,omitempty"` // the end of its back-off
+	// Scheduler is the pod's schedulerName.
+	Scheduler string `json:"scheduler"`
+	// Condition is the message of the last attempt.
+	Condition string `json:"condition,omitempty"`
+	// Whole is what keeps the pod from all nodes.
+	Whole []Objection `json:"whole,omitempty"`
+	Nodes []Verdict   `json:"nodes,omitempty"`
+}
+
+// Verdict is what speaks against one node; nothing, if the pod would fit there.
+type Verdict struct {
+	Node       string      `json:"node"`
+	Objections []Objection `json:"objections,omitempty"`
+}
+
+// Objection is a plugin's.
+type Objection struct {
+	Plugin string `json:"plugin"`
+	Reason string `json:"reason"`
+	Help   string `json:"help,omitempty"` // what change would help
+}
+
+// Explain asks all plugins about all nodes, without placing the pod. It needs Config.StartInformers, for what plugins want to know must
+// be there for longer than the question.
+func (s *Scheduler) Explain(ctx context.Context, namespace, name string) (*Explanation, error) {
+	if s.lazy.startAll == nil {
+		return nil, errors.New("the scheduler cannot explain: it was made without StartInformers")
+	}
+	if !toolscache.WaitFor(ctx, "", s.synced...) {
+		return nil, context.Cause(ctx)
+	}
+	pod, err := s.pods.Pods(namespace).Get(name)
+	if err != nil {
+		return nil, err
+	}
+	e := &Explanation{Namespace: namespace, Name: name, Node: pod.Spec.NodeName, Scheduler: pod.Spec.SchedulerName}
+	for _, c := range pod.Status.Conditions {
+		if c.Type == v1.PodScheduled && c.Status == v1.ConditionFalse {
+			e.Condition = c.Message
+		}
+	}
+	profile := s.profileOf(pod)
+	if pod.Spec.NodeName != "" || profile == nil {
+		return e, nil
+	}
+	e.State, e.Attempts, e.Until = s.queue.Find(pod.UID)
+	if plugin, status := profile.PreEnqueue(pod); status != nil {
+		e.Whole = objections(plugin, status, nil, nil)
+		return e, nil
+	}
+	return e, s.explainNodes(ctx, e, framework.NewCycle(profile, framework.NewPodInfo(pod), s.cache.Snapshot(), s.queue.Nominated))
+}
+
+func (s *Scheduler) explainNodes(ctx context.Context, e *Explanation, cycle *framework.Cycle) error {
+	names, _, plugin, status := cycle.PreFilter(ctx)
+	if status != nil {
+		e.Whole = objections(plugin, status, cycle.Pod, nil)
+		return nil
+	}
+	for _, node := range cycle.Snapshot.Nodes {
+		v := Verdict{Node: node.Node.Name}
+		if names != nil && !names.Has(node.Node.Name) {
+			v.Objections = []Objection{{Plugin: "NodeAffinity", Reason: "the pod names other nodes", Help: "change its node affinity"}}
+		} else {
+			cycle.FilterAll(node, func(plugin string, status *framework.Status) {
+				v.Objections = append(v.Objections, objections(plugin, status, cycle.Pod, node)...)
+			})
+		}
+		e.Nodes = append(e.Nodes, v)
+	}
+	return nil
+}
+
+func objections(plugin string, status *framework.Status, pod *framework.PodInfo, node *framework.NodeInfo) []Objection {
+	var all []Objection
+	for _, reason := range status.Reasons() {
+		all = append(all, Objection{Plugin: plugin, Reason: reason, Help: help(plugin, reason, pod, node)})
+	}
+	return all
+}
+
+// ExplainPath is where ServeHTTP is to be reached, followed by the pod's namespace and name.
+const ExplainPath = "/skiff/explain-pod/"
+
+// ServeHTTP answers with an Explanation as JSON.
+func (s *Scheduler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	namespace, name, ok := strings.Cut(strings.TrimPrefix(r.URL.Path, ExplainPath), "/")
+	if !ok || name == "" || r.Method != http.MethodGet {
+		http.NotFound(w, r)
+		return
+	}
+	e, err := s.Explain(r.Context(), namespace, name)
+	switch {
+	case apierrors.IsNotFound(err):
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(e); err != nil {
+		klog.FromContext(r.Context()).V(2).Info("Answering why a pod has no node", "err", err)
+	}
+}

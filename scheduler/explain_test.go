@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scheduler
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// Every plugin says what it has against a node, not only the first, and what would help.
+func TestExplain(t *testing.T) {
+	tainted := newNode("tainted", func(n *v1.Node) {
+		n.Spec.Taints = []v1.Taint{{Key: "k", Value: "v", Effect: v1.TaintEffectNoSchedule}}
+		n.Labels["disk"] = "ssd"
+	})
+	full := newNode("full", func(n *v1.Node) { n.Labels["disk"] = "ssd" })
+	cordoned := newNode("cordoned", func(n *v1.Node) { n.Spec.Unschedulable = true; n.Labels["disk"] = "ssd" })
+	inCluster(t, func(c *cluster) {
+		c.create(newPod("other", cpu("3"), func(p *v1.Pod) { p.Spec.NodeName = "full" }))
+		c.create(newPod("p", cpu("3500m"), func(p *v1.Pod) { p.Spec.NodeSelector = map[string]string{"disk": "ssd"} }))
+		c.wantNode("p", "")
+		e := c.explain("p", http.StatusOK)
+		want := map[string][]Objection{
+			"cordoned": {{"NodeUnschedulable", "node(s) were unschedulable", "kubectl uncordon cordoned"}},
+			"full":     {{"NodeResourcesFit", "Insufficient cpu", "request 1 instead of 3500m, or free 2500m"}},
+			"plain":    {{"NodeAffinity", "node(s) didn't match Pod's node affinity/selector", "change the pod's nodeSelector, or kubectl label node plain disk=ssd"}, {"NodeResourcesFit", "Insufficient cpu", "request 2 instead of 3500m: the whole node has no more"}},
+			"tainted":  {{"TaintToleration", "node(s) had untolerated taint(s)", "tolerate k=v:NoSchedule, or kubectl taint node tainted k:NoSchedule-"}},
+		}
+		if e.State != "unschedulable" || e.Attempts != 1 || e.Condition == "" || len(e.Nodes) != len(want) {
+			t.Errorf("explanation is %+v", e)
+		}
+		for _, v := range e.Nodes {
+			got, wanted := v.Objections, want[v.Node]
+			if len(got) != len(wanted) {
+				t.Errorf("node %s: %v, want %v", v.Node, got, wanted)
+				continue
+			}
+			for i := range got {
+				if got[i] != wanted[i] {
+					t.Errorf("node %s: %+v, want %+v", v.Node, got[i], wanted[i])
+				}
+			}
+		}
+		c.create(newPod("gated", func(p *v1.Pod) { p.Spec.SchedulingGates = []v1.PodSchedulingGate{{Name: "g"}} }))
+		if e := c.explain("gated", http.StatusOK); e.State != "gated" || len(e.Whole) != 1 || e.Whole[0].Plugin != "SchedulingGates" {
+			t.Errorf("explanation of a gated pod is %+v", e)
+		}
+		if e := c.explain("other", http.StatusOK); e.Node != "full" {
+			t.Errorf("explanation of a placed pod is %+v", e)
+		}
+		c.explain("none", http.StatusNotFound)
+	}, tainted, full, cordoned, newNode("plain", func(n *v1.Node) { n.Status.Allocatable = resources("2", "8Gi", "110") }))
+}
+
+func (c *cluster) explain(name string, code int) *Explanation {
+	c.Helper()
+	w := httptest.NewRecorder()
+	c.scheduler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, ExplainPath+"default/"+name, nil).WithContext(c.Context()))
+	if w.Code != code {
+		c.Fatalf("GET of %s answers %d: %s", name, w.Code, w.Body)
+	}
+	e := &Explanation{}
+	if code == http.StatusOK {
+		if err := json.Unmarshal(w.Body.Bytes(), e); err != nil {
+			c.Fatal(err)
+		}
+	}
+	return e
+}

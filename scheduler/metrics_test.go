@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scheduler
+
+import (
+	"strings"
+	"testing"
+
+	"k8s.io/component-base/metrics"
+	"k8s.io/component-base/metrics/testutil"
+)
+
+func TestMetrics(t *testing.T) {
+	registry := metrics.NewKubeRegistry()
+	inConfigured(t, Config{Metrics: registry}, func(c *cluster) {
+		c.create(newPod("p"))
+		c.create(newPod("big", cpu("5")))
+		const want = `
+# HELP scheduler_pending_pods [STABLE] How many pods are in each of the queues: active are ready to be tried, backoff wait after a failure, unschedulable for an event that may help, gated are held back.
+# TYPE scheduler_pending_pods gauge
+scheduler_pending_pods{queue="active"} 0
+scheduler_pending_pods{queue="backoff"} 0
+scheduler_pending_pods{queue="gated"} 0
+scheduler_pending_pods{queue="unschedulable"} 1
+# HELP scheduler_preemption_attempts_total [STABLE] How often it was tried to make room for a pod.
+# TYPE scheduler_preemption_attempts_total counter
+scheduler_preemption_attempts_total 1
+# HELP scheduler_schedule_attempts_total [STABLE] How often it was tried to place a pod, by how that ended.
+# TYPE scheduler_schedule_attempts_total counter
+scheduler_schedule_attempts_total{profile="default-scheduler",result="scheduled"} 1
+scheduler_schedule_attempts_total{profile="default-scheduler",result="unschedulable"} 1
+# HELP scheduler_unschedulable_pods [BETA] How many pods wait because of a plugin. A pod counts for each plugin that rejected it.
+# TYPE scheduler_unschedulable_pods gauge
+scheduler_unschedulable_pods{plugin="NodeResourcesFit",profile="default-scheduler"} 1
+`
+		err := testutil.GatherAndCompare(registry, strings.NewReader(want), "scheduler_pending_pods", "scheduler_preemption_attempts_total",
+			"scheduler_schedule_attempts_total", "scheduler_unschedulable_pods")
+		if err != nil {
+			t.Error(err)
+		}
+		for name, n := range map[string]uint64{"scheduler_scheduling_attempt_duration_seconds": 2, "scheduler_scheduling_algorithm_duration_seconds": 1, "scheduler_pod_scheduling_attempts": 1} {
+			if got := samples(t, registry, name); got != n {
+				t.Errorf("%s has %d samples, want %d", name, got, n)
+			}
+		}
+	}, newNode("n1"))
+}
+
+// samples counts what a histogram has seen.
+func samples(t *testing.T, g metrics.Gatherer, name string) uint64 {
+	t.Helper()
+	families, err := g.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := uint64(0)
+	for _, f := range families {
+		if f.GetName() == name {
+			for _, m := range f.GetMetric() {
+				n += m.GetHistogram().GetSampleCount()
+			}
+		}
+	}
+	return n
+}
