@@ -154,12 +154,22 @@ func (s *Server) schedulerConfig() scheduler.Config {
 	return cfg
 }
 
-// processMetrics are those that /metrics of the API server shows.
+// processMetrics are those that /metrics of the API server shows. Of several servers in one process, as in tests, it shows the first.
 type processMetrics struct{}
 
-func (processMetrics) Register(m metrics.Registerable) error { return legacyregistry.Register(m) }
+func (processMetrics) Register(m metrics.Registerable) error {
+	return firstOnly(legacyregistry.Register(m))
+}
+
 func (processMetrics) CustomRegister(c metrics.StableCollector) error {
-	return legacyregistry.CustomRegister(c)
+	return firstOnly(legacyregistry.CustomRegister(c))
+}
+
+func firstOnly(err error) error {
+	if err != nil {
+		klog.Background().V(2).Info("A metric of the scheduler is not shown", "err", err)
+	}
+	return nil
 }
 
 // simulate builds the nodes that exist in the API only. One client acts for all of them, as no kubelet may.
