@@ -31,7 +31,7 @@ import (
 var (
 	write  = flag.Bool("write", false, "write the outcome of stories that have none, as Kubernetes decides it")
 	seed   = flag.Uint64("seed", 1, "seed of the changes")
-	doubly = flag.Int("doubly", 200, "objects with two changes, for each story")
+	doubly = flag.Int("doubly", 40, "objects with two changes, for each story")
 	most   = flag.Int("most", 12, "differences to print of a kind")
 )
 
