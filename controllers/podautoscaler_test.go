@@ -5,6 +5,7 @@ package controllers_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -70,6 +71,14 @@ func TestHorizontalPodAutoscaler(t *testing.T) {
 	}
 	c.deployment("ns", "web", 2)
 	c.wantComplete("ns", "web")
+	// Without metrics at its first look, the autoscaler would wait for its next.
+	c.eventually("the metrics of both pods", func(ctx context.Context) error {
+		raw, err := c.CoreV1().RESTClient().Get().AbsPath("/apis/metrics.k8s.io/v1beta1/namespaces/ns/pods").SetHeader("Accept", "application/json").DoRaw(ctx)
+		if err == nil && strings.Count(string(raw), `"usage"`) != 2 {
+			err = fmt.Errorf("the API says %s", raw)
+		}
+		return err
+	})
 
 	target := autoscalingv2.MetricTarget{Type: autoscalingv2.AverageValueMetricType, AverageValue: resource.NewQuantity(32<<20, resource.BinarySI)}
 	_, err = c.AutoscalingV2().HorizontalPodAutoscalers("ns").Create(ctx, &autoscalingv2.HorizontalPodAutoscaler{
