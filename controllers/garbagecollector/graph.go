@@ -114,7 +114,8 @@ func (g *graph) observe(kind schema.GroupVersionKind, m metav1.Object) {
 
 	switch {
 	case now.orphan:
-		g.enqueueLocked(uid, 0)
+		// Dependents that the graph does not have yet would keep their owner, and follow it.
+		g.enqueueLocked(uid, unseenDelay)
 	case now.foreground:
 		g.enqueueLocked(uid, 0)
 		if old == nil || !old.foreground {

@@ -115,6 +115,15 @@ func TestGraph(t *testing.T) {
 	}
 }
 
+// Owners and dependents come by different watches: an owner that orphans waits until the others have caught up.
+func TestOrphaningWaitsForOtherWatches(t *testing.T) {
+	w := newWorld()
+	w.see("owner", deletedWith(metav1.FinalizerOrphanDependents))
+	if after, ok := w.queued["owner"]; !ok || after != unseenDelay {
+		t.Errorf("queued is %t, after %v; want after %v", ok, after, unseenDelay)
+	}
+}
+
 func TestBlockingDependents(t *testing.T) {
 	w := newWorld()
 	w.see("owner")
