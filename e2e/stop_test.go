@@ -53,7 +53,7 @@ func TestStopAndUninstall(t *testing.T) {
 	t.Run("stop --keep-pods ends the server only", func(t *testing.T) {
 		n := n.with(t)
 		out, err := n.skiff("stop", "--keep-pods")
-		if err != nil || !strings.Contains(out, "ended the server") {
+		if err != nil || !strings.Contains(out, "ended process ") {
 			t.Fatalf("skiff stop --keep-pods = %q, %v", out, err)
 		}
 		n.awaitServerEnd()
@@ -64,7 +64,7 @@ func TestStopAndUninstall(t *testing.T) {
 	t.Run("stop without a server ends the pods", func(t *testing.T) {
 		n := n.with(t)
 		out, err := n.skiff("stop")
-		if err != nil || !strings.Contains(out, "no server runs\nended 1 pod(s)\n") {
+		if err != nil || !strings.Contains(out, "no server or agent runs\nended 1 pod(s)\n") {
 			t.Fatalf("skiff stop = %q, %v", out, err)
 		}
 		if left := n.leftovers(); len(left) > 0 {
@@ -87,7 +87,7 @@ func TestStopAndUninstall(t *testing.T) {
 	})
 	t.Run("stop ends the server and the pods", func(t *testing.T) {
 		n := n.with(t)
-		if out, err := n.skiff("stop"); err != nil || !strings.Contains(out, "ended the server") || !strings.Contains(out, "ended 1 pod(s)") {
+		if out, err := n.skiff("stop"); err != nil || !strings.Contains(out, "ended process ") || !strings.Contains(out, "ended 1 pod(s)") {
 			t.Fatalf("skiff stop = %q, %v", out, err)
 		}
 		n.awaitServerEnd()
@@ -279,7 +279,7 @@ func TestCannotStart(t *testing.T) {
 			}
 			return err
 		})
-		fails(t, []string{"another server runs", "skiff stop"})
+		fails(t, []string{"another server or agent runs", "skiff stop"})
 		if err := process.Kill(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -147,7 +147,13 @@ func (c *controlPlane) configFor(name string, groups ...string) *restclient.Conf
 
 // configForController is for the controller of that name.
 func (c *controlPlane) configForController(name string) *restclient.Config {
-	return c.door.ClientConfig(serviceaccount.UserInfo("kube-system", name, ""))
+	return c.door.ClientConfig(controllerUser(name))
+}
+
+// controllerUser is who the controller of that name is, as if it had come with a token.
+func controllerUser(name string) user.Info {
+	account := serviceaccount.UserInfo("kube-system", name, "")
+	return &user.DefaultInfo{Name: account.GetName(), Groups: append(account.GetGroups(), user.AllAuthenticated)}
 }
 
 func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Listener) error {

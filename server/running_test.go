@@ -4,6 +4,7 @@ package server
 
 import (
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 )
@@ -33,5 +34,18 @@ func TestLastRun(t *testing.T) {
 	got.NodeIP, ran.NodeIP = nil, nil
 	if !reflect.DeepEqual(got, ran) {
 		t.Errorf("LastRun = %+v, want %+v", got, ran)
+	}
+}
+
+// Controllers are authenticated users like all others: flow control and RBAC go by that.
+func TestControllerUser(t *testing.T) {
+	u := controllerUser("job-controller")
+	if want := "system:serviceaccount:kube-system:job-controller"; u.GetName() != want {
+		t.Errorf("name = %s, want %s", u.GetName(), want)
+	}
+	for _, want := range []string{"system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"} {
+		if !slices.Contains(u.GetGroups(), want) {
+			t.Errorf("groups = %v, want %s among them", u.GetGroups(), want)
+		}
 	}
 }
