@@ -24,7 +24,7 @@ import (
 // later are resources that upstream still writes in a beta version, for the release before it to read. Skiff has
 // no release before it, and writes the version that is to stay; upstream 1.37 reads both.
 var later = map[string]string{
-	"podcertificaterequests": "v1", "devicetaintrules": "v1", "storageversionmigrations": "v1",
+	"clustertrustbundles": "v1", "podcertificaterequests": "v1", "devicetaintrules": "v1", "storageversionmigrations": "v1",
 }
 
 // database is where a server keeps its objects, as a path in its host.
