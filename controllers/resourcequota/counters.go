@@ -25,7 +25,7 @@ const syncTimeout = 10 * time.Second
 type counters struct {
 	metadata metadata.Interface
 	mapper   meta.ResettableRESTMapper
-	gone     func(q reconcile.Queue, resource schema.GroupResource, namespace string)
+	changed  func(q reconcile.Queue, resource schema.GroupResource, obj metav1.Object, isNew bool)
 
 	mu      sync.Mutex
 	ctx     context.Context // nil while the controller does not run; guarded by mu
@@ -106,14 +106,21 @@ func (c *counters) get(resource schema.GroupResource) (*counter, error) {
 		return nil, err
 	}
 	queue := c.queue
-	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{DeleteFunc: func(obj any) {
-		if last, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-			obj = last.Obj
-		}
-		if object, ok := obj.(metav1.Object); ok {
-			c.gone(queue, resource, object.GetNamespace())
-		}
-	}}); err != nil {
+	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerDetailedFuncs{
+		AddFunc: func(obj any, isInInitialList bool) {
+			if object, ok := obj.(metav1.Object); ok && !isInInitialList {
+				c.changed(queue, resource, object, true)
+			}
+		},
+		DeleteFunc: func(obj any) {
+			if last, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+				obj = last.Obj
+			}
+			if object, ok := obj.(metav1.Object); ok {
+				c.changed(queue, resource, object, false)
+			}
+		},
+	}); err != nil {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(c.ctx)
@@ -126,7 +133,10 @@ func (c *counters) get(resource schema.GroupResource) (*counter, error) {
 // nameOnly drops what counting needs not.
 func nameOnly(obj any) (any, error) {
 	if object, ok := obj.(*metav1.PartialObjectMetadata); ok {
-		object.ObjectMeta = metav1.ObjectMeta{Namespace: object.Namespace, Name: object.Name, UID: object.UID, ResourceVersion: object.ResourceVersion}
+		object.ObjectMeta = metav1.ObjectMeta{
+			Namespace: object.Namespace, Name: object.Name, UID: object.UID,
+			ResourceVersion: object.ResourceVersion, CreationTimestamp: object.CreationTimestamp,
+		}
 	}
 	return obj, nil
 }

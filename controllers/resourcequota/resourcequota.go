@@ -3,7 +3,8 @@
 // Package resourcequota keeps the status of ResourceQuotas: what a namespace has of what they limit.
 //
 // Admission charges a quota for what is created; this package counts anew when a quota is made or changed, when
-// something goes or gets cheaper, and every few minutes. What objects cost is the business of package quota, which
+// something goes or gets cheaper, when something comes to light that the last count may have missed (counts.go), and
+// every few minutes. What objects cost is the business of package quota, which
 // admission calls too. Pods, Services and claims come from the shared informers; of other resources only the names
 // are watched, and only while some quota counts them (counters.go).
 // Reference: https://kubernetes.io/docs/concepts/policy/resource-quotas/
@@ -56,6 +57,7 @@ type controller struct {
 	shared   map[schema.GroupVersionResource]informers.GenericInformer
 	known    []quotav1.Evaluator // of the resources that do not just count, or have names of their own
 	counters *counters
+	counts   counts
 }
 
 // New returns the controller.
@@ -72,9 +74,10 @@ func New(client kubernetes.Interface, meta metadata.Interface, disco discovery.D
 	}
 	c.counters = &counters{
 		metadata: meta, mapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(disco)),
-		gone: c.replenish, running: map[schema.GroupResource]*counter{},
+		changed: c.replenish, running: map[schema.GroupResource]*counter{},
 	}
 	c.known = quota.Evaluators(c.lister)
+	c.counts.started = map[types.NamespacedName]time.Time{}
 	core := factory.Core().V1()
 	return reconcile.Controller{
 		Name:      "resourcequota_primary",
@@ -108,21 +111,26 @@ type object interface {
 	runtime.Object
 }
 
-// cheaper queues the quotas that may have more left, as an object is gone or is charged otherwise than before.
+// cheaper queues the quotas that may have more left, as an object is gone or is charged otherwise than before, and
+// those that were counted without an object that has come.
 func cheaper[T object](c *controller, resource string) func(q reconcile.Queue, old, new T) {
 	return func(q reconcile.Queue, old, new T) {
 		var none T
-		if old == none {
-			return // admission has charged it
-		}
-		quotas, err := c.quotas.ResourceQuotas(old.GetNamespace()).List(labels.Everything())
-		if err != nil || len(quotas) == 0 {
-			return
-		}
-		if e := c.evaluator(corev1.Resource(resource)); new == none || !sameCharge(e, old, new) {
-			enqueue(q, quotas, e)
+		switch e := c.evaluator(corev1.Resource(resource)); {
+		case old == none:
+			c.enqueue(q, new, e, true)
+		case new == none || len(c.quotasOf(new)) > 0 && !sameCharge(e, old, new):
+			c.enqueue(q, old, e, false)
 		}
 	}
+}
+
+func (c *controller) quotasOf(obj metav1.Object) []*corev1.ResourceQuota {
+	quotas, err := c.quotas.ResourceQuotas(obj.GetNamespace()).List(labels.Everything())
+	if err != nil {
+		return nil // an indexer of the cache does not fail
+	}
+	return quotas
 }
 
 func sameCharge(e quotav1.Evaluator, old, new runtime.Object) bool {
@@ -134,22 +142,21 @@ func sameCharge(e quotav1.Evaluator, old, new runtime.Object) bool {
 	return err == nil && quotav1.Equals(before, after)
 }
 
-// enqueue queues the quotas that charge what the evaluator is about.
-func enqueue(q reconcile.Queue, quotas []*corev1.ResourceQuota, e quotav1.Evaluator) {
-	for _, rq := range quotas {
+// enqueue queues the quotas that charge the object; if it is new, those that were counted without it.
+func (c *controller) enqueue(q reconcile.Queue, obj metav1.Object, e quotav1.Evaluator, isNew bool) {
+	for _, rq := range c.quotasOf(obj) {
+		if isNew && !c.counts.mayHaveMissed(reconcile.KeyOf(rq), obj) {
+			continue // admission has charged it
+		}
 		if len(e.MatchingResources(quotav1.ResourceNames(rq.Spec.Hard))) > 0 {
 			q.Add(reconcile.KeyOf(rq))
 		}
 	}
 }
 
-// replenish queues the quotas that count a resource of which an object is gone.
-func (c *controller) replenish(q reconcile.Queue, resource schema.GroupResource, namespace string) {
-	quotas, err := c.quotas.ResourceQuotas(namespace).List(labels.Everything())
-	if err != nil {
-		return
-	}
-	enqueue(q, quotas, c.evaluator(resource))
+// replenish queues the quotas that count a resource of which an object has come or gone.
+func (c *controller) replenish(q reconcile.Queue, resource schema.GroupResource, obj metav1.Object, isNew bool) {
+	c.enqueue(q, obj, c.evaluator(resource), isNew)
 }
 
 // evaluator knows what an object of the resource is charged.
@@ -208,11 +215,13 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 	c.counters.keepOnly(c.counted(all))
 	rq, err := c.quotas.ResourceQuotas(key.Namespace).Get(key.Name)
 	if apierrors.IsNotFound(err) {
+		c.counts.forget(key)
 		return reconcile.Result{}, nil
 	}
 	if err != nil {
 		return reconcile.Result{}, err
 	}
+	c.counts.start(key, time.Now())
 	if !c.counters.isRunning() {
 		return reconcile.Result{RequeueAfter: notRunning}, nil
 	}
