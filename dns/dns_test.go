@@ -418,7 +418,9 @@ func serve(t testing.TB, directives string, objects ...runtime.Object) *testServ
 	for began := time.Now(); ; time.Sleep(time.Millisecond) {
 		if conn, err := net.Dial("tcp", addr.String()); err == nil {
 			conn.Close()
-			return s
+			if _, err = dns.Exchange(new(dns.Msg).SetQuestion("cluster.local.", dns.TypeSOA), addr.String()); err == nil {
+				return s // UDP comes after TCP
+			}
 		}
 		if time.Since(began) > 10*time.Second {
 			t.Fatal("the server does not listen")
