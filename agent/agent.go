@@ -585,10 +585,10 @@ func (a *Agent) runDNS(ctx context.Context) error {
 		Endpoint:   listen[0],
 		NodeName:   a.cfg.NodeName,
 		ResolvConf: a.cfg.ResolvConf,
-	}, a.deps.Informers, a.deps.DNS)
+		Dir:        filepath.Join(a.cfg.StateDir, "dns"),
+	}, a.deps.Informers, a.deps.All, a.deps.DNS)
 	if err != nil {
 		return fmt.Errorf("build DNS: %w", err)
 	}
-	a.deps.Informers.Start(ctx.Done()) // DNS may have asked for one more
 	return server.Run(ctx)
 }
