@@ -215,6 +215,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 	parts, partsCtx := errgroup.WithContext(ctx)
 	parts.Go(func() error { return s.plane.pki.Run(partsCtx) })
+	parts.Go(func() error { return s.plane.pki.Follow(partsCtx) })
 	parts.Go(func() error { return s.runParts(partsCtx) })
 	parts.Go(func() error {
 		select {
@@ -247,6 +248,7 @@ func (s *Server) runParts(ctx context.Context) error {
 		if err := s.makeCluster(ctx); err != nil {
 			return err
 		}
+		group.Go(func() error { return keepAuthentication(ctx, s.plane.admin, s.plane.pki) })
 		group.Go(func() error { return s.act(ctx, controllersLease, "system:kube-controller-manager", s.controllers.Run) })
 		group.Go(func() error { return s.act(ctx, schedulerLease, "system:kube-scheduler", s.scheduler.Run) })
 		if s.simulated != nil {
