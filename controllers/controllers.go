@@ -47,6 +47,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/garbagecollector"
 	"github.com/skiff-k8s/skiff/controllers/ipaddress"
 	"github.com/skiff-k8s/skiff/controllers/job"
+	"github.com/skiff-k8s/skiff/controllers/loadbalancerpool"
 	"github.com/skiff-k8s/skiff/controllers/localpath"
 	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/namespace"
@@ -76,6 +77,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/validatingadmissionpolicystatus"
 	"github.com/skiff-k8s/skiff/controllers/volumeattributesclassprotection"
 	"github.com/skiff-k8s/skiff/controllers/volumeexpand"
+	"github.com/skiff-k8s/skiff/network/addresspool"
 )
 
 // Deps is what the controllers work with.
@@ -111,6 +113,8 @@ type Deps struct {
 	LocalVolumes localpath.Nodes
 	// ServiceLB is what the addresses of LoadBalancer Services are made of; nil: they come from elsewhere.
 	ServiceLB *servicelb.Config
+	// LoadBalancerPool is where they come from instead, if there is any.
+	LoadBalancerPool addresspool.Pool
 	// Signers sign certificate requests.
 	Signers csrsigning.Authorities
 	// Metrics shows what controllers measure; nil: nobody does.
@@ -170,17 +174,11 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	withEvents(replicationcontroller.Name, replicationcontroller.Component, replicationcontroller.New),
 	withEvents(statefulset.Name, statefulset.Component, statefulset.New),
 	withEvents(daemonset.Name, daemonset.Component, daemonset.New),
-	func(m *Manager) (reconcile.Controller, error) {
-		client := m.deps.ClientFor(job.Name)
-		return job.New(client, m.deps.Informers, m.events.source(job.Component, client), m.metrics.Job)
-	},
+	withMetrics(job.Name, job.Component, job.New, func(s *metrics.Set) *metrics.Job { return s.Job }),
 	func(m *Manager) (reconcile.Controller, error) {
 		return job.NewOrphans(m.deps.ClientFor(job.Name), m.deps.Informers)
 	},
-	func(m *Manager) (reconcile.Controller, error) {
-		client := m.deps.ClientFor(cronjob.Name)
-		return cronjob.New(client, m.deps.Informers, m.events.source(cronjob.Component, client), m.metrics.CronJob)
-	},
+	withMetrics(cronjob.Name, cronjob.Component, cronjob.New, func(s *metrics.Set) *metrics.CronJob { return s.CronJob }),
 	withEvents(disruption.Name, disruption.Component, disruption.New),
 	func(m *Manager) (reconcile.Controller, error) {
 		return disruption.NewStaleConditions(m.deps.ClientFor(disruption.Name), m.deps.Informers), nil
@@ -191,10 +189,7 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	withEvents(persistentvolume.Name, persistentvolume.Component, persistentvolume.NewVolumes),
 	withEvents(attachdetach.Name, attachdetach.Component, attachdetach.New),
 	withEvents(volumeexpand.Name, volumeexpand.Component, volumeexpand.New),
-	func(m *Manager) (reconcile.Controller, error) {
-		client := m.deps.ClientFor(ephemeralvolume.Name)
-		return ephemeralvolume.New(client, m.deps.Informers, m.events.source(ephemeralvolume.Component, client), m.metrics.Ephemeral)
-	},
+	withMetrics(ephemeralvolume.Name, ephemeralvolume.Component, ephemeralvolume.New, func(s *metrics.Set) *metrics.Ephemeral { return s.Ephemeral }),
 	func(m *Manager) (reconcile.Controller, error) {
 		return pvcprotection.New(m.deps.ClientFor(pvcprotection.Name), m.deps.Informers)
 	},
@@ -206,29 +201,17 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	},
 	withLocalPath(localpath.NewClaims),
 	withLocalPath(localpath.NewVolumes),
-	func(m *Manager) (reconcile.Controller, error) {
-		client := m.deps.ClientFor(endpointslicemirroring.Name)
-		events := m.events.source(endpointslicemirroring.Component, client)
-		return endpointslicemirroring.New(client, m.deps.Informers, events, m.metrics.Mirroring)
-	},
+	withMetrics(endpointslicemirroring.Name, endpointslicemirroring.Component, endpointslicemirroring.New, func(s *metrics.Set) *metrics.Mirroring { return s.Mirroring }),
 	withEvents(servicecidr.Name, servicecidr.Component, servicecidr.New),
 	func(m *Manager) (reconcile.Controller, error) {
 		client := m.deps.APIServerClient
 		return ipaddress.New(client, m.deps.Informers, m.events.source(ipaddress.Component, client))
 	},
 	newServiceLB,
-	func(m *Manager) (reconcile.Controller, error) {
-		client := m.deps.ClientFor(nodelifecycle.Name)
-		return nodelifecycle.New(client, m.deps.Informers, m.events.source(nodelifecycle.Component, client), m.metrics.Nodes)
-	},
-	func(m *Manager) (reconcile.Controller, error) {
-		client := m.deps.ClientFor(tainteviction.Name)
-		return tainteviction.New(client, m.deps.Informers, m.events.source(tainteviction.Component, client), m.metrics.Taints)
-	},
-	func(m *Manager) (reconcile.Controller, error) {
-		client := m.deps.ClientFor(devicetainteviction.Name)
-		return devicetainteviction.New(client, m.deps.Informers, m.events.source(devicetainteviction.Component, client), m.metrics.Devices)
-	},
+	newLoadBalancerPool,
+	withMetrics(nodelifecycle.Name, nodelifecycle.Component, nodelifecycle.New, func(s *metrics.Set) *metrics.Nodes { return s.Nodes }),
+	withMetrics(tainteviction.Name, tainteviction.Component, tainteviction.New, func(s *metrics.Set) *metrics.Eviction { return s.Taints }),
+	withMetrics(devicetainteviction.Name, devicetainteviction.Component, devicetainteviction.New, func(s *metrics.Set) *metrics.Eviction { return s.Devices }),
 	func(m *Manager) (reconcile.Controller, error) {
 		return nodettl.New(m.deps.ClientFor(nodettl.Name), m.deps.Informers), nil
 	},
@@ -357,12 +340,32 @@ func withEvents(
 	}
 }
 
+// withMetrics is withEvents for controllers that measure something: their part of all metrics.
+func withMetrics[M any](
+	name, component string,
+	build func(kubernetes.Interface, informers.SharedInformerFactory, record.EventRecorder, M) (reconcile.Controller, error),
+	part func(*metrics.Set) M,
+) func(*Manager) (reconcile.Controller, error) {
+	return func(m *Manager) (reconcile.Controller, error) {
+		client := m.deps.ClientFor(name)
+		return build(client, m.deps.Informers, m.events.source(component, client), part(m.metrics))
+	}
+}
+
 func newServiceLB(m *Manager) (reconcile.Controller, error) {
 	if m.deps.ServiceLB == nil {
 		return reconcile.Controller{}, nil
 	}
 	client := m.deps.ClientFor(servicelb.Name)
 	return servicelb.New(*m.deps.ServiceLB, client, m.deps.Informers, m.events.source(servicelb.Name, client)), nil
+}
+
+func newLoadBalancerPool(m *Manager) (reconcile.Controller, error) {
+	if len(m.deps.LoadBalancerPool) == 0 {
+		return reconcile.Controller{}, nil
+	}
+	client := m.deps.ClientFor(loadbalancerpool.Name)
+	return loadbalancerpool.New(m.deps.LoadBalancerPool, client, m.deps.Informers, m.events.source(loadbalancerpool.Name, client)), nil
 }
 
 // withLocalPath is for the controllers of local-path volumes.
