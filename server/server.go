@@ -127,6 +127,7 @@ func (s *Server) buildParts() error {
 			Dir: s.cfg.manifestsDir(), Server: s.cfg.NodeName, Disabled: s.cfg.Disable,
 			Config: s.plane.configFor("skiff:addons", user.SystemPrivilegedGroup),
 		},
+		Metrics:         processMetrics{},
 		ManagerClient:   manager,
 		APIServerClient: s.plane.admin,
 		IssueToken:      s.plane.issuer.IssueLegacy,
@@ -170,7 +171,7 @@ func (processMetrics) CustomRegister(c metrics.StableCollector) error {
 
 func firstOnly(err error) error {
 	if err != nil {
-		klog.Background().V(2).Info("A metric of the scheduler is not shown", "err", err)
+		klog.Background().V(2).Info("A metric is not shown", "err", err)
 	}
 	return nil
 }
