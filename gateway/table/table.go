@@ -83,6 +83,8 @@ type ServerTLS struct {
 	// Certificates are chosen from by the client's server name and abilities; the first is for those whom none fits.
 	// With Leaf set the choice is quick.
 	Certificates []*tls.Certificate
+	// ByName are preferred to them for particular server names, "example.com" or "*.example.com" for exactly one label more.
+	ByName map[string][]*tls.Certificate
 	// ClientCAs, if set, makes client certificates necessary, signed by one of these.
 	ClientCAs *x509.CertPool
 	// AllowInsecureClients takes connections even without a valid client certificate (AllowInsecureFallback).
@@ -121,7 +123,7 @@ type Rule struct {
 	// RequestTimeout is for the whole of a request, retries included; BackendTimeout is for one attempt. Then the answer is 504.
 	// 0 means no limit. Neither ends a connection that was upgraded (WebSocket).
 	RequestTimeout, BackendTimeout time.Duration
-	// Retry repeats requests; nil means only those never answered on a connection that had been idle.
+	// Retry repeats requests; nil means only those that reached no backend: they go to other endpoints.
 	Retry *Retry
 }
 
@@ -133,7 +135,7 @@ type Match struct {
 	Query   []ValueMatch
 }
 
-// PathMatch compares with the path of a request after %-escapes were resolved, and "." and ".." refused.
+// PathMatch compares with the path of a request after %-escapes and the elements "." and ".." were resolved.
 type PathMatch struct {
 	// Type says how; "" is a prefix "/".
 	Type PathType
