@@ -43,6 +43,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	restclient "k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 	basecompatibility "k8s.io/component-base/compatibility"
 	aggregator "k8s.io/kube-aggregator/pkg/apiserver"
 
@@ -209,6 +210,11 @@ func (s *Server) Scheme() *runtime.Scheme { return s.scheme }
 
 // Generic is the machinery, for what hooks into it (more health checks, handlers, post-start hooks).
 func (s *Server) Generic() *genericapiserver.GenericAPIServer { return s.front.GenericAPIServer }
+
+// Definitions is the informer of CustomResourceDefinitions that the machinery has anyway.
+func (s *Server) Definitions() cache.SharedIndexInformer {
+	return s.crds.Informers.Apiextensions().V1().CustomResourceDefinitions().Informer()
+}
 
 // WebServices are the routes of all that is built in, each root once.
 func (s *Server) WebServices() []*restful.WebService {

@@ -39,7 +39,7 @@ type Config struct {
 	NoNode bool // control plane only
 
 	LeaderElect bool     // other servers work on the same data: by Leases they agree whose controllers and scheduler act
-	Disable     []string // what is not wanted: add-ons in DataDir/server/manifests, by name, and local-path
+	Disable     []string // what is not wanted: add-ons in DataDir/server/manifests, by name, local-path and gateway
 
 	API  APISettings
 	Node agent.Settings

@@ -241,6 +241,7 @@ func (s *Server) runParts(ctx context.Context) error {
 		if s.simulated != nil {
 			group.Go(func() error { return s.simulated.Run(ctx) })
 		}
+		group.Go(func() error { return s.runGateway(ctx) })
 		return nil
 	})
 	return group.Wait()

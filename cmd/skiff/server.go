@@ -179,7 +179,7 @@ func serverFlags(fs *pflag.FlagSet, cfg *server.Config) {
 		return nil
 	})
 	fs.BoolVar(&cfg.LeaderElect, "leader-elect", false, "agree with other servers on the same data, by Leases, whose controllers and scheduler act")
-	fs.StringSliceVar(&cfg.Disable, "disable", nil, "what is not wanted: local-path (the default StorageClass), and manifests in server/manifests of the data directory, by name without suffix")
+	fs.StringSliceVar(&cfg.Disable, "disable", nil, "what is not wanted: local-path (the default StorageClass), gateway (the Gateway API), and manifests in server/manifests of the data directory, by name without suffix")
 	fs.BoolVar(&cfg.NoNode, "no-node", false, "control plane only: do not make this machine a node")
 	apiFlags(fs, &cfg.API)
 	nodeFlags(fs, &cfg.Node)
