@@ -28,7 +28,6 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
-	discoveryaggregated "k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericrest "k8s.io/apiserver/pkg/registry/rest"
@@ -49,6 +48,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/apiserver/flowcontrol"
 	"github.com/skiff-k8s/skiff/apiserver/inprocess"
+	"github.com/skiff-k8s/skiff/apiserver/ondemand"
 	"github.com/skiff-k8s/skiff/apiserver/openapi"
 	"github.com/skiff-k8s/skiff/datastore"
 	"github.com/skiff-k8s/skiff/registry"
@@ -101,6 +101,9 @@ type Config struct {
 	WebhookAuth webhook.AuthenticationInfoResolverWrapper
 	// ProxyClientCert is shown to aggregated API servers. It may change while serving.
 	ProxyClientCert CertFiles
+
+	// OnDemand are groups of custom resources that are installed when they are used.
+	OnDemand []ondemand.Group
 
 	// ExternalAddress is the host:port that clients outside are told.
 	ExternalAddress string
@@ -297,7 +300,7 @@ func genericConfig(cfg Config, codecs serializer.CodecFactory, client kubernetes
 		c.FlowControl = utilflowcontrol.New(cfg.Informers, client.FlowcontrolV1(), cfg.MaxInFlight)
 	}
 	c.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
-		return genericapiserver.DefaultBuildHandlerChain(countOnScrape(handler, cfg.Store.Counts()), c)
+		return genericapiserver.DefaultBuildHandlerChain(countOnScrape(ondemand.Handler(cfg.OnDemand, handler), cfg.Store.Counts()), c)
 	}
 	c.SecureServing = &genericapiserver.SecureServingInfo{
 		Listener: cfg.Listener, Cert: cfg.ServingCert, ClientCA: cfg.ClientCA,
@@ -310,7 +313,7 @@ func genericConfig(cfg Config, codecs serializer.CodecFactory, client kubernetes
 	c.AddHealthChecks(healthz.NamedCheck("etcd", etcd))
 	c.AddReadyzChecks(healthz.NamedCheck("etcd-readiness", etcd))
 	c.HealthzChecks, c.ReadyzChecks = append(c.HealthzChecks, cfg.HealthChecks...), append(c.ReadyzChecks, cfg.HealthChecks...)
-	c.AggregatedDiscoveryGroupManager = discoveryaggregated.NewResourceManager("apis") // one document of all servers
+	c.AggregatedDiscoveryGroupManager = ondemand.NewManager(cfg.OnDemand) // of all servers
 	if err := cfg.Audit.ApplyTo(c); err != nil {
 		return *c, fmt.Errorf("build the audit: %w", err)
 	}

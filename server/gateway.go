@@ -15,9 +15,9 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/klog/v2"
 	gatewayclient "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned"
 
+	"github.com/skiff-k8s/skiff/apiserver/ondemand"
 	"github.com/skiff-k8s/skiff/gateway/crds"
 	"github.com/skiff-k8s/skiff/gateway/gatewayapi"
 	"github.com/skiff-k8s/skiff/gateway/proxy"
@@ -26,34 +26,43 @@ import (
 // gatewayPart is the name by which Config.Disable knows the gateway.
 const gatewayPart = "gateway"
 
-// runGateway serves the Gateway API at this node, once there is one.
+// gatewayAPI is the Gateway API, which is installed when somebody uses it; nothing if it is not wanted.
+func (c *controlPlane) gatewayAPI(cfg Config) ([]ondemand.Group, error) {
+	if !cfg.servesGateways() {
+		return nil, nil
+	}
+	versions, err := crds.Discovery()
+	if err != nil || len(versions) == 0 {
+		return nil, err
+	}
+	client, err := dynamic.NewForConfig(c.adminConfig())
+	if err != nil {
+		return nil, fmt.Errorf("make the client of the Gateway API: %w", err)
+	}
+	return []ondemand.Group{{
+		Name: crds.Group, Versions: versions,
+		Installed: func() bool { return crds.Installed(c.api.Definitions().GetStore()) },
+		Install:   func(ctx context.Context) error { return crds.Install(ctx, client, c.api.Definitions().GetStore()) },
+	}}, nil
+}
+
+// servesGateways tells whether Gateways are served at this machine.
+func (c *Config) servesGateways() bool { return !c.NoNode && !slices.Contains(c.Disable, gatewayPart) }
+
+// runGateway serves the Gateway API at this node, once somebody uses it.
 func (s *Server) runGateway(ctx context.Context) error {
-	if slices.Contains(s.cfg.Disable, gatewayPart) || s.cfg.NoNode {
+	if !s.cfg.servesGateways() {
 		return nil
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	dataPlane := proxy.New(proxy.Config{})
 	group.Go(func() error { return dataPlane.Run(ctx) })
 	group.Go(func() error {
-		if err := s.installGatewayAPI(ctx); err != nil {
-			klog.FromContext(ctx).Error(err, "There is no Gateway API")
-		}
-		return nil
-	})
-	group.Go(func() error {
 		return crds.Follow(ctx, s.plane.api.Definitions(), func(ctx context.Context, api crds.API) error {
 			return s.serveGatewayAPI(ctx, api, dataPlane)
 		})
 	})
 	return group.Wait()
-}
-
-func (s *Server) installGatewayAPI(ctx context.Context) error {
-	client, err := dynamic.NewForConfig(s.plane.adminConfig())
-	if err != nil {
-		return fmt.Errorf("make the client of the Gateway API: %w", err)
-	}
-	return crds.Install(ctx, client)
 }
 
 // serveGatewayAPI runs the controller of the Gateway API until ctx ends.

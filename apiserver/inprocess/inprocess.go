@@ -68,6 +68,12 @@ func Authenticator() authenticator.Request {
 	})
 }
 
+// Is tells whether a request comes from within this process.
+func Is(ctx context.Context) bool {
+	_, ok := ctx.Value(userKey{}).(user.Info)
+	return ok
+}
+
 type userKey struct{}
 
 type transport struct {

@@ -5,8 +5,9 @@
 //
 // What is there already stays as it is. Where a user has brought the API in another version or channel, nothing is added to it.
 //
-// Ten definitions cost the API server 30 MB of live memory and two seconds of a core, most of it for OpenAPI. So nothing is
-// installed before somebody wants to use the API: package ondemand says when that is.
+// Ten definitions, once they are served, cost the API server 30 MB of live memory (60 MB resident) and two seconds of a core. So
+// nothing is installed before somebody uses the API: package apiserver/ondemand knows when that is, and until then shows clients what
+// Discovery says.
 package crds
 
 import (
@@ -14,20 +15,25 @@ import (
 	"bytes"
 	"context"
 	"embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"strings"
+	"slices"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
+	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/wait"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/tools/cache"
 	gatewayconsts "sigs.k8s.io/gateway-api/pkg/consts"
 	"sigs.k8s.io/yaml"
 )
@@ -35,8 +41,11 @@ import (
 // Group is the API group of the definitions.
 const Group = "gateway.networking.k8s.io"
 
-// File is the name of the embedded file.
-const File = "standard.yaml.zst"
+// The names of the embedded files.
+const (
+	File          = "standard.yaml.zst"
+	DiscoveryFile = "discovery.json"
+)
 
 //go:embed files
 var files embed.FS
@@ -51,6 +60,22 @@ var resources = map[string]schema.GroupVersionResource{
 	"CustomResourceDefinition":         Definitions,
 	"ValidatingAdmissionPolicy":        {Group: "admissionregistration.k8s.io", Version: "v1", Resource: "validatingadmissionpolicies"},
 	"ValidatingAdmissionPolicyBinding": {Group: "admissionregistration.k8s.io", Version: "v1", Resource: "validatingadmissionpolicybindings"},
+}
+
+// Discovery is what discovery says of the resources, best version first; nil if this binary was built without them.
+func Discovery() ([]apidiscoveryv2.APIVersionDiscovery, error) {
+	raw, err := files.ReadFile("files/" + DiscoveryFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var out []apidiscoveryv2.APIVersionDiscovery
+	if err == nil {
+		err = json.Unmarshal(raw, &out)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the discovery of the Gateway API: %w", err)
+	}
+	return out, nil
 }
 
 // Objects returns all that belongs to the Gateway API, definitions first.
@@ -91,8 +116,8 @@ func Objects() ([]*unstructured.Unstructured, error) {
 	}
 }
 
-// Install creates what is missing.
-func Install(ctx context.Context, client dynamic.Interface) error {
+// Install creates what is missing, and returns when all of it is served. store has the cluster's CustomResourceDefinitions.
+func Install(ctx context.Context, client dynamic.Interface, store cache.Store) error {
 	objects, err := Objects()
 	if err != nil {
 		return err
@@ -101,16 +126,31 @@ func Install(ctx context.Context, client dynamic.Interface) error {
 	if err != nil || foreign {
 		return err
 	}
+	var definitions []string
 	for _, object := range objects {
 		resource, ok := resources[object.GetKind()]
 		if !ok {
 			return fmt.Errorf("install the Gateway API: %s is not expected in it", object.GetKind())
 		}
+		if resource == Definitions {
+			definitions = append(definitions, object.GetName())
+		}
 		if _, err := client.Resource(resource).Create(ctx, object, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("install %s %s: %w", object.GetKind(), object.GetName(), err)
 		}
 	}
-	return nil
+	return await(ctx, store, definitions)
+}
+
+// await returns when definitions are served.
+func await(ctx context.Context, store cache.Store, definitions []string) error {
+	return wait.PollUntilContextCancel(ctx, 10*time.Millisecond, true, func(context.Context) (bool, error) {
+		return !slices.ContainsFunc(definitions, func(name string) bool {
+			obj, found, _ := store.GetByKey(name)
+			crd, ok := obj.(*apiextensionsv1.CustomResourceDefinition)
+			return !found || !ok || !established(crd)
+		}), nil
+	})
 }
 
 // foreignBundle tells whether the user has brought the Gateway API in another version or channel than ours.
@@ -135,5 +175,5 @@ func foreignBundle(ctx context.Context, client dynamic.Interface, ours []*unstru
 	return false, nil
 }
 
-// Is tells whether a definition is of the Gateway API.
-func Is(name string) bool { return strings.HasSuffix(name, "."+Group) }
+// Installed tells whether the cluster serves the Gateway API.
+func Installed(store cache.Store) bool { return find(store).usable() }

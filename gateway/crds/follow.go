@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
 	gatewayconsts "sigs.k8s.io/gateway-api/pkg/consts"
 )
 
@@ -41,29 +43,69 @@ func Follow(ctx context.Context, informer cache.SharedIndexInformer, run func(co
 	}
 	defer func() { _ = informer.RemoveEventHandler(registration) }()
 	var current API
-	var stop func() error
-	defer func() {
-		if stop != nil {
-			_ = stop()
-		}
-	}()
+	var serving *running
+	defer func() { serving.stop() }()
+	again := time.NewTimer(0) // when to look, whether something has changed or not
+	defer again.Stop()
 	for {
-		if api := find(informer.GetStore()); !api.equal(current) {
-			if stop != nil {
-				if err := stop(); err != nil {
-					return err
-				}
-				stop = nil
-			}
-			if current = api; api.usable() {
-				stop = start(ctx, func(ctx context.Context) error { return run(ctx, api) })
-			}
-		}
 		select {
-		case <-changed:
+		case <-changed: // they come together
+			again.Reset(settle)
+			continue
+		case <-again.C:
+		case err := <-serving.ended():
+			if err != nil && ctx.Err() == nil {
+				klog.FromContext(ctx).Error(err, "The Gateway API is not served; it is tried again")
+			}
+			serving, current = nil, API{}
+			again.Reset(retry)
+			continue
 		case <-ctx.Done():
 			return nil
 		}
+		api := find(informer.GetStore())
+		if api.equal(current) {
+			continue
+		}
+		serving.stop()
+		serving, current = nil, api
+		if api.usable() {
+			serving = start(ctx, func(ctx context.Context) error { return run(ctx, api) })
+		}
+	}
+}
+
+const (
+	settle = 200 * time.Millisecond // after the last change, before it is looked at what there is
+	retry  = 2 * time.Second        // after a failure
+)
+
+// running is something that runs; nil is nothing.
+type running struct {
+	cancel context.CancelFunc
+	done   chan error
+}
+
+func start(ctx context.Context, run func(context.Context) error) *running {
+	ctx, cancel := context.WithCancel(ctx)
+	r := &running{cancel, make(chan error, 1)}
+	go func() { r.done <- run(ctx) }()
+	return r
+}
+
+// ended yields how it ended by itself.
+func (r *running) ended() <-chan error {
+	if r == nil {
+		return nil
+	}
+	return r.done
+}
+
+// stop ends it and waits for that.
+func (r *running) stop() {
+	if r != nil {
+		r.cancel()
+		<-r.done
 	}
 }
 
@@ -76,17 +118,6 @@ func poke(changed chan<- struct{}, obj any) {
 		case changed <- struct{}{}:
 		default:
 		}
-	}
-}
-
-// start runs something, and returns what stops it.
-func start(ctx context.Context, run func(context.Context) error) (stop func() error) {
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan error, 1)
-	go func() { done <- run(ctx) }()
-	return func() error {
-		cancel()
-		return <-done
 	}
 }
 
