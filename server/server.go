@@ -27,6 +27,8 @@ import (
 	"github.com/skiff-k8s/skiff/controllers"
 	"github.com/skiff-k8s/skiff/controllers/csrsigning"
 	"github.com/skiff-k8s/skiff/controllers/nodeipam"
+	"github.com/skiff-k8s/skiff/gateway/ingress"
+	"github.com/skiff-k8s/skiff/gateway/proxy"
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
 	"github.com/skiff-k8s/skiff/scheduler"
 )
@@ -37,8 +39,10 @@ type Server struct {
 	plane       *controlPlane
 	controllers *controllers.Manager
 	scheduler   *scheduler.Scheduler
-	agent       *agent.Agent     // nil without a node
-	simulated   *simulated.Fleet // nil without simulated nodes
+	agent       *agent.Agent        // nil without a node
+	dataPlane   *proxy.Proxy        // nil without a node
+	ingress     *ingress.Controller // nil if Ingresses are not served
+	simulated   *simulated.Fleet    // nil without simulated nodes
 	claim       *agent.Claim
 
 	clusterReady  chan struct{}   // closed when the API has what every cluster has
@@ -115,7 +119,7 @@ func (s *Server) buildParts() error {
 		Informers:   s.plane.informers,
 		PodRanges:   []nodeipam.Range{{Cluster: s.cfg.ClusterCIDR, NodeBits: nodeBits(s.cfg.ClusterCIDR)}},
 		RootCA:      s.plane.pki.ServerCA.PEM(),
-		ServiceLB:   s.cfg.serviceLB(),
+		ServiceLB:   s.cfg.serviceLB(s.ingressPort),
 		Signers: csrsigning.Authorities{
 			Client: s.plane.pki.ClientCA, KubeletServer: s.plane.pki.KubeletCA, Legacy: s.plane.pki.ServerCA,
 		},
@@ -142,8 +146,10 @@ func (s *Server) buildParts() error {
 	if err := s.simulate(); err != nil || s.cfg.NoNode {
 		return err
 	}
-	s.agent, err = s.plane.newAgent(s.cfg, s.clusterReady)
-	return err
+	if s.agent, err = s.plane.newAgent(s.cfg, s.clusterReady); err != nil {
+		return err
+	}
+	return s.buildDataPlane()
 }
 
 // schedulerConfig lets informers that the scheduler asks for later run for as long as all others.
@@ -238,6 +244,9 @@ func (s *Server) runParts(ctx context.Context) error {
 		}
 		group.Go(func() error { return s.act(ctx, controllersLease, "system:kube-controller-manager", s.controllers.Run) })
 		group.Go(func() error { return s.act(ctx, schedulerLease, "system:kube-scheduler", s.scheduler.Run) })
+		if s.dataPlane != nil {
+			group.Go(func() error { return s.runDataPlane(ctx) })
+		}
 		if s.simulated != nil {
 			group.Go(func() error { return s.simulated.Run(ctx) })
 		}
