@@ -11,6 +11,7 @@
 //	make bench                          all figures
 //	go run ./bench --runs 1 --seconds 5 a quick look, after make build
 //	go run ./bench --deployments 1000   many Deployments, on simulated nodes
+//	go run ./bench --services 0,1000    Services, with so many others there
 package main
 
 import (
@@ -20,6 +21,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -41,6 +43,8 @@ type options struct {
 	singles     int
 	burst       int
 	fleet       int
+	services    []int
+	proxyMode   string
 }
 
 func main() {
@@ -52,6 +56,8 @@ func main() {
 	fs.IntVar(&o.settle, "settle", 15, "seconds between the Ready node and the watch of the idle server")
 	fs.BoolVar(&o.idle, "only-idle", false, "after the starts, watch the idle server and nothing else")
 	fs.IntVar(&o.deployments, "deployments", 0, "measure controllers with so many Deployments on simulated nodes, and nothing else")
+	fs.IntSliceVar(&o.services, "services", nil, "measure Services with so many others there, such as 0,100,1000,10000, and nothing else")
+	fs.StringVar(&o.proxyMode, "proxy-mode", "iptables", "what enforces Services then: iptables or nftables")
 	fs.BoolVar(&o.node, "only-node", false, "after the starts, measure pods and nothing else")
 	fs.IntVar(&o.singles, "singles", 30, "how many pods to start one after the other")
 	fs.IntVar(&o.burst, "burst", 50, "how many pods to start at once")
@@ -78,6 +84,9 @@ func run(ctx context.Context, o options) error {
 	if o.deployments < 0 || o.deployments > 10000 {
 		return errors.New("--deployments must be 0 to 10000")
 	}
+	if len(o.services) > 0 && (slices.Min(o.services) < 0 || slices.Max(o.services) > 20000) {
+		return errors.New("--services must be 0 to 20000 each")
+	}
 	if o.runs < 1 || o.runs > 100 || o.seconds < 1 || o.seconds > 3600 || o.settle < 0 || o.settle > 600 ||
 		o.singles < 1 || o.singles > 1000 || o.burst < 0 || o.burst > 105 || o.fleet < 0 || o.fleet > 105 {
 		return errors.New("--runs must be 1 to 100, --seconds 1 to 3600, --settle 0 to 600, --singles 1 to 1000, --burst and --fleet 0 to 105")
@@ -95,6 +104,9 @@ func run(ctx context.Context, o options) error {
 	take := measure
 	if o.deployments > 0 {
 		take = scale
+	}
+	if len(o.services) > 0 {
+		take = services
 	}
 	if err := take(ctx, o, results); err != nil {
 		return err

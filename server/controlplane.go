@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"strconv"
 	"sync"
 	"syscall"
@@ -45,6 +44,7 @@ import (
 	"github.com/skiff-k8s/skiff/datastore"
 	"github.com/skiff-k8s/skiff/pki"
 	"github.com/skiff-k8s/skiff/registry"
+	"github.com/skiff-k8s/skiff/registry/admissionregistration"
 	"github.com/skiff-k8s/skiff/registry/authentication"
 	"github.com/skiff-k8s/skiff/registry/authorization"
 	"github.com/skiff-k8s/skiff/registry/core"
@@ -121,7 +121,7 @@ func (c *controlPlane) open(ctx context.Context, cfg Config) error {
 		c.pki, pkiErr = pki.New(pki.Config{
 			Dir:            cfg.tlsDir(),
 			NodeName:       cfg.NodeName,
-			NodeIPs:        []net.IP{cfg.NodeIP},
+			NodeIPs:        cfg.nodeIPs(),
 			ServiceIP:      cfg.apiServiceIP().AsSlice(),
 			ClusterDomain:  cfg.ClusterDomain,
 			ExtraSANs:      cfg.TLSSANs,
@@ -205,7 +205,7 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	}
 	tokens := &authentication.Tokens{Issuer: c.issuer, Objects: satoken.Live(c.admin), Audiences: audiences, Extend: true}
 	c.services, err = allocation.New(allocation.Config{
-		ServiceCIDRs: []netip.Prefix{cfg.ServiceCIDR}, FirstNodePort: cfg.NodePorts.First, LastNodePort: cfg.NodePorts.Last,
+		ServiceCIDRs: cfg.ServiceCIDRs, FirstNodePort: cfg.NodePorts.First, LastNodePort: cfg.NodePorts.Last,
 	})
 	if err != nil {
 		return fmt.Errorf("build the allocation of Service addresses: %w", err)
@@ -233,7 +233,9 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 		Store:    c.store,
 		Services: c.services,
 		Resources: registry.All(registry.Deps{
-			Core: deps, RBAC: rbac.Deps{Permit: c.authz.Guard.Check}, Resource: resource.Deps{Namespaces: c.admin.CoreV1()},
+			Core: deps, RBAC: rbac.Deps{Permit: c.authz.Guard.Check},
+			Resource:  resource.Deps{Namespaces: c.admin.CoreV1(), Authorizer: c.authz},
+			Admission: admissionregistration.Deps{Authorizer: c.authz, Mapper: c.mapper, Policies: c.admin.AdmissionregistrationV1()},
 		}),
 		Reviews: map[schema.GroupVersion]map[string]genericrest.Storage{
 			authenticationv1.SchemeGroupVersion: authentication.Storages(authentication.Deps{Token: authenticators.Token, Audiences: audiences}),
@@ -334,19 +336,22 @@ func (c *controlPlane) newAgent(cfg Config, clusterReady <-chan struct{}) (*agen
 		clients[name] = client
 	}
 	return agent.New(agent.Config{
-		Settings:      cfg.Node,
-		DataDir:       cfg.DataDir,
-		StateDir:      cfg.StateDir,
-		NodeName:      cfg.NodeName,
-		NodeIP:        cfg.NodeIP,
-		ClusterCIDR:   cfg.ClusterCIDR,
-		ServiceCIDR:   cfg.ServiceCIDR,
-		ClusterDNS:    cfg.ClusterDNS,
-		ClusterDomain: cfg.ClusterDomain,
-		ServingCert:   c.pki.KubeletServing.GetCertificate,
-		ClientCA:      c.pki.ClientCA,
-		RuntimeReady:  func() { cfg.progress(StepRuntime) },
-		ClusterReady:  clusterReady,
+		Settings:     cfg.Node,
+		DataDir:      cfg.DataDir,
+		StateDir:     cfg.StateDir,
+		NodeName:     cfg.NodeName,
+		NodeIP:       cfg.NodeIP,
+		NodeIP2:      cfg.NodeIP2,
+		ClusterCIDRs: cfg.ClusterCIDRs,
+		ServiceCIDRs: cfg.ServiceCIDRs,
+
+		LoadBalancerPool: cfg.pool(),
+		ClusterDNS:       cfg.ClusterDNS,
+		ClusterDomain:    cfg.ClusterDomain,
+		ServingCert:      c.pki.KubeletServing.GetCertificate,
+		ClientCA:         c.pki.ClientCA,
+		RuntimeReady:     func() { cfg.progress(StepRuntime) },
+		ClusterReady:     clusterReady,
 	}, agent.Deps{Node: clients["node"], Proxy: clients["proxy"], DNS: clients["dns"], Informers: c.informers, All: c.informers})
 }
 

@@ -20,7 +20,6 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/ondemand"
 	"github.com/skiff-k8s/skiff/gateway/crds"
 	"github.com/skiff-k8s/skiff/gateway/gatewayapi"
-	"github.com/skiff-k8s/skiff/gateway/proxy"
 )
 
 // gatewayPart is the name by which Config.Disable knows the gateway.
@@ -55,18 +54,16 @@ func (s *Server) runGateway(ctx context.Context) error {
 		return nil
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	dataPlane := proxy.New(proxy.Config{})
-	group.Go(func() error { return dataPlane.Run(ctx) })
 	group.Go(func() error {
 		return crds.Follow(ctx, s.plane.api.Definitions(), func(ctx context.Context, api crds.API) error {
-			return s.serveGatewayAPI(ctx, api, dataPlane)
+			return s.serveGatewayAPI(ctx, api)
 		})
 	})
 	return group.Wait()
 }
 
 // serveGatewayAPI runs the controller of the Gateway API until ctx ends.
-func (s *Server) serveGatewayAPI(ctx context.Context, api crds.API, dataPlane gatewayapi.DataPlane) error {
+func (s *Server) serveGatewayAPI(ctx context.Context, api crds.API) error {
 	if err := s.allowGateway(ctx); err != nil {
 		return err
 	}
@@ -88,7 +85,7 @@ func (s *Server) serveGatewayAPI(ctx context.Context, api crds.API, dataPlane ga
 	address, _ := netip.AddrFromSlice(s.cfg.NodeIP)
 	controller := gatewayapi.New(gatewayapi.Config{
 		NodeName: s.cfg.NodeName, NodeIP: address.Unmap(),
-		Client: client, Gateways: gateways, Single: single, Informers: s.plane.informers, DataPlane: dataPlane, API: api,
+		Client: client, Gateways: gateways, Single: single, Informers: s.plane.informers, DataPlane: s.dataPlane, API: api,
 	})
 	s.plane.informers.Start(s.informersDone) // it may have asked for one more
 	return controller.Run(ctx)

@@ -83,10 +83,7 @@ func New(ctx context.Context, c Config) (*Authenticators, error) {
 	if err != nil {
 		return nil, err
 	}
-	sources := []authenticator.Token{
-		serviceAccounts,
-		authenticator.WrapAudienceAgnosticToken(c.Audiences, &bootstrapTokens{client: c.Client}),
-	}
+	sources := []authenticator.Token{serviceAccounts}
 	out := &Authenticators{}
 	if c.File != "" {
 		if out.file, err = newStructured(ctx, c.File, c.Audiences, c.Issuers); err != nil {
@@ -94,7 +91,11 @@ func New(ctx context.Context, c Config) (*Authenticators, error) {
 		}
 		sources = append(sources, out.file) // last: for a token that it does not know it may ask far away
 	}
-	tokens := cache.New(tokenunion.New(sources...), true, tokenTTL, 0)
+	tokens := tokenunion.New(
+		// Not remembered: who is handed a token that was deleted is to be refused at once.
+		authenticator.WrapAudienceAgnosticToken(c.Audiences, &bootstrapTokens{client: c.Client}),
+		cache.New(tokenunion.New(sources...), true, tokenTTL, 0),
+	)
 
 	var chain []authenticator.Request
 	if c.RequestHeaderCA != nil {

@@ -40,8 +40,9 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 	if x.target.service.ClientIP {
 		client, _ = x.client()
 	}
+	first := x.target.first(client)
 	for moves, retries := 0, 0; ; {
-		res, err := x.attempt(transport, out, x.target.endpoint(client, moves+retries), replay)
+		res, err := x.attempt(transport, out, x.target.endpoint(first+uint32(moves+retries)), replay)
 		switch {
 		case err != nil && moves < min(maxMoves, len(x.target.addresses)-1) && notConnected(err) && out.Context().Err() == nil:
 			moves++
@@ -67,7 +68,7 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 // again says whether the rule wants another attempt.
 func (x *exchange) again(out *http.Request, res *http.Response, err error, retries int, replay []byte) bool {
 	policy := x.Retry
-	if policy == nil || retries >= cmp.Or(policy.Attempts, defaultAttempts) || out.Context().Err() != nil || x.bodyErr != nil {
+	if policy == nil || retries >= cmp.Or(policy.Attempts, defaultAttempts) || out.Context().Err() != nil || x.bodyErr.Load() != nil {
 		return false
 	}
 	if out.Body != nil && replay == nil && !notConnected(err) {

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -35,11 +36,11 @@ type exchange struct {
 	started time.Time
 	status  int // answered; 0 if nothing was yet
 
-	*entry              // nil if nothing matches
-	backend *share      // of the rule, chosen
-	target  *target     // of backend
-	timer   *time.Timer // of the rule's RequestTimeout, or nil
-	bodyErr error       // why reading the client's body failed
+	*entry                        // nil if nothing matches
+	backend *share                // of the rule, chosen
+	target  *target               // of backend
+	timer   *time.Timer           // of the rule's RequestTimeout, or nil
+	bodyErr atomic.Pointer[error] // why reading the client's body failed; an attempt may outlive its end
 	reverse httputil.ReverseProxy
 	mirror  *mirrored // nil if nobody gets a copy
 }
@@ -67,8 +68,7 @@ func (x *exchange) serve() {
 		x.fail(http.StatusNotFound, "nothing is served here")
 		return
 	}
-	if r.TLS != nil && r.TLS.ServerName != "" && !x.listener.owns(strings.ToLower(r.TLS.ServerName)) {
-		// The certificate, and what was asked of the client, were another listener's.
+	if x.misdirected() {
 		x.fail(http.StatusMisdirectedRequest, "the host is not the one of the TLS connection")
 		return
 	}
@@ -81,6 +81,19 @@ func (x *exchange) serve() {
 	default:
 		x.forward()
 	}
+}
+
+// misdirected says whether the connection was made for another listener than the request: what was asked of the client, and its
+// certificate, were that one's. A client that names no server is believed, unless the listener wants to know who it is.
+func (x *exchange) misdirected() bool {
+	if x.in.TLS == nil {
+		return false
+	}
+	name := strings.ToLower(x.in.TLS.ServerName)
+	if asks := x.listener.TLS != nil && x.listener.TLS.ClientCAs != nil; name == "" && !asks {
+		return false
+	}
+	return !x.listener.owns(name)
 }
 
 // index returns the index of the client's connection, or nil.
@@ -203,7 +216,7 @@ func (x *exchange) modify(res *http.Response) error {
 // failed answers when there is no answer of a backend.
 func (x *exchange) failed(_ http.ResponseWriter, out *http.Request, err error) {
 	switch {
-	case errors.Is(x.bodyErr, os.ErrDeadlineExceeded):
+	case x.stalled():
 		x.Header().Set("Connection", "close")
 		x.fail(http.StatusRequestTimeout, "the body of the request did not come")
 	case x.in.Context().Err() != nil:
@@ -213,6 +226,12 @@ func (x *exchange) failed(_ http.ResponseWriter, out *http.Request, err error) {
 	default:
 		x.fail(http.StatusBadGateway, "the backend did not answer")
 	}
+}
+
+// stalled says whether the client's body did not go on coming.
+func (x *exchange) stalled() bool {
+	err := x.bodyErr.Load()
+	return err != nil && errors.Is(*err, os.ErrDeadlineExceeded)
 }
 
 // fail answers with an error of the gateway's own.
@@ -277,7 +296,7 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	if err != nil { // io.EOF as well: the connection is read on, for what comes next
 		_ = control.SetReadDeadline(time.Time{})
 		if err != io.EOF {
-			b.exchange.bodyErr = err
+			b.exchange.bodyErr.Store(&err)
 		}
 	}
 	return n, err

@@ -120,7 +120,7 @@ func (m *mirrored) sendTo(n *target) {
 	ctx, cancel := context.WithTimeout(m.proxy.ctx, mirrorTimeout)
 	defer cancel()
 	request := m.request.Clone(ctx)
-	request.URL.Scheme, request.URL.Host = n.scheme, n.endpoint("", 0)
+	request.URL.Scheme, request.URL.Host = n.scheme, n.endpoint(n.first(""))
 	if m.body != nil {
 		request.Body, request.ContentLength = io.NopCloser(bytes.NewReader(m.body)), int64(len(m.body))
 	}

@@ -101,6 +101,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 	p.mu.Unlock()
 	p.work.Wait() // each socket drains within DrainTimeout
 	p.cancel()
+	for range cap(p.mirrors) { // nobody begins one any more: this waits for those under way
+		p.mirrors <- struct{}{}
+	}
 	p.targets.close()
 	return nil
 }
@@ -136,6 +139,18 @@ func (p *Proxy) Set(owner string, t *table.Table) map[netip.AddrPort]error {
 		}
 	}
 	return mine
+}
+
+// Listens says whether a port of this machine is ours now.
+func (p *Proxy) Listens(port uint16) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for at := range p.sockets {
+		if at.Port() == port {
+			return true
+		}
+	}
+	return false
 }
 
 // listeners returns those of all tables, in an order that stays.

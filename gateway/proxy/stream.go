@@ -107,10 +107,10 @@ func (s *socket) dial(client net.Conn, to *stream) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	ip := ipOf(client.RemoteAddr()).String()
+	first := n.first(ipOf(client.RemoteAddr()).String())
 	for tried := 0; ; tried++ {
 		ctx, cancel := context.WithTimeout(s.ctx, dialTimeout)
-		backend, err := s.proxy.cfg.Dial(ctx, "tcp", n.endpoint(ip, tried))
+		backend, err := s.proxy.cfg.Dial(ctx, "tcp", n.endpoint(first+uint32(tried)))
 		cancel()
 		if err == nil || tried >= min(maxMoves, len(n.addresses)-1) || s.ctx.Err() != nil {
 			return backend, err

@@ -42,14 +42,16 @@ type target struct {
 	next      atomic.Uint32
 }
 
-// endpoint returns the address for a client's request; tried is how many were tried before.
-func (t *target) endpoint(client string, tried int) string {
-	n := uint32(len(t.addresses))
+// first returns which endpoint a client's request is for; those after it are next, should it not be there.
+func (t *target) first(client string) uint32 {
 	if t.service.ClientIP {
-		return t.addresses[(t.favourite(client)+uint32(tried))%n]
+		return t.favourite(client)
 	}
-	return t.addresses[t.next.Add(1)%n]
+	return t.next.Add(1)
 }
+
+// endpoint returns the address of the n-th endpoint, counted on and on.
+func (t *target) endpoint(n uint32) string { return t.addresses[n%uint32(len(t.addresses))] }
 
 // affinity makes clients' favourites last as long as the process.
 var affinity = maphash.MakeSeed()

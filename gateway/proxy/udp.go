@@ -71,7 +71,7 @@ func (r *relay) session(client netip.AddrPort) net.Conn {
 	}
 	ctx, cancel := context.WithTimeout(r.socket.ctx, dialTimeout)
 	defer cancel()
-	backend, err := r.socket.proxy.cfg.Dial(ctx, "udp", n.endpoint(client.Addr().Unmap().String(), 0))
+	backend, err := r.socket.proxy.cfg.Dial(ctx, "udp", n.endpoint(n.first(client.Addr().Unmap().String())))
 	if err != nil {
 		return nil
 	}
