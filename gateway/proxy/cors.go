@@ -23,7 +23,6 @@ func isPreflight(r *http.Request) bool {
 func preflight(c *table.CORS, w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	if allow(c, h, r) {
-		h.Del("Access-Control-Expose-Headers") // is for answers
 		list(h, "Access-Control-Allow-Methods", c.AllowMethods, r.Header.Get("Access-Control-Request-Method"), c.AllowCredentials)
 		list(h, "Access-Control-Allow-Headers", c.AllowHeaders, strings.Join(r.Header["Access-Control-Request-Headers"], ", "), c.AllowCredentials)
 		h.Set("Access-Control-Max-Age", strconv.Itoa(int(cmp.Or(c.MaxAge, 5*time.Second)/time.Second)))

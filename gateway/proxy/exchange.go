@@ -64,7 +64,12 @@ func (x *exchange) serve() {
 		return
 	}
 	q := question{request: r, host: hostOf(r), path: r.URL.Path}
-	if x.entry = x.index().find(&q); x.entry == nil {
+	index := x.index()
+	if x.entry = index.find(&q); x.entry == nil {
+		if r.TLS != nil && r.TLS.ServerName != "" && index.apart(strings.ToLower(r.TLS.ServerName), q.host) {
+			x.fail(http.StatusMisdirectedRequest, "the host is not the one of the TLS connection")
+			return
+		}
 		x.fail(http.StatusNotFound, "nothing is served here")
 		return
 	}

@@ -254,6 +254,24 @@ type index struct {
 	listeners []*listener
 }
 
+// apart says whether host belongs to a listener, but to none that connections with the server name belong to.
+func (ix *index) apart(serverName, host string) bool {
+	if ix == nil {
+		return false
+	}
+	apart := false
+	for _, l := range ix.listeners {
+		if !l.owns(host) {
+			continue
+		}
+		if l.owns(serverName) {
+			return false
+		}
+		apart = true
+	}
+	return apart
+}
+
 // hostNode has the rules of one hostname, by their paths. In each list what comes first has precedence.
 type hostNode struct {
 	exact    map[string][]*entry

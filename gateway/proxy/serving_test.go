@@ -398,7 +398,7 @@ func TestCORS(t *testing.T) {
 		code           int
 		want           map[string]string
 	}{
-		{"OPTIONS", "https://a.org", strict, 204, map[string]string{"Allow-Origin": "https://a.org", "Allow-Methods": "GET, PUT", "Allow-Headers": "x-a", "Max-Age": "3600"}},
+		{"OPTIONS", "https://a.org", strict, 204, map[string]string{"Allow-Origin": "https://a.org", "Allow-Methods": "GET, PUT", "Allow-Headers": "x-a", "Expose-Headers": "x-e", "Max-Age": "3600"}},
 		{"OPTIONS", "https://b.org", strict, 204, map[string]string{}},
 		{"GET", "https://a.org", strict, 200, map[string]string{"Allow-Origin": "https://a.org", "Expose-Headers": "x-e"}},
 		{"GET", "https://b.org", strict, 200, map[string]string{}},
