@@ -24,6 +24,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/agent"
 	"github.com/skiff-k8s/skiff/agent/join"
+	"github.com/skiff-k8s/skiff/apiserver/ondemand"
 	"github.com/skiff-k8s/skiff/controllers"
 	"github.com/skiff-k8s/skiff/controllers/csrsigning"
 	"github.com/skiff-k8s/skiff/controllers/nodeipam"
@@ -129,7 +130,7 @@ func (s *Server) buildParts() error {
 
 		AddOns: &controllers.AddOns{
 			Dir: s.cfg.manifestsDir(), Server: s.cfg.NodeName, Disabled: s.cfg.Disable,
-			Config: s.plane.configFor("skiff:addons", user.SystemPrivilegedGroup),
+			Config: s.plane.configFor(ondemand.AddOns, user.SystemPrivilegedGroup),
 		},
 		ManagerClient:   manager,
 		APIServerClient: s.plane.admin,

@@ -60,7 +60,7 @@ func (d *Door) ClientConfig(u user.Info) *restclient.Config {
 // Authenticator recognizes the users of in-process requests, and no others.
 func Authenticator() authenticator.Request {
 	return authenticator.RequestFunc(func(req *http.Request) (*authenticator.Response, bool, error) {
-		u, ok := req.Context().Value(userKey{}).(user.Info)
+		u, ok := UserOf(req.Context())
 		if !ok {
 			return nil, false, nil
 		}
@@ -68,10 +68,10 @@ func Authenticator() authenticator.Request {
 	})
 }
 
-// Is tells whether a request comes from within this process.
-func Is(ctx context.Context) bool {
-	_, ok := ctx.Value(userKey{}).(user.Info)
-	return ok
+// UserOf returns who a request is from if it comes from within this process.
+func UserOf(ctx context.Context) (user.Info, bool) {
+	u, ok := ctx.Value(userKey{}).(user.Info)
+	return u, ok
 }
 
 type userKey struct{}

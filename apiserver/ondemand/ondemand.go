@@ -7,7 +7,7 @@
 // it is there like any other. A group that somebody installs before is left to them.
 //
 // The parts of this process do not find it before it is there: those that look at all resources there are, like the garbage
-// collector, would be the first to use it.
+// collector, would be the first to use it. Add-ons are an exception, since they are a person's.
 package ondemand
 
 import (
@@ -33,6 +33,15 @@ type Group struct {
 	Installed func() bool
 	// Install returns when the group is served.
 	Install func(ctx context.Context) error
+}
+
+// AddOns is the user as whom add-ons are applied.
+const AddOns = "skiff:addons"
+
+// isPart tells whether a request is of a part of this process.
+func isPart(ctx context.Context) bool {
+	u, inside := inprocess.UserOf(ctx)
+	return inside && u.GetName() != AddOns
 }
 
 // patience is how long a request waits for a group.
@@ -102,7 +111,7 @@ func (m Manager) AddInvalidationCallback(callback func()) { m.there.AddInvalidat
 
 // ServeHTTP answers with the document that is for who asks.
 func (m Manager) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if inprocess.Is(r.Context()) {
+	if isPart(r.Context()) {
 		m.there.ServeHTTP(w, r)
 		return
 	}
@@ -117,7 +126,7 @@ func Handler(groups []Group, next http.Handler) http.Handler {
 	installing := make([]sync.Mutex, len(groups)) // by group
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for i, g := range groups {
-			if !strings.HasPrefix(r.URL.Path+"/", "/apis/"+g.Name+"/") || inprocess.Is(r.Context()) {
+			if !strings.HasPrefix(r.URL.Path+"/", "/apis/"+g.Name+"/") || isPart(r.Context()) {
 				continue
 			}
 			installing[i].Lock()

@@ -27,13 +27,19 @@ const aggregatedJSON = "application/json;v=v2;g=apidiscovery.k8s.io;as=APIGroupD
 func listen(t *testing.T, handler http.Handler) (outside, inside *http.Client, url string) {
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
+	return server.Client(), within(t, handler, "a-part"), server.URL
+}
+
+// within returns a client in the process.
+func within(t *testing.T, handler http.Handler, name string) *http.Client {
+	t.Helper()
 	door := inprocess.NewDoor()
 	door.Open(handler)
-	inside, err := restclient.HTTPClientFor(door.ClientConfig(&user.DefaultInfo{Name: "a-part"}))
+	client, err := restclient.HTTPClientFor(door.ClientConfig(&user.DefaultInfo{Name: name}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return server.Client(), inside, server.URL
+	return client
 }
 
 func get(t *testing.T, client *http.Client, url string) string {
@@ -83,6 +89,9 @@ func TestDiscovery(t *testing.T) {
 	}
 	if got := groups(t, get(t, inside, "http://in.process/apis")); got != "apps/v1/deployments" {
 		t.Errorf("inside there is %s", got)
+	}
+	if got := groups(t, get(t, within(t, m, AddOns), "http://in.process/apis")); got != "apps/v1/deployments x.io/v1/expected" {
+		t.Errorf("for add-ons there is %s", got)
 	}
 	m.WithSource(aggregated.CRDSource).AddGroupVersion("x.io", version("v1", "real"))
 	for _, got := range []string{groups(t, get(t, outside, url+"/apis")), groups(t, get(t, inside, "http://in.process/apis"))} {

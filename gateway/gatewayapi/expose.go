@@ -114,7 +114,7 @@ func exposure(gw *gatewayv1.Gateway, svc *corev1.Service, refused string) Exposu
 	if wanted := staticAddress(gw); wanted != "" {
 		ip, _ := netip.ParseAddr(wanted)
 		if ip != inCluster && !slices.Contains(out.Addresses, ip) {
-			return Exposure{}
+			return Exposure{Problem: fmt.Sprintf("address %s is not to be had: it must be the node's, a free one of the Service range, or a load balancer's", wanted)}
 		}
 		return Exposure{Addresses: []netip.Addr{ip}}
 	}
@@ -153,13 +153,13 @@ func (c *Controller) exposeOne(ctx context.Context, gw *gatewayv1.Gateway, ports
 		return nil
 	case len(ports) == 0 && have == nil:
 		return nil
-	case len(ports) == 0, have != nil && want.Spec.ClusterIP != "" && want.Spec.ClusterIP != have.Spec.ClusterIP:
+	case len(ports) == 0, have != nil && !mayHave(have, want.Spec.ClusterIP):
 		if err := client.Delete(ctx, have.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(have.UID))}); err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("delete Service %s/%s: %w", gw.Namespace, have.Name, err)
 		}
 		return nil // it is made again when it is seen to be gone
 	case have == nil:
-		if have, err = c.createService(ctx, gw, want); have == nil {
+		if have, err = c.createService(ctx, want); err != nil {
 			return err
 		}
 	default:
@@ -170,12 +170,18 @@ func (c *Controller) exposeOne(ctx context.Context, gw *gatewayv1.Gateway, ports
 	return c.publish(ctx, have, ports)
 }
 
-// createService makes the Service. Nil without an error: the address that the Gateway asks for cannot be had.
-func (c *Controller) createService(ctx context.Context, gw *gatewayv1.Gateway, want *corev1.Service) (*corev1.Service, error) {
-	made, err := c.cfg.Client.CoreV1().Services(want.Namespace).Create(ctx, want, metav1.CreateOptions{})
-	if want.Spec.ClusterIP != "" && apierrors.IsInvalid(err) {
-		c.refused[nameOf(gw)] = fmt.Sprintf("address %s is neither the node's nor a free one for Services", want.Spec.ClusterIP)
-		return nil, nil
+// mayHave tells whether a Service has asked for an address; "" is any.
+func mayHave(svc *corev1.Service, address string) bool {
+	return address == "" || svc.Spec.ClusterIP == address || svc.Spec.LoadBalancerIP == address //nolint:staticcheck // deprecated, and in use
+}
+
+// createService makes the Service. An address that is not of the Service range is asked of who hands out addresses of LoadBalancers.
+func (c *Controller) createService(ctx context.Context, want *corev1.Service) (*corev1.Service, error) {
+	client := c.cfg.Client.CoreV1().Services(want.Namespace)
+	made, err := client.Create(ctx, want, metav1.CreateOptions{})
+	if address := want.Spec.ClusterIP; address != "" && apierrors.IsInvalid(err) {
+		want.Spec.ClusterIP, want.Spec.LoadBalancerIP = "", address //nolint:staticcheck // as above
+		made, err = client.Create(ctx, want, metav1.CreateOptions{})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("create Service %s/%s: %w", want.Namespace, want.Name, err)

@@ -288,6 +288,7 @@ func (c *Controller) decide(ctx context.Context, world *World) *Outcome {
 	c.uses = v.uses
 	c.mu.Unlock()
 	c.register(v.refs)
+	c.late = v.late
 	return outcome
 }
 
@@ -328,6 +329,9 @@ func (c *Controller) Reconcile(ctx context.Context, _ types.NamespacedName) (rec
 		return reconcile.Result{}, err
 	}
 	outcome := c.decide(ctx, world)
+	if ctx.Err() != nil {
+		return reconcile.Result{}, ctx.Err()
+	}
 	if c.serve(outcome) { // some sockets could not be opened: others may
 		outcome = c.decide(ctx, world)
 		c.serve(outcome)
@@ -338,7 +342,10 @@ func (c *Controller) Reconcile(ctx context.Context, _ types.NamespacedName) (rec
 		outcome = c.decide(ctx, world)
 	}
 	err = errors.Join(err, c.writeStatuses(ctx, world, outcome))
-	if len(c.failed) > 0 {
+	switch {
+	case c.late:
+		return reconcile.Result{RequeueAfter: time.Second}, err
+	case len(c.failed) > 0:
 		return reconcile.Result{RequeueAfter: 10 * time.Second}, err
 	}
 	return reconcile.Result{}, err

@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -21,6 +22,7 @@ type view struct {
 	ctx  context.Context
 	uses map[types.NamespacedName]bool // Services
 	refs map[objects.Ref]bool          // Secrets and ConfigMaps
+	late bool                          // some of those are not known yet
 }
 
 var _ Objects = &view{}
@@ -58,6 +60,7 @@ func (v *view) Secret(name types.NamespacedName) *corev1.Secret {
 	v.follow(objects.Ref{Kind: "Secret", NamespacedName: name})
 	secret, err := v.named.Secret(v.ctx, name.Namespace, name.Name)
 	if err != nil {
+		v.late = v.late || !apierrors.IsNotFound(err)
 		return nil
 	}
 	return secret
@@ -68,6 +71,7 @@ func (v *view) ConfigMap(name types.NamespacedName) *corev1.ConfigMap {
 	v.follow(objects.Ref{Kind: "ConfigMap", NamespacedName: name})
 	configMap, err := v.named.ConfigMap(v.ctx, name.Namespace, name.Name)
 	if err != nil {
+		v.late = v.late || !apierrors.IsNotFound(err)
 		return nil
 	}
 	return configMap
