@@ -684,6 +684,34 @@ var serviceStories = []story{
 			return errNotYet
 		},
 	},
+	{ // Services get addresses of a pool, each its own.
+		code: "pool",
+		begin: func(l *life) {
+			l.space()
+			for _, name := range []string{"a", "b"} {
+				_, err := l.CoreV1().Services(l.name).Create(l.ctx, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{
+					Type: corev1.ServiceTypeLoadBalancer, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}, IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicySingleStack),
+					Ports: []corev1.ServicePort{{Port: 80}},
+				}}, metav1.CreateOptions{})
+				l.must(err)
+			}
+		},
+		step: func(l *life) error {
+			services, err := l.CoreV1().Services("").List(l.ctx, metav1.ListOptions{})
+			l.must(err)
+			have, own := map[string]bool{}, 0
+			for _, service := range services.Items {
+				for _, ingress := range service.Status.LoadBalancer.Ingress {
+					l.never("two Services have "+ingress.IP, have[ingress.IP])
+					have[ingress.IP] = true
+					if service.Namespace == l.name {
+						own++
+					}
+				}
+			}
+			return unless(own == 2, "%d addresses", own)
+		},
+	},
 	{ // A range of addresses is ready, and protected.
 		code: "cidr",
 		begin: func(l *life) {

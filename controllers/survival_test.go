@@ -22,6 +22,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/controllers"
 	"github.com/skiff-k8s/skiff/controllers/localpath"
+	"github.com/skiff-k8s/skiff/network/addresspool"
 )
 
 // story is something that controllers bring to an end, whatever happens to them. Stories are in stories_test.go.
@@ -205,7 +206,7 @@ func TestControllersSurviveDeaths(t *testing.T) {
 	addOns := t.TempDir()
 	c.prepare(t)
 	fate := &fate{identities: map[string]bool{}}
-	start := func() (stop func()) { return c.control(c.survivors(addOns, fate)) }
+	start := func() (stop func()) { return c.control(c.survivors(addOns, fate.wrap)) }
 	stop := start()
 	defer func() { stop() }()
 
@@ -283,11 +284,17 @@ func tell(t *testing.T, lives []*life, mortal bool) (dead []*life) {
 	return dead
 }
 
-// survivors is deps with all that stories are about, and whose requests meet their fate.
-func (c *cluster) survivors(addOns string, fate *fate) controllers.Deps {
-	deps := c.depsWith(fate.wrap)
+// survivors is depsWith that has all that stories are about.
+func (c *cluster) survivors(addOns string, wrap func(identity string, next http.RoundTripper) http.RoundTripper) controllers.Deps {
+	c.t.Helper()
+	deps := c.depsWith(wrap)
 	deps.AddOns = &controllers.AddOns{Dir: addOns, Server: "here", Config: deps.ConfigFor("addons")}
 	deps.RootCA = c.keys.ServerCA.PEM()
+	pool, err := addresspool.Parse([]string{"192.0.2.0/24"})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	deps.LoadBalancerPool = pool
 	return deps
 }
 
@@ -313,11 +320,7 @@ func TestControllersSurviveTheNetwork(t *testing.T) {
 	addOns := t.TempDir()
 	c.prepare(t)
 	enemy := &enemy{lost: map[string]bool{}, watches: map[*watched]bool{}}
-	fate := &fate{identities: map[string]bool{}}
-	deps := c.depsWith(enemy.wrap)
-	survivors := c.survivors(addOns, fate)
-	deps.AddOns, deps.RootCA = survivors.AddOns, survivors.RootCA
-	t.Cleanup(c.control(deps))
+	t.Cleanup(c.control(c.survivors(addOns, enemy.wrap)))
 	var lives []*life
 	for _, s := range stories(addOns) {
 		l := &life{cluster: c, story: s, ctx: t.Context(), name: s.code + "00", left: 1 << 30, seen: map[string]bool{}}
