@@ -103,6 +103,7 @@ type Controller struct {
 	refused map[types.NamespacedName]string
 	before  *table.Table
 	refs    map[objects.Ref]bool // the Secrets and ConfigMaps that are followed
+	late    bool                 // the last decision did without some of them, since the API did not answer yet
 
 	mu   sync.Mutex
 	uses map[types.NamespacedName]bool // Services that the last decision asked for; guarded by mu
