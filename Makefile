@@ -45,7 +45,7 @@ test: lint unit race e2e ## lint and run all tests
 
 unit: build test-deps ## run the tests of the packages
 	go test -p 2 -timeout 15m $$(go list ./... | grep -v /skiff/e2e$$)
-	cd examples/controller && go mod tidy && go test ./...
+	cd examples/controller && go test ./...
 
 # What shares most between goroutines, and builds in minutes. The whole: make race RACE=./... (but ./e2e), an hour.
 RACE ?= ./apiserver/inprocess ./controllers/... ./scheduler/... ./kubelet/... ./dns/... ./network ./tunnel
@@ -61,6 +61,7 @@ bench: build test-deps ## measure starts, memory, idle CPU and pods, on test hos
 
 lint: bundle ## gofmt, go vet, staticcheck, and the rules of the house
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }
+	for module in . conformance examples/controller tools; do (cd $$module && go mod tidy -diff) || exit 1; done
 	go vet ./...
 	cd tools && go build -o ../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
 	bin/staticcheck ./...

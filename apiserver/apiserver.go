@@ -77,6 +77,9 @@ type Config struct {
 	// ServingCert, ClientCA are required with a Listener. They may change while serving.
 	ServingCert dynamiccertificates.CertKeyContentProvider
 	ClientCA    dynamiccertificates.CAContentProvider
+	// MinTLSVersion and CipherSuites limit what clients may use (zero: what Go takes for good, from TLS 1.2).
+	MinTLSVersion uint16
+	CipherSuites  []uint16
 
 	Authenticator authenticator.Request
 	APIAudiences  authenticator.Audiences
@@ -312,6 +315,7 @@ func genericConfig(cfg Config, codecs serializer.CodecFactory, client kubernetes
 	}
 	c.SecureServing = &genericapiserver.SecureServingInfo{
 		Listener: cfg.Listener, Cert: cfg.ServingCert, ClientCA: cfg.ClientCA,
+		MinTLSVersion: cfg.MinTLSVersion, CipherSuites: cfg.CipherSuites,
 		HTTP2MaxStreamsPerConnection: 1000,
 	}
 	if cfg.Listener == nil {

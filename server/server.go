@@ -132,6 +132,7 @@ func (s *Server) buildParts() error {
 			Dir: s.cfg.manifestsDir(), Server: s.cfg.NodeName, Disabled: s.cfg.Disable,
 			Config: s.plane.configFor(ondemand.AddOns, user.SystemPrivilegedGroup),
 		},
+		Metrics:         processMetrics{},
 		ManagerClient:   manager,
 		APIServerClient: s.plane.admin,
 		IssueToken:      s.plane.issuer.IssueLegacy,
@@ -177,7 +178,7 @@ func (processMetrics) CustomRegister(c metrics.StableCollector) error {
 
 func firstOnly(err error) error {
 	if err != nil {
-		klog.Background().V(2).Info("A metric of the scheduler is not shown", "err", err)
+		klog.Background().V(2).Info("A metric is not shown", "err", err)
 	}
 	return nil
 }
@@ -222,6 +223,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 	parts, partsCtx := errgroup.WithContext(ctx)
 	parts.Go(func() error { return s.plane.pki.Run(partsCtx) })
+	parts.Go(func() error { return s.plane.pki.Follow(partsCtx) })
 	parts.Go(func() error { return s.runParts(partsCtx) })
 	parts.Go(func() error {
 		select {
@@ -254,6 +256,7 @@ func (s *Server) runParts(ctx context.Context) error {
 		if err := s.makeCluster(ctx); err != nil {
 			return err
 		}
+		group.Go(func() error { return keepAuthentication(ctx, s.plane.admin, s.plane.pki) })
 		group.Go(func() error { return s.act(ctx, controllersLease, "system:kube-controller-manager", s.controllers.Run) })
 		group.Go(func() error { return s.act(ctx, schedulerLease, "system:kube-scheduler", s.scheduler.Run) })
 		if s.dataPlane != nil {
