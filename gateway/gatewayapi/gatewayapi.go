@@ -273,6 +273,13 @@ func (c *Controller) followNamed(ctx context.Context, q reconcile.Queue) error {
 	}
 }
 
+// use notes a Service before it is looked at, so that whatever happens to it from then on is noticed.
+func (c *Controller) use(service types.NamespacedName) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.uses[service] = true
+}
+
 func (c *Controller) isUsed(service types.NamespacedName) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
