@@ -9,6 +9,7 @@
 package apiserver
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -84,6 +85,9 @@ type Config struct {
 	Informers     informers.SharedInformerFactory // nil: its own, which see everything
 	// MaxInFlight is how many requests are handled at once, shared out by priority and fairness (0: no limit).
 	MaxInFlight int
+	// RequestTimeout is how long a request may take that is not a watch or the like (0: a minute), MinRequestTimeout
+	// how long a watch lasts at least for which its client names no end (0: half an hour).
+	RequestTimeout, MinRequestTimeout time.Duration
 
 	// Transformers encrypt what is stored (nil: nothing is encrypted).
 	Transformers value.ResourceTransformers
@@ -181,6 +185,8 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 }
 
 func (cfg *Config) complete(client kubernetes.Interface) error {
+	cfg.RequestTimeout = cmp.Or(cfg.RequestTimeout, time.Minute)
+	cfg.MinRequestTimeout = cmp.Or(cfg.MinRequestTimeout, 30*time.Minute)
 	if cfg.Informers == nil {
 		cfg.Informers = informers.NewSharedInformerFactory(client, 0)
 	}
@@ -275,8 +281,8 @@ func genericConfig(cfg Config, codecs serializer.CodecFactory, client kubernetes
 	c.AdmissionControl = cfg.Admission
 	c.SkipOpenAPIInstallation = true // the built-in part is made at build time
 	c.EnableProfiling = false
-	c.MinRequestTimeout = 1800
-	c.RequestTimeout = time.Minute
+	c.MinRequestTimeout = int(cfg.MinRequestTimeout.Seconds())
+	c.RequestTimeout = cfg.RequestTimeout
 	// A stop ends watches, and does not wait for their clients: an agent's last as long as it runs.
 	c.ShutdownWatchTerminationGracePeriod = 2 * time.Second
 	longRunning := genericfilters.BasicLongRunningRequestCheck(
@@ -291,7 +297,8 @@ func genericConfig(cfg Config, codecs serializer.CodecFactory, client kubernetes
 		c.FlowControl = utilflowcontrol.New(cfg.Informers, client.FlowcontrolV1(), cfg.MaxInFlight)
 	}
 	c.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
-		return genericapiserver.DefaultBuildHandlerChain(countOnScrape(handler, cfg.Store.Counts()), c)
+		handler = exceptLongRunning(countOnScrape(handler, cfg.Store.Counts()), c.LongRunningFunc)
+		return cutOff(genericapiserver.DefaultBuildHandlerChain(handler, c), c.RequestTimeout)
 	}
 	c.SecureServing = &genericapiserver.SecureServingInfo{
 		Listener: cfg.Listener, Cert: cfg.ServingCert, ClientCA: cfg.ClientCA,

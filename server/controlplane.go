@@ -44,6 +44,7 @@ import (
 	"github.com/skiff-k8s/skiff/datastore"
 	"github.com/skiff-k8s/skiff/pki"
 	"github.com/skiff-k8s/skiff/registry"
+	"github.com/skiff-k8s/skiff/registry/admissionregistration"
 	"github.com/skiff-k8s/skiff/registry/authentication"
 	"github.com/skiff-k8s/skiff/registry/authorization"
 	"github.com/skiff-k8s/skiff/registry/core"
@@ -228,7 +229,9 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 		Store:    c.store,
 		Services: c.services,
 		Resources: registry.All(registry.Deps{
-			Core: deps, RBAC: rbac.Deps{Permit: c.authz.Guard.Check}, Resource: resource.Deps{Namespaces: c.admin.CoreV1()},
+			Core: deps, RBAC: rbac.Deps{Permit: c.authz.Guard.Check},
+			Resource:  resource.Deps{Namespaces: c.admin.CoreV1(), Authorizer: c.authz},
+			Admission: admissionregistration.Deps{Authorizer: c.authz, Mapper: c.mapper, Policies: c.admin.AdmissionregistrationV1()},
 		}),
 		Reviews: map[schema.GroupVersion]map[string]genericrest.Storage{
 			authenticationv1.SchemeGroupVersion: authentication.Storages(authentication.Deps{Token: authenticators.Token, Audiences: audiences}),
