@@ -292,7 +292,7 @@ func (a *Agent) buildNetwork() error {
 		Mode:              proxy.Mode(a.cfg.ProxyMode),
 		MasqueradeAll:     a.cfg.MasqueradeAll,
 		ExternalIPs:       a.cfg.ExternalIPs,
-		NodePortAddresses: a.cfg.nodePortAddresses(nodeIP.Unmap()),
+		NodePortAddresses: a.cfg.nodePortAddresses(a.cfg.nodeIPs()),
 	}, a.deps.Proxy, a.deps.Informers)
 	if err != nil {
 		return fmt.Errorf("build the Service proxy: %w", err)
