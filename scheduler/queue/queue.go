@@ -267,8 +267,12 @@ func (q *Queue) Notify(event *framework.Event) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.remember(event)
+	if len(q.unschedulable) == 0 {
+		return
+	}
+	label := event.Label()
 	for _, p := range q.unschedulable {
-		q.requeue(p, q.judge(p, event), event.Label())
+		q.requeue(p, q.judge(p, event), label)
 	}
 }
 

@@ -100,8 +100,12 @@ func (p *plugin) PreFilter(_ context.Context, pod *framework.PodInfo, view *fram
 	if pod.ParseError != nil {
 		return nil, nil, framework.RejectForGood(pod.ParseError.Error())
 	}
+	wishes := wishesOf(view)
+	if len(wishes.of[requiredAnti])+len(pod.RequiredAffinity)+len(pod.RequiredAntiAffinity) == 0 {
+		return nil, nil, framework.SkipStatus
+	}
 	s := &filterState{namespaceLabels: p.labelsOf(pod.Pod.Namespace), labelsOf: p.labelsOf}
-	s.existingAnti = wishesOf(view).about(pod.Pod, s.namespaceLabels, [kinds]int64{requiredAnti: 1})
+	s.existingAnti = wishes.about(pod.Pod, s.namespaceLabels, [kinds]int64{requiredAnti: 1})
 	if len(s.existingAnti)+len(pod.RequiredAffinity)+len(pod.RequiredAntiAffinity) == 0 {
 		return nil, nil, framework.SkipStatus
 	}
@@ -336,10 +340,14 @@ func (p *plugin) PreScore(_ context.Context, pod *framework.PodInfo, view *frame
 	if !prefers && p.IgnorePreferredTermsOfExistingPods {
 		return nil, framework.SkipStatus
 	}
+	wishes := wishesOf(view)
+	if !prefers && len(wishes.of[required])+len(wishes.of[preferred])+len(wishes.of[preferredAnti]) == 0 {
+		return nil, framework.SkipStatus
+	}
 	s := &scoreState{}
 	s.addOwn(p, view, pod.PreferredAffinity, 1)
 	s.addOwn(p, view, pod.PreferredAntiAffinity, -1)
-	s.wishes = wishesOf(view).about(pod.Pod, p.labelsOf(pod.Pod.Namespace), [kinds]int64{
+	s.wishes = wishes.about(pod.Pod, p.labelsOf(pod.Pod.Namespace), [kinds]int64{
 		required: int64(max(p.HardPodAffinityWeight, 0)), preferred: 1, preferredAnti: -1,
 	})
 	if len(s.own)+len(s.wishes) == 0 {
