@@ -323,10 +323,10 @@ func (k *Kubelet) Run(ctx context.Context) error {
 		k.broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: k.client.CoreV1().Events("")})
 		defer k.broadcaster.Shutdown()
 	}
-	k.warnOfEscapes(ctx)
 	group, ctx := errgroup.WithContext(ctx)
 	k.prober.Start(ctx)
 	defer k.prober.Wait()
+	group.Go(func() error { k.warnOfEscapes(ctx); return nil })
 	group.Go(func() error { return k.agent.Run(ctx) })
 	group.Go(func() error { return k.devices.Run(ctx) })
 	group.Go(func() error {
