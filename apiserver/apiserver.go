@@ -9,6 +9,7 @@
 package apiserver
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -28,7 +29,6 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
-	discoveryaggregated "k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericrest "k8s.io/apiserver/pkg/registry/rest"
@@ -43,11 +43,13 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	restclient "k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 	basecompatibility "k8s.io/component-base/compatibility"
 	aggregator "k8s.io/kube-aggregator/pkg/apiserver"
 
 	"github.com/skiff-k8s/skiff/apiserver/flowcontrol"
 	"github.com/skiff-k8s/skiff/apiserver/inprocess"
+	"github.com/skiff-k8s/skiff/apiserver/ondemand"
 	"github.com/skiff-k8s/skiff/apiserver/openapi"
 	"github.com/skiff-k8s/skiff/datastore"
 	"github.com/skiff-k8s/skiff/registry"
@@ -75,6 +77,9 @@ type Config struct {
 	// ServingCert, ClientCA are required with a Listener. They may change while serving.
 	ServingCert dynamiccertificates.CertKeyContentProvider
 	ClientCA    dynamiccertificates.CAContentProvider
+	// MinTLSVersion and CipherSuites limit what clients may use (zero: what Go takes for good, from TLS 1.2).
+	MinTLSVersion uint16
+	CipherSuites  []uint16
 
 	Authenticator authenticator.Request
 	APIAudiences  authenticator.Audiences
@@ -84,6 +89,9 @@ type Config struct {
 	Informers     informers.SharedInformerFactory // nil: its own, which see everything
 	// MaxInFlight is how many requests are handled at once, shared out by priority and fairness (0: no limit).
 	MaxInFlight int
+	// RequestTimeout is how long a request may take that is not a watch or the like (0: a minute), MinRequestTimeout
+	// how long a watch lasts at least for which its client names no end (0: half an hour).
+	RequestTimeout, MinRequestTimeout time.Duration
 
 	// Transformers encrypt what is stored (nil: nothing is encrypted).
 	Transformers value.ResourceTransformers
@@ -100,6 +108,9 @@ type Config struct {
 	WebhookAuth webhook.AuthenticationInfoResolverWrapper
 	// ProxyClientCert is shown to aggregated API servers. It may change while serving.
 	ProxyClientCert CertFiles
+
+	// OnDemand are groups of custom resources that are installed when they are used.
+	OnDemand []ondemand.Group
 
 	// ExternalAddress is the host:port that clients outside are told.
 	ExternalAddress string
@@ -181,6 +192,8 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 }
 
 func (cfg *Config) complete(client kubernetes.Interface) error {
+	cfg.RequestTimeout = cmp.Or(cfg.RequestTimeout, time.Minute)
+	cfg.MinRequestTimeout = cmp.Or(cfg.MinRequestTimeout, 30*time.Minute)
 	if cfg.Informers == nil {
 		cfg.Informers = informers.NewSharedInformerFactory(client, 0)
 	}
@@ -209,6 +222,11 @@ func (s *Server) Scheme() *runtime.Scheme { return s.scheme }
 
 // Generic is the machinery, for what hooks into it (more health checks, handlers, post-start hooks).
 func (s *Server) Generic() *genericapiserver.GenericAPIServer { return s.front.GenericAPIServer }
+
+// Definitions is the informer of CustomResourceDefinitions that the machinery has anyway.
+func (s *Server) Definitions() cache.SharedIndexInformer {
+	return s.crds.Informers.Apiextensions().V1().CustomResourceDefinitions().Informer()
+}
 
 // WebServices are the routes of all that is built in, each root once.
 func (s *Server) WebServices() []*restful.WebService {
@@ -275,8 +293,8 @@ func genericConfig(cfg Config, codecs serializer.CodecFactory, client kubernetes
 	c.AdmissionControl = cfg.Admission
 	c.SkipOpenAPIInstallation = true // the built-in part is made at build time
 	c.EnableProfiling = false
-	c.MinRequestTimeout = 1800
-	c.RequestTimeout = time.Minute
+	c.MinRequestTimeout = int(cfg.MinRequestTimeout.Seconds())
+	c.RequestTimeout = cfg.RequestTimeout
 	// A stop ends watches, and does not wait for their clients: an agent's last as long as it runs.
 	c.ShutdownWatchTerminationGracePeriod = 2 * time.Second
 	longRunning := genericfilters.BasicLongRunningRequestCheck(
@@ -291,10 +309,13 @@ func genericConfig(cfg Config, codecs serializer.CodecFactory, client kubernetes
 		c.FlowControl = utilflowcontrol.New(cfg.Informers, client.FlowcontrolV1(), cfg.MaxInFlight)
 	}
 	c.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
-		return genericapiserver.DefaultBuildHandlerChain(countOnScrape(handler, cfg.Store.Counts()), c)
+		handler = ondemand.Handler(cfg.OnDemand, handler)
+		handler = exceptLongRunning(countOnScrape(handler, cfg.Store.Counts()), c.LongRunningFunc)
+		return cutOff(genericapiserver.DefaultBuildHandlerChain(handler, c), c.RequestTimeout)
 	}
 	c.SecureServing = &genericapiserver.SecureServingInfo{
 		Listener: cfg.Listener, Cert: cfg.ServingCert, ClientCA: cfg.ClientCA,
+		MinTLSVersion: cfg.MinTLSVersion, CipherSuites: cfg.CipherSuites,
 		HTTP2MaxStreamsPerConnection: 1000,
 	}
 	if cfg.Listener == nil {
@@ -304,7 +325,7 @@ func genericConfig(cfg Config, codecs serializer.CodecFactory, client kubernetes
 	c.AddHealthChecks(healthz.NamedCheck("etcd", etcd))
 	c.AddReadyzChecks(healthz.NamedCheck("etcd-readiness", etcd))
 	c.HealthzChecks, c.ReadyzChecks = append(c.HealthzChecks, cfg.HealthChecks...), append(c.ReadyzChecks, cfg.HealthChecks...)
-	c.AggregatedDiscoveryGroupManager = discoveryaggregated.NewResourceManager("apis") // one document of all servers
+	c.AggregatedDiscoveryGroupManager = ondemand.NewManager(cfg.OnDemand) // of all servers
 	if err := cfg.Audit.ApplyTo(c); err != nil {
 		return *c, fmt.Errorf("build the audit: %w", err)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -24,6 +23,9 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/openapi"
 	"github.com/skiff-k8s/skiff/registry/rest"
 )
+
+// maxBody is upstream's limit of what a client sends: twice what etcd takes.
+const maxBody = 3 * 1024 * 1024
 
 // install makes the groups reachable and discoverable.
 //
@@ -95,8 +97,8 @@ func (s *Server) installVersion(gv schema.GroupVersion, versions []schema.GroupV
 		EquivalentResourceRegistry:  s.generic.EquivalentResourceRegistry,
 		Authorizer:                  s.generic.Authorizer,
 		Admit:                       cfg.Admission,
-		MinRequestTimeout:           30 * time.Minute,
-		MaxRequestBodyBytes:         3 * 1024 * 1024, // upstream's limit: twice what etcd takes
+		MinRequestTimeout:           cfg.MinRequestTimeout,
+		MaxRequestBodyBytes:         maxBody,
 	}
 	resources, _, err := version.InstallREST(s.generic.Handler.GoRestfulContainer)
 	if err != nil {

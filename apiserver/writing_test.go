@@ -3,6 +3,7 @@
 package apiserver_test
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -143,7 +144,11 @@ func TestHostileBodies(t *testing.T) {
 		"deeper":              {http.MethodPost, path, "application/json", strings.NewReader(deep(300_000)), 400},
 		"deep YAML":           {http.MethodPost, path, "application/yaml", strings.NewReader(strings.Repeat("[", 100_000)), 400},
 		"a YAML bomb":         {http.MethodPost, path, "application/yaml", strings.NewReader(bomb), 400},
-		"broken off":          {http.MethodPost, path, "application/json", io.MultiReader(strings.NewReader(`{"metadata":`), breaking{}), 500}, // it will not be heard
+		"broken off":          {http.MethodPost, path, "application/json", io.MultiReader(strings.NewReader(`{"metadata":`), breaking{}), 400},
+		"deep protobuf":       {http.MethodPost, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", "application/vnd.kubernetes.protobuf", strings.NewReader(deepProtobuf(3_000_000)), 400},
+		"CBOR":                {http.MethodPost, path, "application/cbor", strings.NewReader(strings.Repeat("\x81", 100_000) + "\x01"), 415}, // alpha upstream
+		"a deep patch":        {http.MethodPatch, path + "/x", "application/merge-patch+json", strings.NewReader(deep(300_000)), 400},
+		"a deep apply":        {http.MethodPatch, path + "/x?fieldManager=x", "application/apply-patch+yaml", strings.NewReader(strings.Repeat("[", 100_000)), 400},
 		"broken protobuf":     {http.MethodPost, path, "application/vnd.kubernetes.protobuf", strings.NewReader("k8s\x00\x0a\xff\xff\xff\xff\x0f"), 400},
 		"no protobuf":         {http.MethodPost, path, "application/vnd.kubernetes.protobuf", strings.NewReader("hello"), 400},
 		"no JSON":             {http.MethodPost, path, "application/json", strings.NewReader("\x00\x01\x02"), 400},
@@ -166,6 +171,30 @@ func TestHostileBodies(t *testing.T) {
 	if list, err := env.Client.CoreV1().ConfigMaps("default").List(t.Context(), metav1.ListOptions{}); err != nil || len(list.Items) != 0 {
 		t.Errorf("left: %v, %v; want nothing", list, err)
 	}
+}
+
+// deepProtobuf is a CustomResourceDefinition of so many bytes, whose schema is that of what another schema must not be,
+// and so on.
+func deepProtobuf(size int) string {
+	buffer := make([]byte, size+100)
+	at := len(buffer) // it is written from its end
+	wrap := func(field int) {
+		head := binary.AppendUvarint(binary.AppendUvarint(nil, uint64(field)<<3|2), uint64(len(buffer)-at))
+		at -= len(head)
+		copy(buffer[at:], head)
+	}
+	const not = 28
+	for at > 110 {
+		wrap(not)
+	}
+	for _, field := range []int{1, 4, 7, 2} { // openAPIV3Schema of schema of versions of spec
+		wrap(field)
+	}
+	raw := buffer[at:]
+	kind := "\x0a\x17apiextensions.k8s.io/v1\x12\x18CustomResourceDefinition"
+	out := append([]byte("k8s\x00\x0a"), binary.AppendUvarint(nil, uint64(len(kind)))...)
+	out = append(append(out, kind...), 0x12)
+	return string(append(binary.AppendUvarint(out, uint64(len(raw))), raw...))
 }
 
 // breaking is where a client's connection ends.

@@ -16,7 +16,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
 	"github.com/skiff-k8s/skiff/scheduler"
@@ -27,21 +26,15 @@ import (
 func BenchmarkDeployments(b *testing.B) {
 	const replicas = 3
 	c := serve(b)
-	deps := c.deps()
 	var writes atomic.Int64
-	configFor := deps.ConfigFor
-	deps.ClientFor = func(name string) kubernetes.Interface {
-		config := configFor(name)
-		config.Wrap(func(next http.RoundTripper) http.RoundTripper {
-			return roundTrip(func(r *http.Request) (*http.Response, error) {
-				if r.Method != http.MethodGet && !strings.HasSuffix(r.URL.Path, "/events") {
-					writes.Add(1)
-				}
-				return next.RoundTrip(r)
-			})
+	deps := c.depsWith(func(_ string, next http.RoundTripper) http.RoundTripper {
+		return roundTrip(func(r *http.Request) (*http.Response, error) {
+			if r.Method != http.MethodGet && !strings.HasSuffix(r.URL.Path, "/events") {
+				writes.Add(1)
+			}
+			return next.RoundTrip(r)
 		})
-		return kubernetes.NewForConfigOrDie(config)
-	}
+	})
 	schedules, err := scheduler.New(scheduler.Config{}, c, deps.Informers, nil)
 	if err != nil {
 		b.Fatal(err)

@@ -30,9 +30,10 @@ type Definition = rest.Definition
 
 // Deps is what resources need besides their own storage, by group.
 type Deps struct {
-	Core     core.Deps
-	RBAC     rbac.Deps
-	Resource resource.Deps
+	Admission admissionregistration.Deps
+	Core      core.Deps
+	RBAC      rbac.Deps
+	Resource  resource.Deps
 }
 
 // All is every resource that is stored.
@@ -48,7 +49,7 @@ func All(deps Deps) []Definition {
 		core.ServiceAccounts(deps.Core),
 		core.Secrets(),
 		core.ConfigMaps(),
-		core.Events(),
+		core.Events(deps.Core),
 		core.LimitRanges(),
 		core.ResourceQuotas(),
 		core.PersistentVolumes(),
@@ -108,10 +109,10 @@ func All(deps Deps) []Definition {
 
 		storagemigration.StorageVersionMigrations(),
 
-		admissionregistration.ValidatingAdmissionPolicies(),
-		admissionregistration.ValidatingAdmissionPolicyBindings(),
-		admissionregistration.MutatingAdmissionPolicies(),
-		admissionregistration.MutatingAdmissionPolicyBindings(),
+		admissionregistration.ValidatingAdmissionPolicies(deps.Admission),
+		admissionregistration.ValidatingAdmissionPolicyBindings(deps.Admission),
+		admissionregistration.MutatingAdmissionPolicies(deps.Admission),
+		admissionregistration.MutatingAdmissionPolicyBindings(deps.Admission),
 		admissionregistration.ValidatingWebhookConfigurations(),
 		admissionregistration.MutatingWebhookConfigurations(),
 	}

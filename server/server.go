@@ -24,9 +24,12 @@ import (
 
 	"github.com/skiff-k8s/skiff/agent"
 	"github.com/skiff-k8s/skiff/agent/join"
+	"github.com/skiff-k8s/skiff/apiserver/ondemand"
 	"github.com/skiff-k8s/skiff/controllers"
 	"github.com/skiff-k8s/skiff/controllers/csrsigning"
 	"github.com/skiff-k8s/skiff/controllers/nodeipam"
+	"github.com/skiff-k8s/skiff/gateway/ingress"
+	"github.com/skiff-k8s/skiff/gateway/proxy"
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
 	"github.com/skiff-k8s/skiff/scheduler"
 )
@@ -37,8 +40,10 @@ type Server struct {
 	plane       *controlPlane
 	controllers *controllers.Manager
 	scheduler   *scheduler.Scheduler
-	agent       *agent.Agent     // nil without a node
-	simulated   *simulated.Fleet // nil without simulated nodes
+	agent       *agent.Agent        // nil without a node
+	dataPlane   *proxy.Proxy        // nil without a node
+	ingress     *ingress.Controller // nil if Ingresses are not served
+	simulated   *simulated.Fleet    // nil without simulated nodes
 	claim       *agent.Claim
 
 	clusterReady  chan struct{}   // closed when the API has what every cluster has
@@ -113,17 +118,21 @@ func (s *Server) buildParts() error {
 		ConfigFor:   s.plane.configForController,
 		Discovery:   s.plane.discovery(),
 		Informers:   s.plane.informers,
-		PodRanges:   []nodeipam.Range{{Cluster: s.cfg.ClusterCIDR, NodeBits: nodeBits(s.cfg.ClusterCIDR)}},
+		PodRanges:   podRanges(s.cfg.ClusterCIDRs),
 		RootCA:      s.plane.pki.ServerCA.PEM(),
-		ServiceLB:   s.cfg.serviceLB(),
+		ServiceLB:   s.cfg.serviceLB(s.ingressPort),
+
+		LoadBalancerPool: s.cfg.pool(),
+
 		Signers: csrsigning.Authorities{
 			Client: s.plane.pki.ClientCA, KubeletServer: s.plane.pki.KubeletCA, Legacy: s.plane.pki.ServerCA,
 		},
 
 		AddOns: &controllers.AddOns{
 			Dir: s.cfg.manifestsDir(), Server: s.cfg.NodeName, Disabled: s.cfg.Disable,
-			Config: s.plane.configFor("skiff:addons", user.SystemPrivilegedGroup),
+			Config: s.plane.configFor(ondemand.AddOns, user.SystemPrivilegedGroup),
 		},
+		Metrics:         processMetrics{},
 		ManagerClient:   manager,
 		APIServerClient: s.plane.admin,
 		IssueToken:      s.plane.issuer.IssueLegacy,
@@ -142,8 +151,10 @@ func (s *Server) buildParts() error {
 	if err := s.simulate(); err != nil || s.cfg.NoNode {
 		return err
 	}
-	s.agent, err = s.plane.newAgent(s.cfg, s.clusterReady)
-	return err
+	if s.agent, err = s.plane.newAgent(s.cfg, s.clusterReady); err != nil {
+		return err
+	}
+	return s.buildDataPlane()
 }
 
 // schedulerConfig lets informers that the scheduler asks for later run for as long as all others.
@@ -167,7 +178,7 @@ func (processMetrics) CustomRegister(c metrics.StableCollector) error {
 
 func firstOnly(err error) error {
 	if err != nil {
-		klog.Background().V(2).Info("A metric of the scheduler is not shown", "err", err)
+		klog.Background().V(2).Info("A metric is not shown", "err", err)
 	}
 	return nil
 }
@@ -185,10 +196,18 @@ func (s *Server) simulate() error {
 	return err
 }
 
+func podRanges(clusters []netip.Prefix) []nodeipam.Range {
+	var ranges []nodeipam.Range
+	for _, cluster := range clusters {
+		ranges = append(ranges, nodeipam.Range{Cluster: cluster, NodeBits: nodeBits(cluster)})
+	}
+	return ranges
+}
+
 // nodeBits is the size of a node's share of the cluster CIDR: 254 pods, or upstream's /64 for IPv6.
 func nodeBits(cluster netip.Prefix) int {
 	if cluster.Addr().Is6() {
-		return 64
+		return max(64, cluster.Bits())
 	}
 	return max(24, cluster.Bits())
 }
@@ -204,6 +223,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 	parts, partsCtx := errgroup.WithContext(ctx)
 	parts.Go(func() error { return s.plane.pki.Run(partsCtx) })
+	parts.Go(func() error { return s.plane.pki.Follow(partsCtx) })
 	parts.Go(func() error { return s.runParts(partsCtx) })
 	parts.Go(func() error {
 		select {
@@ -236,11 +256,16 @@ func (s *Server) runParts(ctx context.Context) error {
 		if err := s.makeCluster(ctx); err != nil {
 			return err
 		}
+		group.Go(func() error { return keepAuthentication(ctx, s.plane.admin, s.plane.pki) })
 		group.Go(func() error { return s.act(ctx, controllersLease, "system:kube-controller-manager", s.controllers.Run) })
 		group.Go(func() error { return s.act(ctx, schedulerLease, "system:kube-scheduler", s.scheduler.Run) })
+		if s.dataPlane != nil {
+			group.Go(func() error { return s.runDataPlane(ctx) })
+		}
 		if s.simulated != nil {
 			group.Go(func() error { return s.simulated.Run(ctx) })
 		}
+		group.Go(func() error { return s.runGateway(ctx) })
 		return nil
 	})
 	return group.Wait()
@@ -283,7 +308,8 @@ func (s *Server) makeCluster(ctx context.Context) error {
 // publishCluster tells nodes on other machines what they have to know.
 func (s *Server) publishCluster(ctx context.Context) error {
 	return join.Cluster{
-		ClusterCIDR: s.cfg.ClusterCIDR, ServiceCIDR: s.cfg.ServiceCIDR, DNS: s.cfg.ClusterDNS, Domain: s.cfg.ClusterDomain,
+		ClusterCIDR: s.cfg.ClusterCIDRs[0], ServiceCIDR: s.cfg.ServiceCIDRs[0], ClusterCIDRs: s.cfg.ClusterCIDRs, ServiceCIDRs: s.cfg.ServiceCIDRs,
+		DNS: s.cfg.ClusterDNS, Domain: s.cfg.ClusterDomain, LoadBalancerPool: s.cfg.LoadBalancerPool,
 		Network: s.cfg.Node.Network, ClientCA: string(s.plane.pki.ClientCA.PEM()),
 	}.Publish(ctx, s.plane.admin)
 }

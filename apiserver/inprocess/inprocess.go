@@ -60,12 +60,18 @@ func (d *Door) ClientConfig(u user.Info) *restclient.Config {
 // Authenticator recognizes the users of in-process requests, and no others.
 func Authenticator() authenticator.Request {
 	return authenticator.RequestFunc(func(req *http.Request) (*authenticator.Response, bool, error) {
-		u, ok := req.Context().Value(userKey{}).(user.Info)
+		u, ok := UserOf(req.Context())
 		if !ok {
 			return nil, false, nil
 		}
 		return &authenticator.Response{User: u}, true, nil
 	})
+}
+
+// UserOf returns who a request is from if it comes from within this process.
+func UserOf(ctx context.Context) (user.Info, bool) {
+	u, ok := ctx.Value(userKey{}).(user.Info)
+	return u, ok
 }
 
 type userKey struct{}
@@ -119,7 +125,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			return w.result, nil
 		default:
 		}
-		w.abort(req.Context().Err())
+		w.leave(req.Context().Err())
 		return nil, context.Cause(req.Context())
 	}
 }
@@ -145,10 +151,10 @@ type response struct {
 	cancel context.CancelFunc
 	result *http.Response
 	ready  chan struct{} // closed once result may be read
+	header http.Header   // the handler's own: only its goroutine may look at it
 
 	mu     sync.Mutex // guards what follows
 	cond   sync.Cond
-	header http.Header
 	buf    []byte // written and not yet read
 	sent   bool   // headers are out
 	done   bool   // the handler has returned
@@ -221,12 +227,18 @@ func (w *response) finish() {
 	w.cond.Broadcast()
 }
 
+// abort ends a response that the handler did not finish.
 func (w *response) abort(err error) {
 	w.mu.Lock()
+	w.writeHeader(http.StatusInternalServerError)
+	w.mu.Unlock()
+	w.leave(err)
+}
+
+// leave drops what the handler still writes. The client has gone, and gets no headers.
+func (w *response) leave(err error) {
+	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.sent {
-		w.writeHeader(http.StatusInternalServerError)
-	}
 	w.err = err
 	w.closed = true
 	w.cond.Broadcast()

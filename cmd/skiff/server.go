@@ -8,16 +8,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
+	cliflag "k8s.io/component-base/cli/flag"
 
 	"github.com/skiff-k8s/skiff/agent"
+	"github.com/skiff-k8s/skiff/apiserver/authn"
+	"github.com/skiff-k8s/skiff/apiserver/authz"
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
 	schedulerconfig "github.com/skiff-k8s/skiff/scheduler/config"
 	"github.com/skiff-k8s/skiff/server"
@@ -151,17 +156,18 @@ func serverFlags(fs *pflag.FlagSet, cfg *server.Config) {
 	fs.StringVar(&cfg.DataDir, "data-dir", cfg.DataDir, "what must survive: database, keys, images")
 	fs.StringVar(&cfg.StateDir, "state-dir", cfg.StateDir, "what ends with the machine's uptime: sockets, mounts")
 	fs.StringVar(&cfg.NodeName, "node-name", "", "name of this machine's Node (default: the host name)")
-	fs.IPVar(&cfg.NodeIP, "node-ip", nil, "address by which other nodes reach this one (default: the one towards the default route)")
+	nodeIPVar(fs, &cfg.NodeIP, &cfg.NodeIP2)
 	fs.StringSliceVar(&cfg.TLSSANs, "tls-san", nil, "more names or addresses under which clients reach the API")
 	fs.IntVar(&cfg.SecurePort, "secure-port", cfg.SecurePort, "port of the API")
-	prefixVar(fs, &cfg.ClusterCIDR, "cluster-cidr", "addresses of pods")
-	prefixVar(fs, &cfg.ServiceCIDR, "service-cidr", "addresses of Services")
+	prefixesVar(fs, &cfg.ClusterCIDRs, "cluster-cidr", "addresses of pods; with a comma one range of each family")
+	prefixesVar(fs, &cfg.ServiceCIDRs, "service-cidr", "addresses of Services; likewise")
 	fs.Func("cluster-dns", "address of the cluster's DNS Service (default: the tenth of --service-cidr)", func(v string) (err error) {
 		cfg.ClusterDNS, err = netip.ParseAddr(v)
 		return err
 	})
 	fs.StringVar(&cfg.ClusterDomain, "cluster-domain", cfg.ClusterDomain, "domain of the cluster's DNS names")
 	fs.StringVar(&cfg.LoadBalancer, "load-balancer", cfg.LoadBalancer, "addresses of LoadBalancer Services: nodes (those of the nodes), or none for a controller of your own")
+	fs.StringSliceVar(&cfg.LoadBalancerPool, "load-balancer-pool", nil, "ranges of addresses for LoadBalancer Services instead, like 192.0.2.200-192.0.2.220, which nodes announce by ARP and NDP")
 	fs.Func("service-node-port-range", "ports for Services of type NodePort (default "+cfg.NodePorts.String()+")", func(v string) error {
 		n, err := fmt.Sscanf(v, "%d-%d", &cfg.NodePorts.First, &cfg.NodePorts.Last)
 		if err != nil || n != 2 {
@@ -179,9 +185,10 @@ func serverFlags(fs *pflag.FlagSet, cfg *server.Config) {
 		return nil
 	})
 	fs.BoolVar(&cfg.LeaderElect, "leader-elect", false, "agree with other servers on the same data, by Leases, whose controllers and scheduler act")
-	fs.StringSliceVar(&cfg.Disable, "disable", nil, "what is not wanted: local-path (the default StorageClass), and manifests in server/manifests of the data directory, by name without suffix")
+	fs.StringSliceVar(&cfg.Disable, "disable", nil, "what is not wanted: local-path (the default StorageClass), ingress (serving Ingresses), gateway (the Gateway API), and manifests in server/manifests of the data directory, by name without suffix")
 	fs.BoolVar(&cfg.NoNode, "no-node", false, "control plane only: do not make this machine a node")
 	apiFlags(fs, &cfg.API)
+	gatewayFlags(fs, &cfg.Gateway)
 	nodeFlags(fs, &cfg.Node)
 	fs.Func("scheduler-config", "file with a KubeSchedulerConfiguration (default: as kube-scheduler without one)", func(file string) error {
 		text, err := os.ReadFile(file)
@@ -207,10 +214,31 @@ func simulatedFlags(fs *pflag.FlagSet, cfg *simulated.Config) {
 	})
 }
 
+// gatewayFlags are about serving Ingresses and Gateways.
+func gatewayFlags(fs *pflag.FlagSet, cfg *server.GatewaySettings) {
+	fs.IntVar(&cfg.IngressHTTPPort, "ingress-http-port", cfg.IngressHTTPPort, "port of this machine for Ingresses")
+	fs.IntVar(&cfg.IngressHTTPSPort, "ingress-https-port", cfg.IngressHTTPSPort, "port of this machine for Ingresses with TLS")
+	fs.Func("gateway-trusted-proxies", "addresses (CIDR, repeatable) of proxies in front of this machine, whose X-Forwarded headers are believed", func(v string) error {
+		prefix, err := netip.ParsePrefix(v)
+		cfg.TrustedProxies = append(cfg.TrustedProxies, prefix)
+		return err
+	})
+}
+
 // apiFlags are called as kube-apiserver's.
 func apiFlags(fs *pflag.FlagSet, cfg *server.APISettings) {
 	fs.IntVar(&cfg.MaxRequestsInFlight, "max-requests-inflight", cfg.MaxRequestsInFlight, "with --max-mutating-requests-inflight, how many requests the API handles at once")
 	fs.IntVar(&cfg.MaxMutatingRequestsInFlight, "max-mutating-requests-inflight", cfg.MaxMutatingRequestsInFlight, "see --max-requests-inflight; both 0: no limit and no fairness")
+	fs.DurationVar(&cfg.RequestTimeout, "request-timeout", cfg.RequestTimeout, "how long a request may take that is not a watch or the like")
+	fs.IntVar(&cfg.MinRequestTimeout, "min-request-timeout", cfg.MinRequestTimeout, "seconds that a watch lasts at least")
+	fs.DurationVar(&cfg.EventTTL, "event-ttl", cfg.EventTTL, "how long Events stay")
+	fs.StringVar(&cfg.TLSMinVersion, "tls-min-version", "", "oldest version of TLS that the API takes: VersionTLS12 or VersionTLS13 (default: the former)")
+	fs.StringSliceVar(&cfg.TLSCipherSuites, "tls-cipher-suites", nil, "cipher suites that the API takes, by Go's names (default: all that are good)")
+	fs.StringArrayVar(&cfg.Issuers, "service-account-issuer", nil, "issuers of service account tokens, one in each flag; the first makes new ones (default: one named for --cluster-domain)")
+	fs.StringVar(&cfg.KeysURL, "service-account-jwks-uri", "", "where the keys of the first issuer are, as its discovery document tells (default: at this server)")
+	fs.StringSliceVar(&cfg.Audiences, "api-audiences", nil, "audiences of tokens for this API (default: the issuers)")
+	authenticationFlags(fs, &cfg.Authentication)
+	authorizationFlags(fs, &cfg.Authorization)
 	fs.StringVar(&cfg.AuthenticationConfig, "authentication-config", "", "file with an AuthenticationConfiguration: OpenID Connect issuers, and who may be anonymous")
 	fs.StringVar(&cfg.AuthorizationConfig, "authorization-config", "", "file with an AuthorizationConfiguration: webhooks to ask, and the order of all authorizers (default: Node, RBAC)")
 	fs.StringVar(&cfg.EncryptionConfig, "encryption-provider-config", "", "file with an EncryptionConfiguration: what is encrypted in etcd, and with which keys")
@@ -218,6 +246,37 @@ func apiFlags(fs *pflag.FlagSet, cfg *server.APISettings) {
 	fs.StringVar(&cfg.TracingConfig, "tracing-config-file", "", "file with a TracingConfiguration: where traces of requests go")
 	fs.StringSliceVar(&cfg.DisableAdmissionPlugins, "disable-admission-plugins", nil, "admission plugins to leave out, by name (NodeRestriction, PodSecurity, ...)")
 	cfg.Audit.AddFlags(fs)
+}
+
+func authenticationFlags(fs *pflag.FlagSet, cfg *authn.Flags) {
+	fs.BoolFunc("anonymous-auth", "whether any request may be anonymous (default: only those that tell health, version, and what machines read before they join)", func(v string) error {
+		all, err := strconv.ParseBool(v)
+		cfg.Anonymous = &all
+		return err
+	})
+	fs.StringVar(&cfg.TokenFile, "token-auth-file", "", "file with tokens: lines of token,user,uid,\"group1,group2\"")
+	fs.StringVar(&cfg.WebhookFile, "authentication-token-webhook-config-file", "", "kubeconfig of a webhook that recognizes tokens by TokenReviews")
+	fs.StringVar(&cfg.WebhookVersion, "authentication-token-webhook-version", cfg.WebhookVersion, "version of those TokenReviews")
+	fs.DurationVar(&cfg.WebhookTTL, "authentication-token-webhook-cache-ttl", cfg.WebhookTTL, "how long its answers count")
+	oidc := &cfg.OIDC
+	fs.StringVar(&oidc.IssuerURL, "oidc-issuer-url", "", "OpenID Connect issuer whose tokens are taken (--authentication-config can say more)")
+	fs.StringVar(&oidc.ClientID, "oidc-client-id", "", "client for which they must be")
+	fs.StringVar(&oidc.CAFile, "oidc-ca-file", "", "certificate authorities of the issuer (default: those of this machine)")
+	fs.StringVar(&oidc.UsernameClaim, "oidc-username-claim", oidc.UsernameClaim, "claim that is the user's name")
+	fs.StringVar(&oidc.UsernamePrefix, "oidc-username-prefix", "", "what users' names begin with; - for nothing (default: the issuer, unless the claim is email)")
+	fs.StringVar(&oidc.GroupsClaim, "oidc-groups-claim", "", "claim that has the user's groups (default: none)")
+	fs.StringVar(&oidc.GroupsPrefix, "oidc-groups-prefix", "", "what groups' names begin with")
+	fs.Var(cliflag.NewMapStringStringNoSplit(&oidc.RequiredClaims), "oidc-required-claim", "claim=value that a token must have; may be given again")
+	fs.StringSliceVar(&oidc.SigningAlgorithms, "oidc-signing-algs", oidc.SigningAlgorithms, "algorithms that may sign tokens")
+}
+
+func authorizationFlags(fs *pflag.FlagSet, cfg *authz.Flags) {
+	fs.StringSliceVar(&cfg.Modes, "authorization-mode", nil, "authorizers in their order: Node, RBAC, ABAC, Webhook, AlwaysAllow, AlwaysDeny (default: Node,RBAC)")
+	fs.StringVar(&cfg.PolicyFile, "authorization-policy-file", "", "file with policies, for ABAC")
+	fs.StringVar(&cfg.WebhookFile, "authorization-webhook-config-file", "", "kubeconfig of the webhook, for Webhook")
+	fs.StringVar(&cfg.WebhookVersion, "authorization-webhook-version", cfg.WebhookVersion, "version of SubjectAccessReviews for it")
+	fs.DurationVar(&cfg.WebhookAllowed, "authorization-webhook-cache-authorized-ttl", cfg.WebhookAllowed, "how long it counts that it allows a request")
+	fs.DurationVar(&cfg.WebhookRefused, "authorization-webhook-cache-unauthorized-ttl", cfg.WebhookRefused, "how long it counts that it does not")
 }
 
 func nodeFlags(fs *pflag.FlagSet, cfg *agent.Settings) {
@@ -244,13 +303,38 @@ func nodeFlags(fs *pflag.FlagSet, cfg *agent.Settings) {
 	fs.StringSliceVar(&cfg.NodePortAddresses, "nodeport-addresses", nil, "ranges of this node's addresses that take node ports, or primary for --node-ip (default: all addresses, primary with nftables)")
 }
 
-func prefixVar(fs *pflag.FlagSet, target *netip.Prefix, name, usage string) {
-	fs.Func(name, fmt.Sprintf("%s (default %s)", usage, target), func(v string) error {
-		p, err := netip.ParsePrefix(v)
-		if err != nil {
-			return fmt.Errorf("%q is not a range like %s", v, target)
+func prefixesVar(fs *pflag.FlagSet, target *[]netip.Prefix, name, usage string) {
+	like := (*target)[0]
+	fs.Func(name, fmt.Sprintf("%s (default %s)", usage, like), func(v string) error {
+		var prefixes []netip.Prefix
+		for text := range strings.SplitSeq(v, ",") {
+			p, err := netip.ParsePrefix(strings.TrimSpace(text))
+			if err != nil {
+				return fmt.Errorf("%q is not a range like %s", text, like)
+			}
+			prefixes = append(prefixes, p.Masked())
 		}
-		*target = p.Masked()
+		*target = prefixes
+		return nil
+	})
+}
+
+// nodeIPVar takes the node's address, and one of the other family after a comma.
+func nodeIPVar(fs *pflag.FlagSet, first, second *net.IP) {
+	fs.Func("node-ip", "address by which other nodes reach this one; with a comma another of the other family (default: the one towards the default route)", func(v string) error {
+		texts := strings.Split(v, ",")
+		if len(texts) > 2 {
+			return fmt.Errorf("%q has more than two addresses", v)
+		}
+		for i, to := range []*net.IP{first, second} {
+			*to = nil
+			if i == len(texts) {
+				break
+			}
+			if *to = net.ParseIP(strings.TrimSpace(texts[i])); *to == nil {
+				return fmt.Errorf("%q is not an IP address", texts[i])
+			}
+		}
 		return nil
 	})
 }

@@ -39,11 +39,8 @@ type was struct {
 	expressions    sets.Set[string] // that were accepted once
 }
 
-func validateValidatingPolicy(p *admissionregistrationv1.ValidatingAdmissionPolicy) field.ErrorList {
-	return validateValidatingPolicyUpdate(p, nil)
-}
-
-func validateValidatingPolicyUpdate(p, old *admissionregistrationv1.ValidatingAdmissionPolicy) field.ErrorList {
+// validateValidatingPolicy judges a policy by itself; old is nil on create.
+func validateValidatingPolicy(p, old *admissionregistrationv1.ValidatingAdmissionPolicy) field.ErrorList {
 	var before was
 	if old != nil {
 		before = was{sameConditions(p.Spec.ParamKind, old.Spec.ParamKind, p.Spec.MatchConditions, old.Spec.MatchConditions), validatingExpressions(&old.Spec)}
@@ -63,11 +60,8 @@ func validateValidatingPolicyUpdate(p, old *admissionregistrationv1.ValidatingAd
 	return append(errs, validateAuditAnnotations(at.Child("auditAnnotations"), p.Name, spec.AuditAnnotations, c)...)
 }
 
-func validateMutatingPolicy(p *admissionregistrationv1.MutatingAdmissionPolicy) field.ErrorList {
-	return validateMutatingPolicyUpdate(p, nil)
-}
-
-func validateMutatingPolicyUpdate(p, old *admissionregistrationv1.MutatingAdmissionPolicy) field.ErrorList {
+// validateMutatingPolicy judges a policy by itself; old is nil on create.
+func validateMutatingPolicy(p, old *admissionregistrationv1.MutatingAdmissionPolicy) field.ErrorList {
 	var before was
 	if old != nil {
 		before = was{sameConditions(p.Spec.ParamKind, old.Spec.ParamKind, p.Spec.MatchConditions, old.Spec.MatchConditions), mutatingExpressions(&old.Spec)}

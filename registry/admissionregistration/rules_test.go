@@ -207,7 +207,7 @@ spec:
 			p := parse[admissionregistrationv1.ValidatingAdmissionPolicy](t, valid)
 			defaultValidatingPolicy(p)
 			test.edit(&p.Spec)
-			wantErrors(t, validateValidatingPolicy(p), test.want...)
+			wantErrors(t, validateValidatingPolicy(p, nil), test.want...)
 		})
 	}
 }
@@ -256,7 +256,7 @@ spec:
 			p := parse[admissionregistrationv1.MutatingAdmissionPolicy](t, valid)
 			defaultMutatingPolicy(p)
 			test.edit(&p.Spec)
-			wantErrors(t, validateMutatingPolicy(p), test.want...)
+			wantErrors(t, validateMutatingPolicy(p, nil), test.want...)
 		})
 	}
 }

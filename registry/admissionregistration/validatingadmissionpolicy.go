@@ -3,13 +3,16 @@
 package admissionregistration
 
 import (
+	"context"
+
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/skiff-k8s/skiff/registry/rest"
 )
 
 // ValidatingAdmissionPolicies says what is particular to validatingadmissionpolicies.
-func ValidatingAdmissionPolicies() rest.Resource[*admissionregistrationv1.ValidatingAdmissionPolicy] {
+func ValidatingAdmissionPolicies(deps Deps) rest.Resource[*admissionregistrationv1.ValidatingAdmissionPolicy] {
 	return rest.Resource[*admissionregistrationv1.ValidatingAdmissionPolicy]{
 		Kind:                 admissionregistrationv1.SchemeGroupVersion.WithKind("ValidatingAdmissionPolicy"),
 		Plural:               "validatingadmissionpolicies",
@@ -17,8 +20,7 @@ func ValidatingAdmissionPolicies() rest.Resource[*admissionregistrationv1.Valida
 		StatusKeepsMetadata:  true,
 		NeedsResourceVersion: true,
 		Default:              defaultValidatingPolicy,
-		Validate:             validateValidatingPolicy,
-		ValidateUpdate:       validateValidatingPolicyUpdate,
+		ValidateRequest:      deps.validateValidatingPolicy,
 		ValidateStatus:       validateValidatingPolicyStatus,
 		Columns: policyColumns("Validations", "Validations indicates the number of validation rules defined in this configuration",
 			func(o *admissionregistrationv1.ValidatingAdmissionPolicy) int { return len(o.Spec.Validations) },
@@ -27,4 +29,15 @@ func ValidatingAdmissionPolicies() rest.Resource[*admissionregistrationv1.Valida
 			}),
 		Categories: []string{"api-extensions"},
 	}
+}
+
+func (d Deps) validateValidatingPolicy(ctx context.Context, p, old *admissionregistrationv1.ValidatingAdmissionPolicy) field.ErrorList {
+	if errs := validateValidatingPolicy(p, old); len(errs) > 0 {
+		return errs
+	}
+	var before *admissionregistrationv1.ParamKind
+	if old != nil {
+		before = old.Spec.ParamKind
+	}
+	return d.mayReadKind(ctx, p.Spec.ParamKind, before)
 }

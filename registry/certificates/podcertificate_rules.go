@@ -156,13 +156,18 @@ func outcome(r *certificatesv1.PodCertificateRequest) string {
 func validatePodCertificateStatus(r, old *certificatesv1.PodCertificateRequest) field.ErrorList {
 	status := field.NewPath("status")
 	errs := rule.ObjectMetaUpdate(&r.ObjectMeta)
+	if len(apivalidation.ValidateObjectMetaUpdate(&r.ObjectMeta, &old.ObjectMeta, field.NewPath("metadata"))) > 0 {
+		return errs // the machinery tells the others
+	}
+	known := 0
 	for i, c := range r.Status.Conditions {
-		at := status.Child("conditions").Index(i)
+		at := status.Child("conditions", fmt.Sprintf("[%d]", i)) // upstream has the dot too
 		if !slices.Contains(outcomes, c.Type) {
 			errs = append(errs, field.NotSupported(at.Child("type"), c.Type, outcomes))
 			continue
 		}
-		errs = append(errs, rule.If(i > 0, field.Invalid(at.Child("type"), c.Type, `There may be at most one condition with type "Issued", "Denied", or "Failed"`))...)
+		known++
+		errs = append(errs, rule.If(known > 1, field.Invalid(at.Child("type"), c.Type, `There may be at most one condition with type "Issued", "Denied", or "Failed"`))...)
 		errs = append(errs, rule.Supported(at.Child("status"), c.Status, metav1.ConditionTrue)...)
 	}
 	errs = append(errs, metavalidation.ValidateConditions(r.Status.Conditions, status.Child("conditions"))...)

@@ -68,9 +68,6 @@ func prepareNodeStatusUpdate(n, old *corev1.Node) {
 	if old.Status.Config == nil {
 		n.Status.Config = nil
 	}
-	if old.Status.NodeInfo.RunningInUserNamespace == nil {
-		n.Status.NodeInfo.RunningInUserNamespace = nil
-	}
 }
 
 // validateNode says errors of taints and swap are in the metadata, as upstream does.

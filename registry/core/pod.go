@@ -50,6 +50,7 @@ func Pods(deps Deps) rest.Resource[*corev1.Pod] {
 		},
 		PrepareStatusUpdate: preparePodStatusUpdate,
 		ValidateStatus:      validatePodStatusUpdate,
+		StatusWarnings:      podStatusWarnings,
 		GracefulDelete:      checkPodGracefulDelete,
 		ReturnDeleted:       true,
 		Subresources: func(store, status *rest.Store) map[string]genericrest.Storage {

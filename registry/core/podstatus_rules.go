@@ -3,6 +3,7 @@
 package core
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -42,13 +43,24 @@ func preparePodStatusUpdate(pod, old *corev1.Pod) {
 	if is.ObservedGeneration == 0 {
 		is.ObservedGeneration = was.ObservedGeneration
 	}
-	for i := range is.Conditions {
-		c := &is.Conditions[i]
-		if j := slices.IndexFunc(was.Conditions, func(o corev1.PodCondition) bool { return o.Type == c.Type }); j >= 0 && c.ObservedGeneration == 0 {
-			c.ObservedGeneration = was.Conditions[j].ObservedGeneration
+	keepObservedGenerations(is.Conditions, was.Conditions)
+	podspec.DropDisabledPod(pod, old)
+}
+
+// keepObservedGenerations fills in what old clients do not know. The first condition of a type is the first that
+// there was, and so on: nothing keeps a pod from having several of one type.
+func keepObservedGenerations(conditions, old []corev1.PodCondition) {
+	before := map[corev1.PodConditionType][]int64{}
+	for _, c := range old {
+		before[c.Type] = append(before[c.Type], c.ObservedGeneration)
+	}
+	for i := range conditions {
+		c := &conditions[i]
+		if left := before[c.Type]; len(left) > 0 {
+			c.ObservedGeneration = cmp.Or(c.ObservedGeneration, left[0])
+			before[c.Type] = left[1:]
 		}
 	}
-	podspec.DropDisabledPod(pod, old)
 }
 
 // validatePodStatusUpdate checks what a kubelet or controller reports about a Pod.
@@ -107,7 +119,7 @@ func notNegative(path *field.Path, n int64) field.ErrorList {
 }
 
 // podStatusWarnings warns of addresses that are not written as usual.
-func podStatusWarnings(pod *corev1.Pod) []string {
+func podStatusWarnings(pod, _ *corev1.Pod) []string {
 	var list []string
 	for i, ip := range pod.Status.PodIPs {
 		list = append(list, validation.GetWarningsForIP(field.NewPath("status", "podIPs").Index(i).Child("ip"), ip.IP)...)

@@ -10,6 +10,7 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/utils/ptr"
 )
@@ -18,6 +19,8 @@ import (
 type Deps struct {
 	// Namespaces tells who may have devices that others use (nil: everyone).
 	Namespaces corev1client.NamespacesGetter
+	// Authorizer tells who may write which part of a claim's status (nil: whoever may write it).
+	Authorizer authorizer.UnconditionalAuthorizer
 }
 
 // admin refuses devices that others use to those whose namespace has no label for it.
@@ -61,6 +64,10 @@ func (d Deps) permitClaimTemplate(ctx context.Context, t, old *resourcev1.Resour
 }
 
 func (d Deps) permitClaimStatus(ctx context.Context, c, old *resourcev1.ResourceClaim) field.ErrorList {
+	return append(d.adminStatus(ctx, c, old), d.permitParts(ctx, &c.Status, &old.Status)...)
+}
+
+func (d Deps) adminStatus(ctx context.Context, c, old *resourcev1.ResourceClaim) field.ErrorList {
 	granted := func(c *resourcev1.ResourceClaim) int {
 		if c.Status.Allocation == nil {
 			return -1

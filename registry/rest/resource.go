@@ -87,6 +87,8 @@ type Resource[T Object] struct {
 	GenerationOf func(obj T) any
 	// GenerationAsSent makes a create leave metadata.generation as it was sent.
 	GenerationAsSent bool
+	// GenerationOfSent counts a change although PrepareUpdate takes it back.
+	GenerationOfSent bool
 	// NoGeneration leaves metadata.generation alone though there is a Spec.
 	NoGeneration bool
 

@@ -83,14 +83,22 @@ func (s strategy[T]) PrepareForUpdate(_ context.Context, o, oldObject runtime.Ob
 	if s.hasStatus() {
 		copyField(obj, old, s.layout.status)
 	}
+	if s.r.GenerationOfSent {
+		s.countChange(obj, old)
+	}
 	if s.r.PrepareUpdate != nil {
 		s.r.PrepareUpdate(obj, old)
 	}
-	if s.hasGeneration() {
-		obj.SetGeneration(old.GetGeneration())
-		if !equality.Semantic.DeepEqual(s.generationOf(obj), s.generationOf(old)) {
-			obj.SetGeneration(old.GetGeneration() + 1)
-		}
+	if s.hasGeneration() && !s.r.GenerationOfSent {
+		s.countChange(obj, old)
+	}
+}
+
+// countChange sets the generation of an update.
+func (s strategy[T]) countChange(obj, old T) {
+	obj.SetGeneration(old.GetGeneration())
+	if !equality.Semantic.DeepEqual(s.generationOf(obj), s.generationOf(old)) {
+		obj.SetGeneration(old.GetGeneration() + 1)
 	}
 }
 
