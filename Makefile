@@ -22,7 +22,7 @@ LDFLAGS := -s -w \
 # Debian packages: to build runc with seccomp; to run a node; to test.
 BUILD_PACKAGES := gcc libc6-dev libseccomp-dev pkg-config
 RUN_PACKAGES := iptables
-TEST_PACKAGES := busybox-static curl iproute2 util-linux conntrack nftables
+TEST_PACKAGES := busybox-static curl dbus-daemon iproute2 util-linux conntrack nftables
 
 .PHONY: help build run test unit race e2e bench bench-scheduler lint generate bundle modules deps test-deps clean
 
