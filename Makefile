@@ -33,9 +33,10 @@ build: bundle ## build bin/skiff
 	@echo building bin/skiff
 	@go build -ldflags '$(LDFLAGS)' -o bin/skiff ./cmd/skiff
 
-bundle: deps modules ## build what the binary carries: runc, the shim, OpenAPI documents
+bundle: deps modules ## build what the binary carries: runc, the shim, OpenAPI documents, the Gateway API
 	@go run ./cri/bundle/build
 	@go run ./apiserver/openapi/generate
+	@go run ./gateway/crds/build
 
 run: build ## start a node on this machine; end it with Control-C
 	@bin/skiff server
@@ -71,7 +72,7 @@ generate: ## make all generated files anew
 # Fetched here, in silence: go build would name hundreds of modules. What is wrong it says nevertheless.
 modules:
 	@test -d "$$(go env GOMODCACHE)/cache/download/k8s.io/kubectl" || echo downloading Go modules
-	@go list -deps ./cmd/skiff ./cri/bundle/build ./apiserver/openapi/generate >/dev/null 2>&1 || true
+	@go list -deps ./cmd/skiff ./cri/bundle/build ./apiserver/openapi/generate ./gateway/crds/build >/dev/null 2>&1 || true
 
 deps:
 	@$(call install,$(BUILD_PACKAGES) $(RUN_PACKAGES))

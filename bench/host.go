@@ -93,30 +93,14 @@ func (h *host) close() {
 // the processor time used up to then.
 type startup struct{ api, ready, cpu time.Duration }
 
-// start starts a server.
+// start starts a server with a node.
 func (h *host) start(ctx context.Context) (took startup, err error) {
-	args := append([]string{"server", "--node-name", nodeName, "--node-ip", h.IP().String(), "--cgroup-root", h.CgroupRoot()}, h.flags...)
-	cmd := h.Command(ctx, h.options.binary, args...)
-	if h.log != nil {
-		cmd.Stdout, cmd.Stderr = h.log, h.log
-	}
-	if h.options.profile != "" {
-		dir, err := os.MkdirTemp(h.options.profile, time.Now().Format("150405-"))
-		if err != nil {
-			return startup{}, err
-		}
-		cmd.Env = append(os.Environ(), "SKIFF_PROFILE="+dir)
-	}
 	begin := time.Now()
-	if h.server, err = h.Start(cmd); err != nil {
+	if took.api, err = h.startAPI(ctx); err != nil {
 		return startup{}, err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no Ready node after %s", patience))
 	defer cancel()
-	if err := h.awaitAPI(ctx); err != nil {
-		return startup{}, err
-	}
-	took.api = time.Since(begin)
 	client, err := h.client()
 	if err != nil {
 		return startup{}, err
@@ -131,6 +115,31 @@ func (h *host) start(ctx context.Context) (took startup, err error) {
 	used, err := usage(h.server.PID())
 	took.cpu = used.cpu
 	return took, err
+}
+
+// startAPI starts a server, and returns how long it took until it said that it is ready.
+func (h *host) startAPI(ctx context.Context) (time.Duration, error) {
+	args := append([]string{"server", "--node-name", nodeName, "--node-ip", h.IP().String(), "--cgroup-root", h.CgroupRoot()}, h.flags...)
+	cmd := h.Command(ctx, h.options.binary, args...)
+	if h.log != nil {
+		cmd.Stdout, cmd.Stderr = h.log, h.log
+	}
+	if h.options.profile != "" {
+		dir, err := os.MkdirTemp(h.options.profile, time.Now().Format("150405-"))
+		if err != nil {
+			return 0, err
+		}
+		cmd.Env = append(os.Environ(), "SKIFF_PROFILE="+dir)
+	}
+	begin := time.Now()
+	var err error
+	if h.server, err = h.Start(cmd); err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no serving API after %s", patience))
+	defer cancel()
+	err = h.awaitAPI(ctx)
+	return time.Since(begin), err
 }
 
 // stop ends the server as a service manager would.

@@ -12,6 +12,7 @@
 //	go run ./bench --runs 1 --seconds 5 a quick look, after make build
 //	go run ./bench --deployments 1000   many Deployments, on simulated nodes
 //	go run ./bench --services 0,1000    Services, with so many others there
+//	go run ./bench --api 5000           requests to the API, beside a bare HTTP server with etcd
 package main
 
 import (
@@ -39,6 +40,9 @@ type options struct {
 	profile     string
 	idle        bool
 	deployments int
+	api         int
+	apiSeconds  int
+	bare        string
 	node        bool
 	singles     int
 	burst       int
@@ -58,6 +62,10 @@ func main() {
 	fs.IntVar(&o.deployments, "deployments", 0, "measure controllers with so many Deployments on simulated nodes, and nothing else")
 	fs.IntSliceVar(&o.services, "services", nil, "measure Services with so many others there, such as 0,100,1000,10000, and nothing else")
 	fs.StringVar(&o.proxyMode, "proxy-mode", "iptables", "what enforces Services then: iptables or nftables")
+	fs.IntVar(&o.api, "api", 0, "measure the API server with so many pods, such as 5000, and nothing else")
+	fs.IntVar(&o.apiSeconds, "api-seconds", 5, "how long to ask for each of its figures")
+	fs.StringVar(&o.bare, "bare", "", "be the server that the API server is measured beside, at this address")
+	_ = fs.MarkHidden("bare")
 	fs.BoolVar(&o.node, "only-node", false, "after the starts, measure pods and nothing else")
 	fs.IntVar(&o.singles, "singles", 30, "how many pods to start one after the other")
 	fs.IntVar(&o.burst, "burst", 50, "how many pods to start at once")
@@ -81,8 +89,11 @@ func main() {
 }
 
 func run(ctx context.Context, o options) error {
-	if o.deployments < 0 || o.deployments > 10000 {
-		return errors.New("--deployments must be 0 to 10000")
+	if o.bare != "" {
+		return bare(o.bare)
+	}
+	if o.deployments < 0 || o.deployments > 10000 || o.api < 0 || o.api > 50000 || o.apiSeconds < 1 || o.apiSeconds > 600 {
+		return errors.New("--deployments must be 0 to 10000, --api 0 to 50000, --api-seconds 1 to 600")
 	}
 	if len(o.services) > 0 && (slices.Min(o.services) < 0 || slices.Max(o.services) > 20000) {
 		return errors.New("--services must be 0 to 20000 each")
@@ -102,10 +113,12 @@ func run(ctx context.Context, o options) error {
 	results := &results{Taken: time.Now().UTC(), Machine: machine()}
 	results.add("binary", "binary on disk", float64(info.Size())/mega, "MB", noBudget)
 	take := measure
-	if o.deployments > 0 {
+	switch {
+	case o.deployments > 0:
 		take = scale
-	}
-	if len(o.services) > 0 {
+	case o.api > 0:
+		take = api
+	case len(o.services) > 0:
 		take = services
 	}
 	if err := take(ctx, o, results); err != nil {

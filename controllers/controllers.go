@@ -323,9 +323,11 @@ func newAddOns(m *Manager) (reconcile.Controller, error) {
 	if err != nil {
 		return reconcile.Controller{}, err
 	}
+	// Its own, since add-ons may find what controllers do not: groups that are installed when they are used.
+	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(client.Discovery()))
 	return addons.New(addons.Config{
 		Dir: a.Dir, Server: a.Server, Disabled: a.Disabled,
-		Client: client, Dynamic: objects, Mapper: m.mapper, Events: m.events.source(addons.Component, client),
+		Client: client, Dynamic: objects, Mapper: mapper, Events: m.events.source(addons.Component, client),
 	}), nil
 }
 

@@ -3,6 +3,8 @@
 package pki
 
 import (
+	"bytes"
+	"context"
 	"crypto"
 	"crypto/rand"
 	"crypto/x509"
@@ -12,11 +14,16 @@ import (
 	"io/fs"
 	"math/big"
 	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+	"k8s.io/apiserver/pkg/util/filesystem"
 	"k8s.io/client-go/util/cert"
 	"k8s.io/client-go/util/keyutil"
+	"k8s.io/klog/v2"
 )
 
 const (
@@ -24,15 +31,92 @@ const (
 	certificateLife = 365 * 24 * time.Hour
 	// backdate makes a new certificate acceptable to a machine whose clock is behind.
 	backdate = time.Hour
+	// lookAnyway is how often a file is looked at although nothing was heard of it.
+	lookAnyway = time.Hour
 )
 
 // Authority is a self-signed CA. Its key may be missing, then it cannot sign.
+//
+// Its file may hold further certificates, which are trusted as well. They may come and go while the server runs; what
+// it signs with stays what it was at the start.
 type Authority struct {
-	dynamiccertificates.CAContentProvider
+	file, name string
+	cert       *x509.Certificate
+	key        crypto.Signer
 
-	file string
-	cert *x509.Certificate
-	key  crypto.Signer
+	bundle atomic.Pointer[dynamiccertificates.CAContentProvider] // what the file holds
+
+	mu        sync.Mutex
+	listeners []dynamiccertificates.Listener // guarded by mu
+}
+
+var _ dynamiccertificates.CAContentProvider = (*Authority)(nil)
+
+// Name implements dynamiccertificates.CAContentProvider.
+func (a *Authority) Name() string { return a.name }
+
+// CurrentCABundleContent implements dynamiccertificates.CAContentProvider.
+func (a *Authority) CurrentCABundleContent() []byte {
+	return (*a.bundle.Load()).CurrentCABundleContent()
+}
+
+// VerifyOptions implements dynamiccertificates.CAContentProvider.
+func (a *Authority) VerifyOptions() (x509.VerifyOptions, bool) {
+	return (*a.bundle.Load()).VerifyOptions()
+}
+
+// AddListener implements dynamiccertificates.CAContentProvider: l hears of each change of the file.
+func (a *Authority) AddListener(l dynamiccertificates.Listener) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.listeners = append(a.listeners, l)
+}
+
+// trust makes a bundle the one that counts, and tells who listens.
+func (a *Authority) trust(bundle []byte) error {
+	next, err := dynamiccertificates.NewStaticCAContent(a.name, bundle)
+	if err != nil {
+		return err
+	}
+	a.bundle.Store(&next)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, l := range a.listeners {
+		l.Enqueue()
+	}
+	return nil
+}
+
+// reload takes over what has changed in the file. It must still hold the certificate that signs.
+func (a *Authority) reload(ctx context.Context) error {
+	bundle, err := os.ReadFile(a.file + ".crt")
+	if err != nil || bytes.Equal(bundle, a.CurrentCABundleContent()) {
+		return err
+	}
+	certs, err := cert.ParseCertsPEM(bundle)
+	if err == nil && !slices.ContainsFunc(certs, a.cert.Equal) {
+		err = errors.New("the certificate that signs is not in it any more (restart the server to sign with another)")
+	}
+	if err == nil {
+		err = a.trust(bundle)
+	}
+	if err != nil {
+		return fmt.Errorf("read %s.crt again: %w", a.file, err)
+	}
+	klog.FromContext(ctx).Info("Other certificate authorities are trusted", "file", a.file+".crt", "certificates", len(certs))
+	return nil
+}
+
+// follow takes over what changes in the file until ctx ends.
+func (a *Authority) follow(ctx context.Context) {
+	fail := func(err error) {
+		klog.FromContext(ctx).Error(err, "What is trusted stays as it was", "file", a.file+".crt")
+	}
+	filesystem.WatchUntil(ctx, lookAnyway, a.file+".crt", func() {
+		if err := a.reload(ctx); err != nil {
+			fail(err)
+		}
+	}, fail)
 }
 
 // Certificate is the authority's own certificate.
@@ -65,11 +149,8 @@ func loadAuthority(file, commonName string) (*Authority, error) {
 	if key != nil && !samePublicKey(certs[0].PublicKey, key.Public()) {
 		return nil, fmt.Errorf("%s.key does not belong to the first certificate in %s.crt (put the right key back)", file, file)
 	}
-	provider, err := dynamiccertificates.NewStaticCAContent(commonName, bundle)
-	if err != nil {
-		return nil, err
-	}
-	return &Authority{CAContentProvider: provider, file: file, cert: certs[0], key: key}, nil
+	a := &Authority{file: file, name: commonName, cert: certs[0], key: key}
+	return a, a.trust(bundle)
 }
 
 func createAuthority(file, commonName string, key crypto.Signer) ([]byte, crypto.Signer, error) {

@@ -6,7 +6,7 @@
 // New makes whatever is missing, stale or broken below one directory; a second New finds it all
 // there. Run re-issues a certificate after two thirds of its life and tells those who use it,
 // without a restart. Authorities live for ten years and are never replaced, because everybody
-// trusts them.
+// trusts them; Follow takes over what is added to the files of those by which callers are known.
 //
 // A key is written before its certificate and every file is written whole or not at all. So after
 // a crash at any point there is a pair that fits, or one that New sees does not fit and re-issues.
@@ -24,6 +24,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -206,4 +207,15 @@ func (c Config) etcdPeer() Profile {
 		IPs:        append([]net.IP{loopback4, loopback6}, c.NodeIPs...),
 		Usages:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
+}
+
+// Follow has further authorities trusted that are added to the files of the client CA and of the request header CA,
+// until ctx ends.
+func (p *PKI) Follow(ctx context.Context) error {
+	var following sync.WaitGroup
+	for _, a := range []*Authority{p.ClientCA, p.RequestHeaderCA} {
+		following.Go(func() { a.follow(ctx) })
+	}
+	following.Wait()
+	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -308,3 +309,54 @@ func fileMode(t *testing.T, name string) os.FileMode {
 	}
 	return info.Mode().Perm()
 }
+
+// What is added to an authority's file is trusted without a restart, unless it is no certificate or the one that signs
+// is gone.
+func TestFollowTrustsMore(t *testing.T) {
+	cfg := testConfig(t)
+	p, other := mustNew(t, cfg), mustNew(t, testConfig(t))
+	told := make(chan struct{}, 10)
+	p.ClientCA.AddListener(listenerFunc(func() { told <- struct{}{} }))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- p.Follow(ctx) }()
+	file, own := filepath.Join(cfg.Dir, "client-ca.crt"), p.ClientCA.PEM()
+	write := func(bundle []byte) {
+		t.Helper()
+		if err := writeFile(file, bundle, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	both := append(slices.Clone(own), other.ClientCA.PEM()...)
+	for deadline := time.After(time.Minute); string(p.ClientCA.PEM()) != string(both); {
+		write(both) // again: it may not be watched yet
+		select {
+		case <-told:
+		case <-time.After(50 * time.Millisecond):
+		case <-deadline:
+			t.Fatal("the other authority is not trusted")
+		}
+	}
+	options, _ := p.ClientCA.VerifyOptions()
+	options.KeyUsages = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	if _, err := other.Admin.Leaf().Verify(options); err != nil {
+		t.Errorf("a certificate of the other authority: %v", err)
+	}
+	if !p.ClientCA.Certificate().Equal(mustNew(t, cfg).ClientCA.Certificate()) {
+		t.Error("it signs with another certificate")
+	}
+	for name, bundle := range map[string][]byte{"nothing": nil, "no certificate": []byte("x"), "only the other": other.ClientCA.PEM()} {
+		write(bundle)
+		if err := p.ClientCA.reload(ctx); err == nil || string(p.ClientCA.PEM()) != string(both) {
+			t.Errorf("%s: %v, and it is trusted", name, err)
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+type listenerFunc func()
+
+func (f listenerFunc) Enqueue() { f() }

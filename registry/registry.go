@@ -49,7 +49,7 @@ func All(deps Deps) []Definition {
 		core.ServiceAccounts(deps.Core),
 		core.Secrets(),
 		core.ConfigMaps(),
-		core.Events(),
+		core.Events(deps.Core),
 		core.LimitRanges(),
 		core.ResourceQuotas(),
 		core.PersistentVolumes(),

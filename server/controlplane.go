@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
@@ -26,6 +28,7 @@ import (
 	"k8s.io/client-go/metadata"
 	restclient "k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
+	cliflag "k8s.io/component-base/cli/flag"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -157,17 +160,24 @@ func controllerUser(name string) user.Info {
 }
 
 func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Listener) error {
-	issuerURL := "https://kubernetes.default.svc." + cfg.ClusterDomain
-	audiences := authenticator.Audiences{issuerURL, "skiff"}
+	issuers := cfg.API.Issuers
+	if len(issuers) == 0 {
+		issuers = []string{"https://kubernetes.default.svc." + cfg.ClusterDomain}
+	}
+	audiences := authenticator.Audiences(cfg.API.Audiences)
+	if len(audiences) == 0 {
+		audiences = append(slices.Clone(issuers), "skiff")
+	}
 	var err error
-	if c.issuer, err = satoken.NewIssuer(issuerURL, c.pki.ServiceAccountKey.Private); err != nil {
+	if c.issuer, err = satoken.NewIssuer(issuers[0], c.pki.ServiceAccountKey.Private); err != nil {
 		return err
 	}
 	authenticators, err := authn.New(c.lifetime, authn.Config{
 		File:            cfg.API.AuthenticationConfig,
 		ClientCA:        c.pki.ClientCA,
 		RequestHeaderCA: c.pki.RequestHeaderCA,
-		Issuers:         []string{issuerURL},
+		Flags:           cfg.API.Authentication,
+		Issuers:         issuers,
 		TokenKeys:       c.pki.ServiceAccountKey.Public,
 		Audiences:       audiences,
 		Objects:         satoken.Cached(c.informers, c.admin),
@@ -178,6 +188,9 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	}
 	if cfg.API.AuthenticationConfig != "" {
 		c.follow = append(c.follow, authenticators.Follow)
+	}
+	if err := c.authz.ConfigureFlags(cfg.API.Authorization); err != nil {
+		return err
 	}
 	if file := cfg.API.AuthorizationConfig; file != "" {
 		if err := c.authz.Configure(file); err != nil {
@@ -199,6 +212,7 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 		ServiceResolver: resolver, WebhookAuth: webhookAuth, ExternalIPs: cfg.Node.ExternalIPs,
 		Client: c.admin, Dynamic: dynamicClient, Informers: c.informers, Authorizer: c.authz, RESTMapper: c.mapper,
 		Features: utilfeature.DefaultFeatureGate, Version: effective, Done: c.requests,
+		Disabled: cfg.API.DisableAdmissionPlugins,
 	})
 	if err != nil {
 		return fmt.Errorf("build admission: %w", err)
@@ -210,6 +224,10 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	if err != nil {
 		return fmt.Errorf("build the allocation of Service addresses: %w", err)
 	}
+	onDemand, err := c.gatewayAPI(cfg)
+	if err != nil {
+		return err
+	}
 	proxyCert, proxyKey := c.pki.FrontProxyClient.Files()
 	kubelets := c.kubelets()
 	usage := metrics.Storages(metrics.Deps{
@@ -217,13 +235,21 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 		Usage: metrics.NewUsage(metrics.Kubelets{Kubelets: kubelets}),
 	})
 	deps := c.connections(kubelets)
-	deps.Tokens, deps.Services, deps.Budgets = tokens, c.services, c.admin.PolicyV1()
+	deps.Tokens, deps.Services, deps.Budgets, deps.EventTTL = tokens, c.services, c.admin.PolicyV1(), cfg.API.EventTTL
 	encrypted := &encryption.Encryption{}
 	if file := cfg.API.EncryptionConfig; file != "" {
 		if encrypted, err = encryption.Load(c.lifetime, file, cfg.API.ReloadEncryptionConfig); err != nil {
 			return err
 		}
 		c.follow = append(c.follow, encrypted.Follow)
+	}
+	minTLS, err := cliflag.TLSVersion(cfg.API.TLSMinVersion)
+	if err != nil {
+		return err
+	}
+	suites, err := cliflag.TLSCipherSuites(cfg.API.TLSCipherSuites)
+	if err != nil {
+		return err
 	}
 	c.api, err = apiserver.New(ctx, apiserver.Config{
 		Store:    c.store,
@@ -240,35 +266,39 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 			metricsv1.SchemeGroupVersion:        usage,
 			metricsv1beta1.SchemeGroupVersion:   usage,
 		},
-		Door:            c.door,
-		Loopback:        c.adminConfig(),
-		Listener:        listener,
-		ServingCert:     c.pki.APIServer,
-		ClientCA:        c.pki.ClientCA,
-		Authenticator:   union.New(inprocess.Authenticator(), authenticators.Request),
-		APIAudiences:    audiences,
-		Authorizer:      c.authz,
-		RuleResolver:    c.authz,
-		Admission:       chain,
-		Informers:       c.informers,
-		Transformers:    encrypted.ResourceTransformers,
-		HealthChecks:    encrypted.HealthChecks,
-		Audit:           cfg.API.Audit,
-		TracingFile:     cfg.API.TracingConfig,
-		MaxInFlight:     cfg.API.MaxRequestsInFlight + cfg.API.MaxMutatingRequestsInFlight,
-		ServiceResolver: resolver,
-		WebhookAuth:     webhookAuth,
-		ProxyClientCert: apiserver.CertFiles{CertFile: proxyCert, KeyFile: proxyKey},
-		ExternalAddress: net.JoinHostPort(cfg.NodeIP.String(), strconv.Itoa(cfg.SecurePort)),
-		Version:         effective,
-		LongRunning:     []string{tunnel.Path},
-		DialPod:         c.tunnels.DialPod,
+		Door:              c.door,
+		Loopback:          c.adminConfig(),
+		Listener:          listener,
+		MinTLSVersion:     minTLS,
+		CipherSuites:      suites,
+		ServingCert:       c.pki.APIServer,
+		ClientCA:          c.pki.ClientCA,
+		Authenticator:     union.New(inprocess.Authenticator(), authenticators.Request),
+		APIAudiences:      audiences,
+		Authorizer:        c.authz,
+		RuleResolver:      c.authz,
+		Admission:         chain,
+		Informers:         c.informers,
+		Transformers:      encrypted.ResourceTransformers,
+		HealthChecks:      encrypted.HealthChecks,
+		Audit:             cfg.API.Audit,
+		TracingFile:       cfg.API.TracingConfig,
+		MaxInFlight:       cfg.API.MaxRequestsInFlight + cfg.API.MaxMutatingRequestsInFlight,
+		RequestTimeout:    cfg.API.RequestTimeout,
+		MinRequestTimeout: time.Duration(cfg.API.MinRequestTimeout) * time.Second,
+		ServiceResolver:   resolver,
+		WebhookAuth:       webhookAuth,
+		ProxyClientCert:   apiserver.CertFiles{CertFile: proxyCert, KeyFile: proxyKey},
+		ExternalAddress:   net.JoinHostPort(cfg.NodeIP.String(), strconv.Itoa(cfg.SecurePort)),
+		Version:           effective,
+		LongRunning:       []string{tunnel.Path},
+		DialPod:           c.tunnels.DialPod,
+		OnDemand:          onDemand,
 	})
 	if err != nil {
 		return err
 	}
-	document, keys, err := satoken.Discovery(issuerURL, "https://"+net.JoinHostPort(cfg.NodeIP.String(), strconv.Itoa(cfg.SecurePort))+"/openid/v1/jwks",
-		net.JoinHostPort(cfg.NodeIP.String(), strconv.Itoa(cfg.SecurePort)), c.pki.ServiceAccountKey.Public)
+	document, keys, err := satoken.Discovery(issuers[0], cfg.API.KeysURL, net.JoinHostPort(cfg.NodeIP.String(), strconv.Itoa(cfg.SecurePort)), c.pki.ServiceAccountKey.Public)
 	if err != nil {
 		return err
 	}

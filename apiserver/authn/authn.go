@@ -60,7 +60,8 @@ type Config struct {
 	Client         kubernetes.Interface // reads bootstrap tokens
 	AnonymousPaths []string             // AnonymousPaths if nil, nobody is anonymous if empty
 
-	File string // an AuthenticationConfiguration: further issuers, and who may be anonymous; none if empty
+	File  string // an AuthenticationConfiguration: further issuers, and who may be anonymous; none if empty
+	Flags Flags  // further ones
 }
 
 // Authenticators are the two questions there are: who sent this, and whose token is that.
@@ -83,14 +84,12 @@ func New(ctx context.Context, c Config) (*Authenticators, error) {
 	if err != nil {
 		return nil, err
 	}
-	sources := []authenticator.Token{serviceAccounts}
-	out := &Authenticators{}
-	if c.File != "" {
-		if out.file, err = newStructured(ctx, c.File, c.Audiences, c.Issuers); err != nil {
-			return nil, err
-		}
-		sources = append(sources, out.file) // last: for a token that it does not know it may ask far away
+	further, file, err := c.further(ctx)
+	if err != nil {
+		return nil, err
 	}
+	sources := append([]authenticator.Token{serviceAccounts}, further...) // last: for a token that they do not know they may ask far away
+	out := &Authenticators{file: file}
 	tokens := tokenunion.New(
 		// Not remembered: who is handed a token that was deleted is to be refused at once.
 		authenticator.WrapAudienceAgnosticToken(c.Audiences, &bootstrapTokens{client: c.Client}),
@@ -106,11 +105,42 @@ func New(ctx context.Context, c Config) (*Authenticators, error) {
 		bearertoken.New(tokens),
 		websocket.NewProtocolAuthenticator(tokens))
 	request := group.NewAuthenticatedGroupAdder(union.New(chain...))
-	if conditions, ok := c.anonymous(out.file); ok {
+	if conditions, ok := c.anonymous(file); ok {
 		request = union.NewFailOnError(request, anonymous.NewAuthenticator(conditions))
 	}
 	out.Request, out.Token = request, group.NewTokenGroupAdder(tokens, []string{user.AllAuthenticated})
 	return out, nil
+}
+
+// further are the tokens that a user's settings let in, upstream's order: those in a file, of issuers, of a webhook.
+func (c Config) further(ctx context.Context) (sources []authenticator.Token, file *structured, err error) {
+	if c.Flags.TokenFile != "" {
+		tokens, err := c.Flags.remembered(c.Audiences)
+		if err != nil {
+			return nil, nil, err
+		}
+		sources = append(sources, tokens)
+	}
+	switch {
+	case c.File != "":
+		file, err = newStructured(ctx, c.File, c.Audiences, c.Issuers)
+	case c.Flags.OIDC.IssuerURL != "":
+		file, err = newFlagged(ctx, c.Flags.OIDC, c.Audiences, c.Issuers)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if file != nil {
+		sources = append(sources, file)
+	}
+	if c.Flags.WebhookFile != "" {
+		tokens, err := c.Flags.asked(c.Audiences)
+		if err != nil {
+			return nil, nil, err
+		}
+		sources = append(sources, tokens)
+	}
+	return sources, file, nil
 }
 
 func (c Config) frontProxy() authenticator.Request {
@@ -129,6 +159,9 @@ func (c Config) frontProxy() authenticator.Request {
 func (c Config) anonymous(file *structured) ([]apiserver.AnonymousAuthCondition, bool) {
 	if file != nil && file.anonymous != nil {
 		return file.anonymous.Conditions, file.anonymous.Enabled
+	}
+	if all := c.Flags.Anonymous; all != nil {
+		return nil, *all
 	}
 	paths := c.AnonymousPaths
 	if paths == nil {

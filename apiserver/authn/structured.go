@@ -45,6 +45,8 @@ type structured struct {
 	audiences authenticator.Audiences
 	reserved  []string // issuers that are not for the file to describe: our own
 	compiler  authenticationcel.Compiler
+	// algorithms are those that may sign tokens: all for a file.
+	algorithms []string
 
 	data      []byte                         // what was last read; only New and Follow touch it
 	anonymous *apiserver.AnonymousAuthConfig // nil if the file says nothing
@@ -60,7 +62,9 @@ type issuers struct {
 
 // newStructured reads the file. Keys of issuers are fetched until ctx ends.
 func newStructured(ctx context.Context, path string, audiences authenticator.Audiences, reserved []string) (*structured, error) {
-	s := &structured{path: path, audiences: audiences, reserved: reserved, compiler: authenticationcel.NewDefaultCompiler()}
+	s := &structured{
+		path: path, audiences: audiences, reserved: reserved, compiler: authenticationcel.NewDefaultCompiler(), algorithms: oidc.AllValidSigningAlgorithms(),
+	}
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read the authentication configuration: %w", err)
@@ -111,7 +115,7 @@ func (s *structured) build(ctx context.Context, config *apiserver.Authentication
 	var tokens []authenticator.Token
 	for _, jwt := range config.JWT {
 		options := oidc.Options{
-			JWTAuthenticator: jwt, SupportedSigningAlgs: oidc.AllValidSigningAlgorithms(), DisallowedIssuers: s.reserved, Compiler: s.compiler,
+			JWTAuthenticator: jwt, SupportedSigningAlgs: s.algorithms, DisallowedIssuers: s.reserved, Compiler: s.compiler,
 		}
 		if jwt.Issuer.CertificateAuthority != "" {
 			if options.CAContentProvider, err = dynamiccertificates.NewStaticCAContent("oidc-authenticator", []byte(jwt.Issuer.CertificateAuthority)); err != nil {

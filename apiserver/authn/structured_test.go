@@ -89,6 +89,11 @@ const configurationHead = "apiVersion: apiserver.config.k8s.io/v1\nkind: Authent
 
 func configured(t *testing.T, ctx context.Context, file string) (*Authenticators, error) {
 	t.Helper()
+	return flagged(t, ctx, file, DefaultFlags())
+}
+
+func flagged(t *testing.T, ctx context.Context, file string, flags Flags) (*Authenticators, error) {
+	t.Helper()
 	certs, err := pki.New(pki.Config{Dir: t.TempDir(), NodeName: "n"})
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +101,7 @@ func configured(t *testing.T, ctx context.Context, file string) (*Authenticators
 	client := fake.NewClientset()
 	return New(ctx, Config{
 		ClientCA: certs.ClientCA, Issuers: []string{issuer}, TokenKeys: certs.ServiceAccountKey.Public, Audiences: authenticator.Audiences{issuer},
-		Objects: satoken.Live(client), Client: client, File: file,
+		Objects: satoken.Live(client), Client: client, File: file, Flags: flags,
 	})
 }
 

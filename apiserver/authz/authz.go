@@ -2,7 +2,8 @@
 
 // Package authz decides who may do what: members of system:masters everything, kubelets what their
 // node needs (package node), everybody what roles give them (package rbac). Who is allowed by none of
-// them is not allowed. A file may name another order, and webhooks to be asked (configured.go).
+// them is not allowed. A file may name another order, and webhooks to be asked (configured.go), or the flags of old
+// (flags.go), which know of policies in a file, too (package abac).
 package authz
 
 import (

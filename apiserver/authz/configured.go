@@ -36,6 +36,7 @@ const (
 	typeRBAC        = apiserver.AuthorizerType("RBAC")
 	typeAlwaysAllow = apiserver.AuthorizerType("AlwaysAllow")
 	typeAlwaysDeny  = apiserver.AuthorizerType("AlwaysDeny")
+	typeABAC        = apiserver.AuthorizerType("ABAC") // if there is a file of policies
 )
 
 // lookAnyway is how often the file is looked at although nothing was heard of it, as upstream does.
@@ -91,12 +92,16 @@ type file struct {
 	path     string
 	compiler authorizationcel.Compiler
 	data     []byte                             // what was last read; only Configure and Follow touch it
+	known    sets.Set[string]                   // types, Webhook among them
 	required sets.Set[apiserver.AuthorizerType] // besides webhooks, what was there at the start must stay
 }
 
 // Configure takes the order of authorizers from a file, with webhooks among them.
 func (a *Authz) Configure(path string) error {
-	f := &file{path: path, compiler: authorizationcel.NewDefaultCompiler()}
+	f := &file{path: path, compiler: authorizationcel.NewDefaultCompiler(), known: sets.New(string(apiserver.TypeWebhook))}
+	for name := range a.builtIn {
+		f.known.Insert(string(name))
+	}
 	var err error
 	if f.data, err = os.ReadFile(path); err != nil {
 		return fmt.Errorf("read the authorization configuration: %w", err)
@@ -150,8 +155,7 @@ func (f *file) parse(data []byte) (*apiserver.AuthorizationConfiguration, error)
 	if err != nil {
 		return nil, err
 	}
-	known := sets.New(string(typeNode), string(typeRBAC), string(typeAlwaysAllow), string(typeAlwaysDeny), string(apiserver.TypeWebhook))
-	if errs := validation.ValidateAuthorizationConfiguration(f.compiler, nil, config, known, sets.New(string(apiserver.TypeWebhook))); len(errs) > 0 {
+	if errs := validation.ValidateAuthorizationConfiguration(f.compiler, nil, config, f.known, sets.New(string(apiserver.TypeWebhook))); len(errs) > 0 {
 		return nil, errs.ToAggregate()
 	}
 	for _, c := range config.Authorizers {

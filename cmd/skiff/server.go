@@ -18,8 +18,11 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
+	cliflag "k8s.io/component-base/cli/flag"
 
 	"github.com/skiff-k8s/skiff/agent"
+	"github.com/skiff-k8s/skiff/apiserver/authn"
+	"github.com/skiff-k8s/skiff/apiserver/authz"
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
 	schedulerconfig "github.com/skiff-k8s/skiff/scheduler/config"
 	"github.com/skiff-k8s/skiff/server"
@@ -182,9 +185,10 @@ func serverFlags(fs *pflag.FlagSet, cfg *server.Config) {
 		return nil
 	})
 	fs.BoolVar(&cfg.LeaderElect, "leader-elect", false, "agree with other servers on the same data, by Leases, whose controllers and scheduler act")
-	fs.StringSliceVar(&cfg.Disable, "disable", nil, "what is not wanted: local-path (the default StorageClass), and manifests in server/manifests of the data directory, by name without suffix")
+	fs.StringSliceVar(&cfg.Disable, "disable", nil, "what is not wanted: local-path (the default StorageClass), ingress (serving Ingresses), gateway (the Gateway API), and manifests in server/manifests of the data directory, by name without suffix")
 	fs.BoolVar(&cfg.NoNode, "no-node", false, "control plane only: do not make this machine a node")
 	apiFlags(fs, &cfg.API)
+	gatewayFlags(fs, &cfg.Gateway)
 	nodeFlags(fs, &cfg.Node)
 	fs.Func("scheduler-config", "file with a KubeSchedulerConfiguration (default: as kube-scheduler without one)", func(file string) error {
 		text, err := os.ReadFile(file)
@@ -210,10 +214,31 @@ func simulatedFlags(fs *pflag.FlagSet, cfg *simulated.Config) {
 	})
 }
 
+// gatewayFlags are about serving Ingresses and Gateways.
+func gatewayFlags(fs *pflag.FlagSet, cfg *server.GatewaySettings) {
+	fs.IntVar(&cfg.IngressHTTPPort, "ingress-http-port", cfg.IngressHTTPPort, "port of this machine for Ingresses")
+	fs.IntVar(&cfg.IngressHTTPSPort, "ingress-https-port", cfg.IngressHTTPSPort, "port of this machine for Ingresses with TLS")
+	fs.Func("gateway-trusted-proxies", "addresses (CIDR, repeatable) of proxies in front of this machine, whose X-Forwarded headers are believed", func(v string) error {
+		prefix, err := netip.ParsePrefix(v)
+		cfg.TrustedProxies = append(cfg.TrustedProxies, prefix)
+		return err
+	})
+}
+
 // apiFlags are called as kube-apiserver's.
 func apiFlags(fs *pflag.FlagSet, cfg *server.APISettings) {
 	fs.IntVar(&cfg.MaxRequestsInFlight, "max-requests-inflight", cfg.MaxRequestsInFlight, "with --max-mutating-requests-inflight, how many requests the API handles at once")
 	fs.IntVar(&cfg.MaxMutatingRequestsInFlight, "max-mutating-requests-inflight", cfg.MaxMutatingRequestsInFlight, "see --max-requests-inflight; both 0: no limit and no fairness")
+	fs.DurationVar(&cfg.RequestTimeout, "request-timeout", cfg.RequestTimeout, "how long a request may take that is not a watch or the like")
+	fs.IntVar(&cfg.MinRequestTimeout, "min-request-timeout", cfg.MinRequestTimeout, "seconds that a watch lasts at least")
+	fs.DurationVar(&cfg.EventTTL, "event-ttl", cfg.EventTTL, "how long Events stay")
+	fs.StringVar(&cfg.TLSMinVersion, "tls-min-version", "", "oldest version of TLS that the API takes: VersionTLS12 or VersionTLS13 (default: the former)")
+	fs.StringSliceVar(&cfg.TLSCipherSuites, "tls-cipher-suites", nil, "cipher suites that the API takes, by Go's names (default: all that are good)")
+	fs.StringArrayVar(&cfg.Issuers, "service-account-issuer", nil, "issuers of service account tokens, one in each flag; the first makes new ones (default: one named for --cluster-domain)")
+	fs.StringVar(&cfg.KeysURL, "service-account-jwks-uri", "", "where the keys of the first issuer are, as its discovery document tells (default: at this server)")
+	fs.StringSliceVar(&cfg.Audiences, "api-audiences", nil, "audiences of tokens for this API (default: the issuers)")
+	authenticationFlags(fs, &cfg.Authentication)
+	authorizationFlags(fs, &cfg.Authorization)
 	fs.StringVar(&cfg.AuthenticationConfig, "authentication-config", "", "file with an AuthenticationConfiguration: OpenID Connect issuers, and who may be anonymous")
 	fs.StringVar(&cfg.AuthorizationConfig, "authorization-config", "", "file with an AuthorizationConfiguration: webhooks to ask, and the order of all authorizers (default: Node, RBAC)")
 	fs.StringVar(&cfg.EncryptionConfig, "encryption-provider-config", "", "file with an EncryptionConfiguration: what is encrypted in etcd, and with which keys")
@@ -221,6 +246,37 @@ func apiFlags(fs *pflag.FlagSet, cfg *server.APISettings) {
 	fs.StringVar(&cfg.TracingConfig, "tracing-config-file", "", "file with a TracingConfiguration: where traces of requests go")
 	fs.StringSliceVar(&cfg.DisableAdmissionPlugins, "disable-admission-plugins", nil, "admission plugins to leave out, by name (NodeRestriction, PodSecurity, ...)")
 	cfg.Audit.AddFlags(fs)
+}
+
+func authenticationFlags(fs *pflag.FlagSet, cfg *authn.Flags) {
+	fs.BoolFunc("anonymous-auth", "whether any request may be anonymous (default: only those that tell health, version, and what machines read before they join)", func(v string) error {
+		all, err := strconv.ParseBool(v)
+		cfg.Anonymous = &all
+		return err
+	})
+	fs.StringVar(&cfg.TokenFile, "token-auth-file", "", "file with tokens: lines of token,user,uid,\"group1,group2\"")
+	fs.StringVar(&cfg.WebhookFile, "authentication-token-webhook-config-file", "", "kubeconfig of a webhook that recognizes tokens by TokenReviews")
+	fs.StringVar(&cfg.WebhookVersion, "authentication-token-webhook-version", cfg.WebhookVersion, "version of those TokenReviews")
+	fs.DurationVar(&cfg.WebhookTTL, "authentication-token-webhook-cache-ttl", cfg.WebhookTTL, "how long its answers count")
+	oidc := &cfg.OIDC
+	fs.StringVar(&oidc.IssuerURL, "oidc-issuer-url", "", "OpenID Connect issuer whose tokens are taken (--authentication-config can say more)")
+	fs.StringVar(&oidc.ClientID, "oidc-client-id", "", "client for which they must be")
+	fs.StringVar(&oidc.CAFile, "oidc-ca-file", "", "certificate authorities of the issuer (default: those of this machine)")
+	fs.StringVar(&oidc.UsernameClaim, "oidc-username-claim", oidc.UsernameClaim, "claim that is the user's name")
+	fs.StringVar(&oidc.UsernamePrefix, "oidc-username-prefix", "", "what users' names begin with; - for nothing (default: the issuer, unless the claim is email)")
+	fs.StringVar(&oidc.GroupsClaim, "oidc-groups-claim", "", "claim that has the user's groups (default: none)")
+	fs.StringVar(&oidc.GroupsPrefix, "oidc-groups-prefix", "", "what groups' names begin with")
+	fs.Var(cliflag.NewMapStringStringNoSplit(&oidc.RequiredClaims), "oidc-required-claim", "claim=value that a token must have; may be given again")
+	fs.StringSliceVar(&oidc.SigningAlgorithms, "oidc-signing-algs", oidc.SigningAlgorithms, "algorithms that may sign tokens")
+}
+
+func authorizationFlags(fs *pflag.FlagSet, cfg *authz.Flags) {
+	fs.StringSliceVar(&cfg.Modes, "authorization-mode", nil, "authorizers in their order: Node, RBAC, ABAC, Webhook, AlwaysAllow, AlwaysDeny (default: Node,RBAC)")
+	fs.StringVar(&cfg.PolicyFile, "authorization-policy-file", "", "file with policies, for ABAC")
+	fs.StringVar(&cfg.WebhookFile, "authorization-webhook-config-file", "", "kubeconfig of the webhook, for Webhook")
+	fs.StringVar(&cfg.WebhookVersion, "authorization-webhook-version", cfg.WebhookVersion, "version of SubjectAccessReviews for it")
+	fs.DurationVar(&cfg.WebhookAllowed, "authorization-webhook-cache-authorized-ttl", cfg.WebhookAllowed, "how long it counts that it allows a request")
+	fs.DurationVar(&cfg.WebhookRefused, "authorization-webhook-cache-unauthorized-ttl", cfg.WebhookRefused, "how long it counts that it does not")
 }
 
 func nodeFlags(fs *pflag.FlagSet, cfg *agent.Settings) {

@@ -7,6 +7,7 @@ package core
 
 import (
 	"context"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,6 +27,8 @@ type Deps struct {
 	Tokens genericrest.Storage
 	// Budgets reads and spends PodDisruptionBudgets, for pods/eviction.
 	Budgets policyclient.PodDisruptionBudgetsGetter
+	// EventTTL is how long Events stay (0: an hour).
+	EventTTL time.Duration
 	// Services gives Services their addresses and ports; without it they get none.
 	Services ServiceAllocator
 }

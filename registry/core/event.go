@@ -3,6 +3,8 @@
 package core
 
 import (
+	"cmp"
+
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -11,7 +13,7 @@ import (
 )
 
 // Events says what is particular to events.
-func Events() rest.Resource[*corev1.Event] {
+func Events(deps Deps) rest.Resource[*corev1.Event] {
 	return rest.Resource[*corev1.Event]{
 		Kind:            corev1.SchemeGroupVersion.WithKind("Event"),
 		Plural:          "events",
@@ -23,7 +25,7 @@ func Events() rest.Resource[*corev1.Event] {
 		CreateOnUpdate:  true,
 		NoDependents:    true,
 		ValidateRequest: validateEvent,
-		TTL:             func(*corev1.Event) uint64 { return eventTTL },
+		TTL:             func(*corev1.Event) uint64 { return uint64(cmp.Or(deps.EventTTL, eventTTL).Seconds()) },
 		Fields:          eventFields,
 		FieldLabels: map[schema.GroupVersion]map[string]string{eventsv1.SchemeGroupVersion: {
 			"reason":                    "reason",

@@ -3,12 +3,14 @@
 package core
 
 import (
+	"time"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 )
 
-// eventTTL is how long events are kept, in seconds: upstream's --event-ttl.
-const eventTTL = 60 * 60
+// eventTTL is how long events are kept unless Deps says otherwise.
+const eventTTL = time.Hour
 
 // eventFields are what events are selected by.
 func eventFields(o *corev1.Event) fields.Set {
