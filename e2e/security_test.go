@@ -150,7 +150,7 @@ spec:
 
 // survivesSwaps has one pod swap a folder for a link to the host's, all the time, while others mount it by subPath.
 func (n *node) survivesSwaps() {
-	n.inside("sh", "-c", "mkdir -p /var/lib/host-secret /var/lib/shared/evil && echo secret >/var/lib/host-secret/file")
+	n.inside("sh", "-c", "mkdir -p /var/lib/host-secret /var/lib/shared/evil && echo leaked >/var/lib/host-secret/file")
 	const shared = "  volumes: [{name: v, hostPath: {path: /var/lib/shared}}]"
 	apply := func(manifest string) {
 		n.t.Helper()
@@ -169,7 +169,7 @@ spec:
   - name: main
     image: busybox:stable
     imagePullPolicy: IfNotPresent
-    command: [sh, -c, "cd /v; while true; do rmdir evil; ln -s /var/lib/host-secret evil; rm evil; mkdir evil; done"]
+    command: [sh, -c, "cd /v; while true; do rm -rf evil; ln -s /var/lib/host-secret evil; rm -f evil; mkdir evil; done"]
     volumeMounts: [{name: v, mountPath: /v}]
 `)
 	n.becomes("swapper", ".status.phase", "Running")
@@ -194,7 +194,7 @@ spec:
 		})
 		for c := range containers {
 			log, err := n.try("logs", "-n", "demo", name, "-c", fmt.Sprintf("c%d", c))
-			if strings.Contains(log, "secret") {
+			if strings.Contains(log, "leaked") {
 				n.t.Errorf("container %d of %s got to the host: %q", c, name, log)
 			}
 			if err == nil && strings.Contains(log, "No such file") { // it looked, and found nothing
