@@ -309,6 +309,45 @@ func (w *wrong) apply(namespace, manifest string) error {
 		if _, err := client.Create(w.t.Context(), object, metav1.CreateOptions{}); err != nil {
 			return err
 		}
+		if object.GetKind() == "ResourceQuota" {
+			w.quota(namespace, object)
+		}
+	}
+}
+
+// refusedByQuota are objects that quotas of nothing refuse, by the resource in them.
+var refusedByQuota = map[string]string{
+	"pods":                   "{apiVersion: v1, kind: Pod, metadata: {name: probe}, spec: {containers: [{name: c, image: i}]}}",
+	"persistentvolumeclaims": "{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: probe}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}",
+	"count/jobs.batch":       "{apiVersion: batch/v1, kind: Job, metadata: {name: probe}, spec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: i}]}}}}",
+}
+
+// quota waits until admission holds to a quota: as upstream's, it learns of it a moment later.
+func (w *wrong) quota(namespace string, quota *unstructured.Unstructured) {
+	w.t.Helper()
+	hard, _, err := unstructured.NestedMap(quota.Object, "spec", "hard")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for resource := range hard {
+		probe := &unstructured.Unstructured{}
+		if err := yaml.Unmarshal([]byte(refusedByQuota[resource]), &probe.Object); err != nil {
+			w.t.Fatal(err)
+		}
+		client, err := w.client(namespace, probe.GetAPIVersion(), probe.GetKind())
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.eventually("the quota of "+resource+" in "+namespace, func(ctx context.Context) error {
+			_, err := client.Create(ctx, probe, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+			if err == nil {
+				return errors.New("a probe passed")
+			}
+			if !strings.Contains(err.Error(), "exceeded quota") {
+				return err
+			}
+			return nil
+		})
 	}
 }
 
