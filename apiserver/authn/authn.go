@@ -23,7 +23,6 @@ import (
 	"k8s.io/apiserver/pkg/authentication/request/headerrequest"
 	"k8s.io/apiserver/pkg/authentication/request/union"
 	"k8s.io/apiserver/pkg/authentication/request/websocket"
-	"k8s.io/apiserver/pkg/authentication/request/x509"
 	"k8s.io/apiserver/pkg/authentication/token/cache"
 	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -101,7 +100,7 @@ func New(ctx context.Context, c Config) (*Authenticators, error) {
 		chain = append(chain, authenticator.WrapAudienceAgnosticRequest(c.Audiences, c.frontProxy()))
 	}
 	chain = append(chain,
-		x509.NewDynamic(c.ClientCA.VerifyOptions, x509.CommonNameUserConversion),
+		newCertificates(c.ClientCA.VerifyOptions),
 		bearertoken.New(tokens),
 		websocket.NewProtocolAuthenticator(tokens))
 	request := group.NewAuthenticatedGroupAdder(union.New(chain...))
