@@ -55,6 +55,8 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/static"
 	"github.com/skiff-k8s/skiff/kubelet/volumes"
 	"github.com/skiff-k8s/skiff/network"
+	"github.com/skiff-k8s/skiff/network/addresspool"
+	"github.com/skiff-k8s/skiff/network/announce"
 	"github.com/skiff-k8s/skiff/network/policy"
 	"github.com/skiff-k8s/skiff/proxy"
 	"github.com/skiff-k8s/skiff/registry/podspec"
@@ -68,10 +70,13 @@ type Config struct {
 	StateDir      string
 	NodeName      string
 	NodeIP        net.IP
-	ClusterCIDR   netip.Prefix
-	ServiceCIDR   netip.Prefix
+	NodeIP2       net.IP // of the other family, if the machine has one
+	ClusterCIDRs  []netip.Prefix
+	ServiceCIDRs  []netip.Prefix
 	ClusterDNS    netip.Addr
 	ClusterDomain string
+
+	LoadBalancerPool addresspool.Pool // addresses that nodes announce; none if empty
 
 	ServingCert func(*tls.ClientHelloInfo) (*tls.Certificate, error) // of the kubelet's port
 	ClientCA    dynamiccertificates.CAContentProvider                // of those who may call it
@@ -105,7 +110,8 @@ type Agent struct {
 	network    *network.Network // nil with a network of the user's
 	proxy      *proxy.Proxy
 	plugins    *plugins.Watcher
-	policy     *policy.Enforcer // likewise
+	policy     *policy.Enforcer    // likewise
+	announcer  *announce.Announcer // nil without addresses to announce
 
 	gateways chan []netip.Addr // of the bridge, when the pod network has become ready
 }
@@ -165,6 +171,14 @@ func (a *Agent) Run(ctx context.Context) error {
 		return a.proxy.Run(ctx)
 	})
 	group.Go(func() error { return a.runDNS(ctx) })
+	if a.announcer != nil {
+		group.Go(func() error {
+			if !a.awaitCluster(ctx) {
+				return nil
+			}
+			return a.announcer.Run(ctx)
+		})
+	}
 	if a.network != nil {
 		group.Go(func() error { return a.followPeers(ctx) })
 	}
@@ -273,7 +287,7 @@ func (a *Agent) buildNetwork() error {
 	nodeIP, _ := netip.AddrFromSlice(a.cfg.NodeIP)
 	a.proxy, err = proxy.New(proxy.Config{
 		NodeName:          a.cfg.NodeName,
-		ClusterCIDRs:      []netip.Prefix{a.cfg.ClusterCIDR},
+		ClusterCIDRs:      a.cfg.ClusterCIDRs,
 		HealthAddress:     a.cfg.ProxyHealth,
 		Mode:              proxy.Mode(a.cfg.ProxyMode),
 		MasqueradeAll:     a.cfg.MasqueradeAll,
@@ -283,7 +297,21 @@ func (a *Agent) buildNetwork() error {
 	if err != nil {
 		return fmt.Errorf("build the Service proxy: %w", err)
 	}
+	if len(a.cfg.LoadBalancerPool) > 0 {
+		a.announcer = announce.New(announce.Config{
+			NodeName: a.cfg.NodeName, NodeIP: nodeIP.Unmap(), Pool: a.cfg.LoadBalancerPool,
+		}, a.deps.Node, a.deps.Informers)
+	}
 	return nil
+}
+
+// nodeIPs are the node's addresses, the one that others use first.
+func (c *Config) nodeIPs() []string {
+	ips := []string{c.NodeIP.String()}
+	if c.NodeIP2 != nil {
+		ips = append(ips, c.NodeIP2.String())
+	}
+	return ips
 }
 
 // bridgeName is the interface that pods of this node are behind.
@@ -311,8 +339,8 @@ func (a *Agent) buildPodNetwork() error {
 		ConfDir:      a.cfg.CNIConfDir,
 		PluginType:   bundle.Plugin,
 		Bridge:       bridgeName,
-		ClusterCIDRs: []netip.Prefix{a.cfg.ClusterCIDR},
-		ServiceCIDRs: []netip.Prefix{a.cfg.ServiceCIDR},
+		ClusterCIDRs: a.cfg.ClusterCIDRs,
+		ServiceCIDRs: a.cfg.ServiceCIDRs,
 		Policy:       isolation,
 		OnReady:      a.networkReady,
 	})
@@ -352,7 +380,7 @@ func (a *Agent) buildKubelet() error {
 	services := a.deps.Informers.Core().V1().Services()
 	builder := env.New(a.objects,
 		env.Services{Lister: services.Lister(), Synced: services.Informer().HasSynced},
-		env.Node{Allocatable: a.allocatable, HostIPs: func() ([]string, error) { return []string{a.cfg.NodeIP.String()}, nil }})
+		env.Node{Allocatable: a.allocatable, HostIPs: func() ([]string, error) { return a.cfg.nodeIPs(), nil }})
 	drivers := csi.New(a.deps.Node, a.cfg.NodeName)
 	a.volumes = volumes.New(volumes.Config{
 		NodeName:     a.cfg.NodeName,
@@ -379,7 +407,7 @@ func (a *Agent) buildKubelet() error {
 		Node: node.Config{
 			Name:           a.cfg.NodeName,
 			Hostname:       a.cfg.NodeName,
-			IPs:            []string{a.cfg.NodeIP.String()},
+			IPs:            a.cfg.nodeIPs(),
 			KubeletVersion: version.GitVersion(),
 			KubeletPort:    int32(a.cfg.KubeletPort),
 			MaxPods:        a.cfg.MaxPods,
@@ -531,7 +559,7 @@ func (a *Agent) buildKubeletAPI() error {
 
 // Has tells whether an address is the node's, or one that its pods can have.
 func (a *Agent) Has(address netip.Addr) bool {
-	if ip, ok := netip.AddrFromSlice(a.cfg.NodeIP); ok && ip.Unmap() == address {
+	if slices.Contains(a.cfg.nodeIPs(), address.String()) {
 		return true
 	}
 	n, err := a.node()
@@ -585,10 +613,10 @@ func (a *Agent) runDNS(ctx context.Context) error {
 		Endpoint:   listen[0],
 		NodeName:   a.cfg.NodeName,
 		ResolvConf: a.cfg.ResolvConf,
-	}, a.deps.Informers, a.deps.DNS)
+		Dir:        filepath.Join(a.cfg.StateDir, "dns"),
+	}, a.deps.Informers, a.deps.All, a.deps.DNS)
 	if err != nil {
 		return fmt.Errorf("build DNS: %w", err)
 	}
-	a.deps.Informers.Start(ctx.Done()) // DNS may have asked for one more
 	return server.Run(ctx)
 }

@@ -37,6 +37,19 @@ func Identify(name *string, ip *net.IP) error {
 	return nil
 }
 
+// CheckFamilies refuses a second address of a machine that is no good: it has to be of the other family than the first.
+func CheckFamilies(ip, second net.IP) error {
+	switch {
+	case second == nil:
+		return nil
+	case !second.IsGlobalUnicast():
+		return fmt.Errorf("node address %s is not one by which other machines could reach this one (change --node-ip)", second)
+	case (ip.To4() == nil) == (second.To4() == nil):
+		return fmt.Errorf("node addresses %s and %s are of the same family (change --node-ip)", ip, second)
+	}
+	return nil
+}
+
 // defaultAddress is the machine's address towards the outside. No packet is sent to find it.
 func defaultAddress() (net.IP, error) {
 	conn, err := net.Dial("udp", "192.0.2.1:9")

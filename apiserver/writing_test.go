@@ -139,7 +139,7 @@ func TestApplyOfPartsOwnsThem(t *testing.T) {
 		t.Fatal(err)
 	}
 	for part, c := range map[string]struct{ spec, owns string }{
-		"resize":              {`{"containers":[{"name":"c","image":"i","resources":{"requests":{"cpu":"200m"}}}]}`, `{"f:spec":{"f:containers":{"k:{\"name\":\"c\"}":{"f:resources":{"f:requests":{"f:cpu":{}}}}}}}`},
+		"resize":              {`{"containers":[{"name":"c","image":"i","resources":{"requests":{"cpu":"200m"}}}]}`, `{"f:spec":{"f:containers":{"k:{\"name\":\"c\"}":{".":{},"f:resources":{"f:requests":{"f:cpu":{}}}}}}}`},
 		"ephemeralcontainers": {`{"containers":[{"name":"c","image":"i"}],"ephemeralContainers":[{"name":"e","image":"i"}]}`, `{"f:spec":{"f:ephemeralContainers":{"k:{\"name\":\"e\"}":{".":{},"f:image":{},"f:name":{}}}}}`},
 	} {
 		body := `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p","labels":{"a":"b"}},"spec":` + c.spec + `}`

@@ -110,17 +110,29 @@ func bareRun(ctx context.Context, h *host, cri runtimeapi.RuntimeServiceClient, 
 	return sandbox.PodSandboxId, err
 }
 
-// ownMemory is what the server and the shims have resident: all but what runs in the pods.
-func ownMemory(h *host) (float64, error) {
-	var sum float64
-	for _, prefix := range []string{"skiff", "containerd-shim"} {
-		p, _, err := total(h, prefix)
+// The programs of Skiff on a node: all but what runs in the pods.
+const (
+	serverName = "skiff"
+	shimName   = "containerd-shim"
+)
+
+// ownProcesses are the server and the shims, by name.
+func ownProcesses(h *host) (map[string]process, error) {
+	all := map[string]process{}
+	for _, name := range []string{serverName, shimName} {
+		p, _, err := total(h, name)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
-		sum += p.resident()
+		all[name] = p
 	}
-	return sum, nil
+	return all, nil
+}
+
+// ownMemory is what the server and the shims have resident.
+func ownMemory(h *host) (float64, error) {
+	all, err := ownProcesses(h)
+	return all[serverName].resident() + all[shimName].resident(), err
 }
 
 // burst creates many pods at once, and looks when each is Ready; then it deletes them all.
@@ -212,21 +224,32 @@ func fleet(ctx context.Context, h *host, client kubernetes.Interface, r *results
 	if err := wait(ctx, h.options.settle); err != nil {
 		return err
 	}
-	own := func() (cpu time.Duration) {
-		for _, prefix := range []string{"skiff", "containerd-shim"} {
-			p, _, err := total(h, prefix)
-			if err == nil {
-				cpu += p.cpu
-			}
-		}
-		return cpu
+	if err := h.profileAnew(); err != nil {
+		return err
 	}
-	before := own()
+	before, err := ownProcesses(h)
+	if err != nil {
+		return err
+	}
 	if err := wait(ctx, h.options.seconds); err != nil {
 		return err
 	}
-	used := own() - before
-	r.add("fleet-cpu", fmt.Sprintf("CPU of the server and shims with %d pods at rest, over %d s", len(ready), h.options.seconds), 100*used.Seconds()/float64(h.options.seconds), "% of a core", budget{later: 1})
+	after, err := ownProcesses(h)
+	if err != nil {
+		return err
+	}
+	if err := h.profileAnew(); err != nil {
+		return err
+	}
+	share := func(prefixes ...string) (percent float64) {
+		for _, p := range prefixes {
+			percent += 100 * (after[p].cpu - before[p].cpu).Seconds() / float64(h.options.seconds)
+		}
+		return percent
+	}
+	r.add("fleet-cpu", fmt.Sprintf("CPU of the server and shims with %d pods at rest, over %d s", len(ready), h.options.seconds), share(serverName, shimName), "% of a core", budget{later: 1})
+	r.add("fleet-cpu-server", "  of the server", share(serverName), "% of a core", noBudget)
+	r.add("fleet-cpu-shims", "  of the shims", share(shimName), "% of a core", noBudget)
 	_, err = removeAll(ctx, client)
 	return err
 }

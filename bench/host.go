@@ -159,6 +159,14 @@ func (h *host) stop(ctx context.Context) (time.Duration, error) {
 	return time.Since(begin), err
 }
 
+// profileAnew lets the server begin another CPU profile, if it writes any.
+func (h *host) profileAnew() error {
+	if h.options.profile == "" {
+		return nil
+	}
+	return h.server.Signal(syscall.SIGUSR1)
+}
+
 // awaitAPI asks for /readyz until it is answered with 200.
 func (h *host) awaitAPI(ctx context.Context) error {
 	for {

@@ -12,6 +12,7 @@
 //	go run ./bench --runs 1 --seconds 5 a quick look, after make build
 //	go run ./bench --deployments 1000   many Deployments, on simulated nodes
 //	go run ./bench --api 5000           requests to the API, beside a bare HTTP server with etcd
+//	go run ./bench --services 0,1000    Services, with so many others there
 package main
 
 import (
@@ -21,6 +22,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -45,6 +47,8 @@ type options struct {
 	singles     int
 	burst       int
 	fleet       int
+	services    []int
+	proxyMode   string
 }
 
 func main() {
@@ -60,6 +64,8 @@ func main() {
 	fs.IntVar(&o.apiSeconds, "api-seconds", 5, "how long to ask for each of its figures")
 	fs.StringVar(&o.bare, "bare", "", "be the server that the API server is measured beside, at this address")
 	_ = fs.MarkHidden("bare")
+	fs.IntSliceVar(&o.services, "services", nil, "measure Services with so many others there, such as 0,100,1000,10000, and nothing else")
+	fs.StringVar(&o.proxyMode, "proxy-mode", "iptables", "what enforces Services then: iptables or nftables")
 	fs.BoolVar(&o.node, "only-node", false, "after the starts, measure pods and nothing else")
 	fs.IntVar(&o.singles, "singles", 30, "how many pods to start one after the other")
 	fs.IntVar(&o.burst, "burst", 50, "how many pods to start at once")
@@ -89,6 +95,9 @@ func run(ctx context.Context, o options) error {
 	if o.deployments < 0 || o.deployments > 10000 || o.api < 0 || o.api > 50000 || o.apiSeconds < 1 || o.apiSeconds > 600 {
 		return errors.New("--deployments must be 0 to 10000, --api 0 to 50000, --api-seconds 1 to 600")
 	}
+	if len(o.services) > 0 && (slices.Min(o.services) < 0 || slices.Max(o.services) > 20000) {
+		return errors.New("--services must be 0 to 20000 each")
+	}
 	if o.runs < 1 || o.runs > 100 || o.seconds < 1 || o.seconds > 3600 || o.settle < 0 || o.settle > 600 ||
 		o.singles < 1 || o.singles > 1000 || o.burst < 0 || o.burst > 105 || o.fleet < 0 || o.fleet > 105 {
 		return errors.New("--runs must be 1 to 100, --seconds 1 to 3600, --settle 0 to 600, --singles 1 to 1000, --burst and --fleet 0 to 105")
@@ -109,6 +118,8 @@ func run(ctx context.Context, o options) error {
 		take = scale
 	case o.api > 0:
 		take = api
+	case len(o.services) > 0:
+		take = services
 	}
 	if err := take(ctx, o, results); err != nil {
 		return err

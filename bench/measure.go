@@ -214,7 +214,13 @@ func startPod(ctx context.Context, h *host, client kubernetes.Interface, name st
 }
 
 func createPod(ctx context.Context, _ *host, client kubernetes.Interface, name string) error {
-	_, err := client.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, &corev1.Pod{
+	_, err := client.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, sleeper(name), metav1.CreateOptions{})
+	return err
+}
+
+// sleeper is a pod that does nothing for an hour.
+func sleeper(name string) *corev1.Pod {
+	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: corev1.PodSpec{
 			TerminationGracePeriodSeconds: ptr.To[int64](0),
@@ -222,8 +228,7 @@ func createPod(ctx context.Context, _ *host, client kubernetes.Interface, name s
 				Name: "main", Image: image, ImagePullPolicy: corev1.PullIfNotPresent, Command: []string{"sleep", "3600"},
 			}},
 		},
-	}, metav1.CreateOptions{})
-	return err
+	}
 }
 
 func kubectlRun(ctx context.Context, h *host, _ kubernetes.Interface, name string) error {

@@ -22,6 +22,7 @@ const (
 type process struct {
 	anonymous, file, threads float64
 	cpu                      time.Duration
+	children                 time.Duration // used by those that have ended
 }
 
 func (p process) resident() float64 { return p.anonymous + p.file }
@@ -45,18 +46,23 @@ func usageIn(dir string) (process, error) {
 	if err != nil {
 		return process{}, err
 	}
-	// The name, in brackets, may hold spaces; user and system time are the 12th and 13th field after it.
+	// The name, in brackets, may hold spaces; user and system time are the 12th and 13th field after it,
+	// those of children that have ended the two that follow.
 	_, rest, _ := strings.Cut(string(stat), ") ")
 	fields := strings.Fields(rest)
-	if len(fields) < 13 {
+	if len(fields) < 15 {
 		return process{}, fmt.Errorf("%s/stat has %d fields", dir, len(fields))
 	}
-	for _, ticks := range fields[11:13] {
+	for i, ticks := range fields[11:15] {
 		n, err := strconv.Atoi(ticks)
 		if err != nil {
 			return process{}, fmt.Errorf("%s/stat: %w", dir, err)
 		}
-		p.cpu += time.Duration(n) * clockTick
+		sum := &p.cpu
+		if i >= 2 {
+			sum = &p.children
+		}
+		*sum += time.Duration(n) * clockTick
 	}
 	return p, nil
 }

@@ -47,6 +47,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/garbagecollector"
 	"github.com/skiff-k8s/skiff/controllers/ipaddress"
 	"github.com/skiff-k8s/skiff/controllers/job"
+	"github.com/skiff-k8s/skiff/controllers/loadbalancerpool"
 	"github.com/skiff-k8s/skiff/controllers/localpath"
 	"github.com/skiff-k8s/skiff/controllers/namespace"
 	"github.com/skiff-k8s/skiff/controllers/nodeipam"
@@ -75,6 +76,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/validatingadmissionpolicystatus"
 	"github.com/skiff-k8s/skiff/controllers/volumeattributesclassprotection"
 	"github.com/skiff-k8s/skiff/controllers/volumeexpand"
+	"github.com/skiff-k8s/skiff/network/addresspool"
 )
 
 // Deps is what the controllers work with.
@@ -110,6 +112,8 @@ type Deps struct {
 	LocalVolumes localpath.Nodes
 	// ServiceLB is what the addresses of LoadBalancer Services are made of; nil: they come from elsewhere.
 	ServiceLB *servicelb.Config
+	// LoadBalancerPool is where they come from instead, if there is any.
+	LoadBalancerPool addresspool.Pool
 	// Signers sign certificate requests.
 	Signers csrsigning.Authorities
 }
@@ -195,6 +199,7 @@ var all = []func(*Manager) (reconcile.Controller, error){
 		return ipaddress.New(client, m.deps.Informers, m.events.source(ipaddress.Component, client))
 	},
 	newServiceLB,
+	newLoadBalancerPool,
 	withEvents(nodelifecycle.Name, nodelifecycle.Component, nodelifecycle.New),
 	withEvents(tainteviction.Name, tainteviction.Component, tainteviction.New),
 	withEvents(devicetainteviction.Name, devicetainteviction.Component, devicetainteviction.New),
@@ -331,6 +336,14 @@ func newServiceLB(m *Manager) (reconcile.Controller, error) {
 	}
 	client := m.deps.ClientFor(servicelb.Name)
 	return servicelb.New(*m.deps.ServiceLB, client, m.deps.Informers, m.events.source(servicelb.Name, client)), nil
+}
+
+func newLoadBalancerPool(m *Manager) (reconcile.Controller, error) {
+	if len(m.deps.LoadBalancerPool) == 0 {
+		return reconcile.Controller{}, nil
+	}
+	client := m.deps.ClientFor(loadbalancerpool.Name)
+	return loadbalancerpool.New(m.deps.LoadBalancerPool, client, m.deps.Informers, m.events.source(loadbalancerpool.Name, client)), nil
 }
 
 // withLocalPath is for the controllers of local-path volumes.

@@ -156,6 +156,28 @@ func TestNodesGetCertificates(t *testing.T) {
 	}
 }
 
+// Of two machines that join under one new name at the same moment one becomes the node, and the other is told why not.
+func TestTwoJoinAsOne(t *testing.T) {
+	c := newCluster(t)
+	joining := &user.DefaultInfo{Name: "system:bootstrap:abcdef", Groups: []string{"system:bootstrappers", "system:bootstrappers:skiff:nodes"}}
+	names := []string{"first", "second"}
+	for _, name := range names {
+		c.ask(name, joining, certificatesv1.KubeAPIServerClientKubeletSignerName, certificatesv1.UsageClientAuth, x509.CertificateRequest{Subject: subject("alpha")})
+	}
+	joined := 0
+	for _, name := range names {
+		got, refused := c.answer(name)
+		if got != nil {
+			joined++
+		} else if !strings.HasPrefix(refused, "NodeJoining: another machine is joining as node alpha") {
+			t.Errorf("%s: %s", name, refused)
+		}
+	}
+	if joined != 1 {
+		t.Errorf("%d machines joined as one node, want 1", joined)
+	}
+}
+
 // What an administrator approves is signed if the signer signs such things, and fails with upstream's words if not.
 func TestApprovedRequestsAreSigned(t *testing.T) {
 	c := newCluster(t)

@@ -75,6 +75,7 @@ const shimName = "containerd-shim-runc-v2"
 const (
 	minStatsPeriod           = 10 * time.Second
 	defaultStatsPeriod       = time.Hour
+	diskStatsPeriod          = time.Minute // as often as upstream's kubelet looks
 	defaultRegistryConfigDir = "/etc/skiff/certs.d"
 	defaultCNIBinDir         = "/opt/cni/bin"
 	defaultCNIConfDir        = "/etc/cni/net.d"
@@ -308,6 +309,8 @@ func (c *Containerd) serverConfig(restrictOOMScore bool) *srvconfig.Config {
 		"snapshotter":   c.config.Snapshotter,
 		"pinned_images": table{"sandbox": c.config.PauseImage},
 		"registry":      table{"config_path": c.config.RegistryConfigDir},
+		// How much disk containers use is found out by walking over it.
+		"stats_collect_period": int(diskStatsPeriod.Seconds()),
 	}
 	runtime := table{
 		"restrict_oom_score_adj":              restrictOOMScore,

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/coredns/caddy"
 	"github.com/coredns/coredns/core/dnsserver"
@@ -22,18 +21,19 @@ import (
 	_ "github.com/coredns/coredns/plugin/bufsize"
 	_ "github.com/coredns/coredns/plugin/cache"
 	_ "github.com/coredns/coredns/plugin/cancel"
+	_ "github.com/coredns/coredns/plugin/chaos"
 	_ "github.com/coredns/coredns/plugin/debug"
+	_ "github.com/coredns/coredns/plugin/dns64"
 	_ "github.com/coredns/coredns/plugin/errors"
 	_ "github.com/coredns/coredns/plugin/file"
 	_ "github.com/coredns/coredns/plugin/forward"
 	_ "github.com/coredns/coredns/plugin/header"
-	_ "github.com/coredns/coredns/plugin/health"
 	_ "github.com/coredns/coredns/plugin/hosts"
 	_ "github.com/coredns/coredns/plugin/loadbalance"
+	_ "github.com/coredns/coredns/plugin/local"
 	_ "github.com/coredns/coredns/plugin/log"
-	_ "github.com/coredns/coredns/plugin/metrics"
 	_ "github.com/coredns/coredns/plugin/minimal"
-	_ "github.com/coredns/coredns/plugin/ready"
+	_ "github.com/coredns/coredns/plugin/nsid"
 	_ "github.com/coredns/coredns/plugin/rewrite"
 	_ "github.com/coredns/coredns/plugin/whoami"
 )
@@ -41,15 +41,15 @@ import (
 // directives are those of a Corefile, in CoreDNS's order: a query passes the plugins in this order
 // whatever the order in the Corefile is.
 var directives = []string{
-	"cancel", "reload", "bufsize", "bind", "debug", "ready", "health", "prometheus", "errors", "log",
-	"any", "loadbalance", "rewrite", "cache", "header", "minimal", "hosts", "kubernetes",
+	"cancel", "reload", "nsid", "bufsize", "bind", "debug", "errors", "log", "local", "dns64",
+	"any", "chaos", "loadbalance", "rewrite", "cache", "header", "minimal", "hosts", "kubernetes",
 	"file", "loop", "forward", noUpstream, "whoami",
 }
 
 // registerOwn adds the plugins that are ours.
 func registerOwn() {
 	plugin.Register("kubernetes", setup)
-	// There is no file to reload: a new Corefile comes with a new Server.
+	// The Corefile is followed where it is: in its ConfigMap.
 	plugin.Register("reload", accept)
 	// CoreDNS's loop ends the whole process when it finds one. Our upstreams never contain ourselves.
 	plugin.Register("loop", accept)
@@ -82,41 +82,23 @@ func accept(c *caddy.Controller) error {
 	return nil
 }
 
-// defaultCorefile is what kubeadm's says, for cfg's addresses. Cluster names are not cached.
-func defaultCorefile(cfg Config) (string, error) {
-	upstreams, err := upstreams(cfg)
-	if err != nil {
-		return "", err
-	}
-	rest := noUpstream
-	if len(upstreams) > 0 {
-		rest = "forward . " + strings.Join(upstreams, " ") + " {\n        max_concurrent 1000\n    }"
-	}
-	byPort := map[uint16][]string{}
-	for _, l := range cfg.Listen {
-		byPort[l.Port()] = append(byPort[l.Port()], l.Addr().String())
-	}
-	var out strings.Builder
-	for port, addresses := range byPort {
-		fmt.Fprintf(&out, `.:%d {
-    bind %s
+// defaultCorefile is kubeadm's. Cluster names are not cached.
+const defaultCorefile = `.:53 {
     errors
-    kubernetes %s in-addr.arpa ip6.arpa {
+    kubernetes %[1]s in-addr.arpa ip6.arpa {
         pods insecure
         fallthrough in-addr.arpa ip6.arpa
         ttl 5
     }
-    %s
+    forward . /etc/resolv.conf {
+        max_concurrent 1000
+    }
     cache 30 {
-        disable success %s
-        disable denial %s
+        disable success %[1]s
+        disable denial %[1]s
     }
     loadbalance
-}
-`, port, strings.Join(addresses, " "), cfg.Domain, rest, cfg.Domain, cfg.Domain)
-	}
-	return out.String(), nil
-}
+`
 
 // maxUpstreams is how many servers CoreDNS forwards to at most.
 const maxUpstreams = 15

@@ -33,6 +33,12 @@ func cluster() []runtime.Object {
 		service("default", "db", corev1.ServiceSpec{ClusterIP: "None", Ports: []corev1.ServicePort{{Name: "sql", Port: 5432}}}),
 		slice("default", "db", "db-1", []discoveryv1.EndpointPort{port("sql", 5432, corev1.ProtocolTCP)},
 			endpoint("10.42.0.5", "db-0", true), endpoint("10.42.0.6", "db-1", true), endpoint("10.42.0.7", "", true), endpoint("10.42.0.8", "db-3", false)),
+		service("default", "both", corev1.ServiceSpec{ClusterIP: "None", Ports: []corev1.ServicePort{{Name: "sql", Port: 5432}, {Name: "web", Port: 80}}}),
+		slice("default", "both", "both-4", []discoveryv1.EndpointPort{port("sql", 5432, corev1.ProtocolTCP), port("web", 8080, corev1.ProtocolTCP)},
+			endpoint("10.42.0.30", "b-0", true)),
+		slice6("default", "both", "both-6", []discoveryv1.EndpointPort{port("sql", 5432, corev1.ProtocolTCP), port("web", 8080, corev1.ProtocolTCP)},
+			endpoint("fd00:42::30", "b-0", true), endpoint("fd00:42::", "", true)),
+		service("default", "unnamed", corev1.ServiceSpec{ClusterIP: "10.43.1.2", ClusterIPs: []string{"10.43.1.2"}, Ports: []corev1.ServicePort{{Port: 80}}}),
 		service("default", "portless", corev1.ServiceSpec{ClusterIP: "None"}),
 		slice("default", "portless", "portless-1", nil, endpoint("10.42.0.20", "one", true)),
 		service("default", "nobody", corev1.ServiceSpec{ClusterIP: "None", Ports: []corev1.ServicePort{{Port: 1}}}),
@@ -55,6 +61,17 @@ func TestRecords(t *testing.T) {
 		{"names have no case", "WeB.Default.svc.Cluster.local.", "A", "A 10.43.1.1"},
 		{"2.3.2 named port", "_http._tcp.web.default.svc.cluster.local.", "SRV", "SRV 80 web.default.svc.cluster.local."},
 		{"2.3.2 UDP", "_dns._udp.web.default.svc.cluster.local.", "SRV", "SRV 53 web.default.svc.cluster.local."},
+		{"2.3.2 all ports", "web.default.svc.cluster.local.", "SRV", "SRV 53 web.default.svc.cluster.local.; SRV 80 web.default.svc.cluster.local."},
+		{"2.3.2 no such port", "_https._tcp.web.default.svc.cluster.local.", "SRV", nxdomain},
+		{"2.3.2 a port without a name", "_http._tcp.unnamed.default.svc.cluster.local.", "SRV", nxdomain},
+		{"2.3.1 only IPv4", "unnamed.default.svc.cluster.local.", "AAAA", nodata},
+		{"2.4.1 IPv6", "both.default.svc.cluster.local.", "AAAA", "AAAA fd00:42::; AAAA fd00:42::30"},
+		{"2.4.1 both families", "both.default.svc.cluster.local.", "A", "A 10.42.0.30"},
+		{"2.4.1 endpoint, IPv6", "b-0.both.default.svc.cluster.local.", "AAAA", "AAAA fd00:42::30"},
+		{"2.4.1 endpoint, IPv6, without a hostname", "fd00-42--0.both.default.svc.cluster.local.", "AAAA", "AAAA fd00:42::"},
+		{"2.4.2 one port of two", "_web._tcp.both.default.svc.cluster.local.", "SRV",
+			"SRV 8080 b-0.both.default.svc.cluster.local.; SRV 8080 fd00-42--0.both.default.svc.cluster.local."},
+		{"2.4.3 PTR of an endpoint, IPv6", reverse("fd00:42::30"), "PTR", "PTR b-0.both.default.svc.cluster.local."},
 		{"2.3.2 wrong protocol", "_http._udp.web.default.svc.cluster.local.", "SRV", nxdomain},
 		{"2.3.3 PTR of a ClusterIP", "1.1.43.10.in-addr.arpa.", "PTR", "PTR web.default.svc.cluster.local."},
 		{"2.3.3 PTR, IPv6", reverse("fd00::1"), "PTR", "PTR web.default.svc.cluster.local."},
@@ -70,6 +87,10 @@ func TestRecords(t *testing.T) {
 		{"2.4.3 PTR of an endpoint", "5.0.42.10.in-addr.arpa.", "PTR", "PTR db-0.db.default.svc.cluster.local."},
 		{"2.5 ExternalName", "out.default.svc.cluster.local.", "CNAME", "CNAME www.example.org."},
 		{"2.5 ExternalName in the cluster", "alias.default.svc.cluster.local.", "A", "A 10.43.1.1; CNAME web.default.svc.cluster.local."},
+		{"2.5 ExternalName has nothing below", "x.out.default.svc.cluster.local.", "A", nxdomain},
+		{"2.5 ExternalName has no ports", "_http._tcp.out.default.svc.cluster.local.", "SRV", nxdomain},
+		{"pod, the other family", "10-42-0-99.default.pod.cluster.local.", "AAAA", nodata},
+		{"pod, SRV", "10-42-0-99.default.pod.cluster.local.", "SRV", nodata},
 		{"pod", "10-42-0-99.default.pod.cluster.local.", "A", "A 10.42.0.99"},
 		{"pod, IPv6", "fd00--2.default.pod.cluster.local.", "AAAA", "AAAA fd00::2"},
 		{"pod, no address", "web.default.pod.cluster.local.", "A", nxdomain},
@@ -100,6 +121,78 @@ func TestRecords(t *testing.T) {
 				t.Error("not authoritative")
 			}
 		})
+	}
+}
+
+// A negative answer says how long it holds: no longer than a positive one.
+func TestNegativeAnswers(t *testing.T) {
+	s := serve(t, "kubernetes cluster.local in-addr.arpa", cluster()...)
+	for _, c := range []struct{ name, typ, zone string }{
+		{"none.default.svc.cluster.local.", "A", "cluster.local."},
+		{"default.svc.cluster.local.", "A", "cluster.local."},
+		{"9.9.43.10.in-addr.arpa.", "PTR", "in-addr.arpa."}, // no Service
+		{"8.0.42.10.in-addr.arpa.", "PTR", "in-addr.arpa."}, // an endpoint that is not ready
+		{"1.1.43.10.in-addr.arpa.", "A", "in-addr.arpa."},
+	} {
+		name := c.name
+		m := s.ask(t, name, c.typ)
+		if len(m.Answer) > 0 || len(m.Ns) != 1 {
+			t.Errorf("%s: %v", name, m)
+			continue
+		}
+		soa, ok := m.Ns[0].(*dns.SOA)
+		if !ok || soa.Hdr.Name != c.zone || soa.Hdr.Ttl != defaultTTL || soa.Minttl != defaultTTL {
+			t.Errorf("%s: %v", name, soa)
+		}
+	}
+}
+
+// Answers are the same over UDP and TCP. One that does not fit into a UDP packet says so, and how much fits the client says
+// by EDNS.
+func TestTransports(t *testing.T) {
+	many := make([]discoveryv1.Endpoint, 60)
+	for i := range many {
+		many[i] = endpoint(fmt.Sprintf("10.42.1.%d", i+1), "", true)
+	}
+	s := serve(t, "", append(cluster(),
+		service("default", "many", corev1.ServiceSpec{ClusterIP: "None", Ports: []corev1.ServicePort{{Name: "p", Port: 1}}}),
+		slice("default", "many", "many-1", []discoveryv1.EndpointPort{port("p", 1, corev1.ProtocolTCP)}, many...))...)
+	for _, c := range []struct {
+		about, network string
+		edns           uint16
+		complete       bool
+	}{
+		{"UDP", "udp", 0, false},
+		{"TCP", "tcp", 0, true},
+		{"UDP with EDNS, large enough", "udp", 4096, true},
+		{"UDP with EDNS, too small", "udp", 600, false},
+		{"TCP with EDNS", "tcp", 600, true},
+	} {
+		m := new(dns.Msg).SetQuestion("many.default.svc.cluster.local.", dns.TypeA)
+		if c.edns > 0 {
+			m.SetEdns0(c.edns, false)
+		}
+		client := &dns.Client{Net: c.network, UDPSize: 4096}
+		answer, _, err := client.Exchange(m, s.addr.String())
+		if err != nil {
+			t.Errorf("%s: %v", c.about, err)
+			continue
+		}
+		if answer.Truncated == c.complete || (len(answer.Answer) == len(many)) != c.complete {
+			t.Errorf("%s: %d answers, truncated %v", c.about, len(answer.Answer), answer.Truncated)
+		}
+		if opt := answer.IsEdns0(); (opt != nil) != (c.edns > 0) {
+			t.Errorf("%s: EDNS in the answer: %v", c.about, opt)
+		}
+		answer.Compress = true // as it came
+		if c.network == "udp" && answer.Len() > max(512, int(c.edns)) {
+			t.Errorf("%s: %d bytes", c.about, answer.Len())
+		}
+	}
+	version := new(dns.Msg).SetQuestion("web.default.svc.cluster.local.", dns.TypeA)
+	version.SetEdns0(4096, false).IsEdns0().SetVersion(1)
+	if answer, _, err := new(dns.Client).Exchange(version, s.addr.String()); err != nil || answer.Rcode != dns.RcodeBadVers {
+		t.Errorf("EDNS version 1: %v, %v; want BADVERS", answer, err)
 	}
 }
 
@@ -142,7 +235,7 @@ func TestChangeIsVisible(t *testing.T) {
 // Other names go to the servers of resolv.conf, and without one they fail at once.
 func TestForward(t *testing.T) {
 	upstream := upstreamServer(t)
-	corefile := fmt.Sprintf("  kubernetes cluster.local {\n  }\n forward . %s\n cache 30\n loop\n reload\n errors", upstream)
+	corefile := fmt.Sprintf("  kubernetes cluster.local {\n  }\n forward . %s\n cache 30\n loop\n reload\n ready\n health {\n lameduck 5s\n }\n prometheus :9153\n errors", upstream)
 	s := serve(t, corefile, cluster()...)
 	if got := summary(s.ask(t, "www.example.org.", "A")); got != "A 192.0.2.1" {
 		t.Errorf("forwarded: %s", got)
@@ -190,30 +283,26 @@ func TestUpstreamsWithoutSelf(t *testing.T) {
 	}
 }
 
-// A wrong Corefile and a busy port are one clear line each.
-func TestErrors(t *testing.T) {
+// A busy port is one clear line.
+func TestBusyPort(t *testing.T) {
 	busy, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer busy.Close()
-	for _, c := range []struct{ corefile, want string }{
-		{".:0 {\n bind 127.0.0.1\n kubernetz cluster.local\n}", "Corefile:3 - Error during parsing: Unknown directive 'kubernetz'"},
-		{".:0 {\n kubernetes cluster.local {\n  colour red\n }\n}", "unknown property 'colour'"},
-		{".:0 {\n kubernetes cluster.local {\n  pods maybe\n }\n}", "wrong value for pods: maybe"},
-		{fmt.Sprintf(".:%d {\n bind 127.0.0.1\n}", busy.Addr().(*net.TCPAddr).Port), "address already in use"},
-	} {
-		client := fake.NewClientset()
-		factory := informers.NewSharedInformerFactory(client, 0)
-		server, err := New(Config{Corefile: c.corefile}, factory, client)
-		if err != nil {
-			t.Fatal(err)
-		}
-		factory.Start(t.Context().Done())
-		err = server.Run(t.Context())
-		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
-			t.Errorf("Run = %v, want one line with %q", err, c.want)
-		}
+	client := fake.NewClientset()
+	factory := informers.NewSharedInformerFactory(client, 0)
+	server, err := New(Config{Listen: []netip.AddrPort{busy.Addr().(*net.TCPAddr).AddrPort()}, Dir: t.TempDir()}, factory, factory, client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer factory.Shutdown()
+	defer cancel()
+	factory.Start(ctx.Done())
+	err = server.Run(ctx)
+	if err == nil || !strings.Contains(err.Error(), "address already in use") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("Run = %v", err)
 	}
 }
 
@@ -302,16 +391,15 @@ type testServer struct {
 func serve(t testing.TB, directives string, objects ...runtime.Object) *testServer {
 	t.Helper()
 	addr := freePort(t)
+	if directives != "" {
+		objects = append(slices.Clone(objects), corefile(".:53 {\n"+directives+"\n}"))
+	}
 	client := fake.NewClientset(objects...)
 	factory := informers.NewSharedInformerFactory(client, 0)
-	cfg := Config{
+	server, err := New(Config{
 		Listen: []netip.AddrPort{addr}, Endpoint: addr, ClusterIPs: []string{"10.43.0.10"}, NodeName: "n1",
-		ResolvConf: filepath.Join(t.TempDir(), "none"),
-	}
-	if directives != "" {
-		cfg.Corefile = fmt.Sprintf(".:%d {\n bind 127.0.0.1\n%s\n}", addr.Port(), directives)
-	}
-	server, err := New(cfg, factory, client)
+		ResolvConf: filepath.Join(t.TempDir(), "none"), Dir: t.TempDir(),
+	}, factory, factory, client)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -319,10 +407,6 @@ func serve(t testing.TB, directives string, objects ...runtime.Object) *testServ
 	factory.StartWithContext(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(ctx) }()
-	if strings.Contains(directives, "verified") {
-		// The pods' informer is the last to be asked for, by the Corefile.
-		defer factory.StartWithContext(ctx)
-	}
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -334,7 +418,9 @@ func serve(t testing.TB, directives string, objects ...runtime.Object) *testServ
 	for began := time.Now(); ; time.Sleep(time.Millisecond) {
 		if conn, err := net.Dial("tcp", addr.String()); err == nil {
 			conn.Close()
-			return s
+			if _, err = dns.Exchange(new(dns.Msg).SetQuestion("cluster.local.", dns.TypeSOA), addr.String()); err == nil {
+				return s // UDP comes after TCP
+			}
 		}
 		if time.Since(began) > 10*time.Second {
 			t.Fatal("the server does not listen")
@@ -438,6 +524,17 @@ func namespace(name string) *corev1.Namespace {
 
 func service(ns, name string, spec corev1.ServiceSpec) *corev1.Service {
 	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}, Spec: spec}
+}
+
+func slice6(ns, service, name string, ports []discoveryv1.EndpointPort, endpoints ...discoveryv1.Endpoint) *discoveryv1.EndpointSlice {
+	s := slice(ns, service, name, ports, endpoints...)
+	s.AddressType = discoveryv1.AddressTypeIPv6
+	return s
+}
+
+// corefile is the ConfigMap that has it.
+func corefile(text string) *corev1.ConfigMap {
+	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "coredns"}, Data: map[string]string{"Corefile": text}}
 }
 
 func slice(ns, service, name string, ports []discoveryv1.EndpointPort, endpoints ...discoveryv1.Endpoint) *discoveryv1.EndpointSlice {

@@ -33,6 +33,10 @@ type kubernetes struct {
 	pods       podMode
 	podIndex   cache.Indexer   // only with podsVerified
 	namespaces map[string]bool // the only ones to serve; empty means all
+
+	podNames    bool // endpoints without a hostname have their pod's name
+	noEndpoints bool // nothing has endpoints
+	ignoreEmpty bool // Services without a ready endpoint have no name
 }
 
 // podMode says whether a-b-c-d.<namespace>.pod has an answer.
@@ -213,8 +217,11 @@ func (k *kubernetes) findExternal(q query, svc *corev1.Service, zone string) ([]
 }
 
 func (k *kubernetes) findEndpoints(q query, zone string) ([]msg.Service, error) {
+	if k.noEndpoints {
+		return nil, errNoName
+	}
 	var found []msg.Service
-	k.records.endpoints(q.namespace, q.name, func(address, hostname string, port *discoveryv1.EndpointPort) {
+	k.records.endpoints(q.namespace, q.name, k.podNames, func(address, hostname string, port *discoveryv1.EndpointPort) {
 		if q.endpoint != "" && !strings.EqualFold(q.endpoint, hostname) || !q.wants(value(port.Name), value(port.Protocol)) {
 			return
 		}
@@ -231,6 +238,9 @@ func (k *kubernetes) findEndpoints(q query, zone string) ([]msg.Service, error) 
 }
 
 func (k *kubernetes) findClusterIP(q query, svc *corev1.Service, zone string) ([]msg.Service, error) {
+	if k.ignoreEmpty && !k.records.hasEndpoints(q.namespace, q.name) {
+		return nil, errNoName
+	}
 	var found []msg.Service
 	ips, _ := clusterIPs(svc) // never fails
 	for i := range svc.Spec.Ports {
@@ -287,8 +297,11 @@ func (k *kubernetes) namesOf(ip string) []msg.Service {
 	if svc := k.records.serviceAt(ip); svc != nil && k.serves(svc.Namespace) {
 		return []msg.Service{{Host: dnsutil.Join(svc.Name, svc.Namespace, kindService, k.primary), TTL: k.ttl}}
 	}
+	if k.noEndpoints {
+		return nil
+	}
 	var found []msg.Service
-	k.records.namesAt(ip, func(hostname, service, namespace string) {
+	k.records.namesAt(ip, k.podNames, func(hostname, service, namespace string) {
 		if k.serves(namespace) {
 			found = append(found, msg.Service{Host: dnsutil.Join(hostname, service, namespace, kindService, k.primary), TTL: k.ttl})
 		}

@@ -3,6 +3,7 @@
 package dns
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -21,8 +22,9 @@ type records struct {
 	serviceIdx cache.Indexer
 	sliceIdx   cache.Indexer
 	synced     []cache.DoneChecker
-	pods       func() (cache.Indexer, error) // only for `pods verified`
-	clusterIPs []string                      // where this server is, for NS
+	pods       informers.SharedInformerFactory // asked only for `pods verified`
+	lifetime   context.Context                 // of informers that are asked for late
+	clusterIPs []string                        // where this server is, for NS
 }
 
 // The names of our indexes; an informer is shared, so they say whose they are.
@@ -33,7 +35,7 @@ const (
 	byPodIP     = "dns-pod-ip"     // Pods
 )
 
-func newRecords(factory informers.SharedInformerFactory) (*records, error) {
+func newRecords(factory, pods informers.SharedInformerFactory) (*records, error) {
 	services := factory.Core().V1().Services()
 	namespaces := factory.Core().V1().Namespaces()
 	slices := factory.Discovery().V1().EndpointSlices()
@@ -49,14 +51,20 @@ func newRecords(factory informers.SharedInformerFactory) (*records, error) {
 		serviceIdx: services.Informer().GetIndexer(),
 		sliceIdx:   slices.Informer().GetIndexer(),
 		synced:     []cache.DoneChecker{services.Informer().HasSyncedChecker(), namespaces.Informer().HasSyncedChecker(), slices.Informer().HasSyncedChecker()},
-		pods: func() (cache.Indexer, error) {
-			pods := factory.Core().V1().Pods().Informer()
-			if _, there := pods.GetIndexer().GetIndexers()[byPodIP]; there {
-				return pods.GetIndexer(), nil
-			}
-			return pods.GetIndexer(), pods.AddIndexers(cache.Indexers{byPodIP: podIPs})
-		},
+		pods:       pods,
 	}, nil
+}
+
+// podIndex finds Pods by their addresses.
+func (r *records) podIndex() (cache.Indexer, error) {
+	pods := r.pods.Core().V1().Pods().Informer()
+	if _, there := pods.GetIndexer().GetIndexers()[byPodIP]; !there {
+		if err := pods.AddIndexers(cache.Indexers{byPodIP: podIPs}); err != nil {
+			return nil, fmt.Errorf("index Pods: %w", err)
+		}
+	}
+	r.pods.StartWithContext(r.lifetime)
+	return pods.GetIndexer(), nil
 }
 
 func clusterIPs(obj any) ([]string, error) {
@@ -134,7 +142,7 @@ func (r *records) serviceAt(ip string) *corev1.Service {
 
 // endpoints calls yield for each ready address of a Service and each port of it; a headless Service
 // without ports has one with number 0.
-func (r *records) endpoints(namespace, service string, yield func(address, hostname string, port *discoveryv1.EndpointPort)) {
+func (r *records) endpoints(namespace, service string, podNames bool, yield func(address, hostname string, port *discoveryv1.EndpointPort)) {
 	found, err := r.sliceIdx.ByIndex(byService, namespace+"/"+service)
 	if err != nil {
 		return
@@ -151,18 +159,23 @@ func (r *records) endpoints(namespace, service string, yield func(address, hostn
 			}
 			for _, address := range e.Addresses {
 				if len(slice.Ports) == 0 {
-					yield(address, hostname(e, address), &discoveryv1.EndpointPort{})
+					yield(address, hostname(e, address, podNames), &discoveryv1.EndpointPort{})
 				}
 				for p := range slice.Ports {
-					yield(address, hostname(e, address), &slice.Ports[p])
+					yield(address, hostname(e, address, podNames), &slice.Ports[p])
 				}
 			}
 		}
 	}
 }
 
+func (r *records) hasEndpoints(namespace, service string) (some bool) {
+	r.endpoints(namespace, service, false, func(string, string, *discoveryv1.EndpointPort) { some = true })
+	return some
+}
+
 // namesAt calls yield for each endpoint name of an address.
-func (r *records) namesAt(ip string, yield func(hostname, service, namespace string)) {
+func (r *records) namesAt(ip string, podNames bool, yield func(hostname, service, namespace string)) {
 	found, err := r.sliceIdx.ByIndex(byAddress, ip)
 	if err != nil {
 		return
@@ -173,17 +186,21 @@ func (r *records) namesAt(ip string, yield func(hostname, service, namespace str
 			e := &slice.Endpoints[i]
 			for _, address := range e.Addresses {
 				if address == ip && isReady(e) {
-					yield(hostname(e, address), slice.Labels[discoveryv1.LabelServiceName], slice.Namespace)
+					yield(hostname(e, address, podNames), slice.Labels[discoveryv1.LabelServiceName], slice.Namespace)
 				}
 			}
 		}
 	}
 }
 
-// hostname is an endpoint's label in its Service: what the pod says, or its address with dashes.
-func hostname(e *discoveryv1.Endpoint, address string) string {
+// hostname is an endpoint's label in its Service: what the pod says, its name if that is wanted, or its address with
+// dashes.
+func hostname(e *discoveryv1.Endpoint, address string, podNames bool) string {
 	if e.Hostname != nil && *e.Hostname != "" {
 		return *e.Hostname
+	}
+	if podNames && e.TargetRef != nil && e.TargetRef.Name != "" {
+		return e.TargetRef.Name
 	}
 	dashed := strings.NewReplacer(".", "-", ":", "-").Replace(address)
 	if strings.HasSuffix(dashed, "-") { // no label ends like that

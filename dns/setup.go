@@ -49,7 +49,7 @@ func parsePlugin(c *caddy.Controller, rec *records) (*kubernetes, error) {
 	}
 	var err error
 	if k.pods == podsVerified {
-		k.podIndex, err = rec.pods()
+		k.podIndex, err = rec.podIndex()
 	}
 	return k, err
 }
@@ -85,7 +85,16 @@ func (k *kubernetes) option(c *caddy.Controller) error {
 			return c.Errf("ttl must be in range [0, 3600]: %s", args[0])
 		}
 		k.ttl = uint32(ttl)
-	case "endpoint", "tls", "kubeconfig", "startup_timeout":
+	case "endpoint_pod_names":
+		k.podNames = true
+	case "noendpoints":
+		k.noEndpoints = true
+	case "ignore":
+		if len(args) != 1 || args[0] != "empty_service" {
+			return c.ArgErr()
+		}
+		k.ignoreEmpty = true
+	case "endpoint", "tls", "kubeconfig", "startup_timeout", "apiserver_qps", "apiserver_burst", "apiserver_max_inflight":
 		// How to reach the API: we have it already.
 	default:
 		return c.Errf("unknown property '%s'", name)

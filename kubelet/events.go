@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"time"
 
@@ -22,8 +23,8 @@ const (
 	pollPause      = time.Second
 )
 
-// watchContainers wakes the workers of pods whose containers changed. After each (re)connect everything is looked at
-// once, so that no change is missed. A runtime without events is asked every second instead.
+// watchContainers wakes the workers of pods whose containers changed. After each (re)connect all are looked at once, so that
+// no change is missed. A runtime without events is asked every second instead.
 func (k *Kubelet) watchContainers(ctx context.Context) error {
 	for ctx.Err() == nil {
 		err := k.followEvents(ctx)
@@ -62,18 +63,24 @@ func (k *Kubelet) followEvents(ctx context.Context) error {
 	}
 }
 
-// look wakes all workers and cleans up what belongs to no pod.
+// look wakes the workers of pods that are not as they were seen last, and cleans up what belongs to no pod.
 func (k *Kubelet) look(ctx context.Context) {
 	present, err := k.runtime.Present(ctx)
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "Listing what runs")
 		return
 	}
+	k.mu.Lock()
+	workers := maps.Clone(k.workers)
+	k.mu.Unlock()
 	for uid := range present {
-		if k.known(uid) {
-			k.wake(uid)
-		} else {
+		if workers[uid] == nil && !k.known(uid) {
 			k.cleanUp(uid)
+		}
+	}
+	for uid, w := range workers {
+		if w.lastSeen() != present[uid] {
+			w.poke()
 		}
 	}
 }

@@ -39,6 +39,7 @@ func (k *Kubelet) keepHouse(ctx context.Context) error {
 		case <-logs.C:
 			err = k.runtime.RotateLogs(ctx, k.cfg.LogMaxSize, k.cfg.LogMaxFiles)
 		case <-garbage.C:
+			k.look(ctx)
 			k.findOrphans()
 			err = k.runtime.CollectGarbage(ctx, containers.Policy{PerContainer: 1}, func(uid types.UID) bool { return !k.known(uid) })
 		case <-unused.C:

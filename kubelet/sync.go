@@ -32,6 +32,7 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 	if err != nil {
 		return false, then, err
 	}
+	w.saw(have)
 	if !w.seen {
 		w.remember(pod, have)
 	}
@@ -293,6 +294,7 @@ func (k *Kubelet) terminate(ctx context.Context, w *worker, pod *v1.Pod) error {
 	if err != nil {
 		return err
 	}
+	w.saw(have)
 	w.seen = true
 	pod, _ = k.grants.Apply(pod)
 	rejected := k.neverStarted(pod, have)
@@ -312,6 +314,7 @@ func (k *Kubelet) terminate(ctx context.Context, w *worker, pod *v1.Pod) error {
 	if err != nil {
 		return err
 	}
+	w.saw(after)
 	if running := after.RunningContainers(); len(running) > 0 {
 		return fmt.Errorf("%d containers run after the pod was ended", len(running))
 	}

@@ -47,6 +47,7 @@ type worker struct {
 	waits  bool               // guarded by mu: for room to grow
 	over   *status.End        // guarded by mu: the node has decided that the pod is over
 	grace  *int64             // guarded by mu: the seconds that its containers have then; nil for the pod's own
+	mark   containers.Mark    // guarded by mu: of what the runtime had for the pod when last asked
 
 	waiting map[string]*containers.Waiting // why containers could not be started
 	ended   chan struct{}                  // closed when nothing of the pod is left but its object
@@ -59,10 +60,35 @@ type worker struct {
 
 // The pauses of a worker that has nothing to do, or could not do it.
 const (
-	resyncPeriod = time.Minute
+	resyncPeriod = 5 * time.Minute // whatever happens is told; this is for what is not
+	volumePeriod = time.Minute     // of pods with volumes of drivers, which may want to be called again
 	retryFirst   = time.Second
 	retryMost    = 10 * time.Second
 )
+
+// resync is how long a pod is left alone when nothing happens, not all at the same moment.
+func resync(pod *v1.Pod) time.Duration {
+	period := resyncPeriod
+	for i := range pod.Spec.Volumes {
+		if v := &pod.Spec.Volumes[i]; v.CSI != nil || v.PersistentVolumeClaim != nil || v.Ephemeral != nil {
+			period = volumePeriod
+		}
+	}
+	return period/2 + rand.N(period)
+}
+
+// saw notes what the runtime has for the pod; lastSeen is that.
+func (w *worker) saw(have *containers.Status) {
+	w.mu.Lock()
+	w.mark = have.Mark
+	w.mu.Unlock()
+}
+
+func (w *worker) lastSeen() containers.Mark {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.mark
+}
 
 // podChanged takes a new version of a pod that is bound to this node.
 func (k *Kubelet) podChanged(pod *v1.Pod) {
@@ -258,7 +284,7 @@ func (k *Kubelet) work(ctx context.Context, w *worker) {
 		if at == finished {
 			return
 		}
-		wait, least := resyncPeriod/2+rand.N(resyncPeriod), time.Duration(0)
+		wait, least := resync(pod), time.Duration(0)
 		switch {
 		case then.now || interrupted:
 			continue

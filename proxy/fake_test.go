@@ -105,6 +105,12 @@ func apply(chains map[string][]string, line string) error {
 		chains[name] = append(slices.Clip(rules), rule)
 	case "-I":
 		chains[name] = append([]string{rule}, rules...)
+	case "-D":
+		i := slices.Index(rules, rule)
+		if i < 0 {
+			return fmt.Errorf("%q: no such rule", line)
+		}
+		chains[name] = slices.Delete(slices.Clone(rules), i, i+1)
 	case "-X":
 		if len(rules) > 0 || slices.Contains(builtin, name) {
 			return fmt.Errorf("%q: not an empty chain of ours", line)

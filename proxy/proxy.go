@@ -277,8 +277,23 @@ func (p *Proxy) Run(ctx context.Context) error {
 	return nil
 }
 
-// loop syncs when something changed. The first change after a quiet time is written at once. Then syncs are spaced so
-// that they take at most a tenth of the time, but changes never wait longer than MinSyncPeriod.
+// pacer spaces syncs so that they take a tenth of the time at most, if changes do not end. A quiet time saves some of that
+// up: what one change brings, a Service and then its endpoints, is written at once.
+type pacer struct {
+	longest time.Duration // pause; as much may be saved up
+
+	debt time.Duration // of time without a sync
+	last time.Time     // when that was so
+}
+
+// pause is how long to wait after a sync that has just ended.
+func (p *pacer) pause(now time.Time, took time.Duration) time.Duration {
+	paid := max(0, p.debt-now.Sub(p.last))
+	p.debt, p.last = min(paid+10*took, 2*p.longest), now
+	return max(0, p.debt-p.longest)
+}
+
+// loop syncs when something changed, as often as pacer lets it; changes never wait longer than MinSyncPeriod.
 func (p *Proxy) loop(ctx context.Context) {
 	logger := klog.FromContext(ctx)
 	check := time.NewTicker(p.cfg.CheckPeriod)
@@ -288,6 +303,7 @@ func (p *Proxy) loop(ctx context.Context) {
 	retry := time.NewTimer(0) // the first sync
 	defer retry.Stop()
 	failures := 0
+	pace := pacer{longest: p.cfg.MinSyncPeriod}
 	for {
 		select {
 		case <-ctx.Done():
@@ -310,7 +326,7 @@ func (p *Proxy) loop(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		pause := min(10*took, p.cfg.MinSyncPeriod)
+		pause := pace.pause(time.Now(), took)
 		if err != nil {
 			failures++
 			pause = min(p.cfg.MinSyncPeriod<<min(failures-1, 5), 30*time.Second)

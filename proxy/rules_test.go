@@ -553,6 +553,15 @@ func TestUpdatesEndLikeReplace(t *testing.T) {
 	if err := newIPTablesBackend(fresh, settings{}).replace(t.Context(), current, testSettings); err != nil {
 		t.Fatal(err)
 	}
+	last := "-A KUBE-SERVICES " + tables.chains[iptables.NAT][servicesChain][len(tables.chains[iptables.NAT][servicesChain])-1] + "\n"
+	if last != lastRules(natServices, testSettings) {
+		t.Errorf("the last rule for Services is %s", last)
+	}
+	for _, f := range []*fakeTables{tables, fresh} { // the order of the others does not matter
+		for _, s := range sharedChains {
+			slices.Sort(f.chains[s.table][s.chain])
+		}
+	}
 	for _, table := range []iptables.Table{iptables.Filter, iptables.NAT, iptables.Mangle} {
 		if got, want := tables.dump(table), fresh.dump(table); got != want {
 			t.Errorf("%s after updates:\n%s\nwritten at once:\n%s", table, got, want)
@@ -579,6 +588,12 @@ func TestUpdateOfLargeCluster(t *testing.T) {
 	t.Logf("one endpoint of 50,000: %v, %d bytes", best, tables.bytes)
 	if best > 50*time.Millisecond || tables.bytes > 10000 {
 		t.Errorf("one endpoint of 50,000 took %v and %d bytes, want less than 50ms and 10 kB", best, tables.bytes)
+	}
+	for _, ports := range [][]servicePort{numbered(10000, 5, nil), nil} {
+		change := map[types.NamespacedName][]servicePort{{Namespace: "ns", Name: "svc-10000"}: ports}
+		if err := backend.update(t.Context(), change); err != nil || tables.bytes > 10000 {
+			t.Errorf("one Service with %d ports more: %v, %d bytes, want less than 10 kB", len(ports), err, tables.bytes)
+		}
 	}
 }
 

@@ -98,7 +98,9 @@ const defaultServiceCIDR = "kubernetes"
 func (o clusterObjects) serviceCIDR(ctx context.Context) error {
 	cidr := &networkingv1.ServiceCIDR{
 		ObjectMeta: metav1.ObjectMeta{Name: defaultServiceCIDR},
-		Spec:       networkingv1.ServiceCIDRSpec{CIDRs: []string{o.cfg.ServiceCIDR.String()}},
+	}
+	for _, prefix := range o.cfg.ServiceCIDRs {
+		cidr.Spec.CIDRs = append(cidr.Spec.CIDRs, prefix.String())
 	}
 	_, err := o.client.NetworkingV1().ServiceCIDRs().Create(ctx, cidr, metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {

@@ -8,11 +8,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/skiff-k8s/skiff/agent"
 	"github.com/skiff-k8s/skiff/controllers/servicelb"
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
+	"github.com/skiff-k8s/skiff/network/addresspool"
 	"github.com/skiff-k8s/skiff/scheduler"
 )
 
@@ -23,15 +25,18 @@ type Config struct {
 
 	NodeName   string   // name of this machine's Node; the host name
 	NodeIP     net.IP   // address by which other nodes reach this one; that of the default route
+	NodeIP2    net.IP   // the one of the other family, if it has any
 	TLSSANs    []string // more names and addresses in the API server's certificate
 	SecurePort int      // of the API, 6443
 
-	ClusterCIDR   netip.Prefix // of pods, 10.42.0.0/16
-	ServiceCIDR   netip.Prefix // of Services, 10.43.0.0/16
-	ClusterDNS    netip.Addr   // address of the DNS Service, the tenth of ServiceCIDR
-	ClusterDomain string       // cluster.local
-	NodePorts     PortRange    // 30000-32767
-	LoadBalancer  string       // LoadBalancerNodes or LoadBalancerNone
+	ClusterCIDRs  []netip.Prefix // of pods, one or one of each family; 10.42.0.0/16
+	ServiceCIDRs  []netip.Prefix // of Services, likewise; 10.43.0.0/16
+	ClusterDNS    netip.Addr     // address of the DNS Service, the tenth of the first of ServiceCIDRs
+	ClusterDomain string         // cluster.local
+	NodePorts     PortRange      // 30000-32767
+	LoadBalancer  string         // LoadBalancerNodes or LoadBalancerNone
+
+	LoadBalancerPool []string // ranges of addresses for LoadBalancer Services, instead of those of the nodes
 
 	Kubeconfig     string      // written for the administrator; /etc/skiff/skiff.yaml
 	KubeconfigMode os.FileMode // 0600
@@ -84,8 +89,8 @@ func Default() Config {
 		DataDir:        "/var/lib/skiff",
 		StateDir:       "/run/skiff",
 		SecurePort:     6443,
-		ClusterCIDR:    netip.MustParsePrefix("10.42.0.0/16"),
-		ServiceCIDR:    netip.MustParsePrefix("10.43.0.0/16"),
+		ClusterCIDRs:   []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")},
+		ServiceCIDRs:   []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
 		ClusterDomain:  "cluster.local",
 		NodePorts:      PortRange{30000, 32767},
 		LoadBalancer:   LoadBalancerNodes,
@@ -101,17 +106,20 @@ func (c *Config) Complete() error {
 	if err := agent.Identify(&c.NodeName, &c.NodeIP); err != nil {
 		return err
 	}
-	if !c.ClusterCIDR.IsValid() || !c.ServiceCIDR.IsValid() {
-		return fmt.Errorf("cluster and service CIDR must be set (--cluster-cidr, --service-cidr)")
+	if err := agent.CheckFamilies(c.NodeIP, c.NodeIP2); err != nil {
+		return err
 	}
-	if c.ClusterCIDR.Overlaps(c.ServiceCIDR) {
-		return fmt.Errorf("cluster CIDR %s and service CIDR %s overlap (change --cluster-cidr or --service-cidr)", c.ClusterCIDR, c.ServiceCIDR)
+	if err := c.checkRanges(); err != nil {
+		return err
 	}
 	if !c.ClusterDNS.IsValid() {
-		c.ClusterDNS = nth(c.ServiceCIDR, 10)
+		c.ClusterDNS = nth(c.ServiceCIDRs[0], 10)
 	}
-	if !c.ServiceCIDR.Contains(c.ClusterDNS) {
-		return fmt.Errorf("cluster DNS address %s is not in the service CIDR %s (change --cluster-dns)", c.ClusterDNS, c.ServiceCIDR)
+	if !c.ServiceCIDRs[0].Contains(c.ClusterDNS) {
+		return fmt.Errorf("cluster DNS address %s is not in the service CIDR %s (change --cluster-dns)", c.ClusterDNS, c.ServiceCIDRs[0])
+	}
+	if err := c.checkPool(); err != nil {
+		return err
 	}
 	if c.SecurePort < 1 || c.SecurePort > 65535 {
 		return fmt.Errorf("port %d is not between 1 and 65535 (change --secure-port)", c.SecurePort)
@@ -131,9 +139,57 @@ func (c *Config) Complete() error {
 	return c.Node.Check()
 }
 
+// checkRanges refuses ranges of pods and Services that cannot be.
+func (c *Config) checkRanges() error {
+	for flag, ranges := range map[string][]netip.Prefix{"--cluster-cidr": c.ClusterCIDRs, "--service-cidr": c.ServiceCIDRs} {
+		if n := len(ranges); n < 1 || n > 2 || n == 2 && ranges[0].Addr().Is4() == ranges[1].Addr().Is4() {
+			return fmt.Errorf("%s must be one range, or one of each family: not %v", flag, ranges)
+		}
+	}
+	for _, pods := range c.ClusterCIDRs {
+		for _, services := range c.ServiceCIDRs {
+			if pods.Overlaps(services) {
+				return fmt.Errorf("cluster CIDR %s and service CIDR %s overlap (change --cluster-cidr or --service-cidr)", pods, services)
+			}
+		}
+	}
+	if c.ClusterCIDRs[0].Addr().Is4() != c.ServiceCIDRs[0].Addr().Is4() || len(c.ClusterCIDRs) != len(c.ServiceCIDRs) {
+		return fmt.Errorf("cluster CIDRs %v and service CIDRs %v must be of the same families, in the same order (change --cluster-cidr or --service-cidr)", c.ClusterCIDRs, c.ServiceCIDRs)
+	}
+	return nil
+}
+
+// checkPool refuses addresses for LoadBalancer Services that belong to something else.
+func (c *Config) checkPool() error {
+	pool, err := addresspool.Parse(c.LoadBalancerPool)
+	if err != nil {
+		return fmt.Errorf("read the pool of load balancer addresses: %w (change --load-balancer-pool)", err)
+	}
+	if len(pool) > 0 && c.LoadBalancer == LoadBalancerNone {
+		return fmt.Errorf("a pool of load balancer addresses is of no use with --load-balancer=%s", LoadBalancerNone)
+	}
+	for _, other := range slices.Concat(c.ClusterCIDRs, c.ServiceCIDRs) {
+		if pool.Overlaps(other) {
+			return fmt.Errorf("the pool of load balancer addresses overlaps %s, the range of pods or Services (change --load-balancer-pool)", other)
+		}
+	}
+	for _, ip := range []net.IP{c.NodeIP, c.NodeIP2} {
+		if addr, ok := netip.AddrFromSlice(ip); ok && pool.Contains(addr.Unmap()) {
+			return fmt.Errorf("the pool of load balancer addresses contains this node's own, %s (change --load-balancer-pool)", ip)
+		}
+	}
+	return nil
+}
+
+// pool is the pool of load balancer addresses; Complete has found it to be right.
+func (c *Config) pool() addresspool.Pool {
+	pool, _ := addresspool.Parse(c.LoadBalancerPool)
+	return pool
+}
+
 // serviceLB returns what makes the addresses of LoadBalancer Services, or nil.
 func (c *Config) serviceLB() *servicelb.Config {
-	if c.LoadBalancer != LoadBalancerNodes {
+	if c.LoadBalancer != LoadBalancerNodes || len(c.LoadBalancerPool) > 0 {
 		return nil
 	}
 	needed := map[int]string{22: "SSH", c.SecurePort: "the API server", c.Node.KubeletPort: "the kubelet"}
@@ -153,7 +209,15 @@ func (c *Config) progress(step Step) {
 }
 
 // apiServiceIP is the ClusterIP of the kubernetes Service.
-func (c *Config) apiServiceIP() netip.Addr { return nth(c.ServiceCIDR, 1) }
+func (c *Config) apiServiceIP() netip.Addr { return nth(c.ServiceCIDRs[0], 1) }
+
+// nodeIPs are this machine's addresses, the one that other nodes use first.
+func (c *Config) nodeIPs() []net.IP {
+	if c.NodeIP2 == nil {
+		return []net.IP{c.NodeIP}
+	}
+	return []net.IP{c.NodeIP, c.NodeIP2}
+}
 
 func (c *Config) tlsDir() string { return filepath.Join(c.DataDir, "server", "tls") }
 func (c *Config) dbDir() string  { return filepath.Join(c.DataDir, "server", "db") }

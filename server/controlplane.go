@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"slices"
 	"strconv"
 	"sync"
@@ -125,7 +124,7 @@ func (c *controlPlane) open(ctx context.Context, cfg Config) error {
 		c.pki, pkiErr = pki.New(pki.Config{
 			Dir:            cfg.tlsDir(),
 			NodeName:       cfg.NodeName,
-			NodeIPs:        []net.IP{cfg.NodeIP},
+			NodeIPs:        cfg.nodeIPs(),
 			ServiceIP:      cfg.apiServiceIP().AsSlice(),
 			ClusterDomain:  cfg.ClusterDomain,
 			ExtraSANs:      cfg.TLSSANs,
@@ -220,7 +219,7 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	}
 	tokens := &authentication.Tokens{Issuer: c.issuer, Objects: satoken.Live(c.admin), Audiences: audiences, Extend: true}
 	c.services, err = allocation.New(allocation.Config{
-		ServiceCIDRs: []netip.Prefix{cfg.ServiceCIDR}, FirstNodePort: cfg.NodePorts.First, LastNodePort: cfg.NodePorts.Last,
+		ServiceCIDRs: cfg.ServiceCIDRs, FirstNodePort: cfg.NodePorts.First, LastNodePort: cfg.NodePorts.Last,
 	})
 	if err != nil {
 		return fmt.Errorf("build the allocation of Service addresses: %w", err)
@@ -357,19 +356,22 @@ func (c *controlPlane) newAgent(cfg Config, clusterReady <-chan struct{}) (*agen
 		clients[name] = client
 	}
 	return agent.New(agent.Config{
-		Settings:      cfg.Node,
-		DataDir:       cfg.DataDir,
-		StateDir:      cfg.StateDir,
-		NodeName:      cfg.NodeName,
-		NodeIP:        cfg.NodeIP,
-		ClusterCIDR:   cfg.ClusterCIDR,
-		ServiceCIDR:   cfg.ServiceCIDR,
-		ClusterDNS:    cfg.ClusterDNS,
-		ClusterDomain: cfg.ClusterDomain,
-		ServingCert:   c.pki.KubeletServing.GetCertificate,
-		ClientCA:      c.pki.ClientCA,
-		RuntimeReady:  func() { cfg.progress(StepRuntime) },
-		ClusterReady:  clusterReady,
+		Settings:     cfg.Node,
+		DataDir:      cfg.DataDir,
+		StateDir:     cfg.StateDir,
+		NodeName:     cfg.NodeName,
+		NodeIP:       cfg.NodeIP,
+		NodeIP2:      cfg.NodeIP2,
+		ClusterCIDRs: cfg.ClusterCIDRs,
+		ServiceCIDRs: cfg.ServiceCIDRs,
+
+		LoadBalancerPool: cfg.pool(),
+		ClusterDNS:       cfg.ClusterDNS,
+		ClusterDomain:    cfg.ClusterDomain,
+		ServingCert:      c.pki.KubeletServing.GetCertificate,
+		ClientCA:         c.pki.ClientCA,
+		RuntimeReady:     func() { cfg.progress(StepRuntime) },
+		ClusterReady:     clusterReady,
 	}, agent.Deps{Node: clients["node"], Proxy: clients["proxy"], DNS: clients["dns"], Informers: c.informers, All: c.informers})
 }
 

@@ -54,6 +54,6 @@ func (c Config) LastRun() (Config, error) {
 // Teardown is how to take away what a node leaves running and on disk. The server must have ended.
 func (c Config) Teardown(say func(format string, args ...any)) *agent.Teardown {
 	return agent.NewTeardown(agent.Config{
-		Settings: c.Node, DataDir: c.DataDir, StateDir: c.StateDir, NodeName: c.NodeName, ClusterCIDR: c.ClusterCIDR, ServiceCIDR: c.ServiceCIDR,
+		Settings: c.Node, DataDir: c.DataDir, StateDir: c.StateDir, NodeName: c.NodeName, ClusterCIDRs: c.ClusterCIDRs, ServiceCIDRs: c.ServiceCIDRs,
 	}, say)
 }

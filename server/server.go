@@ -113,9 +113,12 @@ func (s *Server) buildParts() error {
 		ConfigFor:   s.plane.configForController,
 		Discovery:   s.plane.discovery(),
 		Informers:   s.plane.informers,
-		PodRanges:   []nodeipam.Range{{Cluster: s.cfg.ClusterCIDR, NodeBits: nodeBits(s.cfg.ClusterCIDR)}},
+		PodRanges:   podRanges(s.cfg.ClusterCIDRs),
 		RootCA:      s.plane.pki.ServerCA.PEM(),
 		ServiceLB:   s.cfg.serviceLB(),
+
+		LoadBalancerPool: s.cfg.pool(),
+
 		Signers: csrsigning.Authorities{
 			Client: s.plane.pki.ClientCA, KubeletServer: s.plane.pki.KubeletCA, Legacy: s.plane.pki.ServerCA,
 		},
@@ -185,10 +188,18 @@ func (s *Server) simulate() error {
 	return err
 }
 
+func podRanges(clusters []netip.Prefix) []nodeipam.Range {
+	var ranges []nodeipam.Range
+	for _, cluster := range clusters {
+		ranges = append(ranges, nodeipam.Range{Cluster: cluster, NodeBits: nodeBits(cluster)})
+	}
+	return ranges
+}
+
 // nodeBits is the size of a node's share of the cluster CIDR: 254 pods, or upstream's /64 for IPv6.
 func nodeBits(cluster netip.Prefix) int {
 	if cluster.Addr().Is6() {
-		return 64
+		return max(64, cluster.Bits())
 	}
 	return max(24, cluster.Bits())
 }
@@ -285,7 +296,8 @@ func (s *Server) makeCluster(ctx context.Context) error {
 // publishCluster tells nodes on other machines what they have to know.
 func (s *Server) publishCluster(ctx context.Context) error {
 	return join.Cluster{
-		ClusterCIDR: s.cfg.ClusterCIDR, ServiceCIDR: s.cfg.ServiceCIDR, DNS: s.cfg.ClusterDNS, Domain: s.cfg.ClusterDomain,
+		ClusterCIDR: s.cfg.ClusterCIDRs[0], ServiceCIDR: s.cfg.ServiceCIDRs[0], ClusterCIDRs: s.cfg.ClusterCIDRs, ServiceCIDRs: s.cfg.ServiceCIDRs,
+		DNS: s.cfg.ClusterDNS, Domain: s.cfg.ClusterDomain, LoadBalancerPool: s.cfg.LoadBalancerPool,
 		Network: s.cfg.Node.Network, ClientCA: string(s.plane.pki.ClientCA.PEM()),
 	}.Publish(ctx, s.plane.admin)
 }

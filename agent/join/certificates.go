@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync/atomic"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -80,7 +81,7 @@ func openCertificates(dir string) (*certificates, error) {
 
 // renew keeps both valid until ctx ends: it asks for the serving certificate that there is not yet, and for new ones
 // after some two thirds of their lives. client acts as the node.
-func (c *certificates) renew(ctx context.Context, client kubernetes.Interface, nodeName string, nodeIP net.IP) error {
+func (c *certificates) renew(ctx context.Context, client kubernetes.Interface, nodeName string, nodeIPs ...net.IP) error {
 	subject := nodeSubject(nodeName)
 	for _, config := range []certificate.Config{
 		{
@@ -89,7 +90,7 @@ func (c *certificates) renew(ctx context.Context, client kubernetes.Interface, n
 		},
 		{
 			CertificateStore: c.serving, SignerName: certificatesv1.KubeletServingSignerName, Usages: servingUsages,
-			Template: &x509.CertificateRequest{Subject: subject, DNSNames: []string{nodeName}, IPAddresses: []net.IP{nodeIP}},
+			Template: &x509.CertificateRequest{Subject: subject, DNSNames: []string{nodeName}, IPAddresses: slices.DeleteFunc(nodeIPs, func(ip net.IP) bool { return ip == nil })},
 		},
 	} {
 		config.Ctx = &ctx

@@ -17,12 +17,16 @@ import (
 
 // Cluster is what a node has to know of its cluster. Servers publish it for nodes to read.
 type Cluster struct {
-	ClusterCIDR netip.Prefix `json:"clusterCIDR"`
-	ServiceCIDR netip.Prefix `json:"serviceCIDR"`
-	DNS         netip.Addr   `json:"dns"`
-	Domain      string       `json:"domain"`
-	Network     string       `json:"network"`  // see agent.Settings
-	ClientCA    string       `json:"clientCA"` // PEM: of those who may call kubelets
+	ClusterCIDR  netip.Prefix   `json:"clusterCIDR"` // the first of ClusterCIDRs, which older agents look for; likewise
+	ServiceCIDR  netip.Prefix   `json:"serviceCIDR"`
+	ClusterCIDRs []netip.Prefix `json:"clusterCIDRs"`
+	ServiceCIDRs []netip.Prefix `json:"serviceCIDRs"`
+	DNS          netip.Addr     `json:"dns"`
+	Domain       string         `json:"domain"`
+	Network      string         `json:"network"`  // see agent.Settings
+	ClientCA     string         `json:"clientCA"` // PEM: of those who may call kubelets
+
+	LoadBalancerPool []string `json:"loadBalancerPool,omitempty"` // ranges that nodes announce addresses of
 }
 
 // The ConfigMap that it lies in, in kube-system.

@@ -22,6 +22,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,6 +43,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/agent"
+	"github.com/skiff-k8s/skiff/network/addresspool"
 	"github.com/skiff-k8s/skiff/tunnel"
 	"github.com/skiff-k8s/skiff/version"
 )
@@ -52,6 +54,7 @@ type Config struct {
 	StateDir string // what ends with the machine's uptime: sockets, mounts; /run/skiff
 	NodeName string
 	NodeIP   net.IP
+	NodeIP2  net.IP // the address of the other family, if it has any
 
 	Server string `json:"-"` // https://host:port of a server; needed once
 	Token  string `json:"-"` // needed once
@@ -160,7 +163,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return a.certificates.renew(ctx, a.client, a.cfg.NodeName, a.cfg.NodeIP) })
+	group.Go(func() error { return a.certificates.renew(ctx, a.client, a.cfg.NodeName, a.cfg.NodeIP, a.cfg.NodeIP2) })
 	group.Go(func() error { return a.runTunnels(ctx) })
 	group.Go(func() error { return a.followServers(ctx) })
 	group.Go(func() error { return a.announce(ctx) })
@@ -286,8 +289,8 @@ func (a *Agent) meetServer(ctx context.Context) error {
 func (a *Agent) record() error {
 	cfg := struct {
 		Config
-		ClusterCIDR, ServiceCIDR fmt.Stringer
-	}{a.cfg, a.cluster.ClusterCIDR, a.cluster.ServiceCIDR}
+		ClusterCIDRs, ServiceCIDRs []netip.Prefix
+	}{a.cfg, a.cluster.ClusterCIDRs, a.cluster.ServiceCIDRs}
 	raw, err := json.MarshalIndent(cfg, "", "  ")
 	if err == nil {
 		err = os.WriteFile(filepath.Join(a.cfg.DataDir, "settings.json"), raw, 0o600)
@@ -302,6 +305,10 @@ func (a *Agent) build() error {
 	clientCA, err := dynamiccertificates.NewStaticCAContent("client-ca", []byte(a.cluster.ClientCA))
 	if err != nil {
 		return fmt.Errorf("read the authority of those who may call this node: %w", err)
+	}
+	pool, err := addresspool.Parse(a.cluster.LoadBalancerPool)
+	if err != nil {
+		return fmt.Errorf("read the addresses that nodes announce: %w", err)
 	}
 	a.factory = informers.NewSharedInformerFactoryWithOptions(a.client, 0, informers.WithTransform(agent.DropManagedFields))
 	// Of pods a node needs its own; those of others only once there is a NetworkPolicy.
@@ -318,13 +325,17 @@ func (a *Agent) build() error {
 		StateDir:      a.cfg.StateDir,
 		NodeName:      a.cfg.NodeName,
 		NodeIP:        a.cfg.NodeIP,
-		ClusterCIDR:   a.cluster.ClusterCIDR,
-		ServiceCIDR:   a.cluster.ServiceCIDR,
+		NodeIP2:       a.cfg.NodeIP2,
+		ClusterCIDRs:  a.cluster.ClusterCIDRs,
+		ServiceCIDRs:  a.cluster.ServiceCIDRs,
 		ClusterDNS:    a.cluster.DNS,
 		ClusterDomain: a.cluster.Domain,
-		ServingCert:   a.certificates.serving.forServer,
-		ClientCA:      clientCA,
-		RuntimeReady:  func() { a.cfg.progress(StepRuntime) },
+
+		LoadBalancerPool: pool,
+
+		ServingCert:  a.certificates.serving.forServer,
+		ClientCA:     clientCA,
+		RuntimeReady: func() { a.cfg.progress(StepRuntime) },
 	}, agent.Deps{Node: a.client, Proxy: a.client, DNS: a.client, Informers: a.factory, All: a.all})
 	return err
 }

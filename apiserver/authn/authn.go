@@ -83,17 +83,18 @@ func New(ctx context.Context, c Config) (*Authenticators, error) {
 	if err != nil {
 		return nil, err
 	}
-	sources := []authenticator.Token{
-		serviceAccounts,
-		authenticator.WrapAudienceAgnosticToken(c.Audiences, &bootstrapTokens{client: c.Client}),
-	}
+	sources := []authenticator.Token{serviceAccounts}
 	further, file, err := c.further(ctx)
 	if err != nil {
 		return nil, err
 	}
 	sources = append(sources, further...) // last: for a token that they do not know they may ask far away
 	out := &Authenticators{file: file}
-	tokens := cache.New(tokenunion.New(sources...), true, tokenTTL, 0)
+	tokens := tokenunion.New(
+		// Not remembered: who is handed a token that was deleted is to be refused at once.
+		authenticator.WrapAudienceAgnosticToken(c.Audiences, &bootstrapTokens{client: c.Client}),
+		cache.New(tokenunion.New(sources...), true, tokenTTL, 0),
+	)
 
 	var chain []authenticator.Request
 	if c.RequestHeaderCA != nil {

@@ -18,8 +18,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/client-go/kubernetes/fake"
+	ktesting "k8s.io/client-go/testing"
 
 	"github.com/skiff-k8s/skiff/apiserver/authn/satoken"
 	"github.com/skiff-k8s/skiff/pki"
@@ -149,5 +151,36 @@ func TestChain(t *testing.T) {
 	resp, ok, err := auth.Token.AuthenticateToken(t.Context(), token)
 	if err != nil || !ok || !slices.Contains(resp.User.GetGroups(), "system:authenticated") {
 		t.Errorf("the token alone: %v, %v, %v; want system:authenticated among the groups", resp, ok, err)
+	}
+}
+
+// A token that was deleted is refused at once: by whom it has served before, and by a watch cache that still has it.
+func TestDeletedBootstrapToken(t *testing.T) {
+	certs, err := pki.New(pki.Config{Dir: t.TempDir(), NodeName: "n", ClusterDomain: "cluster.local"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := bootstrapSecret("aaaaaa", func(*corev1.Secret) {})
+	client := fake.NewClientset(secret)
+	auth, err := New(t.Context(), Config{ClientCA: certs.ClientCA, TokenKeys: certs.ServiceAccountKey.Public, Issuers: []string{"https://x"}, Client: client})
+	if err != nil {
+		t.Fatal(err)
+	}
+	try := func() bool {
+		_, ok, _ := auth.Token.AuthenticateToken(t.Context(), "aaaaaa.0123456789abcdef")
+		return ok
+	}
+	if !try() {
+		t.Fatal("the token is refused")
+	}
+	client.PrependReactor("get", "secrets", func(action ktesting.Action) (bool, runtime.Object, error) {
+		stale := action.(ktesting.GetActionImpl).GetOptions.ResourceVersion == "0"
+		return stale, secret, nil
+	})
+	if err := client.CoreV1().Secrets(secret.Namespace).Delete(t.Context(), secret.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if try() {
+		t.Error("the deleted token is taken")
 	}
 }

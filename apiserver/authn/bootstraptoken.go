@@ -42,18 +42,21 @@ func (b *bootstrapTokens) AuthenticateToken(ctx context.Context, token string) (
 		return nil, false, nil
 	}
 	id, key := parts[1], parts[2]
-	// From the watch cache: anybody may try tokens, and no try should reach the datastore.
-	secret, err := b.client.CoreV1().Secrets(metav1.NamespaceSystem).Get(ctx, "bootstrap-token-"+id, metav1.GetOptions{ResourceVersion: "0"})
-	if apierrors.IsNotFound(err) {
-		return nil, false, nil
-	}
-	if err != nil {
-		return nil, false, fmt.Errorf("look up bootstrap token: %w", err)
-	}
-	groups, err := checkBootstrapSecret(secret, id, key, time.Now())
-	if err != nil {
-		klog.FromContext(ctx).V(3).Info("Bootstrap token refused", "secret", klog.KObj(secret), "reason", err)
-		return nil, false, nil
+	var groups []string
+	// First from the watch cache: anybody may try tokens, and no wrong one should reach the datastore. Then from there:
+	// the cache may not know yet that the token was deleted.
+	for _, version := range []string{"0", ""} {
+		secret, err := b.client.CoreV1().Secrets(metav1.NamespaceSystem).Get(ctx, "bootstrap-token-"+id, metav1.GetOptions{ResourceVersion: version})
+		if apierrors.IsNotFound(err) {
+			return nil, false, nil
+		}
+		if err != nil {
+			return nil, false, fmt.Errorf("look up bootstrap token: %w", err)
+		}
+		if groups, err = checkBootstrapSecret(secret, id, key, time.Now()); err != nil {
+			klog.FromContext(ctx).V(3).Info("Bootstrap token refused", "secret", klog.KObj(secret), "reason", err)
+			return nil, false, nil
+		}
 	}
 	return &authenticator.Response{User: &user.DefaultInfo{Name: "system:bootstrap:" + id, Groups: groups}}, true, nil
 }

@@ -119,7 +119,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			return w.result, nil
 		default:
 		}
-		w.abort(req.Context().Err())
+		w.leave(req.Context().Err())
 		return nil, context.Cause(req.Context())
 	}
 }
@@ -145,10 +145,10 @@ type response struct {
 	cancel context.CancelFunc
 	result *http.Response
 	ready  chan struct{} // closed once result may be read
+	header http.Header   // the handler's own: only its goroutine may look at it
 
 	mu     sync.Mutex // guards what follows
 	cond   sync.Cond
-	header http.Header
 	buf    []byte // written and not yet read
 	sent   bool   // headers are out
 	done   bool   // the handler has returned
@@ -221,12 +221,18 @@ func (w *response) finish() {
 	w.cond.Broadcast()
 }
 
+// abort ends a response that the handler did not finish.
 func (w *response) abort(err error) {
 	w.mu.Lock()
+	w.writeHeader(http.StatusInternalServerError)
+	w.mu.Unlock()
+	w.leave(err)
+}
+
+// leave drops what the handler still writes. The client has gone, and gets no headers.
+func (w *response) leave(err error) {
+	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.sent {
-		w.writeHeader(http.StatusInternalServerError)
-	}
 	w.err = err
 	w.closed = true
 	w.cond.Broadcast()

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -24,6 +25,40 @@ func client(t *testing.T, handler http.HandlerFunc) *http.Client {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// A handler still sets its headers when its client leaves: nobody else may read them. The race detector says whether
+// somebody does; without it the runtime ends the process, with luck.
+func TestClientLeavesBeforeTheHeaders(t *testing.T) {
+	begun, gone, handled := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	c := client(t, func(w http.ResponseWriter, _ *http.Request) {
+		defer close(handled)
+		close(begun)
+		for i := 0; ; i++ {
+			w.Header().Set("Header-"+strconv.Itoa(i%1000), "value")
+			select {
+			case <-gone:
+				w.WriteHeader(http.StatusCreated)
+				return
+			default:
+			}
+		}
+	})
+	ctx, leave := context.WithCancel(t.Context())
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://in.process/object", strings.NewReader("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		<-begun
+		leave()
+	}()
+	response, err := c.Do(request)
+	close(gone)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("answer %v, error %v to a client that left", response, err)
+	}
+	<-handled
 }
 
 // A write that has begun is carried through although its client leaves; a read ends with its client.

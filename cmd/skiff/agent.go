@@ -54,7 +54,7 @@ func agentFlags(fs *pflag.FlagSet, cfg *join.Config) {
 	fs.StringVar(&cfg.DataDir, "data-dir", cfg.DataDir, "what must survive: certificates, images")
 	fs.StringVar(&cfg.StateDir, "state-dir", cfg.StateDir, "what ends with the machine's uptime: sockets, mounts")
 	fs.StringVar(&cfg.NodeName, "node-name", "", "name of this machine's Node (default: the host name)")
-	fs.IPVar(&cfg.NodeIP, "node-ip", nil, "address by which other nodes reach this one (default: the one towards the default route)")
+	nodeIPVar(fs, &cfg.NodeIP, &cfg.NodeIP2)
 	nodeFlags(fs, &cfg.Node)
 }
 
@@ -64,6 +64,9 @@ func runAgent(cmd *cobra.Command, s *settings) error {
 		return errors.New("a node needs root (use sudo)")
 	}
 	if err := agent.Identify(&cfg.NodeName, &cfg.NodeIP); err != nil {
+		return err
+	}
+	if err := agent.CheckFamilies(cfg.NodeIP, cfg.NodeIP2); err != nil {
 		return err
 	}
 	if err := cfg.Node.Check(); err != nil {

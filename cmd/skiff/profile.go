@@ -5,21 +5,24 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"runtime/pprof"
 	"sync"
+	"syscall"
 )
 
 // profileVariable names a directory to write profiles to, for the work on Skiff itself: start.cpu up to the
-// Ready Node, run.cpu from there, and heap as it is at the end.
+// Ready Node, run.cpu from there, and heap as it is at the end. Each SIGUSR1 begins another: run-1.cpu, run-2.cpu, ...
 const profileVariable = "SKIFF_PROFILE"
 
 // profile is being written. A nil one writes nothing.
 type profile struct {
-	dir string
-	mu  sync.Mutex
-	cpu *os.File // guarded by mu; nil when all is written
+	dir  string
+	mu   sync.Mutex
+	cpu  *os.File       // guarded by mu; nil when all is written
+	more chan os.Signal // asks for another
 }
 
 func startProfile() (*profile, error) {
@@ -45,8 +48,28 @@ func (p *profile) started() {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.next("run.cpu")
+	p.more = make(chan os.Signal, 1)
+	signal.Notify(p.more, syscall.SIGUSR1)
+	go p.follow()
+}
+
+// follow begins another profile whenever it is asked to.
+func (p *profile) follow() {
+	for n := 1; ; n++ {
+		if _, on := <-p.more; !on {
+			return
+		}
+		p.mu.Lock()
+		p.next(fmt.Sprintf("run-%d.cpu", n))
+		p.mu.Unlock()
+	}
+}
+
+// next ends a profile and begins another. The caller holds mu.
+func (p *profile) next(name string) {
 	p.end()
-	if err := p.begin("run.cpu"); err != nil {
+	if err := p.begin(name); err != nil {
 		fmt.Fprintln(os.Stderr, "skiff:", err)
 	}
 }
@@ -67,6 +90,10 @@ func (p *profile) stop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.end()
+	if p.more != nil {
+		signal.Stop(p.more)
+		close(p.more)
+	}
 	heap, err := os.Create(filepath.Join(p.dir, "heap"))
 	if err != nil {
 		return

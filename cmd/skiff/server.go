@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -154,17 +156,18 @@ func serverFlags(fs *pflag.FlagSet, cfg *server.Config) {
 	fs.StringVar(&cfg.DataDir, "data-dir", cfg.DataDir, "what must survive: database, keys, images")
 	fs.StringVar(&cfg.StateDir, "state-dir", cfg.StateDir, "what ends with the machine's uptime: sockets, mounts")
 	fs.StringVar(&cfg.NodeName, "node-name", "", "name of this machine's Node (default: the host name)")
-	fs.IPVar(&cfg.NodeIP, "node-ip", nil, "address by which other nodes reach this one (default: the one towards the default route)")
+	nodeIPVar(fs, &cfg.NodeIP, &cfg.NodeIP2)
 	fs.StringSliceVar(&cfg.TLSSANs, "tls-san", nil, "more names or addresses under which clients reach the API")
 	fs.IntVar(&cfg.SecurePort, "secure-port", cfg.SecurePort, "port of the API")
-	prefixVar(fs, &cfg.ClusterCIDR, "cluster-cidr", "addresses of pods")
-	prefixVar(fs, &cfg.ServiceCIDR, "service-cidr", "addresses of Services")
+	prefixesVar(fs, &cfg.ClusterCIDRs, "cluster-cidr", "addresses of pods; with a comma one range of each family")
+	prefixesVar(fs, &cfg.ServiceCIDRs, "service-cidr", "addresses of Services; likewise")
 	fs.Func("cluster-dns", "address of the cluster's DNS Service (default: the tenth of --service-cidr)", func(v string) (err error) {
 		cfg.ClusterDNS, err = netip.ParseAddr(v)
 		return err
 	})
 	fs.StringVar(&cfg.ClusterDomain, "cluster-domain", cfg.ClusterDomain, "domain of the cluster's DNS names")
 	fs.StringVar(&cfg.LoadBalancer, "load-balancer", cfg.LoadBalancer, "addresses of LoadBalancer Services: nodes (those of the nodes), or none for a controller of your own")
+	fs.StringSliceVar(&cfg.LoadBalancerPool, "load-balancer-pool", nil, "ranges of addresses for LoadBalancer Services instead, like 192.0.2.200-192.0.2.220, which nodes announce by ARP and NDP")
 	fs.Func("service-node-port-range", "ports for Services of type NodePort (default "+cfg.NodePorts.String()+")", func(v string) error {
 		n, err := fmt.Sscanf(v, "%d-%d", &cfg.NodePorts.First, &cfg.NodePorts.Last)
 		if err != nil || n != 2 {
@@ -288,13 +291,38 @@ func nodeFlags(fs *pflag.FlagSet, cfg *agent.Settings) {
 	fs.StringSliceVar(&cfg.NodePortAddresses, "nodeport-addresses", nil, "ranges of this node's addresses that take node ports, or primary for --node-ip (default: all addresses, primary with nftables)")
 }
 
-func prefixVar(fs *pflag.FlagSet, target *netip.Prefix, name, usage string) {
-	fs.Func(name, fmt.Sprintf("%s (default %s)", usage, target), func(v string) error {
-		p, err := netip.ParsePrefix(v)
-		if err != nil {
-			return fmt.Errorf("%q is not a range like %s", v, target)
+func prefixesVar(fs *pflag.FlagSet, target *[]netip.Prefix, name, usage string) {
+	like := (*target)[0]
+	fs.Func(name, fmt.Sprintf("%s (default %s)", usage, like), func(v string) error {
+		var prefixes []netip.Prefix
+		for text := range strings.SplitSeq(v, ",") {
+			p, err := netip.ParsePrefix(strings.TrimSpace(text))
+			if err != nil {
+				return fmt.Errorf("%q is not a range like %s", text, like)
+			}
+			prefixes = append(prefixes, p.Masked())
 		}
-		*target = p.Masked()
+		*target = prefixes
+		return nil
+	})
+}
+
+// nodeIPVar takes the node's address, and one of the other family after a comma.
+func nodeIPVar(fs *pflag.FlagSet, first, second *net.IP) {
+	fs.Func("node-ip", "address by which other nodes reach this one; with a comma another of the other family (default: the one towards the default route)", func(v string) error {
+		texts := strings.Split(v, ",")
+		if len(texts) > 2 {
+			return fmt.Errorf("%q has more than two addresses", v)
+		}
+		for i, to := range []*net.IP{first, second} {
+			*to = nil
+			if i == len(texts) {
+				break
+			}
+			if *to = net.ParseIP(strings.TrimSpace(texts[i])); *to == nil {
+				return fmt.Errorf("%q is not an IP address", texts[i])
+			}
+		}
 		return nil
 	})
 }

@@ -66,6 +66,40 @@ func (t *Test) Flaky() bool { return t.Failures > 0 && t.Failures < t.Runs }
 type Results struct {
 	Kubernetes string  `json:"kubernetes"`
 	Tests      []*Test `json:"tests"`
+	// Whole are the runs of all tests, the last one last.
+	Whole []Whole `json:"whole,omitempty"`
+}
+
+// Whole is what came of a run of all tests.
+type Whole struct {
+	Commit string `json:"commit"`
+	// From and To are when the first and the last verdict fell.
+	From string `json:"from"`
+	To   string `json:"to"`
+	// Times is how often each test ran.
+	Times   int `json:"times"`
+	Passed  int `json:"passed"`
+	Failed  int `json:"failed"`
+	Skipped int `json:"skipped"`
+}
+
+// maxWhole is how many runs of all tests are remembered.
+const maxWhole = 10
+
+// EndWhole remembers that the verdicts, all of one commit, are those of a run of all tests.
+func (r *Results) EndWhole() {
+	if len(r.Tests) == 0 {
+		return
+	}
+	w := Whole{
+		Commit: r.Tests[0].Commit, From: r.Tests[0].Date, Times: r.Tests[0].Runs,
+		Passed: r.Count(Passed), Failed: r.Count(Failed), Skipped: r.Count(Skipped),
+	}
+	for _, t := range r.Tests {
+		w.From, w.To = min(w.From, t.Date), max(w.To, t.Date)
+	}
+	r.Whole = append(r.Whole, w)
+	r.Whole = r.Whole[max(0, len(r.Whole)-maxWhole):]
 }
 
 // Read reads results. None are there if the file is not.

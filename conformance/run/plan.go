@@ -144,6 +144,12 @@ func (p *plan) conclude() error {
 	if len(left) > 0 {
 		return fmt.Errorf("interrupted with %d tests left; the same command continues", len(left))
 	}
+	if len(p.selected) == len(p.known.Tests) && !p.options.unpassed {
+		p.known.EndWhole()
+		if err := p.known.Write(p.options.results); err != nil {
+			return err
+		}
+	}
 	run := results.Results{Tests: p.selected}
 	say("%d passed, %d failed, %d skipped; logs are in %s", run.Count(results.Passed), run.Count(results.Failed), run.Count(results.Skipped), p.options.output)
 	for _, t := range p.selected {

@@ -5,7 +5,8 @@
 //
 // A client certificate is approved, as upstream does, for who may create the subresource `nodeclient` (a machine that
 // joins) or, for a certificate of the requester's own, `selfnodeclient` (a node that renews). But a machine that joins
-// by a token cannot become a node that there is already: that is denied until the Node has been deleted. Serving certificates
+// by a token cannot become a node that there is already: that is denied until the Node has been deleted; and of two that
+// join under one new name the first gets it. Serving certificates
 // upstream leaves to administrators. Here a node gets one for its own name and for the addresses that its Node has:
 // they are signed by an authority that nobody but the API server trusts, which asks for the node by its name.
 // Everything else is for a person to decide.
@@ -16,9 +17,11 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -44,8 +47,9 @@ const Name = "certificate-controller"
 
 // Reasons of the conditions.
 const (
-	ReasonNodeExists = "NodeExists"
-	reasonApproved   = "AutoApproved"
+	ReasonNodeExists  = "NodeExists"
+	reasonNodeJoining = "NodeJoining" // likewise as one that another machine is becoming
+	reasonApproved    = "AutoApproved"
 )
 
 // lookAgain is when the rights of a requester who has not enough of them are looked at again.
@@ -55,13 +59,26 @@ type controller struct {
 	client   kubernetes.Interface
 	requests certificateslisters.CertificateSigningRequestLister
 	nodes    corelisters.NodeLister
+
+	mu sync.Mutex
+	// joining are the machines that were let join and have no Node yet, by its name. The informers would tell too late.
+	joining map[string]joiner
 }
+
+// joiner is a machine that joins: whose request was approved, and when.
+type joiner struct {
+	request types.UID
+	since   time.Time
+}
+
+// joinWindow is how long a machine may take from its approval to its Node; afterwards another one may have the name.
+const joinWindow = 5 * time.Minute
 
 // New returns the controller.
 func New(client kubernetes.Interface, factory informers.SharedInformerFactory) reconcile.Controller {
 	requests := factory.Certificates().V1().CertificateSigningRequests()
 	nodes := factory.Core().V1().Nodes()
-	c := &controller{client: client, requests: requests.Lister(), nodes: nodes.Lister()}
+	c := &controller{client: client, requests: requests.Lister(), nodes: nodes.Lister(), joining: map[string]joiner{}}
 	return reconcile.Controller{
 		Name:       "csrapproving",
 		Reconcile:  c.Reconcile,
@@ -69,6 +86,9 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory) r
 		Watches: []reconcile.Watch{
 			reconcile.OnSelf[*certificatesv1.CertificateSigningRequest](requests.Informer()),
 			reconcile.On(nodes.Informer(), func(q reconcile.Queue, old, new *corev1.Node) {
+				if old == nil {
+					c.hasJoined(new.Name)
+				}
 				if new != nil && (old == nil || !equality.Semantic.DeepEqual(old.Status.Addresses, new.Status.Addresses)) {
 					c.queueRequestsOf(q, new.Name)
 				}
@@ -122,6 +142,30 @@ func (c *controller) wouldReplace(request *certificatesv1.CertificateSigningRequ
 	return err == nil
 }
 
+// takesName tells whether a machine that joins by a token may have a name: the first that asks. Two that ask at the same
+// moment would be one Node with two kubelets.
+func (c *controller) takesName(request *certificatesv1.CertificateSigningRequest, node string) bool {
+	if !slices.Contains(request.Spec.Groups, bootstrapapi.BootstrapDefaultGroup) {
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	maps.DeleteFunc(c.joining, func(_ string, j joiner) bool { return now.Sub(j.since) > joinWindow })
+	if other, taken := c.joining[node]; taken {
+		return other.request == request.UID
+	}
+	c.joining[node] = joiner{request: request.UID, since: now}
+	return true
+}
+
+// hasJoined forgets a machine that has a Node: from now on that is what others may not take.
+func (c *controller) hasJoined(node string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.joining, node)
+}
+
 func decided(request *certificatesv1.CertificateSigningRequest) bool {
 	return len(request.Status.Certificate) > 0 ||
 		slices.ContainsFunc(request.Status.Conditions, func(c certificatesv1.CertificateSigningRequestCondition) bool {
@@ -146,6 +190,11 @@ func (c *controller) approveClient(ctx context.Context, request *certificatesv1.
 		allowed, err := c.mayCreate(ctx, request, right.subresource)
 		if err != nil {
 			return reconcile.Result{}, err
+		}
+		node := strings.TrimPrefix(parsed.Subject.CommonName, pki.NodeUser)
+		if allowed && !c.takesName(request, node) {
+			return reconcile.Result{}, c.decide(ctx, request, certificatesv1.CertificateDenied, reasonNodeJoining,
+				fmt.Sprintf("another machine is joining as node %s (join under another name; or again in %s, if that one has given up)", node, joinWindow))
 		}
 		if allowed {
 			return reconcile.Result{}, c.decide(ctx, request, certificatesv1.CertificateApproved, reasonApproved, right.message)

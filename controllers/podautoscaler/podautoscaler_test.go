@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,12 +32,30 @@ import (
 
 // values are what the metrics say: per pod, or as a whole.
 type values struct {
+	mu     sync.Mutex // guards what follows
 	perPod Samples
 	whole  int64
 	err    error
 }
 
-func (v *values) samples() (Samples, error) { return maps.Clone(v.perPod), v.err }
+func (v *values) samples() (Samples, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return maps.Clone(v.perPod), v.err
+}
+
+func (v *values) total() (int64, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.whole, v.err
+}
+
+// set changes the values.
+func (v *values) set(change func(*values)) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	change(v)
+}
 
 func (v *values) Resource(context.Context, string, labels.Selector, corev1.ResourceName, string) (Samples, error) {
 	return v.samples()
@@ -47,11 +66,11 @@ func (v *values) Pods(context.Context, string, labels.Selector, string, labels.S
 }
 
 func (v *values) Object(context.Context, string, autoscalingv2.CrossVersionObjectReference, string, labels.Selector) (int64, error) {
-	return v.whole, v.err
+	return v.total()
 }
 
 func (v *values) External(context.Context, string, string, labels.Selector) (int64, error) {
-	return v.whole, v.err
+	return v.total()
 }
 
 // world is a Deployment of ready pods with an autoscaler.
@@ -59,7 +78,16 @@ type world struct {
 	*controllertest.Cluster
 	t      *testing.T
 	values values
-	scale  autoscalingv1.Scale
+
+	mu    sync.Mutex // guards scale
+	scale autoscalingv1.Scale
+}
+
+// replicas is how many are wanted.
+func (w *world) replicas() int32 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.scale.Spec.Replicas
 }
 
 func hpa(change ...func(*autoscalingv2.HorizontalPodAutoscaler)) *autoscalingv2.HorizontalPodAutoscaler {
@@ -120,8 +148,14 @@ func newWorld(t *testing.T, replicas int32, autoscalers ...*autoscalingv2.Horizo
 		Status: autoscalingv1.ScaleStatus{Replicas: replicas, Selector: "app=web"},
 	}
 	scales := &scalefake.FakeScaleClient{}
-	scales.AddReactor("get", "deployments", func(clienttesting.Action) (bool, runtime.Object, error) { return true, w.scale.DeepCopy(), nil })
+	scales.AddReactor("get", "deployments", func(clienttesting.Action) (bool, runtime.Object, error) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return true, w.scale.DeepCopy(), nil
+	})
 	scales.AddReactor("update", "deployments", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		w.scale.Spec = action.(clienttesting.UpdateAction).GetObject().(*autoscalingv1.Scale).Spec
 		return true, w.scale.DeepCopy(), nil
 	})
@@ -135,9 +169,11 @@ func newWorld(t *testing.T, replicas int32, autoscalers ...*autoscalingv2.Horizo
 
 // use makes each pod use so many thousandths of a CPU.
 func (w *world) use(milli int64) {
-	for i := range w.scale.Spec.Replicas {
-		w.values.perPod[fmt.Sprint("web-", i)] = Sample{Value: milli, Time: time.Now(), Window: 15 * time.Second}
-	}
+	w.values.set(func(v *values) {
+		for i := range w.replicas() {
+			v.perPod[fmt.Sprint("web-", i)] = Sample{Value: milli, Time: time.Now(), Window: 15 * time.Second}
+		}
+	})
 }
 
 // follow does what the Deployment controller and the kubelet would: pods are as many as wanted, and ready.
@@ -148,13 +184,15 @@ func (w *world) follow() {
 			w.t.Fatal(err)
 		}
 	}
-	w.values.perPod = Samples{}
-	for i := range w.scale.Spec.Replicas {
+	w.values.set(func(v *values) { v.perPod = Samples{} })
+	for i := range w.replicas() {
 		if _, err := w.CoreV1().Pods("ns").Create(w.t.Context(), pod(int(i)), metav1.CreateOptions{}); err != nil {
 			w.t.Fatal(err)
 		}
 	}
+	w.mu.Lock()
 	w.scale.Status.Replicas = w.scale.Spec.Replicas
+	w.mu.Unlock()
 	synctest.Wait()
 }
 
@@ -163,8 +201,8 @@ func (w *world) after(d time.Duration, want int32) {
 	w.t.Helper()
 	time.Sleep(d)
 	synctest.Wait()
-	if w.scale.Spec.Replicas != want {
-		w.t.Errorf("%d replicas after %s, want %d", w.scale.Spec.Replicas, d, want)
+	if got := w.replicas(); got != want {
+		w.t.Errorf("%d replicas after %s, want %d", got, d, want)
 	}
 }
 
@@ -226,7 +264,9 @@ func TestBounds(t *testing.T) {
 		if got := <-w.Events.Events; got != "Normal SuccessfulRescale New size: 5; reason: Current number of replicas below Spec.MinReplicas" {
 			t.Errorf("event is %q", got)
 		}
+		w.mu.Lock()
 		w.scale.Spec.Replicas = 20
+		w.mu.Unlock()
 		w.after(period, 10)
 		w.follow()
 		w.use(2000)
@@ -307,7 +347,7 @@ func TestToleranceOfBehavior(t *testing.T) {
 func TestMetricsFail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 2, hpa())
-		w.values.err = errors.New("no such API")
+		w.values.set(func(v *values) { v.err = errors.New("no such API") })
 		w.after(period, 2)
 		w.wantCondition(autoscalingv2.ScalingActive, "False FailedGetResourceMetric: the HPA was unable to compute the replica count: failed to get cpu utilization: unable to get metrics for resource cpu: no such API")
 		for _, want := range []string{
@@ -361,11 +401,11 @@ func TestZero(t *testing.T) {
 		w := newWorld(t, 2, hpa(func(a *autoscalingv2.HorizontalPodAutoscaler) {
 			a.Spec.MinReplicas, a.Spec.Metrics = ptr.To[int32](0), []autoscalingv2.MetricSpec{external(10)}
 		}))
-		w.values.whole = 0
+		w.values.set(func(v *values) { v.whole = 0 })
 		w.after(6*time.Minute, 0)
 		w.wantCondition(autoscalingv2.ScaledToZero, "True ScaledToZero: ")
 		w.follow()
-		w.values.whole = 25000
+		w.values.set(func(v *values) { v.whole = 25000 })
 		w.after(period, 3)
 		w.wantCondition(autoscalingv2.ScaledToZero, "False NotScaledToZero: ")
 	})

@@ -150,6 +150,8 @@ func TestOneKeyIsReconciledByOneWorker(t *testing.T) {
 			time.Sleep(300 * time.Millisecond)
 		}
 		time.Sleep(time.Minute)
+		mu.Lock()
+		defer mu.Unlock()
 		if most != 1 {
 			t.Errorf("%d reconciles of one key at the same time", most)
 		}

@@ -4,6 +4,7 @@ package replicaset
 
 import (
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -127,9 +128,11 @@ func TestQuota(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		full, requests := true, 0
+		requests := 0
+		var full atomic.Bool
+		full.Store(true)
 		cluster.PrependReactor("create", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
-			if full {
+			if full.Load() {
 				requests++
 				return true, nil, errors.New("exceeded quota")
 			}
@@ -143,7 +146,7 @@ func TestQuota(t *testing.T) {
 		if len(conditions) != 1 || conditions[0].Type != appsv1.ReplicaSetReplicaFailure || conditions[0].Reason != "FailedCreate" {
 			t.Errorf("conditions are %+v", conditions)
 		}
-		full = false
+		full.Store(false)
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if n := len(cluster.Pods()); n != 100 {

@@ -4,6 +4,7 @@ package replicationcontroller
 
 import (
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -104,9 +105,10 @@ func TestKeepsTheNumberOfPods(t *testing.T) {
 func TestReplicaFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cluster := controllertest.New(t, newController(2))
-		full := true
+		var full atomic.Bool
+		full.Store(true)
 		cluster.PrependReactor("create", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
-			if full {
+			if full.Load() {
 				return true, nil, errors.New("exceeded quota")
 			}
 			return false, nil, nil
@@ -117,7 +119,7 @@ func TestReplicaFailure(t *testing.T) {
 			conditions[0].Status != corev1.ConditionTrue || conditions[0].Message != "exceeded quota" || conditions[0].LastTransitionTime.IsZero() {
 			t.Errorf("conditions are %+v", conditions)
 		}
-		full = false
+		full.Store(false)
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if n, conditions := len(cluster.Pods()), get(t, cluster).Status.Conditions; n != 2 || len(conditions) != 0 {

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"hash/fnv"
 	"slices"
 	"strconv"
 	"time"
@@ -25,6 +26,18 @@ type Status struct {
 	IPs        []string
 	Sandboxes  []*runtimeapi.PodSandboxStatus // newest first
 	Containers []*Container                   // newest first, of all sandboxes
+	// Mark is the pod's in Present, as it was just before the rest was read.
+	Mark Mark
+}
+
+// Mark is another one whenever a pod has another sandbox or container, or one of them is in another state.
+type Mark uint64
+
+// with adds a sandbox or container. The order does not matter: a sum has none.
+func (m Mark) with(id string, state int32) Mark {
+	h := fnv.New64a()
+	fmt.Fprint(h, id, state)
+	return m + Mark(h.Sum64())
 }
 
 // Container is one container of the runtime, alive or dead.
@@ -124,6 +137,7 @@ func (r *Runtime) Status(ctx context.Context, uid apitypes.UID) (*Status, error)
 		return nil, fmt.Errorf("list sandboxes of pod %s: %w", uid, err)
 	}
 	for _, sandbox := range sandboxes.GetItems() {
+		status.Mark = status.Mark.with(sandbox.GetId(), int32(sandbox.GetState()))
 		resp, err := r.cri.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: sandbox.GetId()})
 		if isNotFound(err) {
 			continue
@@ -143,6 +157,7 @@ func (r *Runtime) Status(ctx context.Context, uid apitypes.UID) (*Status, error)
 		return nil, fmt.Errorf("list containers of pod %s: %w", uid, err)
 	}
 	for _, item := range list.GetContainers() {
+		status.Mark = status.Mark.with(item.GetId(), int32(item.GetState()))
 		resp, err := r.cri.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: item.GetId()})
 		if isNotFound(err) {
 			continue
@@ -213,27 +228,28 @@ func withTerminationMessage(message, written string) string {
 }
 
 // Present lists the pods of which the runtime has a sandbox or container, running or not.
-func (r *Runtime) Present(ctx context.Context) (map[apitypes.UID]bool, error) {
-	running := map[apitypes.UID]bool{} // false: only dead ones
+func (r *Runtime) Present(ctx context.Context) (map[apitypes.UID]Mark, error) {
+	present := map[apitypes.UID]Mark{}
+	see := func(labels map[string]string, id string, state int32) {
+		if uid, ok := labels[types.KubernetesPodUIDLabel]; ok {
+			present[apitypes.UID(uid)] = present[apitypes.UID(uid)].with(id, state)
+		}
+	}
 	sandboxes, err := r.cri.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
 	if err != nil {
 		return nil, fmt.Errorf("list sandboxes: %w", err)
 	}
 	for _, s := range sandboxes.GetItems() {
-		if uid, ok := s.GetLabels()[types.KubernetesPodUIDLabel]; ok {
-			running[apitypes.UID(uid)] = running[apitypes.UID(uid)] || s.GetState() == runtimeapi.PodSandboxState_SANDBOX_READY
-		}
+		see(s.GetLabels(), s.GetId(), int32(s.GetState()))
 	}
 	list, err := r.cri.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
 	if err != nil {
 		return nil, fmt.Errorf("list containers: %w", err)
 	}
 	for _, c := range list.GetContainers() {
-		if uid, ok := c.GetLabels()[types.KubernetesPodUIDLabel]; ok {
-			running[apitypes.UID(uid)] = running[apitypes.UID(uid)] || c.GetState() == runtimeapi.ContainerState_CONTAINER_RUNNING
-		}
+		see(c.GetLabels(), c.GetId(), int32(c.GetState()))
 	}
-	return running, nil
+	return present, nil
 }
 
 // IsSidecar says whether an init container is one that keeps running beside the regular ones.

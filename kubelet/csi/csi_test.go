@@ -140,3 +140,28 @@ func TestRegistration(t *testing.T) {
 		t.Error("Get finds a driver that is gone")
 	}
 }
+
+// A driver that comes back before it was seen to go may call the node something else.
+func TestDriverIsReplacedUnseen(t *testing.T) {
+	env := testenv.Start(t)
+	if _, err := env.Client.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	registry := t.TempDir()
+	driver := &csitest.Driver{Name: "x.io", Dir: t.TempDir()}
+	known := csi.New(env.Client, "node")
+	for _, id := range []string{"n-1", "n-2"} {
+		driver.NodeID = id
+		stop, err := driver.Serve(registry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := known.Register(t.Context(), "x.io", filepath.Join(driver.Dir, "csi.sock"), []string{"1.0.0"}); err != nil {
+			t.Error(err)
+		}
+		if err := drivers(env.Client, fmt.Sprintf(`{"x.io":%q}`, id), "x.io="+id+"[]")(t.Context()); err != nil {
+			t.Error(err)
+		}
+		stop()
+	}
+}

@@ -48,8 +48,21 @@ func (d *Drivers) publish(ctx context.Context, driver string, info *csi.NodeGetI
 	if limit := info.GetMaxVolumesPerNode(); limit > 0 {
 		entry.Allocatable = &storagev1.VolumeNodeResources{Count: ptr.To(int32(min(limit, math.MaxInt32)))}
 	}
+	if err := d.changeCSINode(ctx, node, func(have []storagev1.CSINodeDriver) []storagev1.CSINodeDriver {
+		return withoutOther(have, entry)
+	}); err != nil {
+		return err
+	}
 	return d.changeCSINode(ctx, node, func(have []storagev1.CSINodeDriver) []storagev1.CSINodeDriver {
 		return with(have, entry)
+	})
+}
+
+// withoutOther drops what a driver said before, if it was something else: but for the number of volumes, an entry
+// cannot be changed.
+func withoutOther(drivers []storagev1.CSINodeDriver, entry storagev1.CSINodeDriver) []storagev1.CSINodeDriver {
+	return slices.DeleteFunc(slices.Clone(drivers), func(d storagev1.CSINodeDriver) bool {
+		return d.Name == entry.Name && (d.NodeID != entry.NodeID || !slices.Equal(d.TopologyKeys, entry.TopologyKeys))
 	})
 }
 

@@ -147,7 +147,7 @@ func (p *Prober) startLocked(k key, target Target, spec *v1.Probe) {
 	r.known, r.ok = initial(k.kind, target)
 	p.runs[k] = r
 	p.wg.Go(func() {
-		p.loop(ctx, k, r)
+		p.loop(ctx, k, r, &target)
 		p.uncount(k.kind, &target)
 	})
 }
@@ -197,14 +197,15 @@ func (p *Prober) started(containerID string) bool {
 // adoptedDelay spreads the first probes of containers that were there before this process.
 const adoptedDelay = time.Second
 
-func (p *Prober) loop(ctx context.Context, k key, r *run) {
-	logger := klog.FromContext(ctx).WithValues("pod", klog.KObj(r.target.Pod), "container", r.target.Container.Name, "probe", k.kind)
+// loop probes until ctx ends. initial is the target as it was when the probe began.
+func (p *Prober) loop(ctx context.Context, k key, r *run, initial *Target) {
+	logger := klog.FromContext(ctx).WithValues("pod", klog.KObj(initial.Pod), "container", initial.Container.Name, "probe", k.kind)
 	period := time.Duration(r.spec.PeriodSeconds) * time.Second
 	if period <= 0 {
 		period = 10 * time.Second
 	}
-	first := time.Duration(r.spec.InitialDelaySeconds)*time.Second - time.Since(r.target.StartedAt)
-	if r.target.Adopted {
+	first := time.Duration(r.spec.InitialDelaySeconds)*time.Second - time.Since(initial.StartedAt)
+	if initial.Adopted {
 		first = max(first, rand.N(adoptedDelay))
 	}
 	timer := time.NewTimer(max(first, 0))
@@ -222,7 +223,7 @@ func (p *Prober) loop(ctx context.Context, k key, r *run) {
 			}
 		}
 		timer.Reset(period)
-		if k.kind != Startup && !p.started(r.target.ContainerID) {
+		if k.kind != Startup && !p.started(k.containerID) {
 			continue
 		}
 		asked = true

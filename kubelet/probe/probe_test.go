@@ -50,7 +50,9 @@ func TestThresholds(t *testing.T) {
 		pod := &v1.Pod{}
 		pod.UID = "u"
 		began := time.Now()
-		p.Sync("u", []Target{{Pod: pod, Container: &v1.Container{Name: "a", StartupProbe: spec(5), LivenessProbe: spec(3)}, ContainerID: "c", StartedAt: began}})
+		targets := []Target{{Pod: pod, Container: &v1.Container{Name: "a", StartupProbe: spec(5), LivenessProbe: spec(3)}, ContainerID: "c", StartedAt: began}}
+		p.Sync("u", targets)
+		p.Sync("u", targets) // as after each change of the pod; the race detector looks on
 		if ok, known := p.Startup("c"); ok || known {
 			t.Errorf("startup before the first probe = %t, %t", ok, known)
 		}

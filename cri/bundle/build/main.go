@@ -58,9 +58,7 @@ var programs = []recipe{
 	{
 		name:   "containerd-shim-runc-v2",
 		inputs: []string{"cri/bundle/shim", "go.mod", "go.sum"},
-		build: func(out string) error {
-			return goBuild(".", out, "./cri/bundle/shim", []string{"CGO_ENABLED=0"}, "-tags=no_grpc", "-ldflags=-s -w")
-		},
+		build:  buildShim,
 	},
 	{
 		name:   "thincni",
@@ -206,6 +204,52 @@ func goBuild(dir, out, pkg string, env []string, flags ...string) error {
 	cmd.Dir = dir
 	cmd.Env = append(append(os.Environ(), "GOWORK=off"), env...)
 	return runCommand(cmd)
+}
+
+// The line of containerd by which a shim begins to collect garbage for ever, and where a copy without it is made. The path is
+// always the same: it gets into the program.
+const (
+	containerd   = "github.com/containerd/containerd/v2"
+	shimFile     = "pkg/shim/shim.go"
+	shimTicks    = "\n\tsetRuntime()\n"
+	patchedDir   = "bin/shim/containerd"
+	patchedGoMod = "bin/shim/go.mod"
+)
+
+// buildShim builds the shim with a containerd that lets it rest.
+func buildShim(out string) error {
+	defer os.RemoveAll(filepath.Dir(patchedGoMod))
+	if err := patchContainerd(); err != nil {
+		return fmt.Errorf("patch containerd: %w", err)
+	}
+	return goBuild(".", out, "./cri/bundle/shim", []string{"CGO_ENABLED=0"}, "-modfile="+patchedGoMod, "-tags=no_grpc", "-ldflags=-s -w")
+}
+
+// patchContainerd copies containerd's module without the line, and makes a go.mod that replaces the one by the other.
+func patchContainerd() error {
+	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", containerd).Output()
+	if err != nil {
+		return fmt.Errorf("find containerd's source: %w", err)
+	}
+	source := os.DirFS(strings.TrimSpace(string(dir)))
+	raw, err := fs.ReadFile(source, shimFile)
+	if err != nil {
+		return err
+	}
+	if n := bytes.Count(raw, []byte(shimTicks)); n != 1 {
+		return fmt.Errorf("%s has the line %q %d times: see how this containerd collects the garbage of a shim", shimFile, strings.TrimSpace(shimTicks), n)
+	}
+	patched := filepath.Join(patchedDir, shimFile)
+	err = errors.Join(os.RemoveAll(patchedDir), os.CopyFS(patchedDir, source), os.Remove(patched),
+		os.WriteFile(patched, bytes.Replace(raw, []byte(shimTicks), []byte("\n"), 1), 0o644))
+	for _, file := range []string{"go.mod", "go.sum"} {
+		content, readErr := os.ReadFile(file)
+		if file == "go.mod" {
+			content = fmt.Appendf(content, "\nreplace %s => ./%s\n", containerd, patchedDir)
+		}
+		err = errors.Join(err, readErr, os.WriteFile(filepath.Join(filepath.Dir(patchedGoMod), file), content, 0o644))
+	}
+	return err
 }
 
 func runCommand(cmd *exec.Cmd) error {
