@@ -33,9 +33,10 @@ build: bundle ## build bin/skiff
 	@echo building bin/skiff
 	@go build -ldflags '$(LDFLAGS)' -o bin/skiff ./cmd/skiff
 
-bundle: deps modules ## build what the binary carries: runc, the shim, OpenAPI documents
+bundle: deps modules ## build what the binary carries: runc, the shim, OpenAPI documents, the Gateway API
 	@go run ./cri/bundle/build
 	@go run ./apiserver/openapi/generate
+	@go run ./gateway/crds/build
 
 run: build ## start a node on this machine; end it with Control-C
 	@bin/skiff server
@@ -44,7 +45,7 @@ test: lint unit race e2e ## lint and run all tests
 
 unit: build test-deps ## run the tests of the packages
 	go test -p 2 -timeout 15m $$(go list ./... | grep -v /skiff/e2e$$)
-	cd examples/controller && go mod tidy && go test ./...
+	cd examples/controller && go test ./...
 
 # What shares most between goroutines, and builds in minutes. The whole: make race RACE=./... (but ./e2e), an hour.
 RACE ?= ./apiserver/inprocess ./controllers/... ./scheduler/... ./kubelet/... ./dns/... ./network ./tunnel
@@ -60,6 +61,7 @@ bench: build test-deps ## measure starts, memory, idle CPU and pods, on test hos
 
 lint: bundle ## gofmt, go vet, staticcheck, and the rules of the house
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }
+	for module in . conformance examples/controller tools; do (cd $$module && go mod tidy -diff) || exit 1; done
 	go vet ./...
 	cd tools && go build -o ../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
 	bin/staticcheck ./...
@@ -70,7 +72,7 @@ generate: ## make all generated files anew
 # Fetched here, in silence: go build would name hundreds of modules. What is wrong it says nevertheless.
 modules:
 	@test -d "$$(go env GOMODCACHE)/cache/download/k8s.io/kubectl" || echo downloading Go modules
-	@go list -deps ./cmd/skiff ./cri/bundle/build ./apiserver/openapi/generate >/dev/null 2>&1 || true
+	@go list -deps ./cmd/skiff ./cri/bundle/build ./apiserver/openapi/generate ./gateway/crds/build >/dev/null 2>&1 || true
 
 deps:
 	@$(call install,$(BUILD_PACKAGES) $(RUN_PACKAGES))

@@ -29,7 +29,6 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
-	discoveryaggregated "k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericrest "k8s.io/apiserver/pkg/registry/rest"
@@ -44,11 +43,13 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	restclient "k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 	basecompatibility "k8s.io/component-base/compatibility"
 	aggregator "k8s.io/kube-aggregator/pkg/apiserver"
 
 	"github.com/skiff-k8s/skiff/apiserver/flowcontrol"
 	"github.com/skiff-k8s/skiff/apiserver/inprocess"
+	"github.com/skiff-k8s/skiff/apiserver/ondemand"
 	"github.com/skiff-k8s/skiff/apiserver/openapi"
 	"github.com/skiff-k8s/skiff/datastore"
 	"github.com/skiff-k8s/skiff/registry"
@@ -107,6 +108,9 @@ type Config struct {
 	WebhookAuth webhook.AuthenticationInfoResolverWrapper
 	// ProxyClientCert is shown to aggregated API servers. It may change while serving.
 	ProxyClientCert CertFiles
+
+	// OnDemand are groups of custom resources that are installed when they are used.
+	OnDemand []ondemand.Group
 
 	// ExternalAddress is the host:port that clients outside are told.
 	ExternalAddress string
@@ -219,6 +223,11 @@ func (s *Server) Scheme() *runtime.Scheme { return s.scheme }
 // Generic is the machinery, for what hooks into it (more health checks, handlers, post-start hooks).
 func (s *Server) Generic() *genericapiserver.GenericAPIServer { return s.front.GenericAPIServer }
 
+// Definitions is the informer of CustomResourceDefinitions that the machinery has anyway.
+func (s *Server) Definitions() cache.SharedIndexInformer {
+	return s.crds.Informers.Apiextensions().V1().CustomResourceDefinitions().Informer()
+}
+
 // WebServices are the routes of all that is built in, each root once.
 func (s *Server) WebServices() []*restful.WebService {
 	var out []*restful.WebService
@@ -300,6 +309,7 @@ func genericConfig(cfg Config, codecs serializer.CodecFactory, client kubernetes
 		c.FlowControl = utilflowcontrol.New(cfg.Informers, client.FlowcontrolV1(), cfg.MaxInFlight)
 	}
 	c.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
+		handler = ondemand.Handler(cfg.OnDemand, handler)
 		handler = exceptLongRunning(countOnScrape(handler, cfg.Store.Counts()), c.LongRunningFunc)
 		return cutOff(genericapiserver.DefaultBuildHandlerChain(handler, c), c.RequestTimeout)
 	}
@@ -315,7 +325,7 @@ func genericConfig(cfg Config, codecs serializer.CodecFactory, client kubernetes
 	c.AddHealthChecks(healthz.NamedCheck("etcd", etcd))
 	c.AddReadyzChecks(healthz.NamedCheck("etcd-readiness", etcd))
 	c.HealthzChecks, c.ReadyzChecks = append(c.HealthzChecks, cfg.HealthChecks...), append(c.ReadyzChecks, cfg.HealthChecks...)
-	c.AggregatedDiscoveryGroupManager = discoveryaggregated.NewResourceManager("apis") // one document of all servers
+	c.AggregatedDiscoveryGroupManager = ondemand.NewManager(cfg.OnDemand) // of all servers
 	if err := cfg.Audit.ApplyTo(c); err != nil {
 		return *c, fmt.Errorf("build the audit: %w", err)
 	}

@@ -17,7 +17,7 @@ ifeq ($(origin KUBECONFIG),command line)
 CONFORMANCE_FLAGS += -kubeconfig '$(abspath $(KUBECONFIG))'
 endif
 
-.PHONY: conformance conformance-smoke conformance-skiff conformance-report
+.PHONY: conformance conformance-gateway conformance-smoke conformance-skiff conformance-report
 
 conformance: build ## run Kubernetes' conformance suite, or a part: FOCUS=, SKIP=, REPEAT=, PARALLEL=, KUBECONFIG=
 	cd conformance && go run ./run $(CONFORMANCE_FLAGS)
@@ -28,6 +28,9 @@ conformance-smoke: build ## run the ten minutes of it that say most
 conformance-skiff: build test-deps ## run our own suite: what Skiff promises beyond upstream's; KUBECONFIG=
 	cd conformance && $(if $(filter command line,$(origin KUBECONFIG)),SKIFF_CONFORMANCE_KUBECONFIG='$(abspath $(KUBECONFIG))') \
 		go test -p 1 -count=1 -timeout 20m $(if $(FOCUS),-run '$(FOCUS)') ./skiff
+
+conformance-gateway: build ## run the conformance suite of the Gateway API, or one test: TEST=; writes conformance/gateway-report.yaml
+	cd conformance && go run ./rungateway -version '$(VERSION)' $(if $(TEST),-run '$(TEST)')
 
 conformance-report: ## render conformance/REPORT.md from conformance/results.json
 	cd conformance && go run ./report

@@ -49,6 +49,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/job"
 	"github.com/skiff-k8s/skiff/controllers/loadbalancerpool"
 	"github.com/skiff-k8s/skiff/controllers/localpath"
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/namespace"
 	"github.com/skiff-k8s/skiff/controllers/nodeipam"
 	"github.com/skiff-k8s/skiff/controllers/nodelifecycle"
@@ -116,6 +117,8 @@ type Deps struct {
 	LoadBalancerPool addresspool.Pool
 	// Signers sign certificate requests.
 	Signers csrsigning.Authorities
+	// Metrics shows what controllers measure; nil: nobody does.
+	Metrics metrics.Registry
 }
 
 // AddOns are manifests that are applied.
@@ -128,16 +131,22 @@ type AddOns struct {
 
 // Manager runs all controllers.
 type Manager struct {
-	deps   Deps
-	mapper meta.ResettableRESTMapper
-	events *eventSources
-	runner reconcile.Runner
+	deps    Deps
+	mapper  meta.ResettableRESTMapper
+	events  *eventSources
+	metrics *metrics.Set
+	runner  reconcile.Runner
 }
 
 // New makes all controllers.
 func New(deps Deps) (*Manager, error) {
 	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(deps.Discovery))
-	m := &Manager{deps: deps, mapper: mapper, events: newEventSources()}
+	m := &Manager{deps: deps, mapper: mapper, events: newEventSources(), metrics: metrics.New()}
+	if deps.Metrics != nil {
+		if err := m.metrics.Register(deps.Metrics); err != nil {
+			return nil, fmt.Errorf("show metrics of controllers: %w", err)
+		}
+	}
 	for _, build := range all {
 		c, err := build(m)
 		if err != nil {
@@ -165,11 +174,11 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	withEvents(replicationcontroller.Name, replicationcontroller.Component, replicationcontroller.New),
 	withEvents(statefulset.Name, statefulset.Component, statefulset.New),
 	withEvents(daemonset.Name, daemonset.Component, daemonset.New),
-	withEvents(job.Name, job.Component, job.New),
+	withMetrics(job.Name, job.Component, job.New, func(s *metrics.Set) *metrics.Job { return s.Job }),
 	func(m *Manager) (reconcile.Controller, error) {
 		return job.NewOrphans(m.deps.ClientFor(job.Name), m.deps.Informers)
 	},
-	withEvents(cronjob.Name, cronjob.Component, cronjob.New),
+	withMetrics(cronjob.Name, cronjob.Component, cronjob.New, func(s *metrics.Set) *metrics.CronJob { return s.CronJob }),
 	withEvents(disruption.Name, disruption.Component, disruption.New),
 	func(m *Manager) (reconcile.Controller, error) {
 		return disruption.NewStaleConditions(m.deps.ClientFor(disruption.Name), m.deps.Informers), nil
@@ -180,7 +189,7 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	withEvents(persistentvolume.Name, persistentvolume.Component, persistentvolume.NewVolumes),
 	withEvents(attachdetach.Name, attachdetach.Component, attachdetach.New),
 	withEvents(volumeexpand.Name, volumeexpand.Component, volumeexpand.New),
-	withEvents(ephemeralvolume.Name, ephemeralvolume.Component, ephemeralvolume.New),
+	withMetrics(ephemeralvolume.Name, ephemeralvolume.Component, ephemeralvolume.New, func(s *metrics.Set) *metrics.Ephemeral { return s.Ephemeral }),
 	func(m *Manager) (reconcile.Controller, error) {
 		return pvcprotection.New(m.deps.ClientFor(pvcprotection.Name), m.deps.Informers)
 	},
@@ -192,7 +201,7 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	},
 	withLocalPath(localpath.NewClaims),
 	withLocalPath(localpath.NewVolumes),
-	withEvents(endpointslicemirroring.Name, endpointslicemirroring.Component, endpointslicemirroring.New),
+	withMetrics(endpointslicemirroring.Name, endpointslicemirroring.Component, endpointslicemirroring.New, func(s *metrics.Set) *metrics.Mirroring { return s.Mirroring }),
 	withEvents(servicecidr.Name, servicecidr.Component, servicecidr.New),
 	func(m *Manager) (reconcile.Controller, error) {
 		client := m.deps.APIServerClient
@@ -200,27 +209,27 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	},
 	newServiceLB,
 	newLoadBalancerPool,
-	withEvents(nodelifecycle.Name, nodelifecycle.Component, nodelifecycle.New),
-	withEvents(tainteviction.Name, tainteviction.Component, tainteviction.New),
-	withEvents(devicetainteviction.Name, devicetainteviction.Component, devicetainteviction.New),
+	withMetrics(nodelifecycle.Name, nodelifecycle.Component, nodelifecycle.New, func(s *metrics.Set) *metrics.Nodes { return s.Nodes }),
+	withMetrics(tainteviction.Name, tainteviction.Component, tainteviction.New, func(s *metrics.Set) *metrics.Eviction { return s.Taints }),
+	withMetrics(devicetainteviction.Name, devicetainteviction.Component, devicetainteviction.New, func(s *metrics.Set) *metrics.Eviction { return s.Devices }),
 	func(m *Manager) (reconcile.Controller, error) {
 		return nodettl.New(m.deps.ClientFor(nodettl.Name), m.deps.Informers), nil
 	},
 	func(m *Manager) (reconcile.Controller, error) {
 		client := m.deps.ClientFor(nodeipam.Name)
-		return nodeipam.New(client, m.deps.Informers, m.events.source(nodeipam.Component, client), m.deps.PodRanges)
+		return nodeipam.New(client, m.deps.Informers, m.events.source(nodeipam.Component, client), m.metrics.Blocks, m.deps.PodRanges)
 	},
 	func(m *Manager) (reconcile.Controller, error) {
 		keep := m.deps.KeepEndedPods
 		if keep == 0 {
 			keep = podgc.DefaultThreshold
 		}
-		return podgc.New(m.deps.ClientFor(podgc.Name), m.deps.Informers, keep)
+		return podgc.New(m.deps.ClientFor(podgc.Name), m.deps.Informers, keep, m.metrics.PodGC)
 	},
 	func(m *Manager) (reconcile.Controller, error) {
 		client := m.deps.ClientFor(garbagecollector.Name)
 		events := m.events.source(garbagecollector.Component, client)
-		return garbagecollector.New(m.deps.MetadataFor(garbagecollector.Name), m.deps.Discovery, m.deps.Informers, events), nil
+		return garbagecollector.New(m.deps.MetadataFor(garbagecollector.Name), m.deps.Discovery, m.deps.Informers, events, m.metrics.Garbage), nil
 	},
 	func(m *Manager) (reconcile.Controller, error) {
 		return namespace.New(m.deps.ClientFor(namespace.Name), m.deps.MetadataFor(namespace.Name), m.deps.Discovery, m.deps.Informers), nil
@@ -248,7 +257,7 @@ var all = []func(*Manager) (reconcile.Controller, error){
 		return clusterroleaggregation.New(m.deps.ClientFor(clusterroleaggregation.Name), m.deps.Informers), nil
 	},
 	func(m *Manager) (reconcile.Controller, error) {
-		return ttlafterfinished.New(m.deps.ClientFor(ttlafterfinished.Name), m.deps.Informers), nil
+		return ttlafterfinished.New(m.deps.ClientFor(ttlafterfinished.Name), m.deps.Informers, m.metrics.TTL), nil
 	},
 	func(m *Manager) (reconcile.Controller, error) {
 		return serviceaccount.New(m.deps.ClientFor(serviceaccount.Name), m.deps.Informers), nil
@@ -259,13 +268,13 @@ var all = []func(*Manager) (reconcile.Controller, error){
 		}, m.deps.Informers), nil
 	},
 	func(m *Manager) (reconcile.Controller, error) {
-		return clustertrustbundle.New(m.deps.ClientFor(clustertrustbundle.Name), m.deps.Informers, m.deps.RootCA), nil
+		return clustertrustbundle.New(m.deps.ClientFor(clustertrustbundle.Name), m.deps.Informers, m.deps.RootCA, m.metrics.Bundles), nil
 	},
 	func(m *Manager) (reconcile.Controller, error) {
 		return podcertificatecleaner.New(m.deps.ClientFor(podcertificatecleaner.Name), m.deps.Informers), nil
 	},
 	func(m *Manager) (reconcile.Controller, error) {
-		return rootcacertpublisher.New(m.deps.ClientFor(rootcacertpublisher.Name), m.deps.Informers, m.deps.RootCA), nil
+		return rootcacertpublisher.New(m.deps.ClientFor(rootcacertpublisher.Name), m.deps.Informers, m.deps.RootCA, m.metrics.RootCA), nil
 	},
 	withEvents(resourceclaim.Name, resourceclaim.Component, resourceclaim.NewForPods),
 	func(m *Manager) (reconcile.Controller, error) {
@@ -291,12 +300,13 @@ func newPodAutoscaler(m *Manager) (reconcile.Controller, error) {
 	if err != nil {
 		return reconcile.Controller{}, err
 	}
-	metrics, err := podautoscaler.NewMetrics(config, m.deps.Discovery, m.mapper)
+	values, err := podautoscaler.NewMetrics(config, m.deps.Discovery, m.mapper)
 	if err != nil {
 		return reconcile.Controller{}, err
 	}
 	return podautoscaler.New(podautoscaler.Deps{
-		Client: client, Scales: scales, Mapper: m.mapper, Metrics: metrics, Events: m.events.source(podautoscaler.Component, client),
+		Client: client, Scales: scales, Mapper: m.mapper, Metrics: values, Events: m.events.source(podautoscaler.Component, client),
+		Measured: m.metrics.Autoscaler,
 	}, m.deps.Informers), nil
 }
 
@@ -313,9 +323,11 @@ func newAddOns(m *Manager) (reconcile.Controller, error) {
 	if err != nil {
 		return reconcile.Controller{}, err
 	}
+	// Its own, since add-ons may find what controllers do not: groups that are installed when they are used.
+	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(client.Discovery()))
 	return addons.New(addons.Config{
 		Dir: a.Dir, Server: a.Server, Disabled: a.Disabled,
-		Client: client, Dynamic: objects, Mapper: m.mapper, Events: m.events.source(addons.Component, client),
+		Client: client, Dynamic: objects, Mapper: mapper, Events: m.events.source(addons.Component, client),
 	}), nil
 }
 
@@ -327,6 +339,18 @@ func withEvents(
 	return func(m *Manager) (reconcile.Controller, error) {
 		client := m.deps.ClientFor(name)
 		return build(client, m.deps.Informers, m.events.source(component, client))
+	}
+}
+
+// withMetrics is withEvents for controllers that measure something: their part of all metrics.
+func withMetrics[M any](
+	name, component string,
+	build func(kubernetes.Interface, informers.SharedInformerFactory, record.EventRecorder, M) (reconcile.Controller, error),
+	part func(*metrics.Set) M,
+) func(*Manager) (reconcile.Controller, error) {
+	return func(m *Manager) (reconcile.Controller, error) {
+		client := m.deps.ClientFor(name)
+		return build(client, m.deps.Informers, m.events.source(component, client), part(m.metrics))
 	}
 }
 

@@ -5,6 +5,7 @@ package controllers_test
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"strings"
 	"testing"
@@ -113,23 +114,34 @@ func serve(t testing.TB, change ...func(kubernetes.Interface, *apiserver.Config)
 
 // deps is what controllers work with, informers included that have not started.
 func (c *cluster) deps() controllers.Deps {
-	as := func(name string) *restclient.Config {
-		return c.door.ClientConfig(&user.DefaultInfo{Name: "system:serviceaccount:kube-system:" + name})
+	return c.depsWith(func(_ string, next http.RoundTripper) http.RoundTripper { return next })
+}
+
+// depsWith is deps with something between the controllers, each of which has an identity, and the API server.
+func (c *cluster) depsWith(wrap func(identity string, next http.RoundTripper) http.RoundTripper) controllers.Deps {
+	wrapped := func(u user.Info, identity string) *restclient.Config {
+		config := c.door.ClientConfig(u)
+		config.Wrap(func(next http.RoundTripper) http.RoundTripper { return wrap(identity, next) })
+		return config
 	}
+	as := func(name string) *restclient.Config {
+		return wrapped(&user.DefaultInfo{Name: "system:serviceaccount:kube-system:" + name}, name)
+	}
+	admin := &user.DefaultInfo{Name: "admin", Groups: []string{user.SystemPrivilegedGroup}}
 	return controllers.Deps{
 		ClientFor:   func(name string) kubernetes.Interface { return kubernetes.NewForConfigOrDie(as(name)) },
 		MetadataFor: func(name string) metadata.Interface { return metadata.NewForConfigOrDie(as(name)) },
 		ConfigFor:   as,
 		Discovery:   c.Discovery(),
-		Informers:   informers.NewSharedInformerFactory(c, 0),
+		Informers:   informers.NewSharedInformerFactory(kubernetes.NewForConfigOrDie(wrapped(admin, "informers")), 0),
 		PodRanges:   []nodeipam.Range{{Cluster: netip.MustParsePrefix("10.42.0.0/16"), NodeBits: 24}},
 		RootCA:      []byte("the CA"),
 		Signers:     csrsigning.Authorities{Client: c.keys.ClientCA, KubeletServer: c.keys.KubeletCA, Legacy: c.keys.ServerCA},
 
 		LocalVolumes: c.directories,
 
-		ManagerClient:   c.as(&user.DefaultInfo{Name: "system:kube-controller-manager"}),
-		APIServerClient: c,
+		ManagerClient:   kubernetes.NewForConfigOrDie(wrapped(&user.DefaultInfo{Name: "system:kube-controller-manager"}, "system:kube-controller-manager")),
+		APIServerClient: kubernetes.NewForConfigOrDie(wrapped(admin, "system:apiserver")),
 		IssueToken: func(sa *corev1.ServiceAccount, secret *corev1.Secret) (string, error) {
 			return "token of " + sa.Name + " in " + secret.Name, nil
 		},

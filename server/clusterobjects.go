@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,6 +27,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/controllers/localpath"
 	"github.com/skiff-k8s/skiff/controllers/serviceaccounttoken"
+	"github.com/skiff-k8s/skiff/gateway/ingress"
 )
 
 // clusterObjects are what every cluster has before its users bring anything: the system namespaces, the
@@ -39,7 +41,7 @@ type clusterObjects struct {
 
 // ensure creates what is missing. Several servers may do so at the same time.
 func (o clusterObjects) ensure(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{o.namespaces, o.priorities, o.serviceCIDR, o.apiService, o.apiEndpoints, o.clusterInfo, o.localPath, o.tokenTracking} {
+	for _, step := range []func(context.Context) error{o.namespaces, o.priorities, o.serviceCIDR, o.apiService, o.apiEndpoints, o.clusterInfo, o.localPath, o.ingress, o.tokenTracking} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -227,7 +229,31 @@ func (o clusterObjects) localPath(ctx context.Context) error {
 	if _, err := o.client.StorageV1().StorageClasses().Create(ctx, localpath.Class(), metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create StorageClass: %w", err)
 	}
-	role, binding := localpath.Role()
+	return o.role(ctx, localpath.Role)
+}
+
+// ingress makes the IngressClass, and lets its controller do what it does. It is the default unless another one is.
+func (o clusterObjects) ingress(ctx context.Context) error {
+	if !o.cfg.servesIngresses() {
+		return nil
+	}
+	classes := o.client.NetworkingV1().IngressClasses()
+	list, err := classes.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list IngressClasses: %w", err)
+	}
+	other := slices.ContainsFunc(list.Items, func(c networkingv1.IngressClass) bool {
+		return c.Annotations[networkingv1.AnnotationIsDefaultIngressClass] == "true"
+	})
+	if _, err := classes.Create(ctx, ingress.Class(!other), metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create IngressClass: %w", err)
+	}
+	return o.role(ctx, ingress.Role)
+}
+
+// role makes what a controller of ours may do. What is there stays as it is.
+func (o clusterObjects) role(ctx context.Context, of func() (*rbacv1.ClusterRole, *rbacv1.ClusterRoleBinding)) error {
+	role, binding := of()
 	if _, err := o.client.RbacV1().ClusterRoles().Create(ctx, role, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create ClusterRole %s: %w", role.Name, err)
 	}

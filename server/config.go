@@ -3,6 +3,7 @@
 package server
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -44,10 +45,11 @@ type Config struct {
 	NoNode bool // control plane only
 
 	LeaderElect bool     // other servers work on the same data: by Leases they agree whose controllers and scheduler act
-	Disable     []string // what is not wanted: add-ons in DataDir/server/manifests, by name, and local-path
+	Disable     []string // what is not wanted: add-ons in DataDir/server/manifests, by name, local-path, ingress and gateway
 
-	API  APISettings
-	Node agent.Settings
+	API     APISettings
+	Node    agent.Settings
+	Gateway GatewaySettings
 
 	// Scheduler says how pods get their nodes; the zero value is what kube-scheduler does without a configuration.
 	Scheduler scheduler.Config `json:"-"`
@@ -98,6 +100,7 @@ func Default() Config {
 		KubeconfigMode: 0o600,
 		API:            defaultAPISettings(),
 		Node:           agent.DefaultSettings(),
+		Gateway:        defaultGatewaySettings(),
 	}
 }
 
@@ -128,6 +131,9 @@ func (c *Config) Complete() error {
 		return fmt.Errorf("node port range %s is not a range of ports (change --service-node-port-range)", c.NodePorts)
 	}
 	if err := c.API.check(); err != nil {
+		return err
+	}
+	if err := c.Gateway.check(); err != nil {
 		return err
 	}
 	if c.Simulated.Nodes < 0 || c.Simulated.StartAfter < 0 {
@@ -187,8 +193,8 @@ func (c *Config) pool() addresspool.Pool {
 	return pool
 }
 
-// serviceLB returns what makes the addresses of LoadBalancer Services, or nil.
-func (c *Config) serviceLB() *servicelb.Config {
+// serviceLB returns what makes the addresses of LoadBalancer Services, or nil. inUse tells of ports that are taken for now.
+func (c *Config) serviceLB(inUse func(port int32) string) *servicelb.Config {
 	if c.LoadBalancer != LoadBalancerNodes || len(c.LoadBalancerPool) > 0 {
 		return nil
 	}
@@ -197,7 +203,7 @@ func (c *Config) serviceLB() *servicelb.Config {
 		if n := int(port); n >= c.NodePorts.First && n <= c.NodePorts.Last {
 			return "node ports"
 		}
-		return needed[int(port)]
+		return cmp.Or(needed[int(port)], inUse(port))
 	}}
 }
 

@@ -224,6 +224,10 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 	if err != nil {
 		return fmt.Errorf("build the allocation of Service addresses: %w", err)
 	}
+	onDemand, err := c.gatewayAPI(cfg)
+	if err != nil {
+		return err
+	}
 	proxyCert, proxyKey := c.pki.FrontProxyClient.Files()
 	kubelets := c.kubelets()
 	usage := metrics.Storages(metrics.Deps{
@@ -289,6 +293,7 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 		Version:           effective,
 		LongRunning:       []string{tunnel.Path},
 		DialPod:           c.tunnels.DialPod,
+		OnDemand:          onDemand,
 	})
 	if err != nil {
 		return err

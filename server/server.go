@@ -24,9 +24,12 @@ import (
 
 	"github.com/skiff-k8s/skiff/agent"
 	"github.com/skiff-k8s/skiff/agent/join"
+	"github.com/skiff-k8s/skiff/apiserver/ondemand"
 	"github.com/skiff-k8s/skiff/controllers"
 	"github.com/skiff-k8s/skiff/controllers/csrsigning"
 	"github.com/skiff-k8s/skiff/controllers/nodeipam"
+	"github.com/skiff-k8s/skiff/gateway/ingress"
+	"github.com/skiff-k8s/skiff/gateway/proxy"
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
 	"github.com/skiff-k8s/skiff/scheduler"
 )
@@ -37,8 +40,10 @@ type Server struct {
 	plane       *controlPlane
 	controllers *controllers.Manager
 	scheduler   *scheduler.Scheduler
-	agent       *agent.Agent     // nil without a node
-	simulated   *simulated.Fleet // nil without simulated nodes
+	agent       *agent.Agent        // nil without a node
+	dataPlane   *proxy.Proxy        // nil without a node
+	ingress     *ingress.Controller // nil if Ingresses are not served
+	simulated   *simulated.Fleet    // nil without simulated nodes
 	claim       *agent.Claim
 
 	clusterReady  chan struct{}   // closed when the API has what every cluster has
@@ -115,7 +120,7 @@ func (s *Server) buildParts() error {
 		Informers:   s.plane.informers,
 		PodRanges:   podRanges(s.cfg.ClusterCIDRs),
 		RootCA:      s.plane.pki.ServerCA.PEM(),
-		ServiceLB:   s.cfg.serviceLB(),
+		ServiceLB:   s.cfg.serviceLB(s.ingressPort),
 
 		LoadBalancerPool: s.cfg.pool(),
 
@@ -125,8 +130,9 @@ func (s *Server) buildParts() error {
 
 		AddOns: &controllers.AddOns{
 			Dir: s.cfg.manifestsDir(), Server: s.cfg.NodeName, Disabled: s.cfg.Disable,
-			Config: s.plane.configFor("skiff:addons", user.SystemPrivilegedGroup),
+			Config: s.plane.configFor(ondemand.AddOns, user.SystemPrivilegedGroup),
 		},
+		Metrics:         processMetrics{},
 		ManagerClient:   manager,
 		APIServerClient: s.plane.admin,
 		IssueToken:      s.plane.issuer.IssueLegacy,
@@ -145,8 +151,10 @@ func (s *Server) buildParts() error {
 	if err := s.simulate(); err != nil || s.cfg.NoNode {
 		return err
 	}
-	s.agent, err = s.plane.newAgent(s.cfg, s.clusterReady)
-	return err
+	if s.agent, err = s.plane.newAgent(s.cfg, s.clusterReady); err != nil {
+		return err
+	}
+	return s.buildDataPlane()
 }
 
 // schedulerConfig lets informers that the scheduler asks for later run for as long as all others.
@@ -170,7 +178,7 @@ func (processMetrics) CustomRegister(c metrics.StableCollector) error {
 
 func firstOnly(err error) error {
 	if err != nil {
-		klog.Background().V(2).Info("A metric of the scheduler is not shown", "err", err)
+		klog.Background().V(2).Info("A metric is not shown", "err", err)
 	}
 	return nil
 }
@@ -251,9 +259,13 @@ func (s *Server) runParts(ctx context.Context) error {
 		group.Go(func() error { return keepAuthentication(ctx, s.plane.admin, s.plane.pki) })
 		group.Go(func() error { return s.act(ctx, controllersLease, "system:kube-controller-manager", s.controllers.Run) })
 		group.Go(func() error { return s.act(ctx, schedulerLease, "system:kube-scheduler", s.scheduler.Run) })
+		if s.dataPlane != nil {
+			group.Go(func() error { return s.runDataPlane(ctx) })
+		}
 		if s.simulated != nil {
 			group.Go(func() error { return s.simulated.Run(ctx) })
 		}
+		group.Go(func() error { return s.runGateway(ctx) })
 		return nil
 	})
 	return group.Wait()

@@ -60,12 +60,18 @@ func (d *Door) ClientConfig(u user.Info) *restclient.Config {
 // Authenticator recognizes the users of in-process requests, and no others.
 func Authenticator() authenticator.Request {
 	return authenticator.RequestFunc(func(req *http.Request) (*authenticator.Response, bool, error) {
-		u, ok := req.Context().Value(userKey{}).(user.Info)
+		u, ok := UserOf(req.Context())
 		if !ok {
 			return nil, false, nil
 		}
 		return &authenticator.Response{User: u}, true, nil
 	})
+}
+
+// UserOf returns who a request is from if it comes from within this process.
+func UserOf(ctx context.Context) (user.Info, bool) {
+	u, ok := ctx.Value(userKey{}).(user.Info)
+	return u, ok
 }
 
 type userKey struct{}

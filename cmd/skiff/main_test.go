@@ -53,7 +53,7 @@ func TestWrongUse(t *testing.T) {
 		{"unknown flag of stop", []string{"stop", "--keep-pod"}, "", 2, `there is no flag --keep-pod (did you mean --keep-pods? skiff stop --help lists all)`},
 		{"unknown short flag", []string{"server", "-q"}, "", 2, `there is no flag -q (skiff server --help lists all)`},
 		{"not a number", []string{"server", "--secure-port=x"}, "", 2, `--secure-port is "x" but must be a whole number`},
-		{"not an address", []string{"server", "--node-ip=here"}, "", 2, `--node-ip is "here" but must be an IP address`},
+		{"not an address", []string{"server", "--node-ip=here"}, "", 2, `--node-ip: "here" is not an IP address`},
 		{"not a range", []string{"server", "--cluster-cidr=10.0.0.0"}, "", 2, `--cluster-cidr: "10.0.0.0" is not a range like 10.42.0.0/16`},
 		{"not a range of ports", []string{"server", "--service-node-port-range=3"}, "", 2, `--service-node-port-range: "3" is not a range like 30000-32767`},
 		{"not a mode", []string{"server", "--write-kubeconfig-mode=rw"}, "", 2, `--write-kubeconfig-mode: "rw" is not an octal mode like 0640`},

@@ -185,9 +185,10 @@ func serverFlags(fs *pflag.FlagSet, cfg *server.Config) {
 		return nil
 	})
 	fs.BoolVar(&cfg.LeaderElect, "leader-elect", false, "agree with other servers on the same data, by Leases, whose controllers and scheduler act")
-	fs.StringSliceVar(&cfg.Disable, "disable", nil, "what is not wanted: local-path (the default StorageClass), and manifests in server/manifests of the data directory, by name without suffix")
+	fs.StringSliceVar(&cfg.Disable, "disable", nil, "what is not wanted: local-path (the default StorageClass), ingress (serving Ingresses), gateway (the Gateway API), and manifests in server/manifests of the data directory, by name without suffix")
 	fs.BoolVar(&cfg.NoNode, "no-node", false, "control plane only: do not make this machine a node")
 	apiFlags(fs, &cfg.API)
+	gatewayFlags(fs, &cfg.Gateway)
 	nodeFlags(fs, &cfg.Node)
 	fs.Func("scheduler-config", "file with a KubeSchedulerConfiguration (default: as kube-scheduler without one)", func(file string) error {
 		text, err := os.ReadFile(file)
@@ -209,6 +210,17 @@ func simulatedFlags(fs *pflag.FlagSet, cfg *simulated.Config) {
 			return err
 		}
 		cfg.Template, err = simulated.ParseTemplate(string(text))
+		return err
+	})
+}
+
+// gatewayFlags are about serving Ingresses and Gateways.
+func gatewayFlags(fs *pflag.FlagSet, cfg *server.GatewaySettings) {
+	fs.IntVar(&cfg.IngressHTTPPort, "ingress-http-port", cfg.IngressHTTPPort, "port of this machine for Ingresses")
+	fs.IntVar(&cfg.IngressHTTPSPort, "ingress-https-port", cfg.IngressHTTPSPort, "port of this machine for Ingresses with TLS")
+	fs.Func("gateway-trusted-proxies", "addresses (CIDR, repeatable) of proxies in front of this machine, whose X-Forwarded headers are believed", func(v string) error {
+		prefix, err := netip.ParsePrefix(v)
+		cfg.TrustedProxies = append(cfg.TrustedProxies, prefix)
 		return err
 	})
 }

@@ -197,20 +197,25 @@ func (c *controller) apply(ctx context.Context, name, path string) error {
 		c.Events.Eventf(inv.configMap, corev1.EventTypeWarning, "ParseManifestFailed", "Parse manifest at %q failed: %v", path, err)
 		return fmt.Errorf("read manifest: %w", err)
 	}
-	made, err := c.applyAll(ctx, name, objects)
-	// What was made is written down before anything else can fail, and what was made before stays until it is deleted.
-	if recordErr := c.record(ctx, inv, union(made, inv.objects)); recordErr != nil {
+	found, err := c.resolve(name, objects)
+	// What will be made is written down before it is, and what was made before stays so until it is deleted: nothing is
+	// forgotten if the process ends halfway.
+	if recordErr := c.record(ctx, inv, union(ids(found), inv.objects)); recordErr != nil {
 		return errors.Join(err, recordErr)
 	}
+	applyErr := c.applyAll(ctx, found)
 	if err != nil {
+		c.Mapper.Reset() // what was missing may just have been defined; the next try will see
+	}
+	if err := errors.Join(err, applyErr); err != nil {
 		c.Events.Eventf(inv.configMap, corev1.EventTypeWarning, "ApplyManifestFailed", "Applying manifest at %q failed: %v", path, err)
 		return err
 	}
-	if err := c.prune(ctx, name, without(inv.objects, made)); err != nil {
+	if err := c.prune(ctx, name, without(inv.objects, ids(found))); err != nil {
 		c.Events.Eventf(inv.configMap, corev1.EventTypeWarning, "PruneManifestFailed", "Deleting what is no longer in manifest at %q failed: %v", path, err)
 		return err
 	}
-	if err := c.record(ctx, inv, made); err != nil {
+	if err := c.record(ctx, inv, ids(found)); err != nil {
 		return err
 	}
 	c.Events.Eventf(inv.configMap, corev1.EventTypeNormal, "AppliedManifest", "Applied manifest at %q", path)

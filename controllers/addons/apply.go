@@ -70,21 +70,71 @@ func flatten(object *unstructured.Unstructured) ([]*unstructured.Unstructured, e
 	return []*unstructured.Unstructured{object}, nil
 }
 
-// applyAll applies all objects, in an order in which each finds what it needs: namespaces and definitions of custom
-// resources first. It goes on after errors and returns what it has made.
-func (c *controller) applyAll(ctx context.Context, addOn string, objects []*unstructured.Unstructured) ([]id, error) {
+// located is an object of a manifest, and where it is to be.
+type located struct {
+	*unstructured.Unstructured
+	mapping *meta.RESTMapping
+}
+
+func (l located) id() id {
+	kind := l.GroupVersionKind()
+	return id{kind.Group, kind.Version, kind.Kind, l.GetNamespace(), l.GetName()}
+}
+
+func ids(objects []located) []id {
+	out := make([]id, len(objects))
+	for i, object := range objects {
+		out[i] = object.id()
+	}
+	return out
+}
+
+// resolve finds out where all objects of an add-on belong, and orders them so that each finds what it needs: namespaces
+// and definitions of custom resources come first. It goes on after errors.
+func (c *controller) resolve(addOn string, objects []*unstructured.Unstructured) ([]located, error) {
 	slices.SortStableFunc(objects, func(a, b *unstructured.Unstructured) int { return rank(a) - rank(b) })
-	var made []id
+	var out []located
 	var errs []error
 	for _, object := range objects {
-		applied, err := c.applyOne(ctx, addOn, object)
+		kind := object.GroupVersionKind()
+		mapping, err := c.Mapper.RESTMapping(kind.GroupKind(), kind.Version)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("apply %s %s: %w", object.GetKind(), name(object.GetNamespace(), object.GetName()), err))
+			errs = append(errs, failedToApply(object, err))
 			continue
 		}
-		made = append(made, applied)
+		if mapping.Scope.Name() == meta.RESTScopeNameNamespace && object.GetNamespace() == "" {
+			object.SetNamespace(metav1.NamespaceDefault)
+		}
+		labels := object.GetLabels()
+		if labels == nil {
+			labels = map[string]string{}
+		}
+		labels[AddOnLabel] = addOn
+		object.SetLabels(labels)
+		out = append(out, located{object, mapping})
 	}
-	return made, errors.Join(errs...)
+	return out, errors.Join(errs...)
+}
+
+func failedToApply(object *unstructured.Unstructured, err error) error {
+	return fmt.Errorf("apply %s %s: %w", object.GetKind(), name(object.GetNamespace(), object.GetName()), err)
+}
+
+// applyAll applies all objects in this order. It goes on after errors.
+func (c *controller) applyAll(ctx context.Context, objects []located) error {
+	var errs []error
+	for _, object := range objects {
+		raw, err := json.Marshal(object.Unstructured)
+		if err == nil {
+			_, err = c.client(object.mapping, object.GetNamespace()).Patch(ctx, object.GetName(), types.ApplyPatchType, raw, metav1.PatchOptions{
+				FieldManager: Component, Force: ptr.To(true),
+			})
+		}
+		if err != nil {
+			errs = append(errs, failedToApply(object.Unstructured, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func rank(object *unstructured.Unstructured) int {
@@ -102,34 +152,6 @@ func name(namespace, name string) string {
 		return name
 	}
 	return namespace + "/" + name
-}
-
-func (c *controller) applyOne(ctx context.Context, addOn string, object *unstructured.Unstructured) (id, error) {
-	kind := object.GroupVersionKind()
-	mapping, err := c.Mapper.RESTMapping(kind.GroupKind(), kind.Version)
-	if meta.IsNoMatchError(err) {
-		c.Mapper.Reset() // its definition may just have been made; the next try will see
-	}
-	if err != nil {
-		return id{}, err
-	}
-	if mapping.Scope.Name() == meta.RESTScopeNameNamespace && object.GetNamespace() == "" {
-		object.SetNamespace(metav1.NamespaceDefault)
-	}
-	labels := object.GetLabels()
-	if labels == nil {
-		labels = map[string]string{}
-	}
-	labels[AddOnLabel] = addOn
-	object.SetLabels(labels)
-	raw, err := json.Marshal(object)
-	if err != nil {
-		return id{}, err
-	}
-	_, err = c.client(mapping, object.GetNamespace()).Patch(ctx, object.GetName(), types.ApplyPatchType, raw, metav1.PatchOptions{
-		FieldManager: Component, Force: ptr.To(true),
-	})
-	return id{kind.Group, kind.Version, kind.Kind, object.GetNamespace(), object.GetName()}, err
 }
 
 func (c *controller) client(mapping *meta.RESTMapping, namespace string) dynamic.ResourceInterface {

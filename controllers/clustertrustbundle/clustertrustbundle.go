@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -23,6 +24,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	certificateslisters "k8s.io/client-go/listers/certificates/v1"
 
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
 
@@ -38,12 +40,13 @@ type controller struct {
 	client  kubernetes.Interface
 	bundles certificateslisters.ClusterTrustBundleLister
 	wanted  *certificatesv1.ClusterTrustBundle
+	metrics *metrics.Publisher
 }
 
 // New returns the controller that publishes ca, PEM certificates.
-func New(client kubernetes.Interface, factory informers.SharedInformerFactory, ca []byte) reconcile.Controller {
+func New(client kubernetes.Interface, factory informers.SharedInformerFactory, ca []byte, measured *metrics.Publisher) reconcile.Controller {
 	bundles := factory.Certificates().V1().ClusterTrustBundles()
-	c := &controller{client: client, bundles: bundles.Lister(), wanted: bundle(ca)}
+	c := &controller{client: client, bundles: bundles.Lister(), wanted: bundle(ca), metrics: measured}
 	return reconcile.Controller{
 		Name:      "ca_cert_publisher_cluster_trust_bundles",
 		Reconcile: c.Reconcile,
@@ -72,6 +75,13 @@ func bundle(ca []byte) *certificatesv1.ClusterTrustBundle {
 
 // Reconcile publishes what is wanted, and then removes what is not.
 func (c *controller) Reconcile(ctx context.Context, _ types.NamespacedName) (reconcile.Result, error) {
+	start := time.Now()
+	err := c.publish(ctx)
+	c.metrics.Synced(start, err)
+	return reconcile.Result{}, err
+}
+
+func (c *controller) publish(ctx context.Context) error {
 	client := c.client.CertificatesV1().ClusterTrustBundles()
 	current, err := c.bundles.Get(c.wanted.Name)
 	switch {
@@ -86,7 +96,7 @@ func (c *controller) Reconcile(ctx context.Context, _ types.NamespacedName) (rec
 		_, err = client.Update(ctx, changed, metav1.UpdateOptions{})
 	}
 	if err != nil {
-		return reconcile.Result{}, fmt.Errorf("publish ClusterTrustBundle %s: %w", c.wanted.Name, err)
+		return fmt.Errorf("publish ClusterTrustBundle %s: %w", c.wanted.Name, err)
 	}
 	all, err := c.bundles.List(labels.Everything())
 	errs := []error{err}
@@ -98,5 +108,5 @@ func (c *controller) Reconcile(ctx context.Context, _ types.NamespacedName) (rec
 			errs = append(errs, fmt.Errorf("delete ClusterTrustBundle %s: %w", b.Name, err))
 		}
 	}
-	return reconcile.Result{}, errors.Join(errs...)
+	return errors.Join(errs...)
 }

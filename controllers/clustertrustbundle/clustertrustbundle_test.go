@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skiff-k8s/skiff/controllers/controllertest"
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 )
 
 // There is one bundle of the signer, with the CA in it, whatever others do; bundles of other signers stay.
@@ -18,7 +19,7 @@ func TestOneBundle(t *testing.T) {
 		outdated := bundle([]byte("old"))
 		other := &certificatesv1.ClusterTrustBundle{ObjectMeta: metav1.ObjectMeta{Name: "other"}}
 		c := controllertest.New(t, outdated, other)
-		c.Run(New(c, c.Factory, []byte("new")))
+		c.Run(New(c, c.Factory, []byte("new"), metrics.New().Bundles))
 		want := bundle([]byte("new"))
 		check := func(when string) {
 			t.Helper()

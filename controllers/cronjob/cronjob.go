@@ -10,6 +10,7 @@ package cronjob
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -30,6 +31,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/ptr"
 
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
 
@@ -49,15 +51,16 @@ type controller struct {
 	events   record.EventRecorder
 	cronJobs batchlisters.CronJobLister
 	jobs     cache.Indexer
+	metrics  *metrics.CronJob
 }
 
 // New returns the controller of CronJobs.
-func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder) (reconcile.Controller, error) {
+func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder, measured *metrics.CronJob) (reconcile.Controller, error) {
 	cronJobs, jobs := factory.Batch().V1().CronJobs(), factory.Batch().V1().Jobs().Informer()
 	if err := jobs.AddIndexers(cache.Indexers{byController: controllerOf}); err != nil {
 		return reconcile.Controller{}, fmt.Errorf("add index %q: %w", byController, err)
 	}
-	c := &controller{client: client, events: events, cronJobs: cronJobs.Lister(), jobs: jobs.GetIndexer()}
+	c := &controller{client: client, events: events, cronJobs: cronJobs.Lister(), jobs: jobs.GetIndexer(), metrics: measured}
 	return reconcile.Controller{
 		Name:      "cronjob",
 		Reconcile: c.Reconcile,
@@ -106,13 +109,16 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	t := &tick{controller: c, CronJob: cached.DeepCopy(), now: time.Now()}
+	t := &tick{controller: c, CronJob: cached.DeepCopy(), written: cached.Status, now: time.Now()}
+	err = t.updateActive(ctx, jobs)
+	// What is known of Jobs that have ended is written before they are deleted: it would be lost with them.
+	if err := errors.Join(err, t.write(ctx)); err != nil {
+		return reconcile.Result{}, err
+	}
 	t.cleanUp(ctx, jobs)
-	result, err := t.run(ctx, jobs)
-	if !apiequality.Semantic.DeepEqual(cached.Status, t.Status) {
-		if _, err := c.client.BatchV1().CronJobs(key.Namespace).UpdateStatus(ctx, t.CronJob, metav1.UpdateOptions{}); err != nil {
-			return reconcile.Result{}, fmt.Errorf("update status of CronJob: %w", err)
-		}
+	result, err := t.run(ctx)
+	if err := t.write(ctx); err != nil {
+		return reconcile.Result{}, err
 	}
 	return result, err
 }
@@ -132,8 +138,22 @@ func (c *controller) owned(cj *batchv1.CronJob) ([]*batchv1.Job, error) {
 // tick is one look at one CronJob.
 type tick struct {
 	*controller
-	*batchv1.CronJob // our copy; its status is written at the end
+	*batchv1.CronJob // our copy, whose status is what is to be written
+	written          batchv1.CronJobStatus
 	now              time.Time
+}
+
+// write writes the status if it has changed.
+func (t *tick) write(ctx context.Context) error {
+	if apiequality.Semantic.DeepEqual(t.written, t.Status) {
+		return nil
+	}
+	updated, err := t.client.BatchV1().CronJobs(t.Namespace).UpdateStatus(ctx, t.CronJob, metav1.UpdateOptions{})
+	if err != nil {
+		return fmt.Errorf("update status of CronJob: %w", err)
+	}
+	t.CronJob, t.written = updated, *updated.Status.DeepCopy()
+	return nil
 }
 
 func (t *tick) warn(reason, format string, args ...any) {
@@ -144,10 +164,7 @@ func (t *tick) tell(reason, format string, args ...any) {
 	t.events.Eventf(t.CronJob, corev1.EventTypeNormal, reason, format, args...)
 }
 
-func (t *tick) run(ctx context.Context, jobs []*batchv1.Job) (reconcile.Result, error) {
-	if err := t.updateActive(ctx, jobs); err != nil {
-		return reconcile.Result{}, err
-	}
+func (t *tick) run(ctx context.Context) (reconcile.Result, error) {
 	schedule := t.schedule()
 	if t.DeletionTimestamp != nil || schedule == nil {
 		return reconcile.Result{}, nil
@@ -237,6 +254,7 @@ func (t *tick) start(ctx context.Context, at time.Time) error {
 		t.warn("FailedCreate", "Error creating job: %v", err)
 		return fmt.Errorf("create job: %w", err)
 	default:
+		t.metrics.Skew.Observe(created.CreationTimestamp.Sub(at).Seconds())
 		t.tell("SuccessfulCreate", "Created job %v", created.Name)
 	}
 	if !t.active(created.UID) {
@@ -246,7 +264,7 @@ func (t *tick) start(ctx context.Context, at time.Time) error {
 	return nil
 }
 
-// updateActive keeps the list of active Jobs right, and the time of the last success.
+// updateActive keeps the list of active Jobs right, and the times of the last Job and of the last success.
 func (t *tick) updateActive(ctx context.Context, jobs []*batchv1.Job) error {
 	known := map[types.UID]bool{}
 	for _, job := range jobs {
@@ -260,6 +278,9 @@ func (t *tick) updateActive(ctx context.Context, jobs []*batchv1.Job) error {
 		case condition != "" && active:
 			t.forget(job.UID)
 			t.tell("SawCompletedJob", "Saw completed job: %s, condition: %v", job.Name, condition)
+		}
+		if condition != "" {
+			t.noteStart(job)
 		}
 		if at := job.Status.CompletionTime; condition == batchv1.JobComplete && at != nil &&
 			(t.Status.LastSuccessfulTime == nil || at.After(t.Status.LastSuccessfulTime.Time)) {
@@ -280,6 +301,15 @@ func (t *tick) updateActive(ctx context.Context, jobs []*batchv1.Job) error {
 		}
 	}
 	return nil
+}
+
+// noteStart notes the time of a Job that has ended, if that was not done when it was started: the process may have ended
+// just then, and a Job that is cleaned up would run again.
+func (t *tick) noteStart(job *batchv1.Job) {
+	at, err := time.Parse(time.RFC3339, job.Annotations[batchv1.CronJobScheduledTimestampAnnotation])
+	if err == nil && (t.Status.LastScheduleTime == nil || at.After(t.Status.LastScheduleTime.Time)) {
+		t.Status.LastScheduleTime = &metav1.Time{Time: at}
+	}
 }
 
 // unexpected looks at a Job that runs and is not in the list. If the list is right on the API server, the cache is behind.

@@ -16,6 +16,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/controllertest"
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 )
 
 func at(text string) time.Time {
@@ -134,7 +135,7 @@ func run(t *testing.T, change func(*batchv1.CronJobSpec)) *world {
 	cj := newCronJob("* * * * *", time.Now())
 	change(&cj.Spec)
 	cluster := controllertest.New(t, cj)
-	c, err := New(cluster.Clientset, cluster.Factory, cluster.Events)
+	c, err := New(cluster.Clientset, cluster.Factory, cluster.Events, metrics.New().CronJob)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,16 +6,13 @@ package csrcleaner
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-	certificateslisters "k8s.io/client-go/listers/certificates/v1"
 	"k8s.io/client-go/util/cert"
 
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
@@ -29,47 +26,24 @@ const (
 	keepPending  = 24 * time.Hour
 )
 
-type controller struct {
-	client   kubernetes.Interface
-	requests certificateslisters.CertificateSigningRequestLister
-}
-
 // New returns the controller.
 func New(client kubernetes.Interface, factory informers.SharedInformerFactory) reconcile.Controller {
 	requests := factory.Certificates().V1().CertificateSigningRequests()
-	c := &controller{client: client, requests: requests.Lister()}
+	lister := requests.Lister()
 	return reconcile.Controller{
-		Name:      "csrcleaner",
-		Reconcile: c.Reconcile,
-		Workers:   1,
-		Watches:   []reconcile.Watch{reconcile.OnSelf[*certificatesv1.CertificateSigningRequest](requests.Informer())},
+		Name: "csrcleaner",
+		Reconcile: reconcile.Expiring[*certificatesv1.CertificateSigningRequest]{
+			Get: func(key types.NamespacedName) (*certificatesv1.CertificateSigningRequest, error) {
+				return lister.Get(key.Name)
+			},
+			Due: expiry,
+			Delete: func(ctx context.Context, request *certificatesv1.CertificateSigningRequest, options metav1.DeleteOptions) error {
+				return client.CertificatesV1().CertificateSigningRequests().Delete(ctx, request.Name, options)
+			},
+		}.Reconcile,
+		Workers: 1,
+		Watches: []reconcile.Watch{reconcile.OnSelf[*certificatesv1.CertificateSigningRequest](requests.Informer())},
 	}
-}
-
-// Reconcile deletes a request when it is time, or asks to see it again then.
-func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (reconcile.Result, error) {
-	request, err := c.requests.Get(key.Name)
-	if apierrors.IsNotFound(err) {
-		return reconcile.Result{}, nil
-	}
-	if err != nil {
-		return reconcile.Result{}, err
-	}
-	due, ends := expiry(request)
-	if !ends {
-		return reconcile.Result{}, nil
-	}
-	if left := time.Until(due); left > 0 {
-		return reconcile.Result{RequeueAfter: left}, nil
-	}
-	err = c.client.CertificatesV1().CertificateSigningRequests().Delete(ctx, request.Name, metav1.DeleteOptions{
-		Preconditions: &metav1.Preconditions{UID: &request.UID, ResourceVersion: &request.ResourceVersion},
-	})
-	// Conflict: it changed, and that change queues it again.
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		return reconcile.Result{}, fmt.Errorf("delete the request: %w", err)
-	}
-	return reconcile.Result{}, nil
 }
 
 // expiry is when a request is of no use any more: the first of what its conditions and its certificate say.

@@ -104,7 +104,9 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, e
 			reconcile.On(pods, c.observe), // before the next, which queues
 			podcontrol.OnPods(pods, kind, all, selector),
 			reconcile.On(nodes.Informer(), c.nodeChanged),
-			reconcile.On(factory.Apps().V1().ControllerRevisions().Informer(), revisionChanged),
+			// A new revision is no news: the DaemonSet makes them itself, and what somebody else adds is merged into the others
+			// no sooner than it has something to do.
+			reconcile.OnOwnedButNew[*appsv1.ControllerRevision](factory.Apps().V1().ControllerRevisions().Informer(), kind),
 		},
 	}, nil
 }
@@ -115,22 +117,6 @@ func (c *controller) setChanged(q reconcile.Queue, old, new *appsv1.DaemonSet) {
 		return
 	}
 	q.Add(reconcile.KeyOf(new))
-}
-
-// revisionChanged queues the DaemonSet of a revision that was changed or deleted. A new one is no news: the DaemonSet
-// makes them itself, and what somebody else adds is merged into the others no sooner than it has something to do.
-func revisionChanged(q reconcile.Queue, old, new *appsv1.ControllerRevision) {
-	if old == nil {
-		return
-	}
-	for _, revision := range []*appsv1.ControllerRevision{old, new} {
-		if revision == nil {
-			continue
-		}
-		if key, ok := reconcile.OwnerKey(revision, kind); ok {
-			q.Add(key)
-		}
-	}
 }
 
 // observe settles what a DaemonSet expected to see of its pods.

@@ -13,7 +13,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/flowcontrol"
@@ -263,34 +262,5 @@ func TestSurplusRevisions(t *testing.T) {
 	got := s.surplusRevisions()
 	if len(got) != 3 || got[0].Name != "1" || got[1].Name != "2" || got[2].Name != "3" {
 		t.Errorf("surplus are %v", got)
-	}
-}
-
-// keys is a queue that only remembers.
-type keys []types.NamespacedName
-
-func (k *keys) Add(key types.NamespacedName) { *k = append(*k, key) }
-
-func (k *keys) AddAfter(key types.NamespacedName, _ time.Duration) { k.Add(key) }
-
-// A revision that somebody adds is left alone until its DaemonSet has something to do; a changed or deleted one is seen to.
-func TestRevisionChanged(t *testing.T) {
-	set := newSet()
-	revision := &appsv1.ControllerRevision{ObjectMeta: metav1.ObjectMeta{
-		Namespace: "ns", Name: "agent-1", OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(set, kind)},
-	}}
-	released := &appsv1.ControllerRevision{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "agent-1"}}
-	for name, test := range map[string]struct {
-		old, new *appsv1.ControllerRevision
-		queued   bool
-	}{
-		"added": {nil, revision, false}, "changed": {revision, revision, true}, "deleted": {revision, nil, true},
-		"released": {revision, released, true}, "adopted": {released, revision, true}, "of nobody": {released, released, false},
-	} {
-		var q keys
-		revisionChanged(&q, test.old, test.new)
-		if queued := slices.Contains(q, types.NamespacedName{Namespace: "ns", Name: "agent"}); queued != test.queued {
-			t.Errorf("%s: queued is %v, want %v", name, queued, test.queued)
-		}
 	}
 }

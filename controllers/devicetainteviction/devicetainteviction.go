@@ -30,6 +30,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/dynamic-resource-allocation/resourceclaim"
 
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/podcontrol"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
@@ -41,12 +42,13 @@ const (
 )
 
 type controller struct {
-	client kubernetes.Interface
-	pods   corelisters.PodLister
-	claims resourcelisters.ResourceClaimLister
-	slices resourcelisters.ResourceSliceLister
-	rules  resourcelisters.DeviceTaintRuleLister
-	events record.EventRecorder
+	client  kubernetes.Interface
+	pods    corelisters.PodLister
+	claims  resourcelisters.ResourceClaimLister
+	slices  resourcelisters.ResourceSliceLister
+	rules   resourcelisters.DeviceTaintRuleLister
+	events  record.EventRecorder
+	metrics *metrics.Eviction
 
 	mu       sync.Mutex
 	counting map[types.NamespacedName]bool // pods that wait for their deletion; guarded by mu
@@ -54,13 +56,13 @@ type controller struct {
 }
 
 // New returns the controller. Its keys are pods and, without a namespace, rules.
-func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder) (reconcile.Controller, error) {
+func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder, measured *metrics.Eviction) (reconcile.Controller, error) {
 	pods := factory.Core().V1().Pods()
 	claims := factory.Resource().V1().ResourceClaims()
 	slices := factory.Resource().V1().ResourceSlices()
 	rules := factory.Resource().V1().DeviceTaintRules()
 	c := &controller{
-		client: client, pods: pods.Lister(), claims: claims.Lister(), slices: slices.Lister(), rules: rules.Lister(), events: events,
+		client: client, pods: pods.Lister(), claims: claims.Lister(), slices: slices.Lister(), rules: rules.Lister(), events: events, metrics: measured,
 		counting: map[types.NamespacedName]bool{}, evicted: map[types.UID]int{},
 	}
 	return reconcile.Controller{
@@ -220,6 +222,7 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 	if err := c.evict(ctx, pod); err != nil {
 		return reconcile.Result{}, err
 	}
+	c.metrics.Evicted(found.at)
 	c.count(key, false)
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -17,6 +17,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/controllertest"
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 )
 
 func noExecute(key string) resourcev1.DeviceTaint {
@@ -106,7 +107,7 @@ func TestEvictionOf(t *testing.T) {
 func run(t *testing.T, objects ...runtime.Object) *controllertest.Cluster {
 	t.Helper()
 	c := controllertest.New(t, objects...)
-	controller, err := New(c, c.Factory, c.Events)
+	controller, err := New(c, c.Factory, c.Events, metrics.New().Devices)
 	if err != nil {
 		t.Fatal(err)
 	}

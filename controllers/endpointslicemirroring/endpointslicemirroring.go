@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -29,6 +30,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	sliceutil "k8s.io/endpointslice/util"
 
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
 
@@ -47,16 +49,20 @@ type controller struct {
 	slices    discoverylisters.EndpointSliceLister
 	events    record.EventRecorder
 	tracker   *sliceutil.EndpointSliceTracker // of our own writes that the cache may not have yet
+	metrics   *metrics.Mirroring
+
+	mu    sync.Mutex
+	sizes map[types.NamespacedName]size // of what is mirrored; guarded by mu
 }
 
 // New returns the controller.
-func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder) (reconcile.Controller, error) {
+func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder, measured *metrics.Mirroring) (reconcile.Controller, error) {
 	endpoints := factory.Core().V1().Endpoints()
 	services := factory.Core().V1().Services()
 	slices := factory.Discovery().V1().EndpointSlices()
 	c := &controller{
 		client: client, endpoints: endpoints.Lister(), services: services.Lister(), slices: slices.Lister(), events: events,
-		tracker: sliceutil.NewEndpointSliceTracker(),
+		tracker: sliceutil.NewEndpointSliceTracker(), metrics: measured, sizes: map[types.NamespacedName]size{},
 	}
 	return reconcile.Controller{
 		Name:       "endpoint_slice_mirroring",
@@ -112,6 +118,9 @@ func wantsMirror(endpoints *corev1.Endpoints) bool {
 
 // Reconcile makes the slices say what the Endpoints do.
 func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (reconcile.Result, error) {
+	defer func(start time.Time) {
+		c.metrics.SyncDuration.WithLabelValues().Observe(time.Since(start).Seconds())
+	}(time.Now())
 	existing, err := c.slices.EndpointSlices(key.Namespace).List(labels.SelectorFromValidatedSet(labels.Set{
 		discoveryv1.LabelServiceName: key.Name,
 		discoveryv1.LabelManagedBy:   managedBy,
@@ -125,6 +134,7 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 	}
 	if endpoints == nil {
 		c.tracker.DeleteService(key.Namespace, key.Name)
+		c.resize(key, size{})
 		return reconcile.Result{}, c.remove(ctx, existing)
 	}
 	if c.tracker.StaleSlices(service, existing) {
@@ -132,7 +142,9 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 	}
 	wanted := mirror(endpoints)
 	c.complain(endpoints, wanted)
-	return reconcile.Result{}, c.apply(ctx, endpoints, diff(endpoints, wanted.groups, existing))
+	todo := diff(endpoints, wanted.groups, existing)
+	c.measure(key, wanted, existing, todo)
+	return reconcile.Result{}, c.apply(ctx, endpoints, todo)
 }
 
 // find returns the Endpoints and their Service if they are to be mirrored.
@@ -176,6 +188,7 @@ func (c *controller) apply(ctx context.Context, endpoints *corev1.Endpoints, tod
 				return fmt.Errorf("create EndpointSlice for Endpoints %s/%s: %w", endpoints.Namespace, endpoints.Name, err)
 			}
 			c.tracker.Update(created)
+			c.metrics.Changes.WithLabelValues("create").Inc()
 		}
 	}
 	for _, slice := range todo.update {
@@ -184,6 +197,7 @@ func (c *controller) apply(ctx context.Context, endpoints *corev1.Endpoints, tod
 			return fmt.Errorf("update EndpointSlice %s: %w", slice.Name, err)
 		}
 		c.tracker.Update(updated)
+		c.metrics.Changes.WithLabelValues("update").Inc()
 	}
 	return c.remove(ctx, todo.remove)
 }
@@ -197,7 +211,9 @@ func (c *controller) remove(ctx context.Context, slices []*discoveryv1.EndpointS
 		})
 		if err != nil && !apierrors.IsNotFound(err) {
 			errs = append(errs, fmt.Errorf("delete EndpointSlice %s: %w", slice.Name, err))
+			continue
 		}
+		c.metrics.Changes.WithLabelValues("delete").Inc()
 	}
 	return errors.Join(errs...)
 }

@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/component-helpers/storage/ephemeral"
 
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/podcontrol"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
@@ -38,15 +39,16 @@ type controller struct {
 	pods    corelisters.PodLister
 	indexed cache.Indexer // the same pods
 	claims  corelisters.PersistentVolumeClaimLister
+	metrics *metrics.Ephemeral
 }
 
 // New returns the controller.
-func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder) (reconcile.Controller, error) {
+func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder, measured *metrics.Ephemeral) (reconcile.Controller, error) {
 	pods, claims := factory.Core().V1().Pods(), factory.Core().V1().PersistentVolumeClaims()
 	if err := podcontrol.IndexByClaim(pods.Informer()); err != nil {
 		return reconcile.Controller{}, err
 	}
-	c := &controller{client: client, events: events, pods: pods.Lister(), indexed: pods.Informer().GetIndexer(), claims: claims.Lister()}
+	c := &controller{client: client, events: events, pods: pods.Lister(), indexed: pods.Informer().GetIndexer(), claims: claims.Lister(), metrics: measured}
 	return reconcile.Controller{
 		Name:      "ephemeral_volume",
 		Reconcile: c.Reconcile,
@@ -129,7 +131,9 @@ func (c *controller) ensure(ctx context.Context, pod *corev1.Pod, v *corev1.Volu
 		},
 		Spec: template.Spec,
 	}
+	c.metrics.Created.Inc()
 	if _, err := c.client.CoreV1().PersistentVolumeClaims(pod.Namespace).Create(ctx, claim, metav1.CreateOptions{}); err != nil {
+		c.metrics.Failed.Inc()
 		return fmt.Errorf("create PVC %s: %w", name, err)
 	}
 	return nil

@@ -34,6 +34,7 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/utils/lru"
 
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/owner"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
@@ -57,6 +58,7 @@ type controller struct {
 	discovery discovery.DiscoveryInterface
 	factory   informers.SharedInformerFactory
 	events    record.EventRecorder
+	metrics   *metrics.Garbage
 
 	// absent are owners that were found not to exist, as a dependent refers to them. UIDs never come back.
 	absent *lru.Cache
@@ -67,8 +69,8 @@ type controller struct {
 }
 
 // New returns the controller.
-func New(meta metadata.Interface, disco discovery.DiscoveryInterface, factory informers.SharedInformerFactory, events record.EventRecorder) reconcile.Controller {
-	c := &controller{metadata: meta, discovery: disco, factory: factory, events: events, absent: lru.New(500)}
+func New(meta metadata.Interface, disco discovery.DiscoveryInterface, factory informers.SharedInformerFactory, events record.EventRecorder, measured *metrics.Garbage) reconcile.Controller {
+	c := &controller{metadata: meta, discovery: disco, factory: factory, events: events, metrics: measured, absent: lru.New(500)}
 	return reconcile.Controller{
 		Name:      "garbage_collector_attempt_to_delete",
 		Reconcile: c.Reconcile,

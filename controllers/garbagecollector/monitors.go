@@ -103,6 +103,7 @@ func (m *monitors) sync(ctx context.Context) (complete bool) {
 	groups, lists, err := m.discovery.ServerGroupsAndResources()
 	failed, isPartial := discovery.GroupDiscoveryFailedErrorGroups(err)
 	if err != nil {
+		m.metrics.SyncErrors.Inc()
 		logger.Info("Discovery is not complete", "err", err)
 		if !isPartial {
 			return false
@@ -118,6 +119,7 @@ func (m *monitors) sync(ctx context.Context) (complete bool) {
 		}
 		started, err := m.start(ctx, r)
 		if err != nil {
+			m.metrics.SyncErrors.Inc()
 			logger.Error(err, "Watching for garbage", "resource", r.gvr)
 			complete = false
 			continue

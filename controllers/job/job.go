@@ -40,6 +40,7 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/utils/ptr"
 
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/owner"
 	"github.com/skiff-k8s/skiff/controllers/podcontrol"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
@@ -68,10 +69,11 @@ type controller struct {
 	pods         cache.Indexer
 	expectations *reconcile.Expectations // by UID of the Job
 	memory       memory
+	metrics      *metrics.Job
 }
 
 // New returns the controller of Jobs.
-func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder) (reconcile.Controller, error) {
+func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder, measured *metrics.Job) (reconcile.Controller, error) {
 	pods := factory.Core().V1().Pods().Informer()
 	if err := podcontrol.IndexByController(pods); err != nil {
 		return reconcile.Controller{}, err
@@ -85,6 +87,7 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, e
 		pods:         pods.GetIndexer(),
 		expectations: reconcile.NewExpectations(),
 		memory:       memory{jobs: map[types.NamespacedName]*notes{}},
+		metrics:      measured,
 	}
 	return reconcile.Controller{
 		Name:      "job",
@@ -100,6 +103,9 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, e
 
 // jobChanged queues the Job: at once if somebody wants something else, later if only its status changed.
 func (c *controller) jobChanged(q reconcile.Queue, old, new *batchv1.Job) {
+	if old == nil && managedElsewhere(new) {
+		c.metrics.ManagedElsewhere.WithLabelValues(*new.Spec.ManagedBy).Inc()
+	}
 	switch {
 	case new == nil:
 		c.expectations.Forget(old.UID)
@@ -113,6 +119,7 @@ func (c *controller) jobChanged(q reconcile.Queue, old, new *batchv1.Job) {
 
 // podChanged queues the Jobs that the change concerns and settles what they expected to see.
 func (c *controller) podChanged(q reconcile.Queue, old, new *corev1.Pod) {
+	c.countTracked(old, new)
 	switch {
 	case new == nil:
 		c.podGone(q, old, true)
@@ -223,11 +230,14 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 	if !c.memory.upToDate(cached) {
 		return reconcile.Result{}, nil // the event of our own write is on its way
 	}
+	start := time.Now()
 	s, err := c.newState(ctx, cached.DeepCopy())
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	return s.run(ctx)
+	result, err := s.run(ctx)
+	s.countSync(start, err)
+	return result, err
 }
 
 // owned returns the pods that are the Job's, after adopting and releasing. They get the finalizer when adopted.

@@ -27,6 +27,7 @@ const maxGeneratedPrefix = 63 - 5
 // manage deletes pods that are too many or else creates those that are missing.
 func (s *state) manage(ctx context.Context) error {
 	if doomed := s.tooMany(); len(doomed) > 0 {
+		s.action = deletes
 		keys := make([]types.NamespacedName, len(doomed))
 		for i, pod := range doomed {
 			keys[i] = reconcile.KeyOf(pod)
@@ -96,6 +97,7 @@ func (s *state) create(ctx context.Context, n int) error {
 	}
 
 	n = len(numbers)
+	s.action = creates
 	s.expectations.ExpectCreations(s.job.UID, n)
 	created, err := podcontrol.SlowStart(n, func(i int) error {
 		_, err := s.control.Create(ctx, s.job, s.newPod(numbers[i]))
@@ -107,6 +109,7 @@ func (s *state) create(ctx context.Context, n int) error {
 	for range n - created {
 		s.expectations.Created(s.job.UID)
 	}
+	s.countCreated(created, n-created)
 	s.running += int32(created)
 	return err
 }

@@ -46,6 +46,11 @@ type state struct {
 	ending *batchv1.JobCondition // FailureTarget or SuccessCriteriaMet; nil while the Job goes on
 	dirty  bool                  // the status is to be written
 	again  time.Duration         // when to look again, whatever happens; 0 if there is nothing to wait for
+
+	// For the metrics only.
+	action  string                                 // what this call does
+	judged  map[batchv1.PodFailurePolicyAction]int // failed pods that a rule was for
+	flushed batchv1.JobStatus                      // as last written
 }
 
 // uncounted is status.uncountedTerminatedPods as it was when the call began.
@@ -64,12 +69,15 @@ func (c *controller) newState(ctx context.Context, job *batchv1.Job) (*state, er
 // stateOf is newState without I/O.
 func (c *controller) stateOf(job *batchv1.Job, pods []*corev1.Pod, untracked sets.Set[types.UID], satisfied bool, now time.Time) *state {
 	ensureUncounted(job)
+	flushed := *job.Status.DeepCopy()
 	active := podcontrol.Filter(pods, podcontrol.Active)
 	s := &state{
 		controller:  c,
 		job:         job,
 		now:         now,
 		satisfied:   satisfied,
+		action:      waits,
+		flushed:     flushed,
 		pods:        pods,
 		active:      active,
 		untracked:   untracked,
@@ -184,6 +192,7 @@ func (s *state) proceed(ctx context.Context) error {
 	managed := s.satisfied && s.job.DeletionTimestamp == nil
 	var err error
 	if managed {
+		s.action = tracks
 		err = s.manage(ctx)
 	}
 	switch {

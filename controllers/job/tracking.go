@@ -62,6 +62,7 @@ func (s *state) track(ctx context.Context) error {
 		return err
 	}
 	if finished {
+		s.countFinished()
 		s.tellEnd()
 	}
 	return nil
@@ -106,9 +107,18 @@ func (s *state) noteEnded() (ended []*corev1.Pod, all bool) {
 				indexesDone.Insert(index) // the index is enough: no need for the UID
 				s.dirty = true
 			}
-		case s.countsAsFailed(pod):
-			uncounted.Failed = append(uncounted.Failed, pod.UID)
-			s.dirty = true
+		case s.endsAsFailed(pod):
+			v := judge(s.job.Spec.PodFailurePolicy, pod)
+			if v.action != "" {
+				if s.judged == nil {
+					s.judged = map[batchv1.PodFailurePolicyAction]int{}
+				}
+				s.judged[v.action]++
+			}
+			if v.counts() {
+				uncounted.Failed = append(uncounted.Failed, pod.UID)
+				s.dirty = true
+			}
 		}
 		if indexesDone.Len()+len(uncounted.Succeeded)+len(uncounted.Failed) >= maxUncounted {
 			all = false
@@ -133,12 +143,11 @@ func (s *state) mayUntrack(pod *corev1.Pod) bool {
 	return kept == nil || kept.UID != pod.UID
 }
 
-// countsAsFailed tells whether a pod that loses the finalizer is to be counted as failed. When a Job fails, each pod that
-// still runs counts as failed.
-func (s *state) countsAsFailed(pod *corev1.Pod) bool {
+// endsAsFailed tells whether a pod that loses the finalizer has failed, and is not counted yet. When a Job fails, each pod
+// that still runs has failed.
+func (s *state) endsAsFailed(pod *corev1.Pod) bool {
 	jobFails := s.ending != nil && s.ending.Type == batchv1.JobFailureTarget
-	return (podFailed(pod, s.job) || jobFails) &&
-		!s.uncounted.failed.Has(pod.UID) && validIndex(s.job, pod) && judge(s.job.Spec.PodFailurePolicy, pod).counts()
+	return (podFailed(pod, s.job) || jobFails) && !s.uncounted.failed.Has(pod.UID) && validIndex(s.job, pod)
 }
 
 // noteIndexes writes the indexes that have succeeded and failed.
@@ -178,6 +187,8 @@ func (s *state) flush(ctx context.Context) error {
 	ensureUncounted(job)
 	s.job = job
 	s.dirty = false
+	s.countEndedPods(&s.flushed)
+	s.flushed = *job.Status.DeepCopy()
 	return nil
 }
 

@@ -5,6 +5,7 @@ package nodeipam
 import (
 	"fmt"
 	"math/big"
+	"math/bits"
 	"net/netip"
 )
 
@@ -32,18 +33,26 @@ func newBlocks(r Range) (*blocks, error) {
 
 func (b *blocks) count() int { return 1 << (b.nodeBits - b.cluster.Bits()) }
 
-// next takes the next free block.
-func (b *blocks) next() (netip.Prefix, bool) {
+// used is how many blocks are taken.
+func (b *blocks) used() (n int) {
+	for _, word := range b.taken {
+		n += bits.OnesCount64(word)
+	}
+	return n
+}
+
+// next takes the next free block, and tells how many were taken that it came across.
+func (b *blocks) next() (block netip.Prefix, tries int, ok bool) {
 	n := b.count()
 	for i := range n {
 		block := (b.last + 1 + i) % n
 		if b.taken[block/64]&(1<<(block%64)) == 0 {
 			b.taken[block/64] |= 1 << (block % 64)
 			b.last = block
-			return b.prefix(block), true
+			return b.prefix(block), i, true
 		}
 	}
-	return netip.Prefix{}, false
+	return netip.Prefix{}, n, false
 }
 
 // take marks all blocks that overlap the prefix, which may be of another size than ours, as taken.

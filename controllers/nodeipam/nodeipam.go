@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
 
@@ -40,9 +41,10 @@ type Range struct {
 }
 
 type controller struct {
-	client kubernetes.Interface
-	nodes  corelisters.NodeLister
-	events record.EventRecorder
+	client  kubernetes.Interface
+	nodes   corelisters.NodeLister
+	events  record.EventRecorder
+	metrics *metrics.Blocks
 
 	mu     sync.Mutex
 	blocks []*blocks                 // one per range; guarded by mu
@@ -50,15 +52,16 @@ type controller struct {
 }
 
 // New returns the controller that allocates from these ranges: one, or one per IP family.
-func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder, ranges []Range) (reconcile.Controller, error) {
+func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder, measured *metrics.Blocks, ranges []Range) (reconcile.Controller, error) {
 	nodes := factory.Core().V1().Nodes()
-	c := &controller{client: client, nodes: nodes.Lister(), events: events, given: map[string][]netip.Prefix{}}
+	c := &controller{client: client, nodes: nodes.Lister(), events: events, metrics: measured, given: map[string][]netip.Prefix{}}
 	for _, r := range ranges {
 		b, err := newBlocks(r)
 		if err != nil {
 			return reconcile.Controller{}, err
 		}
 		c.blocks = append(c.blocks, b)
+		measured.Max.WithLabelValues(b.cluster.String()).Set(float64(b.count()))
 	}
 	return reconcile.Controller{
 		Name:      "node_ipam",
@@ -93,6 +96,7 @@ func (c *controller) learn(node *corev1.Node) {
 		}
 		for _, b := range c.blocks {
 			b.take(prefix)
+			c.measureUsage(b)
 		}
 		c.given[node.Name] = append(c.given[node.Name], prefix)
 	}
@@ -103,7 +107,11 @@ func (c *controller) release(node string) {
 	defer c.mu.Unlock()
 	for _, prefix := range c.given[node] {
 		for _, b := range c.blocks {
+			if b.cluster.Overlaps(prefix) {
+				c.metrics.Releases.WithLabelValues(b.cluster.String()).Inc()
+			}
 			b.free(prefix)
+			c.measureUsage(b)
 		}
 	}
 	delete(c.given, node)
@@ -120,8 +128,7 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 	}
 	prefixes, err := c.allocate(node.Name)
 	if err != nil {
-		c.events.Eventf(&corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID},
-			corev1.EventTypeNormal, "CIDRNotAvailable", "Node %s status is now: %s", node.Name, "CIDRNotAvailable")
+		c.tell(node, "CIDRNotAvailable")
 		return reconcile.Result{}, err
 	}
 	var cidrs []string
@@ -140,10 +147,21 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 		c.release(node.Name) // surely not written; after other errors nobody knows, and the block stays the node's
 	}
 	if err != nil {
+		c.tell(node, "CIDRAssignmentFailed")
 		return reconcile.Result{}, fmt.Errorf("set pod CIDRs: %w", err)
 	}
 	klog.FromContext(ctx).Info("Set node PodCIDR", "podCIDRs", cidrs)
 	return reconcile.Result{}, nil
+}
+
+func (c *controller) measureUsage(b *blocks) {
+	c.metrics.Usage.WithLabelValues(b.cluster.String()).Set(float64(b.used()) / float64(b.count()))
+}
+
+// tell records why a node has no addresses for pods.
+func (c *controller) tell(node *corev1.Node, status string) {
+	c.events.Eventf(&corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID},
+		corev1.EventTypeNormal, status, "Node %s status is now: %s", node.Name, status)
 }
 
 // allocate returns the blocks of a node: those that it was given before, if there are any.
@@ -155,13 +173,16 @@ func (c *controller) allocate(node string) ([]netip.Prefix, error) {
 	}
 	var prefixes []netip.Prefix
 	for _, b := range c.blocks {
-		prefix, ok := b.next()
+		prefix, tries, ok := b.next()
 		if !ok {
 			for i, taken := range prefixes {
 				c.blocks[i].free(taken)
 			}
 			return nil, fmt.Errorf("no free block of pod addresses left in %s", b.cluster)
 		}
+		c.metrics.Allocations.WithLabelValues(b.cluster.String()).Inc()
+		c.metrics.Tries.WithLabelValues(b.cluster.String()).Observe(float64(tries))
+		c.measureUsage(b)
 		prefixes = append(prefixes, prefix)
 	}
 	if len(prefixes) == 0 {

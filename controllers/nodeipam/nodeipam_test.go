@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skiff-k8s/skiff/controllers/controllertest"
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 )
 
 func newRange(cluster string, bits int) Range {
@@ -29,7 +30,7 @@ func TestBlocks(t *testing.T) {
 	b.take(netip.MustParsePrefix("192.168.0.0/24")) // not ours
 	var got []string
 	for {
-		prefix, ok := b.next()
+		prefix, _, ok := b.next()
 		if !ok {
 			break
 		}
@@ -39,10 +40,10 @@ func TestBlocks(t *testing.T) {
 		t.Errorf("blocks are %v, want %v", got, want)
 	}
 	b.free(netip.MustParsePrefix("10.42.0.0/23"))
-	if first, _ := b.next(); first.String() != "10.42.0.0/24" {
+	if first, _, _ := b.next(); first.String() != "10.42.0.0/24" {
 		t.Errorf("after freeing two: %v", first)
 	}
-	if second, _ := b.next(); second.String() != "10.42.1.0/24" {
+	if second, _, _ := b.next(); second.String() != "10.42.1.0/24" {
 		t.Errorf("after freeing two: %v", second)
 	}
 }
@@ -53,7 +54,7 @@ func TestBlocksOfIPv6(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.take(netip.MustParsePrefix("fd00:42::/64"))
-	if prefix, _ := b.next(); prefix.String() != "fd00:42:0:1::/64" {
+	if prefix, _, _ := b.next(); prefix.String() != "fd00:42:0:1::/64" {
 		t.Errorf("block is %v", prefix)
 	}
 }
@@ -74,7 +75,7 @@ func node(name string, cidrs ...string) *corev1.Node {
 func TestNodes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cluster := controllertest.New(t, node("old", "10.42.0.0/24", "fd00::/64"), node("new"))
-		c, err := New(cluster.Clientset, cluster.Factory, cluster.Events, []Range{newRange("10.42.0.0/23", 24), newRange("fd00::/63", 64)})
+		c, err := New(cluster.Clientset, cluster.Factory, cluster.Events, metrics.New().Blocks, []Range{newRange("10.42.0.0/23", 24), newRange("fd00::/63", 64)})
 		if err != nil {
 			t.Fatal(err)
 		}

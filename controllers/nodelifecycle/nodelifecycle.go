@@ -24,6 +24,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -31,6 +32,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/podcontrol"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
@@ -48,10 +50,11 @@ const (
 )
 
 type controller struct {
-	client kubernetes.Interface
-	nodes  corelisters.NodeLister
-	pods   cache.Indexer
-	events record.EventRecorder
+	client  kubernetes.Interface
+	nodes   corelisters.NodeLister
+	pods    cache.Indexer
+	events  record.EventRecorder
+	metrics *metrics.Nodes
 
 	mu    sync.Mutex // guards what follows
 	known map[string]*health
@@ -61,24 +64,26 @@ type controller struct {
 // health is what was seen of a node.
 type health struct {
 	alive time.Time        // when its last sign of life was seen, by our clock
-	renew metav1.MicroTime // of its Lease, as last seen
+	renew metav1.MicroTime // of its Lease, as last seen, by the node's clock, which may be set back
+	lease string           // resourceVersion of that Lease
 	ready corev1.ConditionStatus
 }
 
 // New returns the controller.
-func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder) (reconcile.Controller, error) {
+func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder, measured *metrics.Nodes) (reconcile.Controller, error) {
 	nodes := factory.Core().V1().Nodes()
 	pods := factory.Core().V1().Pods().Informer()
 	if err := podcontrol.IndexByNode(pods); err != nil {
 		return reconcile.Controller{}, err
 	}
 	c := &controller{
-		client: client,
-		nodes:  nodes.Lister(),
-		pods:   pods.GetIndexer(),
-		events: events,
-		known:  map[string]*health{},
-		zones:  newZones(),
+		client:  client,
+		nodes:   nodes.Lister(),
+		pods:    pods.GetIndexer(),
+		events:  events,
+		metrics: measured,
+		known:   map[string]*health{},
+		zones:   newZones(),
 	}
 	return reconcile.Controller{
 		Name:      "node_lifecycle_controller",
@@ -135,15 +140,20 @@ func (c *controller) leaseChanged(_ reconcile.Queue, _, new *coordinationv1.Leas
 	c.renewed(new)
 }
 
-// renewed notes a Lease and tells whether it is newer than the last one that was seen.
+// renewed notes a Lease and tells whether it was renewed since the last one that was seen. Which of two is the later one
+// does not depend on the node's clock.
 func (c *controller) renewed(lease *coordinationv1.Lease) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h := c.healthLocked(lease.Name)
-	if lease.Spec.RenewTime == nil || !h.renew.Before(lease.Spec.RenewTime) {
+	if lease.Spec.RenewTime == nil || h.renew.Equal(lease.Spec.RenewTime) {
 		return false
 	}
-	h.renew, h.alive = *lease.Spec.RenewTime, time.Now()
+	order, err := resourceversion.CompareResourceVersion(lease.ResourceVersion, h.lease)
+	if err == nil && order <= 0 {
+		return false
+	}
+	h.renew, h.lease, h.alive = *lease.Spec.RenewTime, lease.ResourceVersion, time.Now()
 	return true
 }
 
@@ -180,6 +190,7 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 		return reconcile.Result{}, err
 	}
 	node := cached.DeepCopy()
+	defer func(start time.Time) { c.metrics.UpdateDuration.Observe(time.Since(start).Seconds()) }(time.Now())
 
 	left := c.graceLeft(node)
 	if left <= 0 {
@@ -293,6 +304,7 @@ func (c *controller) taint(ctx context.Context, node *corev1.Node) (time.Duratio
 	}
 	c.mu.Lock()
 	verdict, recovered := c.zones.judge(nodes)
+	c.count(verdict)
 	if recovered {
 		// All nodes were gone and some are back: it was not the nodes. The others get their grace again.
 		for _, h := range c.known {
@@ -323,8 +335,20 @@ func (c *controller) taint(ctx context.Context, node *corev1.Node) (time.Duratio
 	if _, err := c.client.CoreV1().Nodes().Patch(ctx, node.Name, types.MergePatchType, data, metav1.PatchOptions{}); err != nil {
 		return 0, fmt.Errorf("patch taints: %w", err)
 	}
+	if evicts(taints) && !evicts(node.Spec.Taints) {
+		c.metrics.Evictions.WithLabelValues(zoneOf(node)).Inc()
+	}
 	klog.FromContext(ctx).V(2).Info("Changed taints", "taints", taints)
 	return wait, nil
+}
+
+// count measures the zones.
+func (c *controller) count(v verdict) {
+	for zone, n := range v.zones {
+		c.metrics.ZoneSize.WithLabelValues(zone).Set(float64(n.ready + n.notReady))
+		c.metrics.Unhealthy.WithLabelValues(zone).Set(float64(n.notReady))
+		c.metrics.ZoneHealth.WithLabelValues(zone).Set(100 * float64(n.ready) / float64(n.ready+n.notReady))
+	}
 }
 
 // legacyLabels returns labels that must follow newer ones and do not.

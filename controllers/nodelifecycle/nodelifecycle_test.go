@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skiff-k8s/skiff/controllers/controllertest"
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 )
 
 func newNode(name string, ready corev1.ConditionStatus) *corev1.Node {
@@ -41,7 +42,7 @@ func run(t *testing.T, nodes ...*corev1.Node) *controllertest.Cluster {
 			t.Fatal(err)
 		}
 	}
-	c, err := New(cluster.Clientset, cluster.Factory, cluster.Events)
+	c, err := New(cluster.Clientset, cluster.Factory, cluster.Events, metrics.New().Nodes)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +61,13 @@ func get(t *testing.T, cluster *controllertest.Cluster, name string) *corev1.Nod
 
 func renew(t *testing.T, cluster *controllertest.Cluster, name string) {
 	t.Helper()
-	now := metav1.NowMicro()
+	renewAt(t, cluster, name, time.Now())
+}
+
+// renewAt is renew by the clock of the node.
+func renewAt(t *testing.T, cluster *controllertest.Cluster, name string, at time.Time) {
+	t.Helper()
+	now := metav1.NewMicroTime(at)
 	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: corev1.NamespaceNodeLease}, Spec: coordinationv1.LeaseSpec{RenewTime: &now}}
 	leases := cluster.CoordinationV1().Leases(corev1.NamespaceNodeLease)
 	if _, err := leases.Update(t.Context(), lease, metav1.UpdateOptions{}); err != nil {
@@ -107,6 +114,30 @@ func TestSilentNode(t *testing.T) {
 		}
 		if got := get(t, cluster, "alive").Labels["beta.kubernetes.io/os"]; got != "linux" {
 			t.Errorf("legacy label is %q", got)
+		}
+	})
+}
+
+// A node whose clock is set back is as alive as before; one that writes its Lease without renewing it is not.
+func TestClockSetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := run(t, newNode("alive", corev1.ConditionTrue), newNode("back", corev1.ConditionTrue), newNode("stuck", corev1.ConditionTrue))
+		stuck := time.Now()
+		for i := range 12 { // two minutes
+			renew(t, cluster, "alive")
+			renewAt(t, cluster, "stuck", stuck)
+			at := time.Now()
+			if i > 1 {
+				at = at.Add(-time.Hour)
+			}
+			renewAt(t, cluster, "back", at)
+			time.Sleep(10 * time.Second)
+			synctest.Wait()
+		}
+		for name, want := range map[string]string{"alive": "", "back": "", "stuck": "unreachable:NoExecute unreachable:NoSchedule"} {
+			if got := taintsOf(get(t, cluster, name)); got != want {
+				t.Errorf("%s has taints %q, want %q", name, got, want)
+			}
 		}
 	})
 }

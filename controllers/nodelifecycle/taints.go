@@ -99,8 +99,7 @@ func withTaints(node *corev1.Node, verdict verdict, reserve func(node, zone stri
 	}
 	wait := time.Duration(0)
 	if key := noExecuteKey(node); key != "" && !verdict.allDown {
-		has := slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return owned(t) && t.Effect == corev1.TaintEffectNoExecute })
-		if !has { // not-ready becomes unreachable, and the other way round, without waiting
+		if !evicts(node.Spec.Taints) { // not-ready becomes unreachable, and the other way round, without waiting
 			zone := zoneOf(node)
 			wait = reserve(node.Name, zone, verdict.qps[zone])
 		}
@@ -124,6 +123,11 @@ func withTaints(node *corev1.Node, verdict verdict, reserve func(node, zone stri
 		taints = append(taints, t)
 	}
 	return taints, wait
+}
+
+// evicts tells whether there is a taint of ours by which pods have to go.
+func evicts(taints []corev1.Taint) bool {
+	return slices.ContainsFunc(taints, func(t corev1.Taint) bool { return owned(t) && t.Effect == corev1.TaintEffectNoExecute })
 }
 
 func noExecuteKey(node *corev1.Node) string {

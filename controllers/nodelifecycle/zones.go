@@ -36,7 +36,11 @@ func newZones() *zones {
 type verdict struct {
 	allDown bool               // not one node is ready: rather the network or this controller is broken
 	qps     map[string]float32 // by zone
+	zones   map[string]count
 }
+
+// count is how many nodes a zone has.
+type count struct{ ready, notReady int }
 
 func zoneOf(node *corev1.Node) string { return topology.GetZoneKey(node) }
 
@@ -50,6 +54,7 @@ func (z *zones) judge(nodes []*corev1.Node) (v verdict, recovered bool) {
 
 func judge(nodes []*corev1.Node) verdict {
 	ready, notReady := map[string]int{}, map[string]int{}
+	v := verdict{qps: map[string]float32{}, zones: map[string]count{}}
 	for _, node := range nodes {
 		if _, excluded := node.Labels[excludeMarking]; excluded {
 			continue
@@ -60,8 +65,12 @@ func judge(nodes []*corev1.Node) verdict {
 			notReady[zoneOf(node)]++
 		}
 	}
-	v := verdict{allDown: len(ready) == 0 && len(notReady) > 0, qps: map[string]float32{}}
+	v.allDown = len(ready) == 0 && len(notReady) > 0
+	for zone, n := range ready {
+		v.zones[zone] = count{ready: n}
+	}
 	for zone, down := range notReady {
+		v.zones[zone] = count{ready[zone], down}
 		size := down + ready[zone]
 		switch {
 		case ready[zone] == 0 || down <= 2 || float64(down)/float64(size) < muchIsDown:

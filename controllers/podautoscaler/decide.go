@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -99,7 +100,9 @@ func (c *controller) consult(ctx context.Context, a *autoscaler, s *autoscalingv
 	var failed []metricError
 	for i := range a.Spec.Metrics {
 		q := question{spec: &a.Spec.Metrics[i], namespace: a.Namespace, pods: pods, scale: s, tolerance: a.tolerance()}
+		start := time.Now()
 		answer, err := c.ask(ctx, &q, &statuses[i])
+		c.countComputation(start, q.spec.Type, actionFor(a.Status.CurrentReplicas, answer.replicas), err)
 		var why metricError
 		switch {
 		case errors.As(err, &why):
@@ -224,7 +227,7 @@ func (c *controller) ask(ctx context.Context, q *question, status *autoscalingv2
 		status.External = &autoscalingv2.ExternalMetricStatus{Metric: s.Metric, Current: current}
 		return answer, nil
 	}
-	why := fmt.Errorf("unknown metric source type %q", q.spec.Type)
+	why := specError{fmt.Errorf("unknown metric source type %q", q.spec.Type)}
 	return proposal{}, metricError{"InvalidMetricSourceType", "failed to get metric value", why}
 }
 

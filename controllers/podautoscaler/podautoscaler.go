@@ -35,6 +35,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/retry"
 
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
 
@@ -53,6 +54,8 @@ type Deps struct {
 	Mapper  meta.RESTMapper
 	Metrics Metrics
 	Events  record.EventRecorder
+	// Measured is what the controller measures of itself.
+	Measured *metrics.Autoscaler
 }
 
 type controller struct {
@@ -82,8 +85,13 @@ func New(deps Deps, factory informers.SharedInformerFactory) reconcile.Controlle
 			reconcile.On(autoscalers.Informer(), func(q reconcile.Queue, old, new *autoscalingv2.HorizontalPodAutoscaler) {
 				switch {
 				case new == nil:
+					c.countAutoscalers()
+					c.Measured.DesiredReplicas.DeleteLabelValues(old.Namespace, old.Name)
 					q.Add(reconcile.KeyOf(old))
-				case old == nil || old.Generation != new.Generation: // writes to the status are our own
+				case old == nil:
+					c.countAutoscalers()
+					q.Add(reconcile.KeyOf(new))
+				case old.Generation != new.Generation: // writes to the status are our own
 					q.Add(reconcile.KeyOf(new))
 				}
 			}),
@@ -102,10 +110,16 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	a := &autoscaler{HorizontalPodAutoscaler: found.DeepCopy(), history: c.historyOf(found), events: c.Events}
+	a := &autoscaler{HorizontalPodAutoscaler: found.DeepCopy(), history: c.historyOf(found), events: c.Events, action: actionNone}
+	start := time.Now()
 	err = c.scale(ctx, a)
+	defer func() { c.countReconciliation(start, a.action, err) }()
+	if err == nil {
+		c.Measured.DesiredReplicas.WithLabelValues(key.Namespace, key.Name).Set(float64(a.Status.DesiredReplicas))
+	}
 	if writeErr := c.writeStatus(ctx, found, a); writeErr != nil {
-		return reconcile.Result{}, errors.Join(err, writeErr)
+		err = errors.Join(err, writeErr)
+		return reconcile.Result{}, err
 	}
 	return reconcile.Result{RequeueAfter: period}, err
 }
@@ -132,6 +146,7 @@ type autoscaler struct {
 	*autoscalingv2.HorizontalPodAutoscaler
 	history *history
 	events  record.EventRecorder
+	action  string // what was done, for the metrics
 }
 
 func (a *autoscaler) minReplicas() int32 {
@@ -184,6 +199,7 @@ func (c *controller) scale(ctx context.Context, a *autoscaler) error {
 
 // rescaled notes a change of size that was made.
 func (a *autoscaler) rescaled(current int32, d decision) {
+	a.action = actionFor(current, d.replicas)
 	a.set(autoscalingv2.AbleToScale, corev1.ConditionTrue, "SucceededRescale", "the HPA controller was able to update the target scale to %d", d.replicas)
 	a.events.Eventf(a.HorizontalPodAutoscaler, corev1.EventTypeNormal, "SuccessfulRescale", "New size: %d; reason: %s", d.replicas, d.reason)
 	if a.Spec.Behavior != nil {
@@ -204,7 +220,7 @@ func (c *controller) find(ctx context.Context, a *autoscaler) (*target, error) {
 	ref := a.Spec.ScaleTargetRef
 	gv, err := schema.ParseGroupVersion(ref.APIVersion)
 	if err != nil {
-		return nil, err
+		return nil, specError{fmt.Errorf("invalid API version in scale target reference: %w", err)}
 	}
 	mappings, err := c.Mapper.RESTMappings(schema.GroupKind{Group: gv.Group, Kind: ref.Kind})
 	if err != nil {

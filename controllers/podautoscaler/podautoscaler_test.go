@@ -28,6 +28,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/controllertest"
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 )
 
 // values are what the metrics say: per pod, or as a whole.
@@ -163,7 +164,7 @@ func newWorld(t *testing.T, replicas int32, autoscalers ...*autoscalingv2.Horizo
 	mapper.Add(appsv1.SchemeGroupVersion.WithKind("Deployment"), meta.RESTScopeNamespace)
 	w.values.perPod = Samples{}
 	w.use(200)
-	w.Run(New(Deps{Client: w, Scales: scales, Mapper: mapper, Metrics: &w.values, Events: w.Events}, w.Factory))
+	w.Run(New(Deps{Client: w, Scales: scales, Mapper: mapper, Metrics: &w.values, Events: w.Events, Measured: metrics.New().Autoscaler}, w.Factory))
 	return w
 }
 

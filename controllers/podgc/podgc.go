@@ -30,6 +30,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/podcontrol"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
@@ -54,16 +55,17 @@ type controller struct {
 	indexer   cache.Indexer
 	nodes     corelisters.NodeLister
 	threshold int
+	metrics   *metrics.PodGC
 }
 
 // New returns the controller. It keeps threshold ended pods; with 0 it keeps all.
-func New(client kubernetes.Interface, factory informers.SharedInformerFactory, threshold int) (reconcile.Controller, error) {
+func New(client kubernetes.Interface, factory informers.SharedInformerFactory, threshold int, measured *metrics.PodGC) (reconcile.Controller, error) {
 	pods := factory.Core().V1().Pods()
 	nodes := factory.Core().V1().Nodes()
 	if err := podcontrol.IndexByNode(pods.Informer()); err != nil {
 		return reconcile.Controller{}, err
 	}
-	c := &controller{client: client, pods: pods.Lister(), indexer: pods.Informer().GetIndexer(), nodes: nodes.Lister(), threshold: threshold}
+	c := &controller{client: client, pods: pods.Lister(), indexer: pods.Informer().GetIndexer(), nodes: nodes.Lister(), threshold: threshold, metrics: measured}
 	return reconcile.Controller{
 		Name:      "podgc",
 		Reconcile: c.Reconcile,
@@ -134,7 +136,7 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 		if pod.DeletionTimestamp == nil {
 			return reconcile.Result{}, nil
 		}
-		return reconcile.Result{}, c.forceDelete(ctx, pod, nil)
+		return reconcile.Result{}, c.forceDelete(ctx, pod, "unscheduled", nil)
 	}
 	node, err := c.nodes.Get(pod.Spec.NodeName)
 	switch {
@@ -143,7 +145,7 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 	case err != nil:
 		return reconcile.Result{}, err
 	case pod.DeletionTimestamp != nil && outOfService(node):
-		return reconcile.Result{}, c.forceDelete(ctx, pod, nil)
+		return reconcile.Result{}, c.forceDelete(ctx, pod, "out-of-service", nil)
 	}
 	return reconcile.Result{}, nil
 }
@@ -157,7 +159,7 @@ func (c *controller) deleteOrphan(ctx context.Context, pod *corev1.Pod) (reconci
 	if !apierrors.IsNotFound(err) {
 		return reconcile.Result{}, fmt.Errorf("look for node %s: %w", pod.Spec.NodeName, err)
 	}
-	return reconcile.Result{}, c.forceDelete(ctx, pod, &corev1.PodCondition{
+	return reconcile.Result{}, c.forceDelete(ctx, pod, "orphaned", &corev1.PodCondition{
 		Type:               corev1.DisruptionTarget,
 		ObservedGeneration: pod.Generation,
 		Status:             corev1.ConditionTrue,
@@ -166,9 +168,20 @@ func (c *controller) deleteOrphan(ctx context.Context, pod *corev1.Pod) (reconci
 	})
 }
 
-// forceDelete deletes a pod without waiting for anyone. A pod that has not ended is marked Failed first, so that
+// forceDelete is forceDeleteQuietly, counted by reason.
+func (c *controller) forceDelete(ctx context.Context, pod *corev1.Pod, reason string, why *corev1.PodCondition) error {
+	err := c.forceDeleteQuietly(ctx, pod, why)
+	count := c.metrics.Deleted
+	if err != nil {
+		count = c.metrics.Failed
+	}
+	count.WithLabelValues(pod.Namespace, reason).Inc()
+	return err
+}
+
+// forceDeleteQuietly deletes a pod without waiting for anyone. A pod that has not ended is marked Failed first, so that
 // its controller counts it right.
-func (c *controller) forceDelete(ctx context.Context, pod *corev1.Pod, why *corev1.PodCondition) error {
+func (c *controller) forceDeleteQuietly(ctx context.Context, pod *corev1.Pod, why *corev1.PodCondition) error {
 	klog.FromContext(ctx).Info("PodGC is force deleting Pod", "pod", klog.KObj(pod))
 	if !podcontrol.Terminal(pod) {
 		status := pod.Status.DeepCopy()
@@ -203,7 +216,7 @@ func (c *controller) deleteEnded(ctx context.Context) error {
 	sortForTidying(ended)
 	var errs []error
 	for _, pod := range ended[:len(ended)-c.threshold] {
-		errs = append(errs, c.forceDelete(ctx, pod, nil))
+		errs = append(errs, c.forceDelete(ctx, pod, "terminated", nil))
 	}
 	return errors.Join(errs...)
 }

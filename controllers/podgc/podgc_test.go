@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/skiff-k8s/skiff/controllers/controllertest"
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 )
 
 func newPod(name, node string, change func(*corev1.Pod)) *corev1.Pod {
@@ -38,7 +39,7 @@ func evicted(pod *corev1.Pod) {
 func run(t *testing.T, threshold int, objects ...runtime.Object) *controllertest.Cluster {
 	t.Helper()
 	cluster := controllertest.New(t, objects...)
-	c, err := New(cluster.Clientset, cluster.Factory, threshold)
+	c, err := New(cluster.Clientset, cluster.Factory, threshold, metrics.New().PodGC)
 	if err != nil {
 		t.Fatal(err)
 	}

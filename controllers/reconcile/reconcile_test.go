@@ -6,12 +6,15 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
@@ -225,6 +228,91 @@ func TestExpectations(t *testing.T) {
 		time.Sleep(time.Second)
 		if !e.Satisfied("owner") {
 			t.Error("still waiting after the timeout")
+		}
+	})
+}
+
+// keys is a queue that only remembers.
+type keys []types.NamespacedName
+
+func (k *keys) Add(key types.NamespacedName) { *k = append(*k, key) }
+
+func (k *keys) AddAfter(key types.NamespacedName, _ time.Duration) { k.Add(key) }
+
+// The owner before a change and the one after it are queued; by one kind of watch also when the object is new.
+func TestOwnersAreQueued(t *testing.T) {
+	kind := appsv1.SchemeGroupVersion.WithKind("DaemonSet")
+	owned, free := configMap("c", "1"), configMap("c", "1")
+	owned.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(&appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: "agent"}}, kind)}
+	foreign := configMap("c", "1")
+	foreign.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: "agent"}}, appsv1.SchemeGroupVersion.WithKind("ReplicaSet"))}
+	for name, test := range map[string]struct {
+		old, new    any
+		all, butNew bool
+	}{
+		"added": {nil, owned, true, false}, "changed": {owned, owned, true, true}, "deleted": {owned, nil, true, true},
+		"released": {owned, free, true, true}, "adopted": {free, owned, true, true},
+		"of nobody": {free, free, false, false}, "of another kind": {foreign, foreign, false, false},
+	} {
+		for _, watch := range []struct {
+			Watch
+			queued bool
+		}{{OnOwned[*corev1.ConfigMap](nil, kind), test.all}, {OnOwnedButNew[*corev1.ConfigMap](nil, kind), test.butNew}} {
+			var q keys
+			watch.handle(&q, test.old, test.new)
+			if queued := slices.Contains(q, types.NamespacedName{Namespace: "default", Name: "agent"}); queued != watch.queued {
+				t.Errorf("%s: queued is %v, want %v", name, queued, watch.queued)
+			}
+		}
+	}
+}
+
+// What is due is deleted as it was seen; what has changed since is left for its next event.
+func TestExpiring(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		object := configMap("a", "1")
+		object.ResourceVersion = "7"
+		due, ends := time.Now().Add(time.Hour), true
+		var deleted []metav1.DeleteOptions
+		var answer error
+		e := Expiring[*corev1.ConfigMap]{
+			Get: func(key types.NamespacedName) (*corev1.ConfigMap, error) {
+				if key.Name != "a" {
+					return nil, apierrors.NewNotFound(corev1.Resource("configmaps"), key.Name)
+				}
+				return object, nil
+			},
+			Due: func(*corev1.ConfigMap) (time.Time, bool) { return due, ends },
+			Delete: func(_ context.Context, _ *corev1.ConfigMap, options metav1.DeleteOptions) error {
+				deleted = append(deleted, options)
+				return answer
+			},
+		}
+		reconcile := func(name string) (Result, error) {
+			return e.Reconcile(t.Context(), types.NamespacedName{Namespace: "default", Name: name})
+		}
+		if result, err := reconcile("a"); err != nil || result.RequeueAfter != time.Hour {
+			t.Errorf("not yet due: %v, %v", result, err)
+		}
+		if result, err := reconcile("gone"); err != nil || result.RequeueAfter != 0 {
+			t.Errorf("gone: %v, %v", result, err)
+		}
+		ends = false
+		if result, err := reconcile("a"); err != nil || result.RequeueAfter != 0 || len(deleted) > 0 {
+			t.Errorf("never due: %v, %v", result, err)
+		}
+		ends = true
+		time.Sleep(time.Hour)
+		if _, err := reconcile("a"); err != nil || len(deleted) != 1 || *deleted[0].Preconditions.UID != "1" || *deleted[0].Preconditions.ResourceVersion != "7" {
+			t.Errorf("due: %v, deleted with %v", err, deleted)
+		}
+		answer = apierrors.NewConflict(corev1.Resource("configmaps"), "a", errors.New("changed"))
+		if _, err := reconcile("a"); err != nil {
+			t.Errorf("changed: %v", err)
+		}
+		answer = errors.New("no")
+		if _, err := reconcile("a"); !errors.Is(err, answer) {
+			t.Errorf("failed: %v", err)
 		}
 	})
 }

@@ -61,6 +61,9 @@ func (r *Runner) Run(ctx context.Context) error {
 	}()
 	for _, s := range sources {
 		if err := s.register(); err != nil {
+			if ctx.Err() != nil {
+				return nil // and with it the informers
+			}
 			return err
 		}
 	}

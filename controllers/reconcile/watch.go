@@ -53,19 +53,30 @@ func OnAny[T metav1.Object](informer cache.SharedIndexInformer, handle func(q Qu
 // OnOwned queues the controller of each object that changed, before and after the change,
 // if it is of the given kind.
 func OnOwned[T metav1.Object](informer cache.SharedIndexInformer, kind schema.GroupVersionKind) Watch {
-	return Watch{
-		informer: informer,
-		handle: func(q Queue, old, new any) {
-			for _, obj := range []any{old, new} {
-				typed, ok := obj.(T)
-				if !ok {
-					continue
-				}
-				if key, ok := OwnerKey(typed, kind); ok {
-					q.Add(key)
-				}
+	return Watch{informer: informer, handle: queueOwners[T](kind)}
+}
+
+// OnOwnedButNew is OnOwned without additions: for objects that hardly anybody makes but their controller itself.
+func OnOwnedButNew[T metav1.Object](informer cache.SharedIndexInformer, kind schema.GroupVersionKind) Watch {
+	queue := queueOwners[T](kind)
+	return Watch{informer: informer, handle: func(q Queue, old, new any) {
+		if old != nil {
+			queue(q, old, new)
+		}
+	}}
+}
+
+func queueOwners[T metav1.Object](kind schema.GroupVersionKind) func(q Queue, old, new any) {
+	return func(q Queue, old, new any) {
+		for _, obj := range []any{old, new} {
+			typed, ok := obj.(T)
+			if !ok {
+				continue
 			}
-		},
+			if key, ok := OwnerKey(typed, kind); ok {
+				q.Add(key)
+			}
+		}
 	}
 }
 

@@ -226,7 +226,9 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 
 	var manageErr error
 	if satisfied && set.DeletionTimestamp == nil {
-		manageErr = c.manage(ctx, set, active)
+		var made []*corev1.Pod
+		made, manageErr = c.manage(ctx, set, active)
+		active = append(active, made...) // or the status would tell of each as it is seen
 	}
 
 	now := time.Now()
@@ -235,7 +237,8 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 		n := int32(len(podcontrol.Owned(podcontrol.Filter(owned, podcontrol.Terminating), set, selector)))
 		status.TerminatingReplicas = &n
 	}
-	if !apiequality.Semantic.DeepEqual(set.Status, status) {
+	// While pods that were made or deleted are still to be seen, the cache is known to be behind: that event is for the status.
+	if satisfied && !apiequality.Semantic.DeepEqual(set.Status, status) {
 		set.Status = status
 		if err := c.sets.UpdateStatus(ctx, set); err != nil {
 			return reconcile.Result{}, errors.Join(fmt.Errorf("update status of %s: %w", c.sets.Kind.Kind, err), manageErr)
@@ -260,25 +263,26 @@ func (c *controller) claim(ctx context.Context, set *appsv1.ReplicaSet, selector
 	return claimer.Claim(ctx, pods)
 }
 
-// manage creates or deletes pods until there are as many as the set wants.
-func (c *controller) manage(ctx context.Context, set *appsv1.ReplicaSet, active []*corev1.Pod) error {
+// manage creates or deletes pods until there are as many as the set wants. It returns those that it has made.
+func (c *controller) manage(ctx context.Context, set *appsv1.ReplicaSet, active []*corev1.Pod) (made []*corev1.Pod, err error) {
 	missing := int(*set.Spec.Replicas) - len(active)
 	switch {
 	case missing > 0:
 		return c.create(ctx, set, min(missing, burst))
 	case missing < 0:
-		return c.delete(ctx, set, active, min(-missing, burst))
+		return nil, c.delete(ctx, set, active, min(-missing, burst))
 	}
-	return nil
+	return nil, nil
 }
 
-func (c *controller) create(ctx context.Context, set *appsv1.ReplicaSet, n int) error {
+func (c *controller) create(ctx context.Context, set *appsv1.ReplicaSet, n int) ([]*corev1.Pod, error) {
 	klog.FromContext(ctx).V(2).Info("Too few replicas", "need", *set.Spec.Replicas, "creating", n)
 	ref := metav1.NewControllerRef(set, c.sets.Kind)
 	object := c.sets.EventObject(set)
 	c.expectations.ExpectCreations(set.UID, n)
-	created, err := podcontrol.SlowStart(n, func(int) error {
-		_, err := c.control.Create(ctx, object, podcontrol.FromTemplate(&set.Spec.Template, set, ref))
+	made := make([]*corev1.Pod, n)
+	created, err := podcontrol.SlowStart(n, func(i int) (err error) {
+		made[i], err = c.control.Create(ctx, object, podcontrol.FromTemplate(&set.Spec.Template, set, ref))
 		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			return nil // cannot work and need not: the set goes as well
 		}
@@ -287,7 +291,7 @@ func (c *controller) create(ctx context.Context, set *appsv1.ReplicaSet, n int) 
 	for range n - created {
 		c.expectations.Created(set.UID)
 	}
-	return err
+	return podcontrol.Filter(made, func(pod *corev1.Pod) bool { return pod != nil }), err
 }
 
 func (c *controller) delete(ctx context.Context, set *appsv1.ReplicaSet, active []*corev1.Pod, n int) error {

@@ -116,7 +116,7 @@ func (g *generator) Reconcile(ctx context.Context, key types.NamespacedName) (re
 	return reconcile.Result{}, g.reserve(ctx, pod)
 }
 
-// ensure returns the name of a claim that it made; "" if there is nothing to make.
+// ensure returns the name of a claim that is to be written down; "" if there is none.
 func (g *generator) ensure(ctx context.Context, pod *corev1.Pod, ref *corev1.PodResourceClaim) (string, error) {
 	if ref.ResourceClaimTemplateName == nil {
 		return "", nil
@@ -131,6 +131,9 @@ func (g *generator) ensure(ctx context.Context, pod *corev1.Pod, ref *corev1.Pod
 		if claim, err := g.claims.ResourceClaims(pod.Namespace).Get(*name); err == nil && metav1.IsControlledBy(claim, pod) {
 			return "", nil
 		}
+	}
+	if name := g.made(pod, ref); name != "" {
+		return name, nil
 	}
 	template, err := g.templates.ResourceClaimTemplates(pod.Namespace).Get(*ref.ResourceClaimTemplateName)
 	if err != nil {
@@ -149,6 +152,17 @@ func (g *generator) ensure(ctx context.Context, pod *corev1.Pod, ref *corev1.Pod
 		return "", fmt.Errorf("create ResourceClaim %s: %w", claim.Name, err)
 	}
 	return claim.Name, nil
+}
+
+// made returns the name of a claim that was made for the pod before, and not written down yet.
+func (g *generator) made(pod *corev1.Pod, ref *corev1.PodResourceClaim) string {
+	all, _ := g.claims.ResourceClaims(pod.Namespace).List(labels.Everything()) // reads memory; does not fail
+	for _, claim := range all {
+		if metav1.IsControlledBy(claim, pod) && claim.Annotations[resourcev1.PodResourceClaimAnnotation] == ref.Name && claim.DeletionTimestamp == nil {
+			return claim.Name
+		}
+	}
+	return ""
 }
 
 // newClaim is the claim that a template makes for a pod. The same pod always gets the same name, which looks like a generated one, so that

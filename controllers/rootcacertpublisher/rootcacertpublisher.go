@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
 
@@ -36,10 +38,11 @@ type controller struct {
 	namespaces corelisters.NamespaceLister
 	configMaps corelisters.ConfigMapLister
 	data       map[string]string
+	metrics    *metrics.Publisher
 }
 
 // New returns the controller that publishes rootCA, PEM certificates. Its keys are namespaces.
-func New(client kubernetes.Interface, factory informers.SharedInformerFactory, rootCA []byte) reconcile.Controller {
+func New(client kubernetes.Interface, factory informers.SharedInformerFactory, rootCA []byte, measured *metrics.Publisher) reconcile.Controller {
 	namespaces := factory.Core().V1().Namespaces()
 	configMaps := factory.Core().V1().ConfigMaps()
 	c := &controller{
@@ -47,6 +50,7 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, r
 		namespaces: namespaces.Lister(),
 		configMaps: configMaps.Lister(),
 		data:       map[string]string{"ca.crt": string(rootCA)},
+		metrics:    measured,
 	}
 	return reconcile.Controller{
 		Name:      "root_ca_cert_publisher",
@@ -64,27 +68,34 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, r
 
 // Reconcile makes the ConfigMap of a namespace say what it should.
 func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (reconcile.Result, error) {
+	start := time.Now()
+	err := c.publish(ctx, key)
+	c.metrics.Synced(start, err)
+	return reconcile.Result{}, err
+}
+
+func (c *controller) publish(ctx context.Context, key types.NamespacedName) error {
 	namespace, err := c.namespaces.Get(key.Name)
 	if apierrors.IsNotFound(err) || err == nil && namespace.Status.Phase == corev1.NamespaceTerminating {
-		return reconcile.Result{}, nil
+		return nil
 	}
 	if err != nil {
-		return reconcile.Result{}, err
+		return err
 	}
 	current, err := c.configMaps.ConfigMaps(key.Name).Get(configMapName)
 	if apierrors.IsNotFound(err) {
-		return reconcile.Result{}, c.create(ctx, key.Name)
+		return c.create(ctx, key.Name)
 	}
 	if err != nil || maps.Equal(current.Data, c.data) && current.Annotations[descriptionAnnotation] != "" {
-		return reconcile.Result{}, err
+		return err
 	}
 	updated := current.DeepCopy()
 	updated.Data = c.data
 	metav1.SetMetaDataAnnotation(&updated.ObjectMeta, descriptionAnnotation, description)
 	if _, err := c.client.CoreV1().ConfigMaps(key.Name).Update(ctx, updated, metav1.UpdateOptions{}); err != nil {
-		return reconcile.Result{}, fmt.Errorf("update ConfigMap %s: %w", configMapName, err)
+		return fmt.Errorf("update ConfigMap %s: %w", configMapName, err)
 	}
-	return reconcile.Result{}, nil
+	return nil
 }
 
 func (c *controller) create(ctx context.Context, namespace string) error {

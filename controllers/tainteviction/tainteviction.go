@@ -26,6 +26,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/podcontrol"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
@@ -42,13 +43,14 @@ type controller struct {
 	lister  corelisters.PodLister
 	indexer cache.Indexer
 	events  record.EventRecorder
+	metrics *metrics.Eviction
 
 	mu    sync.Mutex
 	since map[types.NamespacedName]time.Time // when the countdown of a pod began; guarded by mu
 }
 
 // New returns the controller.
-func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder) (reconcile.Controller, error) {
+func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder, measured *metrics.Eviction) (reconcile.Controller, error) {
 	nodes := factory.Core().V1().Nodes()
 	pods := factory.Core().V1().Pods()
 	if err := podcontrol.IndexByNode(pods.Informer()); err != nil {
@@ -60,6 +62,7 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, e
 		lister:  pods.Lister(),
 		indexer: pods.Informer().GetIndexer(),
 		events:  events,
+		metrics: measured,
 		since:   map[types.NamespacedName]time.Time{},
 	}
 	return reconcile.Controller{
@@ -142,10 +145,15 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 		}
 		return reconcile.Result{}, nil
 	}
-	if left := tolerated - time.Since(c.begin(key, tolerated)); left > 0 {
+	due := c.begin(key, tolerated).Add(tolerated)
+	if left := time.Until(due); left > 0 {
 		return reconcile.Result{RequeueAfter: left}, nil
 	}
-	return reconcile.Result{}, c.evict(ctx, pod)
+	if err := c.evict(ctx, pod); err != nil {
+		return reconcile.Result{}, err
+	}
+	c.metrics.Evicted(due)
+	return reconcile.Result{}, nil
 }
 
 // begin returns when the countdown of a pod began, which is now if there is none.

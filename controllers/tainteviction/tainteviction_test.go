@@ -13,6 +13,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/controllertest"
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 )
 
 var taint = corev1.Taint{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoExecute}
@@ -52,7 +53,7 @@ func TestEviction(t *testing.T) {
 		}
 		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}}
 		cluster := controllertest.New(t, node, pod("at-once"), pod("later", tolerates(ptr.To[int64](300))), pod("never", tolerates(nil)))
-		c, err := New(cluster.Clientset, cluster.Factory, cluster.Events)
+		c, err := New(cluster.Clientset, cluster.Factory, cluster.Events, metrics.New().Taints)
 		if err != nil {
 			t.Fatal(err)
 		}

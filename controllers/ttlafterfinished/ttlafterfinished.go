@@ -9,36 +9,41 @@ package ttlafterfinished
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-	batchlisters "k8s.io/client-go/listers/batch/v1"
+	"k8s.io/utils/ptr"
 
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
 
 // Name is the controller's identity.
 const Name = "ttl-after-finished-controller"
 
-type controller struct {
-	client kubernetes.Interface
-	jobs   batchlisters.JobLister
-}
-
 // New returns the controller.
-func New(client kubernetes.Interface, factory informers.SharedInformerFactory) reconcile.Controller {
+func New(client kubernetes.Interface, factory informers.SharedInformerFactory, measured *metrics.TTL) reconcile.Controller {
 	jobs := factory.Batch().V1().Jobs()
-	c := &controller{client: client, jobs: jobs.Lister()}
+	lister := jobs.Lister()
 	return reconcile.Controller{
-		Name:      "ttl_jobs_to_delete",
-		Reconcile: c.Reconcile,
+		Name: "ttl_jobs_to_delete",
+		Reconcile: reconcile.Expiring[*batchv1.Job]{
+			Get: func(key types.NamespacedName) (*batchv1.Job, error) { return lister.Jobs(key.Namespace).Get(key.Name) },
+			Due: due,
+			Delete: func(ctx context.Context, job *batchv1.Job, options metav1.DeleteOptions) error {
+				options.PropagationPolicy = ptr.To(metav1.DeletePropagationForeground)
+				err := client.BatchV1().Jobs(job.Namespace).Delete(ctx, job.Name, options)
+				if at, _ := due(job); err == nil {
+					measured.DeletionDuration.Observe(time.Since(at).Seconds())
+				}
+				return err
+			},
+		}.Reconcile,
 		Watches: []reconcile.Watch{
 			reconcile.On(jobs.Informer(), func(q reconcile.Queue, _, new *batchv1.Job) {
 				if new != nil && new.Spec.TTLSecondsAfterFinished != nil {
@@ -49,41 +54,15 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory) r
 	}
 }
 
-// Reconcile deletes the Job if its TTL has passed, or asks to see it again when it will have.
-func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (reconcile.Result, error) {
-	job, err := c.jobs.Jobs(key.Namespace).Get(key.Name)
-	if apierrors.IsNotFound(err) {
-		return reconcile.Result{}, nil
-	}
-	if err != nil {
-		return reconcile.Result{}, err
-	}
-	left, ok := ttlLeft(job, time.Now())
-	if !ok || left > 0 {
-		return reconcile.Result{RequeueAfter: left}, nil
-	}
-	foreground := metav1.DeletePropagationForeground
-	err = c.client.BatchV1().Jobs(job.Namespace).Delete(ctx, job.Name, metav1.DeleteOptions{
-		PropagationPolicy: &foreground,
-		Preconditions:     &metav1.Preconditions{UID: &job.UID, ResourceVersion: &job.ResourceVersion},
-	})
-	// Conflict: it changed, and that change queues it again.
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		return reconcile.Result{}, fmt.Errorf("delete expired Job: %w", err)
-	}
-	return reconcile.Result{}, nil
-}
-
-// ttlLeft is how long a Job still stays; ok is false if it does not end that way (yet).
-func ttlLeft(job *batchv1.Job, now time.Time) (left time.Duration, ok bool) {
+// due is when a Job's time is over; ends is false if it does not end that way, or not yet.
+func due(job *batchv1.Job) (at time.Time, ends bool) {
 	if job.Spec.TTLSecondsAfterFinished == nil || job.DeletionTimestamp != nil {
-		return 0, false
+		return time.Time{}, false
 	}
 	for _, c := range job.Status.Conditions {
 		if (c.Type == batchv1.JobComplete || c.Type == batchv1.JobFailed) && c.Status == corev1.ConditionTrue && !c.LastTransitionTime.IsZero() {
-			ttl := time.Duration(*job.Spec.TTLSecondsAfterFinished) * time.Second
-			return c.LastTransitionTime.Add(ttl).Sub(now), true
+			return c.LastTransitionTime.Add(time.Duration(*job.Spec.TTLSecondsAfterFinished) * time.Second), true
 		}
 	}
-	return 0, false
+	return time.Time{}, false
 }

@@ -14,6 +14,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/controllertest"
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 )
 
 // A finished Job stays for its whole TTL, then goes. One that runs stays.
@@ -27,7 +28,7 @@ func TestDeletesAfterTTL(t *testing.T) {
 		finished.Name = "finished"
 		finished.Status.Conditions = []batchv1.JobCondition{{Type: batchv1.JobComplete, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()}}
 		cluster := controllertest.New(t, running, finished)
-		cluster.Run(New(cluster.Clientset, cluster.Factory))
+		cluster.Run(New(cluster.Clientset, cluster.Factory, metrics.New().TTL))
 		gone := func(name string) bool {
 			_, err := cluster.BatchV1().Jobs("default").Get(t.Context(), name, metav1.GetOptions{})
 			return apierrors.IsNotFound(err)

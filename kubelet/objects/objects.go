@@ -12,6 +12,7 @@ package objects
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -78,13 +79,29 @@ func (c *Cache) Run(ctx context.Context) error {
 
 // Register makes the objects that pod refers to available, and forgets those that an earlier
 // version of it referred to.
-func (c *Cache) Register(pod *corev1.Pod) {
-	want := references(pod)
+func (c *Cache) Register(pod *corev1.Pod) { c.register(pod.UID, references(pod)) }
+
+// Ref names an object for users that are not pods.
+type Ref struct {
+	Kind string // "Secret" or "ConfigMap"
+	types.NamespacedName
+}
+
+// RegisterRefs is Register for a user that is not a pod.
+func (c *Cache) RegisterRefs(user types.UID, refs ...Ref) {
+	want := map[key]bool{}
+	for _, r := range refs {
+		want[key{strings.ToLower(r.Kind), r.Namespace, r.Name}] = true
+	}
+	c.register(user, want)
+}
+
+func (c *Cache) register(user types.UID, want map[key]bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for k := range c.pods[pod.UID] {
+	for k := range c.pods[user] {
 		if !want[k] {
-			c.drop(k, pod.UID)
+			c.drop(k, user)
 		}
 	}
 	for k := range want {
@@ -95,9 +112,9 @@ func (c *Cache) Register(pod *corev1.Pod) {
 			c.items[k] = it
 			c.start(it)
 		}
-		it.pods[pod.UID] = true
+		it.pods[user] = true
 	}
-	c.pods[pod.UID] = want
+	c.pods[user] = want
 }
 
 // Unregister ends the watches that only this pod needed.

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gatewayapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/gateway-api/pkg/features"
+
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+// writeStatuses tells all objects that concern us how they fare, where that has changed.
+func (c *Controller) writeStatuses(ctx context.Context, w *World, o *Outcome) error {
+	api := c.cfg.Gateways.GatewayV1()
+	var errs []error
+	for _, object := range w.Classes {
+		if list, ours := o.Classes[object.Name]; ours {
+			update := object.DeepCopy()
+			update.Status.Conditions, update.Status.SupportedFeatures = list, supportedFeatures()
+			errs = append(errs, write(ctx, object.Status, update.Status, update, api.GatewayClasses().UpdateStatus))
+		}
+	}
+	for _, object := range w.Gateways {
+		if status, ours := o.Gateways[nameOf(object)]; ours {
+			update := object.DeepCopy()
+			update.Status = status
+			errs = append(errs, write(ctx, object.Status, update.Status, update, api.Gateways(object.Namespace).UpdateStatus))
+		}
+	}
+	for _, object := range w.ListenerSets {
+		if status, ours := o.ListenerSets[nameOf(object)]; ours {
+			update := object.DeepCopy()
+			update.Status = status
+			errs = append(errs, write(ctx, object.Status, update.Status, update, api.ListenerSets(object.Namespace).UpdateStatus))
+		}
+	}
+	for _, object := range w.HTTPRoutes {
+		update := object.DeepCopy()
+		update.Status.Parents = parents(object.Status.Parents, o.Routes[Route{httpRoute, nameOf(object)}])
+		errs = append(errs, write(ctx, object.Status, update.Status, update, api.HTTPRoutes(object.Namespace).UpdateStatus))
+	}
+	for _, object := range w.GRPCRoutes {
+		update := object.DeepCopy()
+		update.Status.Parents = parents(object.Status.Parents, o.Routes[Route{grpcRoute, nameOf(object)}])
+		errs = append(errs, write(ctx, object.Status, update.Status, update, api.GRPCRoutes(object.Namespace).UpdateStatus))
+	}
+	for _, object := range w.TLSRoutes {
+		update := object.DeepCopy()
+		update.Status.Parents = parents(object.Status.Parents, o.Routes[Route{tlsRoute, nameOf(object)}])
+		errs = append(errs, write(ctx, object.Status, update.Status, update, api.TLSRoutes(object.Namespace).UpdateStatus))
+	}
+	for _, object := range w.TCPRoutes {
+		update := object.DeepCopy()
+		update.Status.Parents = parents(object.Status.Parents, o.Routes[Route{tcpRoute, nameOf(object)}])
+		errs = append(errs, write(ctx, object.Status, update.Status, update, api.TCPRoutes(object.Namespace).UpdateStatus))
+	}
+	for _, object := range w.UDPRoutes {
+		update := object.DeepCopy()
+		update.Status.Parents = parents(object.Status.Parents, o.Routes[Route{udpRoute, nameOf(object)}])
+		errs = append(errs, write(ctx, object.Status, update.Status, update, api.UDPRoutes(object.Namespace).UpdateStatus))
+	}
+	for _, object := range w.Policies {
+		update := object.DeepCopy()
+		others := slices.DeleteFunc(slices.Clone(object.Status.Ancestors), func(a gatewayv1.PolicyAncestorStatus) bool { return a.ControllerName == ControllerName })
+		update.Status.Ancestors = append(others, o.Policies[nameOf(object)]...)
+		errs = append(errs, write(ctx, object.Status, update.Status, update, api.BackendTLSPolicies(object.Namespace).UpdateStatus))
+	}
+	return errors.Join(errs...)
+}
+
+// parents puts our part into the status of a route, behind that of others.
+func parents(have, ours []gatewayv1.RouteParentStatus) []gatewayv1.RouteParentStatus {
+	others := slices.DeleteFunc(slices.Clone(have), func(p gatewayv1.RouteParentStatus) bool { return p.ControllerName == ControllerName })
+	return append(others, ours...)
+}
+
+// write updates a status that has changed. An object that has changed meanwhile, or is gone, will be seen as it is now.
+func write[T interface {
+	metav1.Object
+	*P
+}, P, S any](ctx context.Context, before, after S, object T, update func(context.Context, T, metav1.UpdateOptions) (T, error)) error {
+	if equality.Semantic.DeepEqual(before, after) {
+		return nil
+	}
+	_, err := update(ctx, object, metav1.UpdateOptions{})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("write the status of %T %s: %w", object, types.NamespacedName{Namespace: object.GetNamespace(), Name: object.GetName()}, err)
+	}
+	return nil
+}
+
+// supportedFeatures are those of the Gateway API's features that the data plane has.
+func supportedFeatures() []gatewayv1.SupportedFeature {
+	var out []gatewayv1.SupportedFeature
+	for _, name := range Features() {
+		out = append(out, gatewayv1.SupportedFeature{Name: gatewayv1.FeatureName(name)})
+	}
+	return out
+}
+
+// Features are the names of the Gateway API's features that are supported, in order.
+func Features() []features.FeatureName {
+	names := []features.FeatureName{
+		features.SupportGateway, features.SupportReferenceGrant, features.SupportHTTPRoute, features.SupportGRPCRoute, features.SupportTLSRoute,
+		features.SupportTCPRoute, features.SupportUDPRoute, features.SupportBackendTLSPolicy, features.SupportBackendTLSPolicySANValidation,
+
+		features.SupportGatewayPort8080, features.SupportGatewayStaticAddresses, features.SupportGatewayHTTPListenerIsolation,
+		features.SupportGatewayHTTPSListenerDetectMisdirectedRequests, features.SupportGatewayInfrastructure, features.SupportGatewayAddressEmpty,
+		features.SupportListenerSet, features.SupportGatewayBackendClientCertificate, features.SupportGatewayFrontendClientCertificateValidation,
+		features.SupportGatewayFrontendClientCertificateValidationInsecureFallback,
+
+		features.SupportHTTPRouteBackendRequestHeaderModification, features.SupportHTTPRouteQueryParamMatching, features.SupportHTTPRouteMethodMatching,
+		features.SupportHTTPRouteResponseHeaderModification, features.SupportHTTPRoutePortRedirect, features.SupportHTTPRouteSchemeRedirect,
+		features.SupportHTTPRoutePathRedirect, features.SupportHTTPRouteHostRewrite, features.SupportHTTPRoutePathRewrite,
+		features.SupportHTTPRouteRequestMirror, features.SupportHTTPRouteRequestMultipleMirrors, features.SupportHTTPRouteRequestPercentageMirror,
+		features.SupportHTTPRouteRequestTimeout, features.SupportHTTPRouteBackendTimeout, features.SupportHTTPRouteParentRefPort,
+		features.SupportHTTPRouteBackendProtocolH2C, features.SupportHTTPRouteBackendProtocolWebSocket, features.SupportHTTPRouteNamedRouteRule,
+		features.SupportHTTPRouteCORS, features.SupportHTTPRoute303RedirectStatusCode, features.SupportHTTPRoute307RedirectStatusCode,
+		features.SupportHTTPRoute308RedirectStatusCode,
+
+		features.SupportGRPCRouteNamedRouteRule, features.SupportTLSRouteModeTerminate, features.SupportTLSRouteModeMixed,
+	}
+	slices.Sort(names)
+	return names
+}

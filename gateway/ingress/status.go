@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ingress
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+)
+
+// writeStatus makes the addresses of this node part of an Ingress's status, or takes them out of it.
+func (c *Controller) writeStatus(ctx context.Context, in *networkingv1.Ingress, served bool) error {
+	others, err := c.others()
+	if err != nil {
+		return err
+	}
+	points := points(in.Status.LoadBalancer.Ingress, c.addresses(), others, served)
+	if equality.Semantic.DeepEqual(in.Status.LoadBalancer.Ingress, points) {
+		return nil
+	}
+	in = in.DeepCopy()
+	in.Status.LoadBalancer.Ingress = points
+	_, err = c.cfg.Client.NetworkingV1().Ingresses(in.Namespace).UpdateStatus(ctx, in, metav1.UpdateOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("write addresses of Ingress %s/%s: %w", in.Namespace, in.Name, err)
+	}
+	return nil
+}
+
+// points are the addresses for a status: our own if we serve, and those that another server has put there, as long as its node
+// is ready. Nothing else stays.
+func points(old []networkingv1.IngressLoadBalancerIngress, own []netip.Addr, others map[netip.Addr]bool, served bool) []networkingv1.IngressLoadBalancerIngress {
+	want := map[netip.Addr]bool{}
+	for _, p := range old {
+		if ip, err := netip.ParseAddr(p.IP); err == nil && others[ip] {
+			want[ip] = true
+		}
+	}
+	for _, ip := range own {
+		if served {
+			want[ip] = true
+		} else {
+			delete(want, ip)
+		}
+	}
+	var points []networkingv1.IngressLoadBalancerIngress
+	for _, ip := range slices.SortedFunc(maps.Keys(want), netip.Addr.Compare) {
+		points = append(points, networkingv1.IngressLoadBalancerIngress{IP: ip.String()})
+	}
+	return points
+}
+
+// addresses returns where this node is reached.
+func (c *Controller) addresses() []netip.Addr {
+	node, err := c.nodes.Get(c.cfg.NodeName)
+	if err != nil {
+		return nil // it comes to be; then we are called again
+	}
+	return addressesOf(node)
+}
+
+// others returns the addresses of all other nodes that are ready.
+func (c *Controller) others() (map[netip.Addr]bool, error) {
+	nodes, err := c.nodes.List(labels.Everything())
+	if err != nil {
+		return nil, err
+	}
+	found := map[netip.Addr]bool{}
+	for _, n := range nodes {
+		if n.Name != c.cfg.NodeName && isReady(n) {
+			for _, ip := range addressesOf(n) {
+				found[ip] = true
+			}
+		}
+	}
+	return found, nil
+}
+
+// addressesOf returns a node's external addresses, or its internal ones if it has no others.
+func addressesOf(n *corev1.Node) []netip.Addr {
+	byType := map[corev1.NodeAddressType][]netip.Addr{}
+	for _, a := range n.Status.Addresses {
+		if ip, err := netip.ParseAddr(a.Address); err == nil {
+			byType[a.Type] = append(byType[a.Type], ip)
+		}
+	}
+	if external := byType[corev1.NodeExternalIP]; len(external) > 0 {
+		return external
+	}
+	return byType[corev1.NodeInternalIP]
+}
+
+func isReady(n *corev1.Node) bool {
+	return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+	})
+}
+
+// describe returns what matters of a node.
+func describe(n *corev1.Node) string { return fmt.Sprint(isReady(n), n.Status.Addresses) }
