@@ -121,10 +121,11 @@ func run(ctx context.Context, o options) error {
 	case len(o.services) > 0:
 		take = services
 	}
-	if err := take(ctx, o, results); err != nil {
+	err = take(ctx, o, results)
+	results.print(os.Stdout) // those that there are
+	if err != nil {
 		return err
 	}
-	results.print(os.Stdout)
 	if o.save {
 		return results.save(ctx, "bench/results")
 	}
