@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/utils/ptr"
 )
 
@@ -60,11 +61,34 @@ func TestLeadershipIsHandedOver(t *testing.T) {
 		if !second.leading {
 			t.Error("nobody leads")
 		}
+		if got := masterStatus(t); got != 1 {
+			t.Errorf("leader_election_master_status of who leads = %v", got)
+		}
 		second.stop()
 		if err := <-second.done; err != nil {
 			t.Errorf("second = %v", err)
 		}
 	})
+}
+
+// masterStatus returns what the metrics say of the controllers' Lease, -1 if nothing.
+func masterStatus(t *testing.T) float64 {
+	t.Helper()
+	families, err := legacyregistry.DefaultGatherer.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != "leader_election_master_status" {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			if l := m.GetLabel(); len(l) == 1 && l[0].GetName() == "name" && l[0].GetValue() == controllersLease {
+				return m.GetGauge().GetValue()
+			}
+		}
+	}
+	return -1
 }
 
 // Who has lost the Lease stops acting before it may be another's, and says so.
@@ -87,6 +111,9 @@ func TestLostLease(t *testing.T) {
 		})
 		if err := <-leader.done; !errors.Is(err, errLostLease) || leader.leading {
 			t.Errorf("lead = %v, leading: %v; want it to have stopped", err, leader.leading)
+		}
+		if got := masterStatus(t); got != 0 {
+			t.Errorf("leader_election_master_status of who has lost the Lease = %v", got)
 		}
 	})
 }

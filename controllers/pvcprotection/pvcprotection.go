@@ -164,9 +164,23 @@ func (c *controller) noteUse(ctx context.Context, claim *corev1.PersistentVolume
 	if err != nil {
 		return err
 	}
-	want := unused(!slices.ContainsFunc(pods, func(pod *corev1.Pod) bool { return refers(pod, claim) }))
-	i := slices.IndexFunc(claim.Status.Conditions, func(c corev1.PersistentVolumeClaimCondition) bool { return c.Type == want.Type })
-	if i >= 0 && claim.Status.Conditions[i].Status == want.Status {
+	inUse := slices.ContainsFunc(pods, func(pod *corev1.Pod) bool { return refers(pod, claim) })
+	i := slices.IndexFunc(claim.Status.Conditions, func(c corev1.PersistentVolumeClaimCondition) bool {
+		return c.Type == corev1.PersistentVolumeClaimUnused
+	})
+	says := func(want corev1.PersistentVolumeClaimCondition) bool {
+		return i >= 0 && claim.Status.Conditions[i].Status == want.Status
+	}
+	if says(unused(!inUse)) {
+		return nil
+	}
+	if !inUse { // as far as the cache knows
+		if inUse, err = c.used(ctx, claim, refers); err != nil {
+			return err
+		}
+	}
+	want := unused(!inUse)
+	if says(want) {
 		return nil
 	}
 	claim = claim.DeepCopy()

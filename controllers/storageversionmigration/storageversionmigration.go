@@ -332,8 +332,11 @@ func (c *controller) rewrite(ctx context.Context, mapping *meta.RESTMapping, o *
 
 // isTransient tells whether the same request may succeed later.
 func isTransient(err error) bool {
+	if answer := apierrors.APIStatus(nil); !errors.As(err, &answer) {
+		return true // no answer came
+	}
 	return apierrors.IsServerTimeout(err) || apierrors.IsTooManyRequests(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsInternalError(err) ||
-		apierrors.IsTimeout(err) || errors.Is(err, context.Canceled)
+		apierrors.IsTimeout(err)
 }
 
 // setRunning tells whether that is news.
