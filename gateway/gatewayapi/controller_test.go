@@ -16,6 +16,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apiextensionsclient "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
 	apiextensionsinformers "k8s.io/apiextensions-apiserver/pkg/client/informers/externalversions"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -87,8 +88,14 @@ func start(t *testing.T) *cluster {
 			return controller.Run(ctx)
 		})
 	}()
+	beating := make(chan struct{})
+	go func() {
+		defer close(beating)
+		beat(ctx, env.Client)
+	}()
 	t.Cleanup(func() {
 		cancel()
+		<-beating
 		if err := <-done; err != nil {
 			t.Errorf("Follow: %v", err)
 		}
@@ -96,6 +103,22 @@ func start(t *testing.T) *cluster {
 		definitions.Shutdown()
 	})
 	return c
+}
+
+// beat writes now and then, as nodes do. While nothing is written, etcd tells no watcher how far it is if there is one that waits
+// for the next revision, and an informer that has just been started then waits for ever.
+func beat(ctx context.Context, client kubernetes.Interface) {
+	for n := 0; ; n++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(500 * time.Millisecond):
+			heart := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "heart"}, Data: map[string]string{"beats": fmt.Sprint(n)}}
+			if _, err := client.CoreV1().ConfigMaps("default").Update(ctx, heart, metav1.UpdateOptions{}); apierrors.IsNotFound(err) {
+				_, _ = client.CoreV1().ConfigMaps("default").Create(ctx, heart, metav1.CreateOptions{})
+			}
+		}
+	}
 }
 
 // await waits until what is true, and says what was found last if it is not.

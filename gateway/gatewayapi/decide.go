@@ -252,14 +252,15 @@ func (gw *gateway) reference() gatewayv1.ParentReference {
 	}
 }
 
-// sockets are the ports that the Gateway wants: those of all listeners that can serve.
+// sockets are the ports that the Gateway wants: those of all listeners that are valid. Those whose certificate is missing for now are
+// among them, since a Service that comes and goes would lose its addresses.
 func (gw *gateway) sockets() []Socket {
 	var out []Socket
 	if !gw.accepted.is() {
 		return nil
 	}
 	for _, l := range gw.listeners {
-		if s := l.socket(); l.usable() && !slices.Contains(out, s) {
+		if s := l.socket(); l.accepted.is() && !l.conflicted.is() && !slices.Contains(out, s) {
 			out = append(out, s)
 		}
 	}

@@ -425,6 +425,14 @@ func TestGatewayConditions(t *testing.T) {
 	}
 }
 
+// A Service keeps the port of a listener whose certificate is missing.
+func TestPortsStayWithoutCertificate(t *testing.T) {
+	o := read(t, gw("gw", "{name: https, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: nobody}]}}", "{name: x, port: 444, protocol: example.com/x}")).decide()
+	if ports := o.Expose[inA("gw")]; len(ports) != 1 || ports[0].Port != 443 || len(o.Table.Listeners) != 0 {
+		t.Errorf("exposed are %v, served %d", ports, len(o.Table.Listeners))
+	}
+}
+
 // Times of conditions are when their status changed last; a decision that is taken again changes nothing.
 func TestConditionsKeepTheirTime(t *testing.T) {
 	o := read(t, gw("gw", "{name: http, port: 80, protocol: HTTP}"))

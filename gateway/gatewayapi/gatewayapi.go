@@ -344,16 +344,16 @@ func (c *Controller) Reconcile(ctx context.Context, _ types.NamespacedName) (rec
 		outcome = c.decide(ctx, world)
 		c.serve(outcome)
 	}
+	if c.late { // what was decided is good enough to serve for a moment, but not to be told
+		return reconcile.Result{RequeueAfter: time.Second}, nil
+	}
 	refused := maps.Clone(c.refused)
 	err = c.expose(ctx, world.Gateways, outcome.Expose)
 	if !maps.Equal(refused, c.refused) {
 		outcome = c.decide(ctx, world)
 	}
 	err = errors.Join(err, c.writeStatuses(ctx, world, outcome))
-	switch {
-	case c.late:
-		return reconcile.Result{RequeueAfter: time.Second}, err
-	case len(c.failed) > 0:
+	if len(c.failed) > 0 {
 		return reconcile.Result{RequeueAfter: 10 * time.Second}, err
 	}
 	return reconcile.Result{}, err
