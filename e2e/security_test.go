@@ -21,7 +21,6 @@ func TestContainment(t *testing.T) {
 	t.Run("privileges", func(t *testing.T) { n.with(t).hasPrivileges() })
 	t.Run("masked and read-only paths", func(t *testing.T) { n.with(t).masksPaths() })
 	t.Run("hostile paths", func(t *testing.T) { n.with(t).refusesHostilePaths() })
-	t.Run("a subPath that is swapped", func(t *testing.T) { n.with(t).survivesSwaps() })
 	t.Run("the kubelet's API", func(t *testing.T) { n.with(t).refusesStrangers() })
 }
 
@@ -146,66 +145,6 @@ spec:
 	if _, err := os.Stat(n.Path(secret + "/mark")); !errors.Is(err, os.ErrNotExist) {
 		n.t.Errorf("a container wrote to the host: %v", err)
 	}
-}
-
-// survivesSwaps has one pod swap a folder for a link to the host's, all the time, while others mount it by subPath.
-func (n *node) survivesSwaps() {
-	n.inside("sh", "-c", "mkdir -p /var/lib/host-secret /var/lib/shared/evil && echo leaked >/var/lib/host-secret/file")
-	const shared = "  volumes: [{name: v, hostPath: {path: /var/lib/shared}}]"
-	apply := func(manifest string) {
-		n.t.Helper()
-		if _, err := n.pipe(manifest, "apply", "-f", "-"); err != nil {
-			n.t.Fatal(err)
-		}
-	}
-	apply(`
-apiVersion: v1
-kind: Pod
-metadata: {name: swapper, namespace: demo}
-spec:
-  terminationGracePeriodSeconds: 0
-` + shared + `
-  containers:
-  - name: main
-    image: busybox:stable
-    imagePullPolicy: IfNotPresent
-    command: [sh, -c, "cd /v; while true; do rm -rf evil; ln -s /var/lib/host-secret evil; rm -f evil; mkdir evil; done"]
-    volumeMounts: [{name: v, mountPath: /v}]
-`)
-	n.becomes("swapper", ".status.phase", "Running")
-	const pods, containers = 4, 8
-	for pod := range pods {
-		var all strings.Builder
-		for c := range containers {
-			fmt.Fprintf(&all, `
-  - {name: c%d, image: "busybox:stable", imagePullPolicy: IfNotPresent, command: [sh, -c, "ls -A /sub; cat /sub/file; true"], volumeMounts: [{name: v, mountPath: /sub, subPath: evil}]}`, c)
-		}
-		apply(fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: victim-%d, namespace: demo}\nspec:\n  restartPolicy: Never\n  terminationGracePeriodSeconds: 0\n%s\n  containers:%s\n", pod, shared, all.String()))
-	}
-	ran := 0
-	for pod := range pods {
-		name := fmt.Sprintf("victim-%d", pod)
-		n.eventually(2*time.Minute, "all containers of "+name+" have run", func() error {
-			phase, err := n.try("get", "pod", "-n", "demo", name, "-o", "jsonpath={.status.phase}")
-			if err == nil && phase != "Succeeded" && phase != "Failed" { // as a container does whose folder has just gone
-				err = errors.New(phase)
-			}
-			return err
-		})
-		for c := range containers {
-			log, err := n.try("logs", "-n", "demo", name, "-c", fmt.Sprintf("c%d", c))
-			if strings.Contains(log, "leaked") {
-				n.t.Errorf("container %d of %s got to the host: %q", c, name, log)
-			}
-			if err == nil && strings.Contains(log, "No such file") { // it looked, and found nothing
-				ran++
-			}
-		}
-	}
-	if ran < pods*containers/4 {
-		n.t.Errorf("only %d of %d containers ran", ran, pods*containers)
-	}
-	n.kubectl("delete", "pod", "-n", "demo", "--all", "--timeout=60s")
 }
 
 // refusesStrangers asks the kubelet for all that it has, without credentials and with ones that mean nothing to it.
