@@ -22,9 +22,9 @@ LDFLAGS := -s -w \
 # Debian packages: to build runc with seccomp; to run a node; to test.
 BUILD_PACKAGES := gcc libc6-dev libseccomp-dev pkg-config
 RUN_PACKAGES := iptables
-TEST_PACKAGES := busybox-static curl iproute2 util-linux conntrack nftables
+TEST_PACKAGES := busybox-static curl dbus-daemon iproute2 util-linux conntrack nftables
 
-.PHONY: help build run test unit race e2e bench lint generate bundle modules deps test-deps clean
+.PHONY: help build run test unit race e2e bench bench-scheduler lint generate bundle modules deps test-deps clean
 
 help: ## say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ e2e: build test-deps ## run whole nodes on test hosts, with real containers
 
 bench: build test-deps ## measure starts, memory, idle CPU and pods, on test hosts; about three minutes
 	@go run ./bench $(BENCH_FLAGS)
+
+bench-scheduler: ## measure the scheduler by the shapes of upstream's scheduler_perf; about ten minutes
+	go test ./scheduler -run '^$$' -bench 'Alone|ThroughAPI' -benchtime 1x -timeout 60m $(BENCH_FLAGS)
 
 lint: bundle ## gofmt, go vet, staticcheck, and the rules of the house
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }

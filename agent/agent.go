@@ -47,6 +47,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/images"
 	"github.com/skiff-k8s/skiff/kubelet/metrics"
 	"github.com/skiff-k8s/skiff/kubelet/node"
+	"github.com/skiff-k8s/skiff/kubelet/numa"
 	"github.com/skiff-k8s/skiff/kubelet/objects"
 	"github.com/skiff-k8s/skiff/kubelet/plugins"
 	"github.com/skiff-k8s/skiff/kubelet/podnet"
@@ -292,7 +293,7 @@ func (a *Agent) buildNetwork() error {
 		Mode:              proxy.Mode(a.cfg.ProxyMode),
 		MasqueradeAll:     a.cfg.MasqueradeAll,
 		ExternalIPs:       a.cfg.ExternalIPs,
-		NodePortAddresses: a.cfg.nodePortAddresses(nodeIP.Unmap()),
+		NodePortAddresses: a.cfg.nodePortAddresses(a.cfg.nodeIPs()),
 	}, a.deps.Proxy, a.deps.Informers)
 	if err != nil {
 		return fmt.Errorf("build the Service proxy: %w", err)
@@ -430,7 +431,7 @@ func (a *Agent) buildKubelet() error {
 	if err := a.pullWith(&cfg.Images); err != nil {
 		return err
 	}
-	a.kubelet, err = kubelet.New(cfg, kubelet.Deps{
+	deps := kubelet.Deps{
 		Client:    a.deps.Node,
 		Informers: a.deps.Informers,
 		Runtime:   runtimeapi.NewRuntimeServiceClient(conn),
@@ -443,8 +444,11 @@ func (a *Agent) buildKubelet() error {
 		VolumesInUse: func() ([]corev1.UniqueVolumeName, []corev1.AttachedVolume) {
 			return a.volumes.VolumesInUse(), nil // who attaches says what is attached
 		},
-	})
-	if err != nil {
+	}
+	if a.runtime == nil { // ours has what it was built with
+		deps.LowLevelRuntime = func(ctx context.Context) (name, version string, err error) { return cri.LowLevelRuntime(ctx, a.conn) }
+	}
+	if a.kubelet, err = kubelet.New(cfg, deps); err != nil {
 		return err
 	}
 	a.plugins = plugins.New(filepath.Join(a.cfg.KubeletRoot, "plugins_registry"), map[string]plugins.Handler{
@@ -480,6 +484,9 @@ func applySettings(cfg *kubelet.Config, s *kubeletconfig.KubeletConfiguration, m
 	cfg.Node.Taints = s.RegisterWithTaints
 	cfg.Cgroups.PodPids, cfg.Cgroups.CPUPeriod = max(*s.PodPidsLimit, 0), s.CPUCFSQuotaPeriod.Duration
 	cfg.CPUCFSQuota, cfg.StaticCPUs = *s.CPUCFSQuota, s.CPUManagerPolicy == "static"
+	cfg.Topology = kubelet.Topology{Policy: numa.Policy(s.TopologyManagerPolicy), Scope: s.TopologyManagerScope}
+	cfg.StaticMemory, cfg.ReservedMemory = s.MemoryManagerPolicy == "Static", configfile.ReservedMemory(s)
+	cfg.LimitedSwap = s.MemorySwap.SwapBehavior == configfile.LimitedSwap
 	cfg.AllowedSysctls = s.AllowedUnsafeSysctls
 	cfg.LogMaxSize, cfg.LogMaxFiles = logSize.Value(), int(*s.ContainerLogMaxFiles)
 	cfg.ImageGC = images.GCConfig{

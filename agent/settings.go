@@ -48,7 +48,7 @@ const (
 // ownNetwork tells whether pods are on the network of package network.
 func (s *Settings) ownNetwork() bool { return s.Network != NetworkNone }
 
-// NodePortsPrimary stands for the node's own address in Settings.NodePortAddresses.
+// NodePortsPrimary stands for the node's own address, of each family, in Settings.NodePortAddresses.
 const NodePortsPrimary = "primary"
 
 // DefaultSettings are those of a machine where nothing was said.
@@ -93,7 +93,7 @@ func (s *Settings) Check() error {
 }
 
 // nodePortAddresses returns the ranges; Check has found them to be right.
-func (s *Settings) nodePortAddresses(node netip.Addr) []netip.Prefix {
+func (s *Settings) nodePortAddresses(node []string) []netip.Prefix {
 	texts := s.NodePortAddresses
 	if len(texts) == 0 && proxy.Mode(s.ProxyMode) == proxy.NFTables {
 		texts = []string{NodePortsPrimary}
@@ -101,7 +101,11 @@ func (s *Settings) nodePortAddresses(node netip.Addr) []netip.Prefix {
 	var ranges []netip.Prefix
 	for _, text := range texts {
 		if text == NodePortsPrimary {
-			ranges = append(ranges, netip.PrefixFrom(node, node.BitLen()))
+			for _, address := range node {
+				if addr, err := netip.ParseAddr(address); err == nil {
+					ranges = append(ranges, netip.PrefixFrom(addr, addr.BitLen()))
+				}
+			}
 		} else if prefix, err := netip.ParsePrefix(text); err == nil {
 			ranges = append(ranges, prefix)
 		}

@@ -91,7 +91,7 @@ func startEcho(ctx context.Context, h *host, client kubernetes.Interface) (strin
 	if err := startPod(ctx, h, client, "echo", create); err != nil {
 		return "", fmt.Errorf("start the pod: %w", err)
 	}
-	namespace, err := networkOf(h, "sleep")
+	namespace, err := networkOf(ctx, h, "sleep")
 	if err != nil {
 		return "", err
 	}
@@ -125,18 +125,26 @@ func echo(l net.Listener, greeting string) {
 	}
 }
 
-// networkOf finds the network namespace of the host's only process of that name.
-func networkOf(h *host, name string) (string, error) {
-	names, err := filepath.Glob(h.Path("/proc") + "/[0-9]*/comm")
-	if err != nil {
-		return "", err
-	}
-	for _, path := range names {
-		if comm, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(comm)) == name {
-			return filepath.Join(filepath.Dir(path), "ns", "net"), nil
+// networkOf finds the network namespace of the host's only process of that name, which may be about to be started.
+func networkOf(ctx context.Context, h *host, name string) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("there is no process %s in the pod", name))
+	defer cancel()
+	for {
+		names, err := filepath.Glob(h.Path("/proc") + "/[0-9]*/comm")
+		if err != nil {
+			return "", err
+		}
+		for _, path := range names {
+			if comm, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(comm)) == name {
+				return filepath.Join(filepath.Dir(path), "ns", "net"), nil
+			}
+		}
+		select {
+		case <-time.After(lookAgain):
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
 		}
 	}
-	return "", fmt.Errorf("there is no process %s in the pod", name)
 }
 
 // listenIn listens in another network namespace. The thread that went there is not used again.

@@ -3,13 +3,14 @@
 # The conformance bench; the Makefile above includes this. Variables:
 #   FOCUS='\[sig-cli\]'   run the tests whose names this regular expression matches
 #   SKIP='\[Serial\]'     but not these
+#   ALL=1                 tests beyond conformance that FOCUS matches, with verdicts of their own in beyond.json
 #   UNPASSED=1            run only what is not known to pass
 #   REPEAT=3              run each of them that often: what does not always pass is named as flaky
 #   PARALLEL=3            that many at once
 #   KUBECONFIG=...        test this cluster (give it on the command line) and not one of its own
 #   FRESH=1               do not continue a run that was interrupted
 
-CONFORMANCE_FLAGS = $(if $(FOCUS),-focus '$(FOCUS)') $(if $(SKIP),-skip '$(SKIP)') $(if $(UNPASSED),-unpassed) $(if $(REPEAT),-repeat $(REPEAT)) \
+CONFORMANCE_FLAGS = $(if $(FOCUS),-focus '$(FOCUS)') $(if $(SKIP),-skip '$(SKIP)') $(if $(ALL),-all) $(if $(UNPASSED),-unpassed) $(if $(REPEAT),-repeat $(REPEAT)) \
 	$(if $(PARALLEL),-parallel $(PARALLEL)) $(if $(FRESH),-fresh)
 
 # From the environment it is the user's everyday cluster, where the suite must not go by accident.
@@ -32,5 +33,5 @@ conformance-skiff: build test-deps ## run our own suite: what Skiff promises bey
 conformance-gateway: build ## run the conformance suite of the Gateway API, or one test: TEST=; writes conformance/gateway-report.yaml
 	cd conformance && go run ./rungateway -version '$(VERSION)' $(if $(TEST),-run '$(TEST)')
 
-conformance-report: ## render conformance/REPORT.md from conformance/results.json
+conformance-report: ## render conformance/REPORT.md from conformance/results.json, and BEYOND.md from beyond.json
 	cd conformance && go run ./report

@@ -170,21 +170,28 @@ func (c *cluster) control(deps controllers.Deps) (stop func()) {
 	}
 }
 
+// patience is how long a test waits for what must come. A machine that runs other tests as well can be slow.
+const patience = 2 * time.Minute
+
 // eventually waits until check returns nil.
 func (c *cluster) eventually(what string, check func(ctx context.Context) error) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
 	start := time.Now()
+	var last error
 	for {
 		err := check(ctx)
+		if ctx.Err() == nil {
+			last = err
+		}
 		if err == nil {
 			c.t.Logf("%s after %v", what, time.Since(start).Round(time.Millisecond))
 			return
 		}
 		select {
 		case <-ctx.Done():
-			c.t.Fatalf("%s: not in 30s: %v", what, err)
+			c.t.Fatalf("%s: not in %s: %v", what, patience, last)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

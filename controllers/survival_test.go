@@ -275,8 +275,8 @@ func tell(t *testing.T, lives []*life, mortal bool) (dead []*life) {
 		if len(rest) < len(lives) {
 			progress = time.Now()
 		}
-		if time.Since(progress) > time.Minute {
-			t.Fatalf("nothing has come to an end for a minute; waiting:\n%s", strings.Join(last, "\n"))
+		if time.Since(progress) > 3*time.Minute {
+			t.Fatalf("nothing has come to an end for three minutes; waiting:\n%s", strings.Join(last, "\n"))
 		}
 		lives = rest
 		time.Sleep(10 * time.Millisecond)

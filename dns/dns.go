@@ -95,6 +95,11 @@ func (s *Server) Run(ctx context.Context) error {
 		return nil // asked to stop
 	}
 	s.records.lifetime = ctx
+	if s.cfg.Dir != "" { // what a run left that did not end well
+		if err := os.RemoveAll(s.cfg.Dir); err != nil {
+			return fmt.Errorf("dns: %w", err)
+		}
+	}
 	follow, err := followConfigMaps(ctx, s.client)
 	if err != nil {
 		return fmt.Errorf("dns: follow ConfigMaps: %w", err)

@@ -14,14 +14,21 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// criSocket is where crictl finds the container runtime.
-const criSocket = "/run/skiff/containerd/containerd.sock"
+// The places where crictl finds the container runtime: Skiff's own, and the other one of tests.
+const (
+	criSocket      = "/run/skiff/containerd/containerd.sock"
+	otherCRISocket = otherRuntime + "/containerd.sock"
+)
 
 // containers lists what the runtime knows of a namespace, running or not, as crictl would.
 func (n *node) containers(namespace string) (lines []string) {
 	n.t.Helper()
+	socket := criSocket
+	if n.other {
+		socket = otherCRISocket
+	}
 	conn, err := grpc.NewClient("passthrough:///cri", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return n.Dial(ctx, "unix", criSocket) }))
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return n.Dial(ctx, "unix", socket) }))
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -31,7 +38,7 @@ func (n *node) containers(namespace string) (lines []string) {
 	runtime := runtimeapi.NewRuntimeServiceClient(conn)
 	pods, err := runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
 	if err != nil {
-		n.t.Fatalf("list pods at %s: %v", criSocket, err)
+		n.t.Fatalf("list pods at %s: %v", socket, err)
 	}
 	for _, p := range pods.Items {
 		if p.Metadata.Namespace == namespace {
@@ -40,7 +47,7 @@ func (n *node) containers(namespace string) (lines []string) {
 	}
 	all, err := runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
 	if err != nil {
-		n.t.Fatalf("list containers at %s: %v", criSocket, err)
+		n.t.Fatalf("list containers at %s: %v", socket, err)
 	}
 	for _, c := range all.Containers {
 		if c.Labels["io.kubernetes.pod.namespace"] == namespace {

@@ -38,12 +38,7 @@ func TestFaults(t *testing.T) {
 	t.Run("nothing is left behind", func(t *testing.T) {
 		n := n.with(t)
 		n.kubectl("delete", "namespace", "demo", "--timeout=120s")
-		n.eventually(60*time.Second, "nothing of the namespace is left", func() error {
-			if left := n.containers("demo"); len(left) > 0 {
-				return errors.New(strings.Join(left, "\n"))
-			}
-			return nil
-		})
+		n.nothingOf("demo")
 	})
 }
 
@@ -168,7 +163,7 @@ func (n *node) survivesShim() {
 	n.runPod("orphan", "sleep 3600", "")
 	n.becomes("orphan", ".status.phase", "Running")
 	before := n.kubectl("get", "pod", "-n", "demo", "orphan", "-o", "jsonpath={.status.containerStatuses[0].containerID}")
-	for _, pid := range strings.Fields(n.inside("sh", "-c", "for p in /proc/[0-9]*; do grep -q ^containerd-shim $p/comm 2>/dev/null && echo ${p#/proc/}; done; true")) {
+	for _, pid := range n.processes("containerd-shim") {
 		n.inside("kill", "-9", pid)
 	}
 	n.eventually(90*time.Second, "the pod runs again", func() error {
@@ -203,10 +198,9 @@ func (n *node) once(name string) {
 
 // survivesKills changes a Deployment all the time, and ends the server at moments that it does not choose.
 func (n *node) survivesKills() {
-	n.kubectl("create", "deployment", "-n", "demo", "herd", "--image=busybox:stable", "--replicas=2", "--", "sleep", "3600")
-	n.kubectl("patch", "deployment", "-n", "demo", "herd", "-p", `{"spec":{"template":{"spec":{"terminationGracePeriodSeconds":0,"containers":[{"name":"busybox","imagePullPolicy":"IfNotPresent"}]}}}}`)
+	n.makeHerd()
 	for i, replicas := range []int{5, 1, 6, 2} {
-		n.kubectl("scale", "deployment", "-n", "demo", "herd", fmt.Sprintf("--replicas=%d", replicas))
+		n.scaleHerd(replicas)
 		time.Sleep(time.Duration(200+i*450) * time.Millisecond)
 		if err := n.server.process.Signal(syscall.SIGKILL); err != nil {
 			n.t.Fatal(err)
@@ -214,22 +208,8 @@ func (n *node) survivesKills() {
 		<-n.server.process.Done()
 		n.start()
 	}
-	n.kubectl("rollout", "status", "-n", "demo", "deployment/herd", "--timeout=120s")
-	n.eventually(90*time.Second, "two pods run, each once", func() error {
-		pods := n.podNames("app=herd")
-		all := strings.Fields(n.kubectl("get", "pods", "-n", "demo", "-l", "app=herd", "-o", "jsonpath={.items[*].metadata.name}"))
-		running := 0
-		for _, line := range n.containers("demo") {
-			if strings.HasPrefix(line, "container ") && strings.HasSuffix(line, "CONTAINER_RUNNING") {
-				running++
-			}
-		}
-		if len(pods) != 2 || len(all) != 2 || running != 2 {
-			return fmt.Errorf("%d pods, %d of them run, in %d containers", len(all), len(pods), running)
-		}
-		return nil
-	})
-	n.kubectl("delete", "deployment", "-n", "demo", "herd", "--wait=true")
+	n.herdIs(2)
+	n.endHerd()
 }
 
 // survivesReboot ends all processes and empties /run, as a machine that restarts does.

@@ -33,7 +33,12 @@ func TestIngress(t *testing.T) {
 		}
 		n.kubectl("apply", "-n", "demo", "-f", example)
 	}
-	n.kubectl("rollout", "status", "-n", "demo", "deployment/web", "--timeout=120s")
+	n.eventually(3*time.Minute, "the pods are ready", func() error {
+		if out := n.kubectl("get", "deployment", "-n", "demo", "web", "-o", "jsonpath={.status.readyReplicas}"); out != "3" {
+			return errors.New(n.kubectl("get", "pods,events", "-n", "demo"))
+		}
+		return nil
+	})
 	n.kubectl("wait", "-n", "demo", "--for=jsonpath={.status.loadBalancer.ingress[0].ip}="+at, "ingress/web", "--timeout=60s")
 
 	curl := func(args ...string) (string, error) {

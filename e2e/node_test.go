@@ -31,6 +31,7 @@ type node struct {
 	env    []string // of kubectl; nil: this process's
 	log    string   // of the server, on this machine
 	server *server
+	other  bool // its container runtime is not Skiff's own
 }
 
 // server is the running process, which outlives the subtest that started it.

@@ -5,42 +5,17 @@ package e2e
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/skiff-k8s/skiff/cri"
 )
 
-// otherRuntime is where this test program, called with the variable set, is a container runtime of its own.
-const (
-	beOtherRuntime = "E2E_BE_CONTAINERD"
-	otherRuntime   = "/run/other"
-)
-
-func TestMain(m *testing.M) {
-	if os.Getenv(beCSIDriver) != "" {
-		if err := runCSIDriver(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
-	if os.Getenv(beOtherRuntime) == "" {
-		os.Exit(m.Run())
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	if err := runOtherRuntime(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-}
+// otherRuntime is where a container runtime of somebody else's has its state.
+const otherRuntime = "/run/other"
 
 func runOtherRuntime(ctx context.Context) error {
 	const data = "/var/lib/containerd"
@@ -57,16 +32,7 @@ func runOtherRuntime(ctx context.Context) error {
 // With --container-runtime-endpoint, pods run in the runtime that listens there, and no other is started.
 func TestOtherContainerRuntime(t *testing.T) {
 	n := newHost(t)
-	program, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := n.Command(t.Context(), program)
-	cmd.Env = append(os.Environ(), beOtherRuntime+"=yes")
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	if _, err := n.Start(cmd); err != nil {
-		t.Fatal(err)
-	}
+	n.play("containerd")
 	socket := otherRuntime + "/containerd.sock"
 	n.eventually(time.Minute, "the other runtime listens", func() error { _, err := os.Stat(n.Path(socket)); return err })
 	n.flags = []string{"--container-runtime-endpoint=unix://" + socket}

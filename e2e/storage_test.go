@@ -3,13 +3,12 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -18,13 +17,9 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/csi/csitest"
 )
 
-// beCSIDriver is where this test program, called with the variable set, is a CSI driver.
-const (
-	beCSIDriver = "E2E_BE_CSI_DRIVER"
-	driverDir   = "/var/lib/csi-driver"
-)
+const driverDir = "/var/lib/csi-driver"
 
-func runCSIDriver() error {
+func runCSIDriver(ctx context.Context) error {
 	driver := &csitest.Driver{Name: "x.io", NodeID: "alpha", Dir: driverDir, Can: []csipb.NodeServiceCapability_RPC_Type{
 		csipb.NodeServiceCapability_RPC_STAGE_UNSTAGE_VOLUME, csipb.NodeServiceCapability_RPC_GET_VOLUME_STATS,
 	}}
@@ -33,9 +28,7 @@ func runCSIDriver() error {
 		return err
 	}
 	defer stop()
-	ended := make(chan os.Signal, 1)
-	signal.Notify(ended, syscall.SIGTERM)
-	<-ended
+	<-ctx.Done()
 	return nil
 }
 
@@ -199,19 +192,10 @@ func (n *node) keepsData() {
 
 func (n *node) usesDriver() {
 	n.t.Helper()
-	program, err := os.Executable()
-	if err == nil {
-		err = os.MkdirAll(n.Path(driverDir), 0o755)
-	}
-	if err != nil {
+	if err := os.MkdirAll(n.Path(driverDir), 0o755); err != nil {
 		n.t.Fatal(err)
 	}
-	cmd := n.Command(n.server.ctx, program)
-	cmd.Env = append(os.Environ(), beCSIDriver+"=yes")
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	if _, err := n.Start(cmd); err != nil {
-		n.t.Fatal(err)
-	}
+	n.play("csi driver")
 	n.apply(driven)
 	n.eventually(30*time.Second, "the driver is published", func() error {
 		out, err := n.try("get", "csinode", "alpha", "-o", "jsonpath={.spec.drivers[*].name}")

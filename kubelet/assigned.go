@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -15,24 +17,134 @@ import (
 
 	"github.com/skiff-k8s/skiff/kubelet/admit"
 	"github.com/skiff-k8s/skiff/kubelet/containers"
+	"github.com/skiff-k8s/skiff/kubelet/cpus"
+	"github.com/skiff-k8s/skiff/kubelet/devices"
+	"github.com/skiff-k8s/skiff/kubelet/memory"
+	"github.com/skiff-k8s/skiff/kubelet/numa"
 )
 
-// assign gives a pod that is being admitted the devices and CPUs that only one can have.
+// assign gives a pod that is being admitted the devices, CPUs and memory that only one can have, on NUMA nodes that suit all of them.
 func (k *Kubelet) assign(ctx context.Context, pod *v1.Pod) *admit.Rejection {
-	err := k.devices.Allocate(ctx, pod)
-	if err == nil {
-		err = k.cpus.Allocate(pod)
+	g := givings{k.devices.Begin(pod), k.cpus.Begin(pod), k.memory.Begin(pod)}
+	var near numa.Mask
+	if k.cfg.Topology.Scope == numa.PodScope {
+		var fits bool
+		if near, fits = k.place(g, g.wantedByPod(pod)); !fits {
+			return &admit.Rejection{Reason: numa.Reason, Message: "Pod was rejected: " + numa.Message}
+		}
 	}
-	if err == nil {
-		return nil
+	for c, ends := range inOrder(pod) {
+		if k.cfg.Topology.Scope != numa.PodScope {
+			var fits bool
+			if near, fits = k.place(g, g.wantedBy(c)); !fits {
+				return &admit.Rejection{Reason: numa.Reason, Message: "Pod was rejected: " + numa.Message}
+			}
+		}
+		err := g.devices.Give(ctx, c, ends, near)
+		if err == nil {
+			err = g.cpus.Give(c, ends, k.nodes.CPUs(near))
+		}
+		if err == nil {
+			err = g.memory.Give(c, ends, near)
+		}
+		if err != nil {
+			return unexpected(err)
+		}
 	}
-	return &admit.Rejection{Reason: "UnexpectedAdmissionError", Message: "Pod was rejected: " + errors.Join(err, k.unassign(ctx, pod.UID)).Error()}
+	if err := errors.Join(g.devices.Commit(), g.cpus.Commit(), g.memory.Commit()); err != nil {
+		return unexpected(errors.Join(err, k.unassign(ctx, pod.UID)))
+	}
+	return nil
+}
+
+func unexpected(err error) *admit.Rejection {
+	return &admit.Rejection{Reason: "UnexpectedAdmissionError", Message: "Pod was rejected: " + err.Error()}
+}
+
+// givings are what is being given to one pod.
+type givings struct {
+	devices *devices.Giving
+	cpus    *cpus.Giving
+	memory  *memory.Giving
+}
+
+// wanted is how much of what only one can have a container, or a pod, is to have.
+type wanted struct {
+	cpus    int
+	devices map[string]int
+	memory  memory.Amounts
+}
+
+func (g givings) wantedBy(c *v1.Container) wanted {
+	return wanted{g.cpus.Wants(c), g.devices.Wants(c), g.memory.Wants(c)}
+}
+
+// place finds NUMA nodes for it, if there may be any for the operator.
+func (k *Kubelet) place(g givings, w wanted) (numa.Mask, bool) {
+	if len(k.nodes) == 0 {
+		return 0, true
+	}
+	all := []numa.Hints{g.cpus.Hints(w.cpus, k.nodes)}
+	for _, name := range slices.Sorted(maps.Keys(w.devices)) {
+		all = append(all, g.devices.Hints(name, w.devices[name], k.nodes.All()))
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.memory)) {
+		all = append(all, g.memory.Hints(name, w.memory[name]))
+	}
+	return numa.Choose(k.cfg.Topology.Policy, k.nodes.All(), all)
+}
+
+// inOrder are the containers of a pod in the order in which they start, each with whether it ends before the next one starts.
+func inOrder(pod *v1.Pod) iter.Seq2[*v1.Container, bool] {
+	return func(yield func(*v1.Container, bool) bool) {
+		for i := range pod.Spec.InitContainers {
+			if c := &pod.Spec.InitContainers[i]; !yield(c, !containers.IsSidecar(c)) {
+				return
+			}
+		}
+		for i := range pod.Spec.Containers {
+			if !yield(&pod.Spec.Containers[i], false) {
+				return
+			}
+		}
+	}
+}
+
+// wantedByPod is the most that a pod has at any moment.
+func (g givings) wantedByPod(pod *v1.Pod) wanted {
+	stays, most := wanted{devices: map[string]int{}, memory: memory.Amounts{}}, wanted{devices: map[string]int{}, memory: memory.Amounts{}}
+	for c, ends := range inOrder(pod) {
+		now := g.wantedBy(c)
+		now.cpus += stays.cpus
+		add(now.devices, stays.devices)
+		add(now.memory, stays.memory)
+		most.cpus = max(most.cpus, now.cpus)
+		raise(most.devices, now.devices)
+		raise(most.memory, now.memory)
+		if !ends {
+			stays = now
+		}
+	}
+	return most
+}
+
+// add adds amounts to others; raise makes them at least as large.
+func add[K comparable, N int | int64](to, amounts map[K]N) {
+	for name, n := range amounts {
+		to[name] += n
+	}
+}
+
+func raise[K comparable, N int | int64](to, amounts map[K]N) {
+	for name, n := range amounts {
+		to[name] = max(to[name], n)
+	}
 }
 
 // unassign takes back what only one can have, once the pod's containers have ended.
 func (k *Kubelet) unassign(ctx context.Context, pod types.UID) error {
 	had := k.cpus.Has(pod)
-	err := errors.Join(k.devices.Forget(pod), k.cpus.Forget(pod))
+	err := errors.Join(k.devices.Forget(pod), k.cpus.Forget(pod), k.memory.Forget(pod))
 	if had {
 		k.shareCPUs(ctx)
 	}
@@ -93,6 +205,7 @@ func (h host) Assigned(ctx context.Context, pod *v1.Pod, c *v1.Container) (*cont
 	if h.k.cpus != nil {
 		a.CPUs = h.k.cpus.Of(pod.UID, c.Name).String()
 	}
+	a.MemoryNodes = memory.Nodes(h.k.memory.Of(pod.UID, c.Name))
 	return a, nil
 }
 

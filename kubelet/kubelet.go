@@ -13,10 +13,12 @@
 //   - userns gives users of their own to pods that want them.
 //   - mirror.go runs the pods of files on this node, which package static reads, and shows them in the API.
 //   - probe asks containers how they are; status tells the API.
-//   - devices, dra and cpus hand out what only one can have; assigned.go puts that into pods, podresources tells who has it.
+//   - devices, dra, cpus and memory hand out what only one can have, on NUMA nodes that numa finds; assigned.go puts that
+//     into pods, podresources tells who has it.
 //   - metrics counts what is done, for dashboards.
 //   - shutdown gives pods time to end when the machine is shut down; shutdown.go ends them.
 //   - eviction ends pods when the node runs short of something; evict.go tells it what they use.
+//   - advisories warns of runtimes out of which containers are known to escape.
 //   - events.go hears from the runtime what changed; housekeeping.go removes what is dead and rotates logs.
 //
 // What runs is known by the labels on the containers alone, so a new process takes over all containers of an earlier
@@ -32,6 +34,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	v1 "k8s.io/api/core/v1"
@@ -43,8 +46,10 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
 	"k8s.io/utils/cpuset"
 
+	"github.com/skiff-k8s/skiff/kubelet/advisories"
 	"github.com/skiff-k8s/skiff/kubelet/allocation"
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 	"github.com/skiff-k8s/skiff/kubelet/containers"
@@ -53,8 +58,10 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/dra"
 	"github.com/skiff-k8s/skiff/kubelet/eviction"
 	"github.com/skiff-k8s/skiff/kubelet/images"
+	"github.com/skiff-k8s/skiff/kubelet/memory"
 	"github.com/skiff-k8s/skiff/kubelet/metrics"
 	"github.com/skiff-k8s/skiff/kubelet/node"
+	"github.com/skiff-k8s/skiff/kubelet/numa"
 	"github.com/skiff-k8s/skiff/kubelet/podnet"
 	"github.com/skiff-k8s/skiff/kubelet/podresources"
 	"github.com/skiff-k8s/skiff/kubelet/probe"
@@ -79,7 +86,12 @@ type Config struct {
 	CPUCFSQuota    bool
 	StaticCPUs     bool          // whole CPUs are given to containers that ask for them
 	ReservedCPUs   cpuset.CPUSet // which are never; empty: as many as Node.Reserved says
-	MinOOMScoreAdj int64         // 0 when the runtime may not lower scores, else -1000
+	Topology       Topology
+	StaticMemory   bool // containers of Guaranteed pods have memory on NUMA nodes
+	ReservedMemory map[int]memory.Amounts
+	MinOOMScoreAdj int64 // 0 when the runtime may not lower scores, else -1000
+
+	LimitedSwap bool // burstable containers may swap; else none may
 
 	LogMaxSize  int64 // bytes, 10 MiB
 	LogMaxFiles int   // 5
@@ -91,6 +103,12 @@ type Config struct {
 	Eviction eviction.Config
 	// Shutdown is how long pods have when the machine is shut down.
 	Shutdown shutdown.Config
+}
+
+// Topology says how near to each other the CPUs and devices of a container, or of a pod, have to be.
+type Topology struct {
+	Policy numa.Policy
+	Scope  string
 }
 
 // Volumes makes the volumes of pods. SetUp may be called at each sync, and has made all of them when it returns nil.
@@ -125,6 +143,8 @@ type Deps struct {
 	Recorder record.EventRecorder
 	// OnPodCIDR is told the addresses that the node may give to pods, once they are known and when they change. May be nil.
 	OnPodCIDR func(cidrs []string)
+	// LowLevelRuntime names the program that makes the containers of the runtime, and its version. May be nil.
+	LowLevelRuntime func(context.Context) (name, version string, err error)
 	// VolumesInUse tells which attachable volumes pods use. May be nil.
 	VolumesInUse func() ([]v1.UniqueVolumeName, []v1.AttachedVolume)
 }
@@ -154,11 +174,15 @@ type Kubelet struct {
 	devices     *devices.Manager
 	claims      *dra.Manager
 	shutdown    *shutdown.Manager
-	cpus        *cpus.Manager // nil: containers have no CPUs of their own
+	cpus        *cpus.Manager   // nil: containers have no CPUs of their own
+	memory      *memory.Manager // nil: containers have memory of any node
+	nodes       numa.Nodes      // of the machine; set by Run if anything has to be near something, and there is more than one place
 	statics     *statics
 	synced      []cache.InformerSynced
 	onPodCIDR   func([]string)
+	lowLevel    func(context.Context) (name, version string, err error)
 	runtimeName string // set by Run before any pod is looked at
+	runtimeIs   string // its version, likewise
 
 	wg sync.WaitGroup // workers and clean-ups
 
@@ -178,7 +202,7 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 		return nil, err
 	}
 	k := &Kubelet{
-		cfg: cfg, client: deps.Client, cri: deps.Runtime, images: deps.Images, volumes: deps.Volumes, env: deps.Env, tree: tree, onPodCIDR: deps.OnPodCIDR,
+		cfg: cfg, client: deps.Client, cri: deps.Runtime, images: deps.Images, volumes: deps.Volumes, env: deps.Env, tree: tree, onPodCIDR: deps.OnPodCIDR, lowLevel: deps.LowLevelRuntime,
 		metrics: deps.Metrics, events: deps.Recorder, workers: map[types.UID]*worker{}, orphans: map[types.UID]bool{},
 	}
 	if k.metrics == nil {
@@ -201,6 +225,7 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 		LogRoot: cfg.LogRoot, ContainerLogLinks: cfg.LogLinks, PodRoot: filepath.Join(cfg.Root, "pods"),
 		SeccompRoot: filepath.Join(cfg.Root, "seccomp"), CPUCFSQuota: cfg.CPUCFSQuota, CPUCFSPeriod: cfg.Cgroups.CPUPeriod,
 		MinOOMScoreAdj: cfg.MinOOMScoreAdj, MemoryCapacity: machine.Memory, HugePageSizes: machine.HugePageNames(),
+		Swap: containers.Swap{Controlled: tree.LimitsSwap(), Unified: tree.Unified(), Limited: cfg.LimitedSwap, Capacity: machine.Swap},
 	}, deps.Runtime, k.puller, host{k}, k.prober, k.grants, k.events, k.metrics)
 	k.imageGC = images.NewCollector(cfg.ImageGC, deps.Images, deps.Runtime, deps.Volumes.Images, k.puller.Forget)
 	cfg.Eviction.Root = cfg.Root
@@ -301,11 +326,12 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	k.prober.Start(ctx)
 	defer k.prober.Wait()
+	group.Go(func() error { k.warnOfEscapes(ctx); return nil })
 	group.Go(func() error { return k.agent.Run(ctx) })
 	group.Go(func() error { return k.devices.Run(ctx) })
 	group.Go(func() error {
 		return podresources.New(k.cfg.Root, podresources.Node{
-			Pods: func() []*v1.Pod { return k.active("") }, Devices: k.devices, Claims: k.claims, CPUs: func() *cpus.Manager { return k.cpus },
+			Pods: func() []*v1.Pod { return k.active("") }, Devices: k.devices, Claims: k.claims, CPUs: func() *cpus.Manager { return k.cpus }, Memory: func() *memory.Manager { return k.memory },
 		}).Run(ctx)
 	})
 	group.Go(func() error { return k.status.Run(ctx) })
@@ -319,7 +345,7 @@ func (k *Kubelet) prepare(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("ask container runtime for its version: %w", err)
 	}
-	k.runtimeName = version.GetRuntimeName()
+	k.runtimeName, k.runtimeIs = version.GetRuntimeName(), version.GetRuntimeVersion()
 	for _, dir := range []string{filepath.Join(k.cfg.Root, "pods"), filepath.Join(k.cfg.Root, "seccomp"), k.cfg.LogRoot, k.cfg.LogLinks} {
 		if dir == "" {
 			continue
@@ -336,10 +362,39 @@ func (k *Kubelet) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	if k.cfg.StaticMemory {
+		if err := k.reserveMemory(); err != nil {
+			return err
+		}
+	}
+	if k.cfg.Topology.Policy != numa.None && k.cfg.Topology.Policy != "" {
+		if k.nodes, err = numa.Read("/sys/devices/system/node"); err != nil {
+			return err
+		}
+		if len(k.nodes) > numa.MaxNodes {
+			return fmt.Errorf("topologyManagerPolicy %s is unsupported on machines with more than %d NUMA nodes", k.cfg.Topology.Policy, numa.MaxNodes)
+		}
+	}
 	capacity := k.cfg.Node.Allocatable(k.agent.Machine(), false)
 	return k.tree.EnsureRoot(cgroups.Limits{
 		CPUShares: cgroups.Shares(capacity.Cpu().MilliValue()), MemoryBytes: capacity.Memory().Value(), Pids: k.podPids(),
 	})
+}
+
+// warnOfEscapes tells the operator when containers are known to be able to leave what they are in.
+func (k *Kubelet) warnOfEscapes(ctx context.Context) {
+	warnings := advisories.Check(k.runtimeName, k.runtimeIs)
+	if k.lowLevel != nil {
+		name, version, err := k.lowLevel(ctx)
+		if err != nil {
+			klog.FromContext(ctx).Error(err, "Looking whether the container runtime has known escapes")
+		}
+		warnings = append(warnings, advisories.Check(name, version)...)
+	}
+	for _, w := range warnings {
+		klog.FromContext(ctx).Error(nil, "The container runtime is not safe: "+w)
+		k.events.Event(k.agent.Ref(), v1.EventTypeWarning, "KnownEscapes", w)
+	}
 }
 
 // podPids is how many processes all pods may have together, if some are reserved for others.
@@ -360,6 +415,42 @@ func (k *Kubelet) reserveCPUs() error {
 	reserved := k.cfg.Node.Reserved[v1.ResourceCPU]
 	k.cpus, err = cpus.New(k.cfg.Root, topology, int(math.Ceil(float64(reserved.MilliValue())/1000)), k.cfg.ReservedCPUs)
 	return err
+}
+
+// reserveMemory starts the memory manager. What is kept from pods has to be reserved on some node, all of it.
+func (k *Kubelet) reserveMemory() error {
+	nodes, err := numa.Read("/sys/devices/system/node")
+	if err != nil {
+		return err
+	}
+	machine, err := memory.Read("/sys/devices/system/node", nodes)
+	if err != nil {
+		return err
+	}
+	kept, set := k.cfg.Node.Reserved.Memory().Value()+k.cfg.Node.EvictionHard.Memory().Value(), int64(0)
+	for _, amounts := range k.cfg.ReservedMemory {
+		set += amounts[v1.ResourceMemory]
+	}
+	if set != kept {
+		return fmt.Errorf("the memory of reservedMemory together, %d, must be that of kubeReserved, systemReserved and evictionHard, %d", set, kept)
+	}
+	k.memory, err = memory.New(k.cfg.Root, machine, k.cfg.ReservedMemory)
+	return err
+}
+
+// stopPatience is how long workers may take to end what they are doing.
+const stopPatience = 15 * time.Second
+
+// awaitWorkers waits for the workers and clean-ups to end, but for those that the kernel holds: a volume whose server is away
+// would keep the process from ever ending.
+func (k *Kubelet) awaitWorkers() {
+	ended := make(chan struct{})
+	go func() { k.wg.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(stopPatience):
+		klog.Background().Info("Some pods are held by the kernel, by a volume that does not answer; they are left as they are")
+	}
 }
 
 // runPods starts the workers once all pods are known, so that nothing is taken for an orphan too early.
@@ -384,7 +475,7 @@ func (k *Kubelet) runPods(ctx context.Context) error {
 	group.Go(func() error { return k.evictor.Run(ctx) })
 	group.Go(func() error { return k.shutdown.Run(ctx) })
 	err := group.Wait()
-	k.wg.Wait()
+	k.awaitWorkers()
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}

@@ -76,6 +76,7 @@ type bench struct {
 	kubelet *Kubelet
 	cidrs   chan []string
 	static  StaticPods
+	runc    string // the version of it that is below the runtime; empty: there is none
 	stop    func()
 
 	config *rest.Config
@@ -134,6 +135,7 @@ func (b *bench) start() {
 	}, Deps{
 		Client: client, Informers: factory, Runtime: runtimeapi.NewRuntimeServiceClient(conn), Images: runtimeapi.NewImageServiceClient(conn),
 		Volumes: noVolumes{}, Env: plainEnv{}, Recorder: b.events, Static: b.static, OnPodCIDR: func(c []string) { b.cidrs <- c },
+		LowLevelRuntime: func(context.Context) (string, string, error) { return "runc", b.runc, nil },
 	})
 	if err != nil {
 		b.t.Fatal(err)
@@ -372,6 +374,36 @@ func TestCrashLoop(t *testing.T) {
 	if !b.hadEvent("BackOff Back-off restarting failed container app in pod web_default(" + string(b.get("web").UID) + ")") {
 		t.Error("no BackOff event")
 	}
+}
+
+// A change that the runtime did not tell about is seen when all containers are looked at, as they are every minute.
+func TestLostEvent(t *testing.T) {
+	b := newBench(t, "app:1")
+	b.create(testPod("web", v1.Container{Name: "app"}))
+	b.create(testPod("other", v1.Container{Name: "app"}))
+	b.eventually("pods are ready", func() bool { return b.ready("web") && b.ready("other") })
+	b.cri.Mute()
+	if err := b.cri.Exit("web/app", 1); err != nil {
+		t.Fatal(err)
+	}
+	b.kubelet.look(t.Context())
+	b.eventually("the container was started again", func() bool { return b.get("web").Status.ContainerStatuses[0].RestartCount == 1 && b.ready("web") })
+	if s := b.get("other").Status.ContainerStatuses[0]; s.RestartCount != 0 {
+		t.Errorf("another pod's status = %+v", s)
+	}
+}
+
+// A runtime out of which containers are known to escape is warned about.
+func TestKnownEscapes(t *testing.T) {
+	b := newBench(t)
+	b.eventually("the node is there", func() bool { return b.kubelet.agent.Node() != nil })
+	if b.hadEvent("KnownEscapes") {
+		t.Error("a warning about a runtime of which nothing is known")
+	}
+	b.stop()
+	b.runc = "1.2.7"
+	b.start()
+	b.eventually("a warning", func() bool { return b.hadEvent("Warning KnownEscapes runc 1.2.7 has known escapes") })
 }
 
 // What keeps a container from starting is told in its waiting state.

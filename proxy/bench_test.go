@@ -3,7 +3,6 @@
 package proxy
 
 import (
-	"context"
 	"fmt"
 	"syscall"
 	"testing"
@@ -12,10 +11,12 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/skiff-k8s/skiff/network/iptables"
+	"github.com/skiff-k8s/skiff/network/nettest"
 )
 
 // BenchmarkSync measures the proxy's work in a real kernel, for Services with five endpoints each: writing all of
-// them, and one of their endpoints more or less. cpu-ms is what the proxy and its commands take together.
+// them, one of their endpoints more or less, and one Service more or less. cpu-ms is what the proxy and its commands take
+// together.
 //
 //	go test ./proxy -run '^$' -bench Sync -benchtime 5x
 func BenchmarkSync(b *testing.B) {
@@ -23,37 +24,40 @@ func BenchmarkSync(b *testing.B) {
 		all := named(services, nil)
 		name := types.NamespacedName{Namespace: "ns", Name: fmt.Sprintf("svc-%05d", services/2)}
 		for mode, newBackend := range benchBackends {
-			b.Run(fmt.Sprintf("%s/%d/full", mode, services), func(b *testing.B) {
-				backend := newBackend()
-				b.Cleanup(func() { cleanUp(b, backend) })
-				measure(b, func(int) error { return backend.replace(b.Context(), all, testSettings) })
-			})
-			b.Run(fmt.Sprintf("%s/%d/endpoint", mode, services), func(b *testing.B) {
-				backend := newBackend()
-				b.Cleanup(func() { cleanUp(b, backend) })
-				if err := backend.replace(b.Context(), all, testSettings); err != nil {
-					b.Fatal(err)
-				}
-				measure(b, func(i int) error {
-					return backend.update(b.Context(), map[types.NamespacedName][]servicePort{name: numbered(services/2, 4+i%2, nil)})
-				})
-			})
-			b.Run(fmt.Sprintf("%s/%d/service", mode, services), func(b *testing.B) {
-				backend := newBackend()
-				b.Cleanup(func() { cleanUp(b, backend) })
-				if err := backend.replace(b.Context(), all, testSettings); err != nil {
-					b.Fatal(err)
-				}
-				measure(b, func(i int) error {
-					ports := numbered(services/2, 5, nil)
+			for what, change := range map[string]func(i int) []servicePort{
+				"endpoint": func(i int) []servicePort { return numbered(services/2, 4+i%2, nil) },
+				"service": func(i int) []servicePort {
 					if i%2 == 0 {
-						ports = nil
+						return nil
 					}
-					return backend.update(b.Context(), map[types.NamespacedName][]servicePort{name: ports})
+					return numbered(services/2, 5, nil)
+				},
+			} {
+				b.Run(fmt.Sprintf("%s/%d/%s", mode, services, what), func(b *testing.B) {
+					backend, in := newBackend(), machineOf(b)
+					if err := in(func() error { return backend.replace(b.Context(), all, testSettings) }); err != nil {
+						b.Fatal(err)
+					}
+					measure(b, func(i int) error {
+						return in(func() error {
+							return backend.update(b.Context(), map[types.NamespacedName][]servicePort{name: change(i)})
+						})
+					})
 				})
+			}
+			b.Run(fmt.Sprintf("%s/%d/full", mode, services), func(b *testing.B) {
+				backend, in := newBackend(), machineOf(b)
+				measure(b, func(int) error { return in(func() error { return backend.replace(b.Context(), all, testSettings) }) })
 			})
 		}
 	}
+}
+
+// machineOf returns what runs something on a machine of its own: it is gone at once with its rules, where a command would
+// have to remove them one by one.
+func machineOf(b *testing.B) (in func(func() error) error) {
+	namespace := nettest.NewNetns(b, "bench")
+	return func(f func() error) error { return nettest.In(b, namespace, f) }
 }
 
 var benchBackends = map[string]func() backend{
@@ -63,22 +67,15 @@ var benchBackends = map[string]func() backend{
 	"nftables": func() backend { return newNFTablesBackend(corev1.IPv4Protocol) },
 }
 
-func cleanUp(b *testing.B, backend backend) {
-	if err := backend.cleanup(context.Background()); err != nil {
-		b.Error(err)
-	}
-}
-
 func measure(b *testing.B, f func(i int) error) {
-	before := cpuTime()
-	b.ResetTimer()
-	for i := range b.N {
-		if err := f(i); err != nil {
+	before, n := cpuTime(), 0
+	for b.Loop() {
+		if err := f(n); err != nil {
 			b.Fatal(err)
 		}
+		n++
 	}
-	b.StopTimer()
-	b.ReportMetric(float64(cpuTime()-before)/float64(b.N)/1000, "cpu-ms/op")
+	b.ReportMetric(float64(cpuTime()-before)/float64(n)/1000, "cpu-ms/op")
 }
 
 // cpuTime returns what this process and its ended children have used, in microseconds.

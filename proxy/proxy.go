@@ -277,10 +277,10 @@ func (p *Proxy) Run(ctx context.Context) error {
 	return nil
 }
 
-// pacer spaces syncs so that they take a tenth of the time at most, if changes do not end. A quiet time saves some of that
+// pacer spaces syncs: by ten times what they take, but not by more than longest. A quiet time saves two of the longest pauses
 // up: what one change brings, a Service and then its endpoints, is written at once.
 type pacer struct {
-	longest time.Duration // pause; as much may be saved up
+	longest time.Duration
 
 	debt time.Duration // of time without a sync
 	last time.Time     // when that was so
@@ -288,9 +288,9 @@ type pacer struct {
 
 // pause is how long to wait after a sync that has just ended.
 func (p *pacer) pause(now time.Time, took time.Duration) time.Duration {
-	paid := max(0, p.debt-now.Sub(p.last))
-	p.debt, p.last = min(paid+10*took, 2*p.longest), now
-	return max(0, p.debt-p.longest)
+	paid := max(0, p.debt-now.Add(-took).Sub(p.last))
+	p.debt, p.last = paid+min(10*took, p.longest), now
+	return max(0, p.debt-2*p.longest)
 }
 
 // loop syncs when something changed, as often as pacer lets it; changes never wait longer than MinSyncPeriod.

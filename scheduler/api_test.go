@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,17 +17,22 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	restclient "k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/retry"
+	"k8s.io/component-base/metrics"
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 	"github.com/skiff-k8s/skiff/controllers/resourceclaim"
+	"github.com/skiff-k8s/skiff/internal/parttest"
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
 	"github.com/skiff-k8s/skiff/scheduler"
 	"github.com/skiff-k8s/skiff/testenv"
@@ -35,45 +41,20 @@ import (
 // These tests run the scheduler against the real API server, on simulated nodes.
 
 // start runs a scheduler until stop is called, or the test ends.
-func start(t testing.TB, config *restclient.Config) (stop func()) {
+func start(t testing.TB, config *restclient.Config, change ...func(*scheduler.Config)) (stop func()) {
 	t.Helper()
 	client := kubernetes.NewForConfigOrDie(config)
-	factory := informers.NewSharedInformerFactory(client, 0)
-	s, err := scheduler.New(scheduler.Config{}, client, factory, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return background(t, factory, s.Run)
-}
-
-func background(t testing.TB, factory informers.SharedInformerFactory, run func(context.Context) error) (stop func()) {
-	ctx, cancel := context.WithCancel(t.Context())
-	factory.StartWithContext(ctx)
-	done := make(chan error, 1)
-	go func() { done <- run(ctx) }()
-	stopped := false
-	stop = func() {
-		if stopped {
-			return
+	return parttest.Run(t, client, func(factory informers.SharedInformerFactory) (func(context.Context) error, error) {
+		var c scheduler.Config
+		for _, f := range change {
+			f(&c)
 		}
-		stopped = true
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run = %v", err)
+		s, err := scheduler.New(c, client, factory, nil)
+		if err != nil {
+			return nil, err
 		}
-		factory.Shutdown()
-	}
-	t.Cleanup(stop)
-	return stop
-}
-
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within 2 min: %s", what)
-		}
-	}
+		return s.Run, nil
+	})
 }
 
 func newPod(name string, change ...func(*v1.Pod)) *v1.Pod {
@@ -121,25 +102,31 @@ func scheduled(pod *v1.Pod) (reason, message string) {
 	return "", ""
 }
 
+func (a api) must(_ any, err error) {
+	a.Helper()
+	if err != nil {
+		a.Fatal(err)
+	}
+}
+
+func (a api) runClaimControllers() {
+	a.Helper()
+	parttest.Run(a, a.Client, func(factory informers.SharedInformerFactory) (func(context.Context) error, error) {
+		forPods, err := resourceclaim.NewForPods(a.Client, factory, record.NewFakeRecorder(100))
+		if err != nil {
+			return nil, err
+		}
+		runner := reconcile.Runner{Controllers: []reconcile.Controller{forPods, resourceclaim.New(a.Client, factory)}}
+		return runner.Run, nil
+	})
+}
+
 // Pods get devices by templates of claims; who finds none waits for one that is given back.
 func TestDevices(t *testing.T) {
 	a := api{t, testenv.Start(t, testenv.SimulatedNodes(simulated.Config{Nodes: 2}))}
 	start(t, a.Config)
-	factory := informers.NewSharedInformerFactory(a.Client, 0)
-	forPods, err := resourceclaim.NewForPods(a.Client, factory, record.NewFakeRecorder(100))
-	if err != nil {
-		t.Fatal(err)
-	}
-	runner := reconcile.Runner{Controllers: []reconcile.Controller{forPods, resourceclaim.New(a.Client, factory)}}
-	background(t, factory, runner.Run)
-
-	resources, ctx := a.Client.ResourceV1(), t.Context()
-	must := func(_ any, err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	a.runClaimControllers()
+	resources, ctx, must := a.Client.ResourceV1(), t.Context(), a.must
 	must(resources.DeviceClasses().Create(ctx, &resourcev1.DeviceClass{
 		ObjectMeta: metav1.ObjectMeta{Name: "gpu"},
 		Spec: resourcev1.DeviceClassSpec{Selectors: []resourcev1.DeviceSelector{{CEL: &resourcev1.CELDeviceSelector{
@@ -176,7 +163,7 @@ func TestDevices(t *testing.T) {
 		p.Spec.Containers[0].Resources.Claims = []v1.ResourceClaim{{Name: "gpu"}}
 	}
 	a.create(newPod("a", withDevice))
-	eventually(t, "the first pod is placed", func() bool { return a.pod("a").Spec.NodeName == "simulated-1" })
+	parttest.Eventually(t, "the first pod is placed", func() bool { return a.pod("a").Spec.NodeName == "simulated-1" })
 	claims, err := resources.ResourceClaims("default").List(ctx, metav1.ListOptions{})
 	if err != nil || len(claims.Items) != 1 {
 		t.Fatalf("claims: %v, %v", claims, err)
@@ -187,31 +174,144 @@ func TestDevices(t *testing.T) {
 	}
 
 	a.create(newPod("b", withDevice))
-	eventually(t, "the second pod is told that there is none", func() bool {
+	parttest.Eventually(t, "the second pod is told that there is none", func() bool {
 		_, message := scheduled(a.pod("b"))
 		return strings.HasPrefix(message, "0/2 nodes are available: 2 cannot allocate all claims.")
 	})
 	if err := a.Client.CoreV1().Pods("default").Delete(ctx, "a", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the second pod gets the first one's device", func() bool { return a.pod("b").Spec.NodeName == "simulated-1" })
+	parttest.Eventually(t, "the second pod gets the first one's device", func() bool { return a.pod("b").Spec.NodeName == "simulated-1" })
 
 	a.create(newPod("c", withDevice))
-	eventually(t, "the third pod is told that there is none", func() bool {
+	parttest.Eventually(t, "the third pod is told that there is none", func() bool {
 		_, message := scheduled(a.pod("c"))
 		return message != ""
 	})
 	if err := resources.DeviceTaintRules().Delete(ctx, "broken", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the third pod gets the device that is whole again", func() bool { return a.pod("c").Spec.NodeName == "simulated-1" })
+	parttest.Eventually(t, "the third pod gets the device that is whole again", func() bool { return a.pod("c").Spec.NodeName == "simulated-1" })
 
 	a.create(newPod("d", withDevice, func(p *v1.Pod) { p.Spec.ResourceClaims[0].ResourceClaimTemplateName = ptr.To("none") }))
 	a.create(newPod("e"))
-	eventually(t, "a pod without claims is placed", func() bool { return a.pod("e").Spec.NodeName != "" })
+	parttest.Eventually(t, "a pod without claims is placed", func() bool { return a.pod("e").Spec.NodeName != "" })
 	if reason, _ := scheduled(a.pod("d")); reason != "" || a.pod("d").Spec.NodeName != "" {
 		t.Errorf("a pod whose claim cannot be made is on %q, %q", a.pod("d").Spec.NodeName, reason)
 	}
+}
+
+// An extended resource that a DeviceClass offers is a claim that the scheduler makes, and ends with the pod; a device plugin's on another node is
+// as good.
+func TestExtendedResources(t *testing.T) {
+	a := api{t, testenv.Start(t, testenv.SimulatedNodes(simulated.Config{Nodes: 2}))}
+	start(t, a.Config)
+	a.runClaimControllers()
+	resources, ctx := a.Client.ResourceV1(), t.Context()
+	withGPU := func(p *v1.Pod) {
+		list := p.Spec.Containers[0].Resources.Requests
+		list["example.com/gpu"] = resource.MustParse("1")
+		p.Spec.Containers[0].Resources.Limits = list
+	}
+	a.create(newPod("a", withGPU))
+	parttest.Eventually(t, "nothing offers the resource", func() bool {
+		_, message := scheduled(a.pod("a"))
+		return strings.Contains(message, " Insufficient example.com/gpu.")
+	})
+	a.must(resources.ResourceSlices().Create(ctx, gpus("simulated-1", resourcev1.Device{Name: "one"}), metav1.CreateOptions{}))
+	a.must(resources.DeviceClasses().Create(ctx, &resourcev1.DeviceClass{
+		ObjectMeta: metav1.ObjectMeta{Name: "gpu"}, Spec: resourcev1.DeviceClassSpec{ExtendedResourceName: ptr.To("example.com/gpu")},
+	}, metav1.CreateOptions{}))
+	parttest.Eventually(t, "the pod is where the device is", func() bool { return a.pod("a").Spec.NodeName == "simulated-1" })
+	status := a.pod("a").Status.ExtendedResourceClaimStatus
+	if status == nil || len(status.RequestMappings) != 1 || status.RequestMappings[0].ResourceName != "example.com/gpu" {
+		t.Fatalf("extendedResourceClaimStatus is %v", status)
+	}
+	c, err := resources.ResourceClaims("default").Get(ctx, status.ResourceClaimName, metav1.GetOptions{})
+	if err != nil || len(c.Status.ReservedFor) != 1 || c.Status.Allocation.Devices.Results[0].Device != "one" || c.Annotations[resourcev1.ExtendedResourceClaimAnnotation] != "true" {
+		t.Errorf("the claim is %v, %v", c, err)
+	}
+
+	a.create(newPod("b", withGPU))
+	parttest.Eventually(t, "there is no second device", func() bool {
+		_, message := scheduled(a.pod("b"))
+		return strings.HasPrefix(message, "0/2 nodes are available: 2 cannot allocate all claims.")
+	})
+	patch := []byte(`{"status": {"capacity": {"example.com/gpu": "1"}, "allocatable": {"example.com/gpu": "1"}}}`)
+	a.must(a.Client.CoreV1().Nodes().Patch(ctx, "simulated-0", types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status"))
+	parttest.Eventually(t, "the second pod is where a device plugin has some", func() bool { return a.pod("b").Spec.NodeName == "simulated-0" })
+	if status := a.pod("b").Status.ExtendedResourceClaimStatus; status != nil {
+		t.Errorf("a pod with a device plugin's device has the claim %v", status)
+	}
+}
+
+// gpus is what the driver of GPUs publishes about a node.
+func gpus(node string, devices ...resourcev1.Device) *resourcev1.ResourceSlice {
+	return &resourcev1.ResourceSlice{
+		ObjectMeta: metav1.ObjectMeta{Name: "gpus-" + node},
+		Spec: resourcev1.ResourceSliceSpec{
+			Driver: "gpu.example.com", NodeName: &node, Pool: resourcev1.ResourcePool{Name: node, ResourceSliceCount: 1}, Devices: devices,
+		},
+	}
+}
+
+// A pod waits for its device to become ready; if it does not, it gets another.
+func TestBindingConditions(t *testing.T) {
+	a := api{t, testenv.Start(t, testenv.SimulatedNodes(simulated.Config{Nodes: 1}))}
+	start(t, a.Config)
+	a.runClaimControllers()
+	resources, ctx := a.Client.ResourceV1(), t.Context()
+	slow := func(name string) resourcev1.Device {
+		return resourcev1.Device{Name: name, BindingConditions: []string{"attached"}, BindingFailureConditions: []string{"broken"}}
+	}
+	a.must(resources.ResourceSlices().Create(ctx, gpus("simulated-0", slow("one"), slow("two")), metav1.CreateOptions{}))
+	a.must(resources.DeviceClasses().Create(ctx, &resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "gpu"}}, metav1.CreateOptions{}))
+	a.must(resources.ResourceClaims("default").Create(ctx, &resourcev1.ResourceClaim{
+		ObjectMeta: metav1.ObjectMeta{Name: "gpu", Namespace: "default"},
+		Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{
+			Requests: []resourcev1.DeviceRequest{{Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gpu", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 1}}},
+		}},
+	}, metav1.CreateOptions{}))
+	a.create(newPod("a", func(p *v1.Pod) {
+		p.Spec.ResourceClaims = []v1.PodResourceClaim{{Name: "gpu", ResourceClaimName: ptr.To("gpu")}}
+		p.Spec.Containers[0].Resources.Claims = []v1.ResourceClaim{{Name: "gpu"}}
+	}))
+	device := func() string {
+		c, err := resources.ResourceClaims("default").Get(ctx, "gpu", metav1.GetOptions{})
+		if err != nil || c.Status.Allocation == nil {
+			return ""
+		}
+		return c.Status.Allocation.Devices.Results[0].Device
+	}
+	report := func(device, condition string) {
+		t.Helper()
+		a.must(nil, retry.RetryOnConflict(retry.DefaultRetry, func() error {
+			c, err := resources.ResourceClaims("default").Get(ctx, "gpu", metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			c.Status.Devices = []resourcev1.AllocatedDeviceStatus{{
+				Driver: "gpu.example.com", Pool: "simulated-0", Device: device,
+				Conditions: []metav1.Condition{{Type: condition, Status: metav1.ConditionTrue, Reason: "Test", LastTransitionTime: metav1.Now()}},
+			}}
+			_, err = resources.ResourceClaims("default").UpdateStatus(ctx, c, metav1.UpdateOptions{})
+			return err
+		}))
+	}
+	parttest.Eventually(t, "the claim has a device", func() bool { return device() != "" })
+	if node := a.pod("a").Spec.NodeName; node != "" {
+		t.Errorf("the pod is on %s before its device is ready", node)
+	}
+	report(device(), "broken")
+	parttest.Eventually(t, "the claim was given up", func() bool {
+		c, err := resources.ResourceClaims("default").Get(ctx, "gpu", metav1.GetOptions{})
+		return err == nil && c.Status.Allocation != nil && len(c.Status.Devices) == 0
+	})
+	if node := a.pod("a").Spec.NodeName; node != "" {
+		t.Errorf("the pod is on %s before its second device is ready", node)
+	}
+	report(device(), "attached")
+	parttest.Eventually(t, "the pod has a node", func() bool { return a.pod("a").Spec.NodeName == "simulated-0" })
 }
 
 // mortal is a transport that stops in the middle of some write: before the server has heard of it, or before the scheduler has heard
@@ -244,7 +344,8 @@ func (m *mortal) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, errDead
 }
 
-// A scheduler that dies at any write is followed by another, until all pods are placed: each once, and never more on a node than fit.
+// A scheduler that dies at any write is followed by another, until all pods are placed: each once, and never more on a node than fit. Meanwhile
+// a rival binds some of the pods before it does, and nodes are deleted.
 func TestSchedulerDies(t *testing.T) {
 	const pods, nodes, perNode = 1000, 100, 11
 	seed := uint64(time.Now().UnixNano())
@@ -272,9 +373,16 @@ status: {capacity: {cpu: "%d", memory: 1Gi, pods: "110"}}`, perNode))
 	}
 	factory.StartWithContext(t.Context())
 	factory.WaitForCacheSync(t.Context().Done())
+	var conflicts atomic.Int64
 	go func() {
 		for i := range pods {
 			a.create(newPod(fmt.Sprint("p", i)))
+			if i%10 == 0 {
+				rival := &v1.Binding{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("p", i)}, Target: v1.ObjectReference{Kind: "Node", Name: "rival"}}
+				if err := a.Client.CoreV1().Pods("default").Bind(a.Context(), rival, metav1.CreateOptions{}); err != nil {
+					conflicts.Add(1) // the scheduler was first
+				}
+			}
 		}
 	}()
 	deaths := 0
@@ -283,6 +391,9 @@ status: {capacity: {cpu: "%d", memory: 1Gi, pods: "110"}}`, perNode))
 		m.left.Store(1 + r.Int64N(120))
 		config := restclient.CopyConfig(a.Config)
 		config.Wrap(func(next http.RoundTripper) http.RoundTripper { m.next = next; return m })
+		if deaths < 5 { // as many nodes go; what is on them stays, as nobody collects it
+			a.must(nil, a.Client.CoreV1().Nodes().Delete(t.Context(), fmt.Sprint("n", deaths), metav1.DeleteOptions{}))
+		}
 		stop := start(t, config)
 		for waiting := true; waiting; {
 			select {
@@ -297,14 +408,14 @@ status: {capacity: {cpu: "%d", memory: 1Gi, pods: "110"}}`, perNode))
 		}
 		stop()
 	}
-	t.Logf("%d pods placed by %d schedulers", placed.Load(), deaths)
+	t.Logf("%d pods placed by %d schedulers, and a rival that came too late for %d", placed.Load(), deaths, conflicts.Load())
 	list, err := a.Client.CoreV1().Pods("default").List(t.Context(), metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	on := make(map[string]int)
 	for _, pod := range list.Items {
-		if on[pod.Spec.NodeName]++; on[pod.Spec.NodeName] > perNode || pod.Spec.NodeName == "" {
+		if on[pod.Spec.NodeName]++; pod.Spec.NodeName != "rival" && on[pod.Spec.NodeName] > perNode || pod.Spec.NodeName == "" {
 			t.Errorf("node %q has %d pods, has room for %d", pod.Spec.NodeName, on[pod.Spec.NodeName], perNode)
 		}
 	}
@@ -313,40 +424,79 @@ status: {capacity: {cpu: "%d", memory: 1Gi, pods: "110"}}`, perNode))
 	}
 }
 
-// BenchmarkThroughAPI measures pods from creation to their node, through the real API server and store.
+// BenchmarkThroughAPI measures pods from creation to their node, through the real API server and store. To compare it with what the machine
+// does at that moment it also says how many pods were created per second just before, by eight clients.
 func BenchmarkThroughAPI(b *testing.B) {
-	for _, nodes := range []int{100, 1000, 5000} {
-		b.Run(fmt.Sprintf("nodes=%d", nodes), func(b *testing.B) {
-			a := api{b, testenv.Start(b)}
-			each(nodes, func(i int) {
-				n := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("n", i)}, Status: v1.NodeStatus{Allocatable: v1.ResourceList{
-					v1.ResourceCPU: resource.MustParse("10000"), v1.ResourceMemory: resource.MustParse("100Ti"), v1.ResourcePods: resource.MustParse("100000"),
-				}}}
-				if _, err := a.Client.CoreV1().Nodes().Create(a.Context(), n, metav1.CreateOptions{}); err != nil {
-					b.Error(err)
+	for _, name := range []string{"Basic", "PodAffinity", "PodAntiAffinity", "TopologySpreading", "Preemption", "UnschedulableInTheWay"} {
+		i := slices.IndexFunc(scheduler.Shapes, func(s scheduler.Shape) bool { return s.Name == name })
+		for _, nodes := range []int{100, 1000, 5000} {
+			b.Run(fmt.Sprintf("%s/nodes=%d", name, nodes), func(b *testing.B) {
+				for range b.N {
+					runThroughAPI(b, &scheduler.Shapes[i], nodes)
 				}
 			})
-			placed := make(chan struct{}, b.N)
-			factory := informers.NewSharedInformerFactory(a.Client, 0)
-			_, err := factory.Core().V1().Pods().Informer().AddEventHandler(cache.FilteringResourceEventHandler{
-				FilterFunc: func(obj any) bool { pod, ok := obj.(*v1.Pod); return ok && pod.Spec.NodeName != "" },
-				Handler:    cache.ResourceEventHandlerFuncs{AddFunc: func(any) { placed <- struct{}{} }},
-			})
-			if err != nil {
-				b.Fatal(err)
+		}
+	}
+}
+
+func runThroughAPI(b *testing.B, shape *scheduler.Shape, nodes int) {
+	b.StopTimer()
+	a := api{b, testenv.Start(b)}
+	defer a.Stop()
+	list := shape.Nodes(nodes)
+	each(nodes, func(i int) { a.must(a.Client.CoreV1().Nodes().Create(a.Context(), list[i], metav1.CreateOptions{})) })
+	for _, name := range []string{shape.Pods.Namespace, "sched-0"} {
+		a.must(a.Client.CoreV1().Namespaces().Create(a.Context(), &v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}))
+	}
+	a.must(a.Client.SchedulingV1().PriorityClasses().Create(a.Context(), &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: "high"}, Value: 10}, metav1.CreateOptions{}))
+	create := func(pods []*v1.Pod) {
+		each(len(pods), func(i int) {
+			if pods[i].Spec.Priority != nil {
+				pods[i].Spec.PriorityClassName = "high"
 			}
-			each(b.N, func(i int) { a.create(newPod(fmt.Sprint("p", i))) })
-			factory.StartWithContext(b.Context())
-			factory.WaitForCacheSync(b.Context().Done())
-			b.ResetTimer()
-			start(b, a.Config)
-			for range b.N {
-				<-placed
-			}
-			b.StopTimer()
-			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "pods/s")
+			a.create(pods[i])
 		})
 	}
+	for i := range shape.Before {
+		before := shape.Before[i].Make(nodes)
+		for j, pod := range before {
+			pod.Name = fmt.Sprint(pod.Name, "-", i)
+			if !shape.Before[i].NoPlace {
+				pod.Spec.NodeName = scheduler.NodeName(j % nodes)
+			}
+		}
+		create(before)
+	}
+	pods := shape.Pods.Make(nodes)
+	began := time.Now()
+	create(pods)
+	creates := float64(len(pods)) / time.Since(began).Seconds()
+	placed := make(chan struct{}, len(pods))
+	factory := informers.NewSharedInformerFactoryWithOptions(a.Client, 0, informers.WithNamespace(shape.Pods.Namespace))
+	_, err := factory.Core().V1().Pods().Informer().AddEventHandler(cache.FilteringResourceEventHandler{
+		FilterFunc: func(obj any) bool { pod, ok := obj.(*v1.Pod); return ok && pod.Spec.NodeName != "" },
+		Handler:    cache.ResourceEventHandlerFuncs{AddFunc: func(any) { placed <- struct{}{} }},
+	})
+	a.must(nil, err)
+	ctx, cancel := context.WithCancel(b.Context())
+	factory.StartWithContext(ctx)
+	factory.WaitForCacheSync(ctx.Done())
+	registry := metrics.NewKubeRegistry()
+	b.StartTimer()
+	began = time.Now()
+	stop := start(b, a.Config, func(c *scheduler.Config) { c.Metrics = registry })
+	for range pods {
+		<-placed
+	}
+	b.StopTimer()
+	rate := float64(len(pods)) / time.Since(began).Seconds()
+	stop()
+	cancel()
+	factory.Shutdown()
+	b.ReportMetric(rate, "pods/s")
+	b.ReportMetric(creates, "creates/s")
+	b.ReportMetric(1000*scheduler.Attempts(b, registry, 0.99), "p99-ms")
+	b.ReportMetric(0, "ns/op")
 }
 
 // each calls f for the numbers below n, eight at a time.

@@ -89,7 +89,7 @@ func (s *Scheduler) tryBind(ctx context.Context, b *placement, wait func(context
 		return plugin, status
 	}
 	asked = time.Now()
-	status = b.cycle.Bind(context.WithoutCancel(ctx), b.assumed, b.nodeName)
+	status = s.bindTo(context.WithoutCancel(ctx), b.cycle, b.assumed, b.nodeName)
 	s.asked("Bind", b.cycle, asked, status)
 	return "", status
 }

@@ -4,6 +4,7 @@ package scheduler
 
 import (
 	"maps"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -191,6 +192,9 @@ func nodeActions(old, node *v1.Node) framework.Action {
 	}
 	if old.Spec.Unschedulable != node.Spec.Unschedulable {
 		a |= framework.UpdateNodeUnschedulable
+	}
+	if !slices.Equal(old.Status.DeclaredFeatures, node.Status.DeclaredFeatures) {
+		a |= framework.UpdateNodeDeclaredFeature
 	}
 	return a
 }

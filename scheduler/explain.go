@@ -35,6 +35,16 @@ type Explanation struct {
 	// Whole is what keeps the pod from all nodes.
 	Whole []Objection `json:"whole,omitempty"`
 	Nodes []Verdict   `json:"nodes,omitempty"`
+	// Preemption is how others might make room; nil if the pod fits somewhere, or nothing can be said.
+	Preemption *Preemption `json:"preemption,omitempty"`
+}
+
+// Preemption says that the pod would fit on a node if some pods went, or why that helps nowhere.
+type Preemption struct {
+	Node       string   `json:"node,omitempty"`
+	Victims    []string `json:"victims,omitempty"`    // namespace/name
+	Violations int      `json:"violations,omitempty"` // of PodDisruptionBudgets
+	Reason     string   `json:"reason,omitempty"`     // why not
 }
 
 // Verdict is what speaks against one node; nothing, if the pod would fit there.
@@ -87,18 +97,44 @@ func (s *Scheduler) explainNodes(ctx context.Context, e *Explanation, cycle *fra
 		e.Whole = objections(plugin, status, cycle.Pod, nil)
 		return nil
 	}
-	for _, node := range cycle.Snapshot.Nodes {
+	d := &framework.Diagnosis{Nodes: cycle.Snapshot.Nodes, Statuses: make([]*framework.Status, len(cycle.Snapshot.Nodes))}
+	fits := false
+	for i, node := range cycle.Snapshot.Nodes {
 		v := Verdict{Node: node.Node.Name}
 		if names != nil && !names.Has(node.Node.Name) {
 			v.Objections = []Objection{{Plugin: "NodeAffinity", Reason: "the pod names other nodes", Help: "change its node affinity"}}
+			d.Statuses[i] = framework.RejectForGood()
 		} else {
 			cycle.FilterAll(node, func(plugin string, status *framework.Status) {
 				v.Objections = append(v.Objections, objections(plugin, status, cycle.Pod, node)...)
+				if d.Statuses[i] == nil { // Filter would have ended here
+					d.Statuses[i] = status
+				}
 			})
 		}
+		fits = fits || d.Statuses[i] == nil
 		e.Nodes = append(e.Nodes, v)
 	}
+	if !fits {
+		e.Preemption = plan(ctx, cycle, d)
+	}
 	return nil
+}
+
+// plan asks what preemption would do.
+func plan(ctx context.Context, cycle *framework.Cycle, d *framework.Diagnosis) *Preemption {
+	victims, status := cycle.Plan(ctx, d)
+	switch {
+	case victims == nil && status == nil:
+		return nil
+	case victims == nil:
+		return &Preemption{Reason: status.Message()}
+	}
+	p := &Preemption{Node: victims.Node.Node.Name, Violations: victims.Violations}
+	for _, pod := range victims.Pods {
+		p.Victims = append(p.Victims, framework.Key(pod).String())
+	}
+	return p
 }
 
 func objections(plugin string, status *framework.Status, pod *framework.PodInfo, node *framework.NodeInfo) []Objection {

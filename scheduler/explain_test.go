@@ -6,9 +6,13 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/scheduler/framework"
 )
 
 // Every plugin says what it has against a node, not only the first, and what would help.
@@ -53,7 +57,41 @@ func TestExplain(t *testing.T) {
 			t.Errorf("explanation of a placed pod is %+v", e)
 		}
 		c.explain("none", http.StatusNotFound)
+		if p := c.explain("p", http.StatusOK).Preemption; p == nil || p.Node != "" || !strings.Contains(p.Reason, "No preemption victims found") {
+			t.Errorf("preemption for a pod of no priority is %+v", p)
+		}
+		c.create(newPod("never", cpu("3500m"), func(p *v1.Pod) {
+			p.Spec.NodeSelector = map[string]string{"disk": "ssd"}
+			p.Spec.Priority, p.Spec.PreemptionPolicy = ptr.To[int32](10), ptr.To(v1.PreemptNever)
+		}))
+		if p := c.explain("never", http.StatusOK).Preemption; p == nil || p.Node != "" || p.Reason != "preemption: not eligible due to preemptionPolicy=Never." {
+			t.Errorf("preemption for a pod that never preempts is %+v", p)
+		}
 	}, tainted, full, cordoned, newNode("plain", func(n *v1.Node) { n.Status.Allocatable = resources("2", "8Gi", "110") }))
+}
+
+// The answer names the pods that would have to go, and they stay.
+func TestExplainPreemption(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		c.create(newPod("victim", cpu("3"), func(p *v1.Pod) { p.Spec.NodeName = "n1" }))
+		c.create(newPod("other", cpu("500m"), func(p *v1.Pod) { p.Spec.NodeName = "n1" }))
+		pod := newPod("p", cpu("3"), func(p *v1.Pod) {
+			p.Spec.Priority, p.Spec.SchedulingGates = ptr.To[int32](10), []v1.PodSchedulingGate{{Name: "g"}}
+		})
+		c.create(pod)
+		// Without its gate the pod would preempt at once: so the question is asked before.
+		ungated := pod.DeepCopy()
+		ungated.Spec.SchedulingGates = nil
+		e := &Explanation{}
+		cycle := framework.NewCycle(c.scheduler.profileOf(pod), framework.NewPodInfo(ungated), c.scheduler.cache.Snapshot(), c.scheduler.queue.Nominated)
+		if err := c.scheduler.explainNodes(c.Context(), e, cycle); err != nil {
+			t.Fatal(err)
+		}
+		if p := e.Preemption; p == nil || p.Node != "n1" || len(p.Victims) != 1 || p.Victims[0] != "default/victim" {
+			t.Errorf("preemption is %+v", p)
+		}
+		c.wantNode("victim", "n1")
+	}, newNode("n1"))
 }
 
 func (c *cluster) explain(name string, code int) *Explanation {

@@ -42,6 +42,8 @@ func help(plugin, reason string, pod *framework.PodInfo, node *framework.NodeInf
 		return "raise maxSkew or set whenUnsatisfiable: ScheduleAnyway, or add nodes in other domains of the topologyKey"
 	case "NodeName":
 		return fmt.Sprintf("the pod asks for node %q", pod.Pod.Spec.NodeName)
+	case "NodeDeclaredFeatures":
+		return "kubectl get node " + name + " -o jsonpath={.status.declaredFeatures} shows what the node can do"
 	case "DynamicResources":
 		return "kubectl get resourceslices,resourceclaims shows which devices there are and who has them"
 	}

@@ -46,6 +46,44 @@ scheduler_unschedulable_pods{plugin="NodeResourcesFit",profile="default-schedule
 	}, newNode("n1"))
 }
 
+// All of kube-scheduler's metrics that are stable or beta are there.
+func TestMetricNames(t *testing.T) {
+	registry := metrics.NewKubeRegistry()
+	inConfigured(t, Config{Metrics: registry}, func(c *cluster) {
+		c.create(newPod("p"))
+		c.create(newPod("big", cpu("5")))
+		families, err := registry.Gather()
+		if err != nil {
+			c.Fatal(err)
+		}
+		there := make(map[string]bool)
+		for _, f := range families {
+			there[strings.TrimPrefix(f.GetName(), "scheduler_")] = true
+		}
+		for _, name := range []string{
+			"framework_extension_point_duration_seconds", "goroutines", "pending_pods", "plugin_evaluation_total", "plugin_execution_duration_seconds",
+			"pod_scheduling_attempts", "pod_scheduling_sli_duration_seconds", "preemption_attempts_total", "queue_incoming_pods_total", "schedule_attempts_total",
+			"scheduling_algorithm_duration_seconds", "scheduling_attempt_duration_seconds", "unschedulable_pods", "preemption_victims",
+		} {
+			if !there[name] {
+				c.Errorf("there is no metric %s", name)
+			}
+		}
+		for labels, want := range map[[2]string]float64{{"active", "UnscheduledPodAdd"}: 2, {"unschedulable", "ScheduleAttemptFailure"}: 1} {
+			got, err := testutil.GetCounterMetricValue(c.scheduler.metrics.Incoming.WithLabelValues(labels[:]...))
+			if err != nil || got != want {
+				c.Errorf("queue_incoming_pods_total of %v is %v, %v; want %v", labels, got, err, want)
+			}
+		}
+		for plugin, want := range map[string]float64{"NodeName": 2, "NodeResourcesFit": 2} {
+			got, err := testutil.GetCounterMetricValue(c.scheduler.metrics.Evaluations.WithLabelValues(plugin, "Filter", "default-scheduler"))
+			if err != nil || got != want {
+				c.Errorf("plugin_evaluation_total of %s at Filter is %v, %v; want %v", plugin, got, err, want)
+			}
+		}
+	}, newNode("n1"))
+}
+
 // samples counts what a histogram has seen.
 func samples(t *testing.T, g metrics.Gatherer, name string) uint64 {
 	t.Helper()

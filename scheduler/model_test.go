@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 
+	"github.com/skiff-k8s/skiff/scheduler/cache"
 	"github.com/skiff-k8s/skiff/scheduler/framework"
 )
 
@@ -385,6 +387,13 @@ func (g *generator) affinity() *v1.Affinity {
 	if g.chance(15) {
 		a.PodAntiAffinity = &v1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: g.terms()}
 	}
+	if g.chance(20) { // of no matter to the model
+		preferred := []v1.WeightedPodAffinityTerm{{Weight: int32(1 + g.IntN(100)), PodAffinityTerm: g.terms()[0]}}
+		if a.PodAntiAffinity == nil {
+			a.PodAntiAffinity = &v1.PodAntiAffinity{}
+		}
+		a.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution = preferred
+	}
 	return a
 }
 
@@ -514,4 +523,104 @@ func TestTrackersAgreeWithNewCycle(t *testing.T) {
 			t.Fatalf("seed %d: without pod %s the model says %v for node %s, the plugins say %v", seed, gone.Name, m.fits(m.nodes[at]), m.nodes[at].Name, without.Reasons())
 		}
 	}
+}
+
+// change makes one change to the cluster, and to the cache as the informers would.
+func (g *generator) change(m *modelCluster, c *cache.Cache, id int) {
+	at := g.IntN(len(m.nodes))
+	switch kind := g.IntN(10); {
+	case kind < 5: // a pod comes
+		p := g.pod(fmt.Sprintf("step-%d", id))
+		p.Spec.NodeName = m.nodes[at].Name
+		m.pods = append(m.pods, p)
+		c.SetPod(framework.NewPodInfo(p))
+	case kind < 7 && len(m.pods) > 0: // goes
+		i := g.IntN(len(m.pods))
+		c.RemovePod(m.pods[i])
+		m.pods = slices.Delete(m.pods, i, i+1)
+	case kind == 7 && len(m.pods) > 0: // is being deleted
+		i := g.IntN(len(m.pods))
+		m.pods[i] = m.pods[i].DeepCopy()
+		m.pods[i].DeletionTimestamp = &metav1.Time{}
+		c.SetPod(framework.NewPodInfo(m.pods[i]))
+	case kind == 8: // a node changes
+		node := g.node(id)
+		node.Name, node.Labels[v1.LabelHostname] = m.nodes[at].Name, m.nodes[at].Name
+		m.nodes[at] = node
+		c.SetNode(node)
+	case len(m.nodes) < 12: // comes
+		node := g.node(id)
+		node.Name, node.Labels[v1.LabelHostname] = fmt.Sprint("new-", id), fmt.Sprint("new-", id)
+		m.nodes = append(m.nodes, node)
+		c.SetNode(node)
+	case len(m.nodes) > 1: // goes, and its pods with it
+		gone := m.nodes[at]
+		m.nodes = slices.Delete(m.nodes, at, at+1)
+		c.RemoveNode(gone)
+		m.pods = slices.DeleteFunc(m.pods, func(p *v1.Pod) bool {
+			if p.Spec.NodeName == gone.Name {
+				c.RemovePod(p)
+			}
+			return p.Spec.NodeName == gone.Name
+		})
+	}
+}
+
+// What is kept from one cycle to the next has to say what counting anew would: verdicts as the model, scores as those of a snapshot
+// made anew.
+func TestKeptAgreesWithModel(t *testing.T) {
+	client := fake.NewClientset()
+	s, err := New(Config{}, client, informers.NewSharedInformerFactory(client, 0), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for seed := range uint64(200) {
+		r := rand.New(rand.NewPCG(seed, 3))
+		g, m := &generator{r}, generate(r)
+		c, snapshot := cache.New(), framework.NewSnapshot()
+		for _, node := range m.nodes {
+			c.SetNode(node)
+		}
+		for _, p := range m.pods {
+			c.SetPod(framework.NewPodInfo(p))
+		}
+		for step := range 40 {
+			for i := range r.IntN(3) {
+				g.change(m, c, 10*step+i)
+			}
+			c.UpdateSnapshot(snapshot)
+			m.pod = g.pod("pending")
+			pod := framework.NewPodInfo(m.pod)
+			kept := framework.NewCycle(s.profiles[v1.DefaultSchedulerName], pod, snapshot, s.queue.Nominated)
+			anew := framework.NewCycle(s.profiles[v1.DefaultSchedulerName], pod, framework.NewSnapshot(cloneAll(snapshot.Nodes)...), s.queue.Nominated)
+			_, _, _, status := kept.PreFilter(t.Context())
+			_, _, _, _ = anew.PreFilter(t.Context())
+			var feasible []*framework.NodeInfo
+			for _, node := range snapshot.Nodes {
+				verdict := status
+				if verdict == nil {
+					_, verdict = kept.Filter(node)
+				}
+				if verdict == nil {
+					feasible = append(feasible, node)
+				}
+				if m.fits(node.Node) != (verdict == nil) {
+					t.Fatalf("seed %d, step %d: the model says %v for node %s, the plugins say %v", seed, step, verdict != nil, node.Node.Name, verdict.Reasons())
+				}
+			}
+			got, err := kept.Score(t.Context(), feasible)
+			want, err2 := anew.Score(t.Context(), cloneAll(feasible))
+			if err != nil || err2 != nil || !slices.Equal(got, want) {
+				t.Fatalf("seed %d, step %d: scores are %v (%v), counted anew %v (%v)", seed, step, got, err, want, err2)
+			}
+		}
+	}
+}
+
+func cloneAll(nodes []*framework.NodeInfo) []*framework.NodeInfo {
+	clones := make([]*framework.NodeInfo, len(nodes))
+	for i, n := range nodes {
+		clones[i] = n.Clone()
+	}
+	return clones
 }

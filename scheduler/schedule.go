@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -48,6 +49,7 @@ func (s *Scheduler) scheduleOne(ctx context.Context, p *framework.QueuedPod) {
 	began := time.Now()
 	s.cache.UpdateSnapshot(&s.snapshot)
 	cycle := framework.NewCycle(profile, p.PodInfo, &s.snapshot, s.queue.Nominated)
+	s.measure(cycle)
 	nodeName, err := s.pickNode(ctx, cycle)
 	if err != nil {
 		s.fail(ctx, p, began, err, s.postFilter(ctx, cycle, err))
@@ -93,6 +95,7 @@ func (s *Scheduler) pickNode(ctx context.Context, cycle *framework.Cycle) (strin
 	if err != nil {
 		return "", err
 	}
+	s.addScores(ctx, cycle.Pod.Pod, feasible, scores)
 	return feasible[best(scores)].Node.Name, nil
 }
 
@@ -129,7 +132,10 @@ func (s *Scheduler) findFeasible(ctx context.Context, cycle *framework.Cycle) ([
 	}
 	if node := s.snapshot.ByName[cycle.Pod.Pod.Status.NominatedNodeName]; node != nil {
 		if _, status := cycle.Filter(node); status == nil {
-			return append(s.feasible[:0], node), d, nil
+			left, err := s.askExtenders(ctx, cycle, append(s.feasible[:0], node), d)
+			if err != nil || len(left) > 0 {
+				return left, d, err
+			}
 		}
 	}
 	if names != nil {
@@ -137,6 +143,9 @@ func (s *Scheduler) findFeasible(ctx context.Context, cycle *framework.Cycle) ([
 	}
 	began = time.Now()
 	feasible, err := s.filter(cycle, names, d)
+	if err == nil {
+		feasible, err = s.askExtenders(ctx, cycle, feasible, d)
+	}
 	outcome := framework.AsStatus(err)
 	if err == nil && len(feasible) == 0 {
 		outcome = nowhere
@@ -152,6 +161,21 @@ func (s *Scheduler) asked(point string, cycle *framework.Cycle, began time.Time,
 	s.metrics.Asked(point, status.Code().String(), cycle.Profile.SchedulerName, began)
 }
 
+// measuredAttempts is how many attempts there are to each one in which every single plugin is timed.
+const measuredAttempts = 100
+
+// measure has the metrics told what plugins do in the cycle.
+func (s *Scheduler) measure(cycle *framework.Cycle) {
+	cycle.Evaluated = func(plugin, point string, times int) {
+		s.metrics.Evaluations.WithLabelValues(plugin, point, cycle.Profile.SchedulerName).Add(float64(times))
+	}
+	if s.attempts++; s.attempts%measuredAttempts == 1 {
+		cycle.Asked = func(plugin, point string, status *framework.Status, took time.Duration) {
+			s.metrics.PluginDuration.WithLabelValues(plugin, point, status.Code().String()).Observe(took.Seconds())
+		}
+	}
+}
+
 func (s *Scheduler) newDiagnosis() *framework.Diagnosis {
 	clear(s.statuses)
 	if cap(s.statuses) < len(s.snapshot.Nodes) {
@@ -161,35 +185,78 @@ func (s *Scheduler) newDiagnosis() *framework.Diagnosis {
 	return &framework.Diagnosis{Nodes: s.snapshot.Nodes, Statuses: s.statuses}
 }
 
-// filter asks node after node, starting where the last search ended so that all get their turn, until there is
+// filter asks about node after node, starting where the last search ended so that all get their turn, until there is
 // enough choice. names, if not nil, are the only nodes to look at.
 func (s *Scheduler) filter(cycle *framework.Cycle, names sets.Set[string], d *framework.Diagnosis) ([]*framework.NodeInfo, error) {
-	nodes := s.snapshot.Nodes
-	among := len(nodes)
+	nodes, start := s.snapshot.Nodes, s.next
 	if names != nil {
-		among = len(names)
+		nodes, start = s.named(names), 0
 	}
-	want := enough(among, s.percentage[cycle.Profile.SchedulerName])
+	want := enough(len(nodes), s.percentage[cycle.Profile.SchedulerName])
 	s.feasible = s.feasible[:0]
-	looked := 0
+	looked, rejected := 0, make(map[string]int)
 	for ; looked < len(nodes) && len(s.feasible) < want; looked++ {
-		i := (s.next + looked) % len(nodes)
-		if names != nil && !names.Has(nodes[i].Node.Name) {
-			continue
-		}
-		plugin, status := cycle.Filter(nodes[i])
+		node := nodes[(start+looked)%len(nodes)]
+		v := s.search.ask(cycle, nodes, start, looked)
 		switch {
-		case status == nil:
-			s.feasible = append(s.feasible, nodes[i])
-		case !status.IsRejected():
-			return nil, fmt.Errorf("running %q filter plugin: %s", plugin, status.Message())
+		case v.status == nil:
+			s.feasible = append(s.feasible, node)
+		case !v.status.IsRejected():
+			return nil, fmt.Errorf("running %q filter plugin: %s", v.plugin, v.status.Message())
 		default:
-			d.Statuses[i] = status
-			d.AddRejection(plugin, status)
+			d.Statuses[node.Position()] = v.status
+			if rejected[v.plugin]++; rejected[v.plugin] == 1 || v.status.Code() == framework.Pending {
+				d.AddRejection(v.plugin, v.status)
+			}
 		}
 	}
-	s.next = (s.next + looked) % len(nodes)
+	cycle.Filtered(looked, rejected)
+	if names == nil {
+		s.next = (start + looked) % len(nodes)
+	}
 	return s.feasible, nil
+}
+
+// search asks about nodes one by one at first. When that takes long, because few of them are feasible, it looks ahead, on all processors.
+type search struct{ verdicts [ahead]verdict }
+
+// verdict on a node.
+type verdict struct {
+	plugin string
+	status *framework.Status
+}
+
+const (
+	alone = 512 // nodes are asked about one by one
+	ahead = 1024
+)
+
+// ask returns the verdict on the node with the number looked, counted from the position first. It is asked for in order.
+func (s *search) ask(cycle *framework.Cycle, nodes []*framework.NodeInfo, first, looked int) verdict {
+	if looked < alone {
+		plugin, status := cycle.Filter(nodes[(first+looked)%len(nodes)])
+		return verdict{plugin, status}
+	}
+	i := (looked - alone) % ahead
+	if i == 0 {
+		framework.Parallel(min(ahead, len(nodes)-looked), func(j int) {
+			v := &s.verdicts[j]
+			v.plugin, v.status = cycle.Filter(nodes[(first+looked+j)%len(nodes)])
+		})
+	}
+	return s.verdicts[i]
+}
+
+// named returns the nodes with the names, in the order of the snapshot.
+func (s *Scheduler) named(names sets.Set[string]) []*framework.NodeInfo {
+	nodes := make([]*framework.NodeInfo, 0, len(names))
+	for name := range names {
+		if node := s.snapshot.ByName[name]; node != nil {
+			nodes = append(nodes, node)
+		}
+	}
+	slices.SortFunc(nodes, func(a, b *framework.NodeInfo) int { return a.Position() - b.Position() })
+	return nodes
 }
 
 // enough says how many feasible nodes are enough of a choice among nodes; of 0 percent the less the more there are.

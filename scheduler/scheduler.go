@@ -18,6 +18,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,6 +31,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/scheduler/cache"
+	"github.com/skiff-k8s/skiff/scheduler/extender"
 	"github.com/skiff-k8s/skiff/scheduler/framework"
 	"github.com/skiff-k8s/skiff/scheduler/metrics"
 	"github.com/skiff-k8s/skiff/scheduler/plugins"
@@ -40,6 +42,8 @@ import (
 type Config struct {
 	// Profiles by scheduler name; none means one, "default-scheduler", with the default plugins.
 	Profiles []Profile
+	// Extenders are asked about all profiles' pods.
+	Extenders []*extender.Extender
 	// PercentageOfNodesToScore of which enough fitting nodes end the search for more; 0 means from 50 % down to
 	// 5 % the larger the cluster.
 	PercentageOfNodesToScore int32
@@ -73,6 +77,7 @@ type Scheduler struct {
 	synced     []toolscache.DoneChecker
 	profiles   map[string]*framework.Profile
 	percentage map[string]int32 // of nodes to score, by profile
+	extenders  []*extender.Extender
 
 	cache *cache.Cache
 	queue *queue.Queue
@@ -83,6 +88,8 @@ type Scheduler struct {
 	// The scheduling loop's own.
 	snapshot framework.Snapshot
 	next     int // where in snapshot.Nodes the next search starts
+	attempts int
+	search   search
 	statuses []*framework.Status
 	feasible []*framework.NodeInfo
 
@@ -98,20 +105,25 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		pods:       factory.Core().V1().Pods().Lister(),
 		profiles:   make(map[string]*framework.Profile),
 		percentage: make(map[string]int32),
+		extenders:  slices.Clone(config.Extenders),
 		cache:      cache.New(),
 		snapshot:   *framework.NewSnapshot(),
+	}
+	if err := extender.Sort(s.extenders); err != nil {
+		return nil, err
 	}
 	if s.recorder == nil {
 		s.own = &eventWriter{name: config.Profiles[0].SchedulerName}
 		s.recorder = s.own
 	}
 	less := func(a, b *framework.QueuedPod) bool { return s.profiles[config.Profiles[0].SchedulerName].Less(a, b) }
+	s.metrics = metrics.New(s.count)
 	s.queue = queue.New(queue.Config{
 		InitialBackoff: config.InitialBackoff, MaxBackoff: config.MaxBackoff, MaxUnschedulable: config.MaxUnschedulable,
+		Incoming: func(queue, event string) { s.metrics.Incoming.WithLabelValues(queue, event).Inc() },
 	}, less, s.profileOf)
 
 	s.lazy = &lazyInformers{factory: factory, startAll: config.StartInformers, notify: s.queue.Notify, synced: make(map[framework.Kind]toolscache.DoneChecker)}
-	s.metrics = metrics.New(s.count)
 	if config.Metrics != nil {
 		if err := s.metrics.Register(config.Metrics); err != nil {
 			return nil, fmt.Errorf("register the scheduler's metrics: %w", err)
@@ -121,6 +133,9 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		Client: client, Recorder: s.recorder, Metrics: s.metrics, Informers: factory,
 		Need: s.lazy.need, Recheck: s.queue.Recheck, Nominator: s.queue.Nominated, Go: s.background.Go,
 		Shared: sharing(),
+	}
+	if len(s.extenders) > 0 {
+		handle.Preempt = s.preempt
 	}
 	for _, p := range config.Profiles {
 		s.percentage[p.SchedulerName] = cmp.Or(p.PercentageOfNodesToScore, config.PercentageOfNodesToScore)

@@ -66,5 +66,8 @@ func readCluster(ctx context.Context, client kubernetes.Interface) (Cluster, err
 	if err := json.Unmarshal([]byte(configMap.Data[clusterKey]), &c); err != nil {
 		return Cluster{}, fmt.Errorf("read what the servers tell nodes: %w", err)
 	}
+	if len(c.ClusterCIDRs) == 0 { // from an older server
+		c.ClusterCIDRs, c.ServiceCIDRs = []netip.Prefix{c.ClusterCIDR}, []netip.Prefix{c.ServiceCIDR}
+	}
 	return c, nil
 }

@@ -108,6 +108,20 @@ func printExplanation(out io.Writer, e *scheduler.Explanation) {
 		}
 	}
 	_ = table.Flush() // to a buffer or a terminal
+	printPreemption(out, e.Preemption)
+}
+
+func printPreemption(out io.Writer, p *scheduler.Preemption) {
+	switch {
+	case p == nil:
+	case p.Node == "":
+		fmt.Fprintf(out, "\nIt cannot make room for itself: %s\n", strings.TrimPrefix(p.Reason, "preemption: "))
+	default:
+		fmt.Fprintf(out, "\nIt would fit on %s if these went: %s\n", p.Node, strings.Join(p.Victims, ", "))
+		if p.Violations > 0 {
+			fmt.Fprintf(out, "That violates %d PodDisruptionBudgets.\n", p.Violations)
+		}
+	}
 }
 
 func prefixed(prefix, text string) string {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command report renders results.json as REPORT.md, in the directory of this module.
+// Command report renders results.json as REPORT.md, and beyond.json as BEYOND.md, in the directory of this module.
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -20,10 +21,6 @@ func main() {
 }
 
 func report() error {
-	r, err := results.Read("results.json")
-	if err != nil {
-		return err
-	}
 	content, err := os.ReadFile("impossible.yaml")
 	if err != nil {
 		return err
@@ -32,5 +29,16 @@ func report() error {
 	if err := yaml.UnmarshalStrict(content, &impossible); err != nil {
 		return fmt.Errorf("read impossible.yaml: %w", err)
 	}
-	return os.WriteFile("REPORT.md", []byte(r.Markdown(impossible)), 0o644)
+	return errors.Join(
+		render("results.json", "REPORT.md", "# Conformance", "conformance tests", impossible),
+		render("beyond.json", "BEYOND.md", "# Beyond conformance", "of upstream's other end-to-end tests", impossible),
+	)
+}
+
+func render(from, to, title, tests string, impossible []results.Impossible) error {
+	r, err := results.Read(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, []byte(r.Markdown(title, tests, from, impossible)), 0o644)
 }

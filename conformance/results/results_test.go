@@ -24,7 +24,7 @@ func TestWholeRuns(t *testing.T) {
 	if len(r.Whole) != maxWhole || r.Whole[0].Commit != "0" {
 		t.Errorf("remembers %d runs, the first of commit %s; want the last %d", len(r.Whole), r.Whole[0].Commit, maxWhole)
 	}
-	if got := r.Markdown(nil); !strings.Contains(got, "| 9 | 1× | 1 | 1 | 0 |") || strings.Index(got, "| 9 | 1× ") > strings.Index(got, "| 8 | 1× ") {
+	if got := r.Markdown("# Conformance", "conformance tests", "results.json", nil); !strings.Contains(got, "| 9 | 1× | 1 | 1 | 0 |") || strings.Index(got, "| 9 | 1× ") > strings.Index(got, "| 8 | 1× ") {
 		t.Errorf("the report does not name the runs, the last one first:\n%s", got)
 	}
 }

@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -27,6 +30,7 @@ import (
 type options struct {
 	focus, skip string
 	smoke       bool
+	all         bool
 	unpassed    bool
 	repeat      int
 	parallel    int
@@ -56,6 +60,7 @@ func parse() options {
 	flag.StringVar(&o.focus, "focus", "", "run the tests whose names this regular expression matches")
 	flag.StringVar(&o.skip, "skip", "", "but not those that this one matches")
 	flag.BoolVar(&o.smoke, "smoke", false, "run the tests that smoke.txt names")
+	flag.BoolVar(&o.all, "all", false, "run tests beyond conformance, with verdicts of their own; needs -focus")
 	flag.BoolVar(&o.unpassed, "unpassed", false, "run only what is not known to pass")
 	flag.IntVar(&o.repeat, "repeat", 1, "run each test that many times")
 	flag.IntVar(&o.parallel, "parallel", 3, "how many tests run at once")
@@ -63,15 +68,18 @@ func parse() options {
 	flag.StringVar(&o.binary, "binary", "../bin/skiff", "the skiff to test")
 	flag.StringVar(&o.cache, "cache", filepath.Join(userCache, "skiff", "conformance"), "directory for what takes long to make")
 	flag.StringVar(&o.output, "output", "", "directory for logs (default: run in the cache)")
-	flag.StringVar(&o.results, "results", "results.json", "file with the verdicts")
+	flag.StringVar(&o.results, "results", "", "file with the verdicts (default: results.json, or beyond.json with -all)")
 	flag.BoolVar(&o.fresh, "fresh", false, "do not continue an interrupted run")
 	flag.BoolVar(&o.prepareOnly, "prepare", false, "build programs and images, and run nothing")
 	flag.StringVar(&o.serverFlags, "server-flags", "", "more flags for skiff server")
 	flag.IntVar(&o.agents, "agents", 1, "how many nodes there are besides the server's")
 	flag.Parse()
-	if o.output == "" {
-		o.output = filepath.Join(o.cache, "run")
+	kind, verdicts := "run", "results.json"
+	if o.all {
+		kind, verdicts = "run-beyond", "beyond.json"
 	}
+	o.output = cmp.Or(o.output, filepath.Join(o.cache, kind))
+	o.results = cmp.Or(o.results, verdicts)
 	return o
 }
 
@@ -153,15 +161,27 @@ func testeeKey(o options) (string, error) {
 	return programs.Digest(o.binary)
 }
 
-// readResults reads what was known before, for exactly the tests that there are.
+// readResults reads what was known before, for exactly the tests that there are. Beyond conformance there are hundreds that nobody has chosen:
+// only those that somebody has are kept.
 func readResults(ctx context.Context, o options, e2e string) (*results.Results, error) {
 	known, err := results.Read(o.results)
 	if err != nil {
 		return nil, err
 	}
-	tests, err := suite.List(ctx, e2e)
+	list := suite.List
+	if o.all {
+		list = suite.ListOthers
+	}
+	tests, err := list(ctx, e2e)
 	if err != nil {
 		return nil, err
+	}
+	if o.all {
+		chosen, err := regexp.Compile(cmp.Or(o.focus, "^$"))
+		if err != nil {
+			return nil, fmt.Errorf("understand FOCUS: %w", err)
+		}
+		tests = slices.DeleteFunc(tests, func(t results.Test) bool { return known.Get(t.Name) == nil && !chosen.MatchString(t.Name) })
 	}
 	known.Kubernetes = programs.Upstream
 	known.Cover(tests)

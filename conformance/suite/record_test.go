@@ -107,3 +107,14 @@ func TestProgressTellsWhatIsLeft(t *testing.T) {
 		t.Errorf("after the longest test %s are left, want %s", got, want)
 	}
 }
+
+func TestOthers(t *testing.T) {
+	got := others(`The following spec names can be used with 'ginkgo run --focus/skip':
+    k8s.io/kubernetes@v1.37.2/test/e2e/scheduling/gang_scheduling.go:47: [sig-scheduling] GangScheduling should wait [Beta] [Feature:OffByDefault]
+    k8s.io/kubernetes@v1.37.2/test/e2e/scheduling/limit_range.go:65: [sig-scheduling] LimitRange should have defaults [Conformance]
+    k8s.io/kubernetes@v1.37.2/test/e2e/scheduling/predicates.go:750: [sig-scheduling] SchedulerPredicates validates [Serial]
+`)
+	if len(got) != 1 || got[0].Name != "[sig-scheduling] SchedulerPredicates validates [Serial]" || got[0].File != "test/e2e/scheduling/predicates.go" {
+		t.Errorf("others = %+v", got)
+	}
+}

@@ -41,6 +41,32 @@ func List(ctx context.Context, e2e string) ([]results.Test, error) {
 	return tests, nil
 }
 
+// listed is how e2e.test lists a test: where it is, and its name.
+var listed = regexp.MustCompile(`(?m)^\s*\S*/(test/e2e/\S+\.go):\d+: (\[sig-.*)$`)
+
+// ListOthers asks e2e.test for the tests that are not conformance tests, without those of features that are off by default.
+func ListOthers(ctx context.Context, e2e string) ([]results.Test, error) {
+	out, err := exec.CommandContext(ctx, e2e, "--list-tests").Output()
+	if err != nil {
+		return nil, fmt.Errorf("list the tests: %w", err)
+	}
+	tests := others(string(out))
+	if len(tests) == 0 {
+		return nil, errors.New("e2e.test knows no tests besides conformance")
+	}
+	return tests, nil
+}
+
+func others(list string) []results.Test {
+	var tests []results.Test
+	for _, found := range listed.FindAllStringSubmatch(list, -1) {
+		if !strings.Contains(found[2], "[Conformance]") && !strings.Contains(found[2], "[Feature:OffByDefault]") {
+			tests = append(tests, results.Test{Name: found[2], File: found[1]})
+		}
+	}
+	return tests
+}
+
 // Select returns the tests whose names focus matches and skip, unless it is empty, does not.
 func Select(tests []*results.Test, focus, skip string) ([]*results.Test, error) {
 	wanted, err := regexp.Compile(focus)

@@ -103,7 +103,7 @@ type Controller struct {
 	refused map[types.NamespacedName]string
 	before  *table.Table
 	refs    map[objects.Ref]bool // the Secrets and ConfigMaps that are followed
-	late    bool                 // some of them are not known yet
+	late    bool                 // the last decision did without some of them, since the API did not answer yet
 
 	mu   sync.Mutex
 	uses map[types.NamespacedName]bool // Services that the last decision asked for; guarded by mu
@@ -271,6 +271,13 @@ func (c *Controller) followNamed(ctx context.Context, q reconcile.Queue) error {
 			return nil
 		}
 	}
+}
+
+// use notes a Service before it is looked at, so that whatever happens to it from then on is noticed.
+func (c *Controller) use(service types.NamespacedName) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.uses[service] = true
 }
 
 func (c *Controller) isUsed(service types.NamespacedName) bool {

@@ -39,6 +39,7 @@ func (v *view) Namespace(name string) *corev1.Namespace {
 // Service implements Objects.
 func (v *view) Service(name types.NamespacedName) *corev1.Service {
 	v.uses[name] = true
+	v.use(name)
 	svc, err := v.services.Services(name.Namespace).Get(name.Name)
 	if err != nil {
 		return nil

@@ -75,7 +75,7 @@ type Controller struct {
 	secrets   *objects.Cache
 	wake      chan struct{} // capacity 1: a Secret has changed
 
-	used atomic.Pointer[map[types.NamespacedName]bool] // Services that the table was made of; nil before there is one
+	used atomic.Pointer[map[types.NamespacedName]bool] // Services that the table is made of; nil without Ingresses
 
 	// What follows belongs to Reconcile, which runs once at a time.
 	events record.EventRecorder
@@ -171,7 +171,7 @@ func (c *Controller) followSecrets(ctx context.Context, q reconcile.Queue) error
 	}
 }
 
-// uses says whether the table was made of a Service.
+// uses says whether the table is made of a Service.
 func (c *Controller) uses(namespace, name string) bool {
 	used := c.used.Load()
 	return used != nil && (*used)[types.NamespacedName{Namespace: namespace, Name: name}]
@@ -204,6 +204,8 @@ func (c *Controller) Reconcile(ctx context.Context, _ types.NamespacedName) (rec
 		return reconcile.Result{}, nil
 	}
 	c.follow(ingresses)
+	used := c.memo.prepare(ingresses)
+	c.used.Store(&used) // before anything is looked at: what changes from here on calls us again
 	holders, err := c.holders()
 	if err != nil {
 		return reconcile.Result{}, err
@@ -218,16 +220,22 @@ func (c *Controller) Reconcile(ctx context.Context, _ types.NamespacedName) (rec
 			return secret, err
 		},
 	}, c.memo)
-	c.used.Store(&r.services)
 	failed := c.cfg.DataPlane.Set(Name, r.table)
 	again = again || len(failed) > 0
 	c.log(ctx, failed)
+	own, others, err := c.addresses()
+	if err != nil {
+		return reconcile.Result{}, err
+	}
 	var errs []error
+	told := map[types.UID]string{}
 	for _, in := range ingresses {
 		ports := portProblems(in, holders, failed, c.cfg)
-		c.tell(in, append(ports, r.problems[in.UID]...))
-		errs = append(errs, c.writeStatus(ctx, in, len(ports) < wantedPorts(in)))
+		told[in.UID] = c.tell(in, append(ports, r.problems[in.UID]...))
+		served := len(ports) < wantedPorts(in)
+		errs = append(errs, c.writeStatus(ctx, in, points(in.Status.LoadBalancer.Ingress, own, others, served)))
 	}
+	c.told = told
 	result := reconcile.Result{}
 	if again {
 		result.RequeueAfter = 10 * time.Second
@@ -257,19 +265,18 @@ func (c *Controller) follow(ingresses []*networkingv1.Ingress) {
 	c.secrets.RegisterRefs(Name, refs...)
 }
 
-// tell makes an event of an Ingress's problems when they are others than before.
-func (c *Controller) tell(in *networkingv1.Ingress, problems []problem) {
+// tell makes events of an Ingress's problems when they are others than before. It returns what to compare the next ones with.
+func (c *Controller) tell(in *networkingv1.Ingress, problems []problem) string {
 	var text strings.Builder
 	for _, p := range problems {
 		text.WriteString(p.reason + p.message + "\n")
 	}
-	if c.told[in.UID] == text.String() {
-		return
+	if c.told[in.UID] != text.String() {
+		for _, p := range problems {
+			c.events.Event(in, corev1.EventTypeWarning, p.reason, p.message)
+		}
 	}
-	c.told[in.UID] = text.String()
-	for _, p := range problems {
-		c.events.Event(in, corev1.EventTypeWarning, p.reason, p.message)
-	}
+	return text.String()
 }
 
 // holders returns which of our ports the Service proxy of this node sends to a Service, and its name.
@@ -278,8 +285,12 @@ func (c *Controller) holders() (map[uint16]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	addresses, _, err := c.addresses()
+	if err != nil {
+		return nil, err
+	}
 	own := map[string]bool{}
-	for _, ip := range c.addresses() {
+	for _, ip := range addresses {
 		own[ip.String()] = true
 	}
 	holders := map[uint16]string{}

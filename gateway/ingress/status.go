@@ -17,19 +17,14 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-// writeStatus makes the addresses of this node part of an Ingress's status, or takes them out of it.
-func (c *Controller) writeStatus(ctx context.Context, in *networkingv1.Ingress, served bool) error {
-	others, err := c.others()
-	if err != nil {
-		return err
-	}
-	points := points(in.Status.LoadBalancer.Ingress, c.addresses(), others, served)
+// writeStatus writes at which addresses an Ingress is served, if that is not what its status says.
+func (c *Controller) writeStatus(ctx context.Context, in *networkingv1.Ingress, points []networkingv1.IngressLoadBalancerIngress) error {
 	if equality.Semantic.DeepEqual(in.Status.LoadBalancer.Ingress, points) {
 		return nil
 	}
 	in = in.DeepCopy()
 	in.Status.LoadBalancer.Ingress = points
-	_, err = c.cfg.Client.NetworkingV1().Ingresses(in.Namespace).UpdateStatus(ctx, in, metav1.UpdateOptions{})
+	_, err := c.cfg.Client.NetworkingV1().Ingresses(in.Namespace).UpdateStatus(ctx, in, metav1.UpdateOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("write addresses of Ingress %s/%s: %w", in.Namespace, in.Name, err)
 	}
@@ -59,30 +54,23 @@ func points(old []networkingv1.IngressLoadBalancerIngress, own []netip.Addr, oth
 	return points
 }
 
-// addresses returns where this node is reached.
-func (c *Controller) addresses() []netip.Addr {
-	node, err := c.nodes.Get(c.cfg.NodeName)
-	if err != nil {
-		return nil // it comes to be; then we are called again
-	}
-	return addressesOf(node)
-}
-
-// others returns the addresses of all other nodes that are ready.
-func (c *Controller) others() (map[netip.Addr]bool, error) {
+// addresses returns where this node is reached, and where all others are that are ready.
+func (c *Controller) addresses() (own []netip.Addr, others map[netip.Addr]bool, err error) {
 	nodes, err := c.nodes.List(labels.Everything())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	found := map[netip.Addr]bool{}
+	others = map[netip.Addr]bool{}
 	for _, n := range nodes {
-		if n.Name != c.cfg.NodeName && isReady(n) {
+		if n.Name == c.cfg.NodeName {
+			own = addressesOf(n)
+		} else if isReady(n) {
 			for _, ip := range addressesOf(n) {
-				found[ip] = true
+				others[ip] = true
 			}
 		}
 	}
-	return found, nil
+	return own, others, nil
 }
 
 // addressesOf returns a node's external addresses, or its internal ones if it has no others.

@@ -34,11 +34,10 @@ type world struct {
 	secret  func(namespace, name string) (*corev1.Secret, error)
 }
 
-// result is a table, and what is to be known about it.
+// result is a table, and what is wrong with Ingresses.
 type result struct {
 	table    *table.Table
-	services map[types.NamespacedName]bool // that it depends on
-	problems map[types.UID][]problem       // of Ingresses
+	problems map[types.UID][]problem
 }
 
 // problem is something that an Ingress wants and does not get.
@@ -79,21 +78,33 @@ func (r ref) String() string {
 	return r.namespace + "/" + r.Name + ":" + port
 }
 
-// translate makes a table of a world, and remembers in m what it made.
-func translate(w world, m *memo) result {
-	r := result{services: map[types.NamespacedName]bool{}, problems: map[types.UID][]problem{}}
-	known, services := map[types.UID]*routes{}, map[string]*table.Service{}
-	var every []*table.Route
-	for _, in := range w.ingresses {
+// prepare makes the routes of Ingresses, and returns the Services that a table of them depends on.
+func (m *memo) prepare(ingresses []*networkingv1.Ingress) map[types.NamespacedName]bool {
+	known, services := map[types.UID]*routes{}, map[types.NamespacedName]bool{}
+	for _, in := range ingresses {
 		mine := m.routes[in.UID]
 		if mine == nil || mine.generation != in.Generation {
 			mine = newRoutes(in)
 		}
 		known[in.UID] = mine
+		for _, ref := range mine.refs {
+			services[types.NamespacedName{Namespace: ref.namespace, Name: ref.Name}] = true
+		}
+	}
+	m.routes = known
+	return services
+}
+
+// translate makes a table of a world for whose Ingresses m was prepared, and remembers in m what it made.
+func translate(w world, m *memo) result {
+	r := result{problems: map[types.UID][]problem{}}
+	services := map[string]*table.Service{}
+	var every []*table.Route
+	for _, in := range w.ingresses {
+		mine := m.routes[in.UID]
 		every = append(every, mine.routes...)
 		problems := slices.Clone(mine.problems)
 		for _, ref := range mine.refs {
-			r.services[types.NamespacedName{Namespace: ref.namespace, Name: ref.Name}] = true
 			service, why := w.resolve(ref)
 			if why != "" {
 				problems = append(problems, problem{"BackendNotFound", why})
@@ -106,7 +117,7 @@ func translate(w world, m *memo) result {
 		}
 		r.problems[in.UID] = problems
 	}
-	m.routes, m.services = known, services
+	m.services = services
 	r.table = &table.Table{Services: services}
 	if w.taken[w.http.Port()] == "" {
 		m.http = keep(m.http, &table.Listener{Gateway: Name, Name: "http", Bind: w.http, Protocol: table.HTTP, Routes: every})

@@ -118,6 +118,12 @@ func newSecret(t *testing.T, namespace, name string) *corev1.Secret {
 	}
 }
 
+// translated prepares and translates.
+func translated(w world, m *memo) result {
+	m.prepare(w.ingresses)
+	return translate(w, m)
+}
+
 // show says what routes there are: hostname, type and path, and backend.
 func show(routes []*table.Route) (lines []string) {
 	for _, r := range routes {
@@ -142,7 +148,7 @@ func TestRoutes(t *testing.T) {
 			rule("", path(networkingv1.PathTypePrefix, "/r", networkingv1.IngressBackend{Resource: &corev1.TypedLocalObjectReference{Kind: "Bucket", Name: "b"}})),
 		}
 	})
-	r := translate(cluster(in), newMemo())
+	r := translated(cluster(in), newMemo())
 	if len(r.table.Listeners) != 1 || r.table.Listeners[0].Protocol != table.HTTP {
 		t.Fatalf("listeners %+v, want one of HTTP", r.table.Listeners)
 	}
@@ -177,7 +183,7 @@ func TestBackends(t *testing.T) {
 		newSlice("ns", "a", "web", 8080, "10.0.0.1"), newSlice("ns", "a", "tls", 8443, "10.0.0.1"),
 	)
 	m := newMemo()
-	r := translate(w, m)
+	r := translated(w, m)
 	web, secure := r.table.Services["ns/a:80"], r.table.Services["ns/a:tls"]
 	if web == nil || web.Protocol != table.AppH2C || web.TLS != nil || len(web.Endpoints) != 1 || web.Endpoints[0] != netip.MustParseAddrPort("10.0.0.1:8080") {
 		t.Errorf("ns/a:80 is %+v", web)
@@ -197,17 +203,17 @@ func TestBackends(t *testing.T) {
 	if !slices.Equal(told, want) {
 		t.Errorf("problems %q, want %q", told, want)
 	}
-	if !r.services[types.NamespacedName{Namespace: "ns", Name: "missing"}] {
+	if !m.prepare(w.ingresses)[types.NamespacedName{Namespace: "ns", Name: "missing"}] {
 		t.Error("nobody would notice when the missing Service comes to be")
 	}
 
 	// What is the same keeps its pointer; what changes does not take others along.
-	again := translate(w, m)
+	again := translated(w, m)
 	if again.table.Listeners[0] != r.table.Listeners[0] || again.table.Services["ns/a:80"] != web {
 		t.Error("a table of the same objects is made anew")
 	}
 	w.slices = cluster(newSlice("ns", "a", "web", 8080, "10.0.0.2"), newSlice("ns", "a", "tls", 8443, "10.0.0.1")).slices
-	again = translate(w, m)
+	again = translated(w, m)
 	if again.table.Services["ns/a:80"] == web || again.table.Services["ns/a:tls"] != secure || again.table.Listeners[0] != r.table.Listeners[0] {
 		t.Error("new endpoints of one port changed others, or were not seen")
 	}
@@ -233,7 +239,7 @@ func TestTLS(t *testing.T) {
 	wrong := newIngress("ns", "wrong", 2, tlsFor("broken", "d.org"))
 	missing := newIngress("ns", "missing", 1, tlsFor("none", "e.org"))
 	w, m := cluster(old, thief, byRule, wrong, missing, first, second, broken), newMemo()
-	r := translate(w, m)
+	r := translated(w, m)
 	if len(r.table.Listeners) != 2 || r.table.Listeners[1].Protocol != table.HTTPS {
 		t.Fatalf("listeners %+v, want HTTP and HTTPS", r.table.Listeners)
 	}
@@ -258,10 +264,10 @@ func TestTLS(t *testing.T) {
 			t.Errorf("%s is told %q, want %q", in.Name, got, want)
 		}
 	}
-	if again := translate(w, m); again.table.Listeners[1] != r.table.Listeners[1] {
+	if again := translated(w, m); again.table.Listeners[1] != r.table.Listeners[1] {
 		t.Error("a table of the same Secrets is made anew")
 	}
-	if first.ResourceVersion = "2"; sameTLS(translate(w, m).table.Listeners[1].TLS, server) {
+	if first.ResourceVersion = "2"; sameTLS(translated(w, m).table.Listeners[1].TLS, server) {
 		t.Error("a new version of a Secret changed nothing")
 	}
 }
@@ -273,7 +279,7 @@ func TestTakenPorts(t *testing.T) {
 	})
 	w := cluster(in)
 	w.taken = map[uint16]string{80: "ns/balanced"}
-	if r := translate(w, newMemo()); len(r.table.Listeners) != 1 || r.table.Listeners[0].Protocol != table.HTTPS {
+	if r := translated(w, newMemo()); len(r.table.Listeners) != 1 || r.table.Listeners[0].Protocol != table.HTTPS {
 		t.Errorf("listeners %+v, want HTTPS alone", r.table.Listeners)
 	}
 }

@@ -65,16 +65,13 @@ func (x *exchange) serve() {
 	}
 	q := question{request: r, host: hostOf(r), path: r.URL.Path}
 	index := x.index()
-	if x.entry = index.find(&q); x.entry == nil {
-		if r.TLS != nil && r.TLS.ServerName != "" && index.apart(strings.ToLower(r.TLS.ServerName), q.host) {
-			x.fail(http.StatusMisdirectedRequest, "the host is not the one of the TLS connection")
-			return
-		}
-		x.fail(http.StatusNotFound, "nothing is served here")
+	x.entry = index.find(&q)
+	if x.misdirected(index, q.host) {
+		x.fail(http.StatusMisdirectedRequest, "the host is not the one of the TLS connection")
 		return
 	}
-	if x.misdirected() {
-		x.fail(http.StatusMisdirectedRequest, "the host is not the one of the TLS connection")
+	if x.entry == nil {
+		x.fail(http.StatusNotFound, "nothing is served here")
 		return
 	}
 	filters := &x.Filters
@@ -90,11 +87,14 @@ func (x *exchange) serve() {
 
 // misdirected says whether the connection was made for another listener than the request: what was asked of the client, and its
 // certificate, were that one's. A client that names no server is believed, unless the listener wants to know who it is.
-func (x *exchange) misdirected() bool {
+func (x *exchange) misdirected(ix *index, host string) bool {
 	if x.in.TLS == nil {
 		return false
 	}
 	name := strings.ToLower(x.in.TLS.ServerName)
+	if x.entry == nil {
+		return name != "" && ix.apart(name, host)
+	}
 	if asks := x.listener.TLS != nil && x.listener.TLS.ClientCAs != nil; name == "" && !asks {
 		return false
 	}

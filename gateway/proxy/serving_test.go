@@ -459,13 +459,14 @@ func TestMirror(t *testing.T) {
 
 func TestTimeouts(t *testing.T) {
 	g := newGateway(t, Config{})
-	var calls atomic.Int32
-	g.service("slow", "", backend(t, func(w http.ResponseWriter, r *http.Request) {
-		calls.Add(1)
+	var calls sync.Map // path to *atomic.Int32
+	g.service("slow", "", backend(t, func(_ http.ResponseWriter, r *http.Request) {
+		count, _ := calls.LoadOrStore(r.URL.Path, new(atomic.Int32))
+		count.(*atomic.Int32).Add(1)
 		<-r.Context().Done()
 	}))
 	g.service("fast", "", says(t, "fast"))
-	const short = 50 * time.Millisecond
+	const short = time.Second // for an attempt to reach the backend, however busy the machine is
 	path := func(p string, r *table.Rule) *table.Rule {
 		r.Matches = []table.Match{{Path: prefix(p)}}
 		return r
@@ -477,15 +478,25 @@ func TestTimeouts(t *testing.T) {
 		path("/both", &table.Rule{Backends: to("slow"), RequestTimeout: short, BackendTimeout: time.Minute, Retry: &table.Retry{Backoff: time.Hour}}),
 		path("/fast", &table.Rule{Backends: to("fast"), RequestTimeout: time.Minute, BackendTimeout: time.Minute}),
 	)
+	var clients sync.WaitGroup
 	for path, want := range map[string]struct {
 		code  int
 		calls int32
 	}{"/request": {504, 1}, "/backend": {504, 1}, "/retry": {504, 3}, "/both": {504, 1}, "/fast": {200, 0}} {
-		calls.Store(0)
-		if code, _ := get(t, client(), g.url(path)); code != want.code || calls.Load() != want.calls {
-			t.Errorf("%s: %d after %d calls, want %d after %d", path, code, calls.Load(), want.code, want.calls)
-		}
+		clients.Go(func() {
+			res, err := client().Get(g.url(path))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_ = res.Body.Close()
+			count, _ := calls.LoadOrStore(path, new(atomic.Int32))
+			if n := count.(*atomic.Int32).Load(); res.StatusCode != want.code || n != want.calls {
+				t.Errorf("%s: %s after %d calls, want %d after %d", path, res.Status, n, want.code, want.calls)
+			}
+		})
 	}
+	clients.Wait()
 }
 
 func TestRetry(t *testing.T) {
@@ -647,7 +658,7 @@ func TestUpgrade(t *testing.T) {
 		_, _ = io.Copy(conn, rw)
 	}))
 	// Timeouts are for requests; what is upgraded lasts.
-	g.serve(table.HTTP, &table.Rule{Backends: to("s"), RequestTimeout: 200 * time.Millisecond, BackendTimeout: 200 * time.Millisecond})
+	g.serve(table.HTTP, &table.Rule{Backends: to("s"), RequestTimeout: 2 * time.Second, BackendTimeout: 2 * time.Second})
 	conn, err := net.Dial("tcp", g.at.String())
 	if err != nil {
 		t.Fatal(err)
@@ -665,7 +676,7 @@ func TestUpgrade(t *testing.T) {
 		if got, err := reader.ReadString('\n'); got != line {
 			t.Fatalf("echo of %q: %q %v", line, got, err)
 		}
-		time.Sleep(300 * time.Millisecond) // longer than the timeouts
+		time.Sleep(2500 * time.Millisecond) // longer than the timeouts
 	}
 }
 
@@ -734,7 +745,9 @@ func TestSmuggling(t *testing.T) {
 		reader := bufio.NewReader(conn)
 		res, err := http.ReadResponse(reader, nil)
 		if err != nil {
-			t.Errorf("%s: %v", name, err)
+			if !strings.Contains(name, "huge") || seen.Load() > 0 { // who speaks on when nobody listens may be cut off before reading why
+				t.Errorf("%s: %v", name, err)
+			}
 			continue
 		}
 		body, _ := io.ReadAll(res.Body)
@@ -917,6 +930,37 @@ func TestClientCertificates(t *testing.T) {
 			if (err == nil) != test.want {
 				t.Errorf("client certificate %s, insecure allowed %v: %v", name, lax, err)
 			}
+		}
+	}
+}
+
+// Who must show a certificate for a host cannot come in by the connection for another one.
+func TestClientCertificateIsNotAvoided(t *testing.T) {
+	g, a := newGateway(t, Config{}), newAuthority(t)
+	g.service("s", "", says(t, "s"))
+	on := func(hostname string, server *table.ServerTLS) *table.Listener {
+		return &table.Listener{
+			Gateway: hostname, Name: "l", Bind: g.at, Protocol: table.HTTPS, Hostname: hostname, TLS: server,
+			Routes: []*table.Route{{Name: "r", Hostnames: []string{hostname}, Rules: []*table.Rule{{Backends: to("s")}}}},
+		}
+	}
+	g.set(func(tab *table.Table) {
+		tab.Listeners = []*table.Listener{
+			on("", &table.ServerTLS{Certificates: []*tls.Certificate{a.issue(t, "open.org")}}),
+			on("secret.org", &table.ServerTLS{Certificates: []*tls.Certificate{a.issue(t, "secret.org")}, ClientCAs: a.pool}),
+		}
+	})
+	for url, want := range map[string]int{"https://open.org/": 421, "https://127.0.0.1/": 421} { // an address is no server name
+		c := g.over(a, func(config *tls.Config) { config.InsecureSkipVerify = true })
+		r, _ := http.NewRequest("GET", url, nil)
+		r.Host = "secret.org"
+		res, err := c.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != want {
+			t.Errorf("secret.org on the connection of %s: %s, want %d", url, res.Status, want)
 		}
 	}
 }

@@ -82,6 +82,21 @@ func New(cfg Config) (*Tree, error) {
 // Unified says whether this is cgroup v2.
 func (t *Tree) Unified() bool { return t.unified }
 
+// LimitsSwap says whether the kernel counts swap by groups.
+func (t *Tree) LimitsSwap() bool {
+	file := filepath.Join(t.cfg.Mount, "memory", "memory.memsw.limit_in_bytes")
+	if t.unified { // the root of the tree has no such file, but the group of this process
+		own, err := os.ReadFile("/proc/self/cgroup")
+		path, found := strings.CutPrefix(strings.TrimSpace(string(own)), "0::")
+		if err != nil || !found {
+			return false
+		}
+		file = filepath.Join(t.cfg.Mount, path, "memory.swap.max")
+	}
+	_, err := os.Stat(file)
+	return err == nil
+}
+
 // Limits are what a group may use; zero means no limit.
 type Limits struct {
 	CPUShares   int64

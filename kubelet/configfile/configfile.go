@@ -23,11 +23,19 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/skiff-k8s/skiff/kubelet/eviction"
+	"github.com/skiff-k8s/skiff/kubelet/memory"
+	"github.com/skiff-k8s/skiff/kubelet/numa"
+)
+
+// What memorySwap.swapBehavior can be; nothing is NoSwap.
+const (
+	NoSwap      = "NoSwap"
+	LimitedSwap = "LimitedSwap"
 )
 
 // fields are those that have an effect, and those whose only useful value is ours.
 var fields = []string{
-	"apiVersion", "kind", "maxPods", "podPidsLimit", "cpuCFSQuota", "cpuCFSQuotaPeriod", "cpuManagerPolicy", "reservedSystemCPUs", "kubeReserved", "systemReserved",
+	"apiVersion", "kind", "maxPods", "podPidsLimit", "cpuCFSQuota", "cpuCFSQuotaPeriod", "cpuManagerPolicy", "reservedSystemCPUs", "topologyManagerPolicy", "topologyManagerScope", "memoryManagerPolicy", "reservedMemory", "memorySwap", "kubeReserved", "systemReserved",
 	"evictionHard", "evictionSoft", "evictionSoftGracePeriod", "evictionPressureTransitionPeriod", "evictionMaxPodGracePeriod", "evictionMinimumReclaim", "mergeDefaultEvictionSettings",
 	"imageMinimumGCAge", "imageMaximumGCAge", "imageGCHighThresholdPercent", "imageGCLowThresholdPercent", "containerLogMaxSize", "containerLogMaxFiles",
 	"allowedUnsafeSysctls", "serializeImagePulls", "maxParallelImagePulls", "registerWithTaints", "shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "failSwapOn",
@@ -78,6 +86,15 @@ func setDefaults(c *api.KubeletConfiguration) {
 	if c.CPUManagerPolicy == "" {
 		c.CPUManagerPolicy = "none"
 	}
+	if c.MemoryManagerPolicy == "" {
+		c.MemoryManagerPolicy = "None"
+	}
+	if c.TopologyManagerPolicy == "" {
+		c.TopologyManagerPolicy = string(numa.None)
+	}
+	if c.TopologyManagerScope == "" {
+		c.TopologyManagerScope = numa.ContainerScope
+	}
 	if c.ContainerLogMaxSize == "" {
 		c.ContainerLogMaxSize = "10Mi"
 	}
@@ -121,6 +138,14 @@ func check(c *api.KubeletConfiguration) error {
 	switch {
 	case c.CPUManagerPolicy != "none" && c.CPUManagerPolicy != "static":
 		return fmt.Errorf("cpuManagerPolicy %q is unknown (it is none or static)", c.CPUManagerPolicy)
+	case c.MemoryManagerPolicy != "None" && c.MemoryManagerPolicy != "Static":
+		return fmt.Errorf("memoryManagerPolicy %q is unknown (it is None or Static)", c.MemoryManagerPolicy)
+	case !slices.Contains([]numa.Policy{numa.None, numa.BestEffort, numa.Restricted, numa.SingleNode}, numa.Policy(c.TopologyManagerPolicy)):
+		return fmt.Errorf("topologyManagerPolicy %q is unknown (it is none, best-effort, restricted or single-numa-node)", c.TopologyManagerPolicy)
+	case c.TopologyManagerScope != numa.ContainerScope && c.TopologyManagerScope != numa.PodScope:
+		return fmt.Errorf("topologyManagerScope %q is unknown (it is container or pod)", c.TopologyManagerScope)
+	case !slices.Contains([]string{"", NoSwap, LimitedSwap}, c.MemorySwap.SwapBehavior):
+		return fmt.Errorf("memorySwap.swapBehavior %q is unknown (it is NoSwap or LimitedSwap)", c.MemorySwap.SwapBehavior)
 	case *c.ContainerLogMaxFiles < 2:
 		return fmt.Errorf("containerLogMaxFiles must be greater than 1")
 	case *c.ImageGCLowThresholdPercent >= *c.ImageGCHighThresholdPercent:
@@ -184,6 +209,19 @@ func thresholdOf(text string) (t eviction.Threshold, err error) {
 		return t, fmt.Errorf("%s is negative", text)
 	}
 	return eviction.Threshold{Quantity: q.Value()}, nil
+}
+
+// ReservedMemory is what each NUMA node keeps from containers that have memory for themselves.
+func ReservedMemory(c *api.KubeletConfiguration) map[int]memory.Amounts {
+	reserved := map[int]memory.Amounts{}
+	for _, r := range c.ReservedMemory {
+		amounts := memory.Amounts{}
+		for name, q := range r.Limits {
+			amounts[name] = q.Value()
+		}
+		reserved[int(r.NumaNode)] = amounts
+	}
+	return reserved
 }
 
 // Reserved is what the node keeps for the system and for itself.

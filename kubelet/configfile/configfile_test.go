@@ -65,7 +65,11 @@ func TestDefaults(t *testing.T) {
 
 func TestLoadRefuses(t *testing.T) {
 	for text, want := range map[string]string{
-		"topologyManagerPolicy: restricted":      "the field topologyManagerPolicy has no effect here",
+		"healthzPort: 1":                         "the field healthzPort has no effect here",
+		"memoryManagerPolicy: BestEffort":        "memoryManagerPolicy",
+		"topologyManagerPolicy: strict":          "topologyManagerPolicy",
+		"topologyManagerScope: node":             "topologyManagerScope",
+		"memorySwap: {swapBehavior: Unlimited}":  "memorySwap.swapBehavior",
 		"maxPods: many":                          "json: cannot unmarshal",
 		"evictionHard: {memory.free: 1Gi}":       "evictionHard: memory.free: unknown signal",
 		"evictionHard: {memory.available: 101%}": "is not a percentage",

@@ -53,7 +53,7 @@ func (r *Runtime) containerConfig(ctx context.Context, s *session, c *v1.Contain
 	annotations := containerAnnotations(s.pod, c, restartCount)
 	maps.Copy(annotations, assigned.Annotations)
 	resources := r.containerResources(s.pod, c)
-	resources.CpusetCpus = assigned.CPUs
+	resources.CpusetCpus, resources.CpusetMems = assigned.CPUs, assigned.MemoryNodes
 	command, args := env.CommandAndArgs(c, vars)
 	if err := os.MkdirAll(filepath.Join(r.LogDir(s.pod), c.Name), 0o755); err != nil {
 		return nil, fmt.Errorf("create container log directory for container %s failed: %w", c.Name, err)

@@ -165,6 +165,7 @@ func (r *Runtime) update(ctx context.Context, pod *v1.Pod, c Resize) error {
 		ContainerId: c.Container.ID,
 		Linux: &runtimeapi.LinuxContainerResources{
 			CpuPeriod: all.CpuPeriod, CpuQuota: all.CpuQuota, CpuShares: all.CpuShares, MemoryLimitInBytes: all.MemoryLimitInBytes,
+			MemorySwapLimitInBytes: all.MemorySwapLimitInBytes, Unified: all.Unified,
 		},
 	})
 	if err != nil {

@@ -54,6 +54,7 @@ func (r *Runtime) containerResources(pod *v1.Pod, c *v1.Container) *runtimeapi.L
 	out := r.linuxResources(c.Resources.Requests, limits)
 	out.OomScoreAdj = max(oomScore(pod, c, r.cfg.MemoryCapacity), r.cfg.MinOOMScoreAdj)
 	out.HugepageLimits = r.hugepages(c.Resources.Limits)
+	r.limitSwap(pod, c, out)
 	return out
 }
 

@@ -35,6 +35,7 @@ type Config struct {
 	MinOOMScoreAdj int64
 	// MemoryCapacity of the node in bytes; OOM scores are relative to it.
 	MemoryCapacity int64
+	Swap           Swap
 	// HugePageSizes that the kernel has, as CRI writes them ("2MB").
 	HugePageSizes []string
 }
@@ -66,6 +67,7 @@ type Assigned struct {
 	CDI         []*runtimeapi.CDIDevice
 	Annotations map[string]string
 	CPUs        string // as a list such as "0-1,4"; empty for any
+	MemoryNodes string // likewise
 }
 
 // Grants remember what containers have been given.

@@ -20,6 +20,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/kubectl/pkg/util/qos"
 	"k8s.io/utils/cpuset"
+
+	"github.com/skiff-k8s/skiff/kubelet/numa"
 )
 
 // Manager knows who has which CPUs. A nil Manager, for the policy "none", gives none to anybody.
@@ -47,56 +49,80 @@ func New(root string, topology Topology, count int, reserved cpuset.CPUSet) (*Ma
 	return m, m.load()
 }
 
-// Allocate gives CPUs to the containers of a pod that is being admitted, all or none.
-func (m *Manager) Allocate(pod *v1.Pod) error {
+// Giving gives CPUs to the containers of one pod that is being admitted, in their order. Nothing is given before Commit. There
+// can be one at a time.
+type Giving struct {
+	m        *Manager
+	pod      *v1.Pod
+	given    map[string]cpuset.CPUSet
+	free     cpuset.CPUSet
+	reusable cpuset.CPUSet // of init containers that will have ended
+}
+
+// Begin begins to give. Of a nil Manager, and for a pod that is not Guaranteed, no container gets any.
+func (m *Manager) Begin(pod *v1.Pod) *Giving {
 	if m == nil || qos.GetPodQOS(pod) != v1.PodQOSGuaranteed {
 		return nil
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	given := map[string]cpuset.CPUSet{}
-	free := m.sharedLocked().Difference(m.reserved)
-	reusable := cpuset.New() // of init containers that will have ended
-	give := func(c *v1.Container, ends bool) error {
-		count := whole(c)
-		if count == 0 {
-			return nil
-		}
-		from := reusable
-		if reusable.Size() < count {
-			from = free.Union(reusable)
-		}
-		if from.Size() < count {
-			return fmt.Errorf("Allocate failed due to not enough cpus available to satisfy request: requested=%d, available=%d, which is unexpected", count, from.Size()) //nolint:staticcheck // upstream's words
-		}
-		set := m.topology.choose(from, count)
-		if reusable.Size() < count { // those are the first
-			set = reusable.Union(m.topology.choose(free, count-reusable.Size()))
-		}
-		given[c.Name], free = set, free.Difference(set)
-		if ends {
-			reusable = reusable.Union(set)
-		} else {
-			reusable = reusable.Difference(set)
-		}
+	return &Giving{m: m, pod: pod, given: map[string]cpuset.CPUSet{}, free: m.sharedLocked().Difference(m.reserved), reusable: cpuset.New()}
+}
+
+// Wants is how many CPUs of its own a container is to have.
+func (g *Giving) Wants(c *v1.Container) int {
+	if g == nil {
+		return 0
+	}
+	return whole(c)
+}
+
+// Hints says on which NUMA nodes so many CPUs can be given.
+func (g *Giving) Hints(count int, nodes numa.Nodes) numa.Hints {
+	if g == nil || count == 0 {
 		return nil
 	}
-	for i := range pod.Spec.InitContainers {
-		c := &pod.Spec.InitContainers[i]
-		if err := give(c, c.RestartPolicy == nil || *c.RestartPolicy != v1.ContainerRestartPolicyAlways); err != nil {
-			return err
-		}
+	in := func(set cpuset.CPUSet) func(numa.Mask) int {
+		return func(m numa.Mask) int { return nodes.CPUs(m).Intersection(set).Size() }
 	}
-	for i := range pod.Spec.Containers {
-		if err := give(&pod.Spec.Containers[i], false); err != nil {
-			return err
-		}
-	}
-	if len(given) == 0 {
+	return numa.Possible(nodes.All(), count, in(g.m.topology.all()), in(g.free.Union(g.reusable)))
+}
+
+// Give gives a container its CPUs, of those that are near as far as they go. Those of one that ends can go to later ones too.
+func (g *Giving) Give(c *v1.Container, ends bool, near cpuset.CPUSet) error {
+	count := g.Wants(c)
+	if count == 0 {
 		return nil
 	}
-	m.given[pod.UID] = given
-	return m.save()
+	if from := g.free.Union(g.reusable); from.Size() < count {
+		return fmt.Errorf("Allocate failed due to not enough cpus available to satisfy request: requested=%d, available=%d, which is unexpected", count, from.Size()) //nolint:staticcheck // upstream's words
+	}
+	set := g.take(g.reusable, count, near)
+	set = set.Union(g.take(g.free, count-set.Size(), near))
+	g.given[c.Name], g.free = set, g.free.Difference(set)
+	if ends {
+		g.reusable = g.reusable.Union(set)
+	} else {
+		g.reusable = g.reusable.Difference(set)
+	}
+	return nil
+}
+
+// take picks up to so many CPUs, the near ones first.
+func (g *Giving) take(from cpuset.CPUSet, count int, near cpuset.CPUSet) cpuset.CPUSet {
+	set := g.m.topology.choose(from.Intersection(near), min(count, from.Intersection(near).Size()))
+	return set.Union(g.m.topology.choose(from.Difference(set), min(count-set.Size(), from.Difference(set).Size())))
+}
+
+// Commit notes what was given.
+func (g *Giving) Commit() error {
+	if g == nil || len(g.given) == 0 {
+		return nil
+	}
+	g.m.mu.Lock()
+	defer g.m.mu.Unlock()
+	g.m.given[g.pod.UID] = g.given
+	return g.m.save()
 }
 
 // whole is how many CPUs of its own a container is to have.

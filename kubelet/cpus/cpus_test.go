@@ -3,6 +3,7 @@
 package cpus
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -11,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/cpuset"
+
+	"github.com/skiff-k8s/skiff/kubelet/numa"
 )
 
 // machine has two sockets with two cores of two threads each: CPU n and n+4 are on one core.
@@ -50,6 +53,22 @@ func TestChoose(t *testing.T) {
 			t.Errorf("choose(%s, %d) = %s, want %s", c.free, c.count, got, want)
 		}
 	}
+}
+
+// allocate gives a pod what its containers ask for, near some CPUs.
+func allocate(m *Manager, pod *v1.Pod, near ...int) error {
+	g := m.Begin(pod)
+	for i := range pod.Spec.InitContainers {
+		if err := g.Give(&pod.Spec.InitContainers[i], true, cpuset.New(near...)); err != nil {
+			return err
+		}
+	}
+	for i := range pod.Spec.Containers {
+		if err := g.Give(&pod.Spec.Containers[i], false, cpuset.New(near...)); err != nil {
+			return err
+		}
+	}
+	return g.Commit()
 }
 
 // pod is Guaranteed, with containers of so many CPUs; those before | are init containers.
@@ -97,18 +116,18 @@ func TestStatic(t *testing.T) {
 	}
 	m := start()
 	for uid, cpus := range map[string]string{"p1": "2 500m"} {
-		if err := m.Allocate(pod(uid, cpus)); err != nil {
+		if err := allocate(m, pod(uid, cpus)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	has(m, "p1", "a", "1,5")
 	has(m, "p1", "b", "0,2-4,6-7")
-	if err := m.Allocate(pod("p2", "6")); err == nil || !strings.Contains(err.Error(), "requested=6, available=5") {
+	if err := allocate(m, pod("p2", "6")); err == nil || !strings.Contains(err.Error(), "requested=6, available=5") {
 		t.Errorf("more than there is: %v", err)
 	}
 	m = start()
 	has(m, "p1", "a", "1,5")
-	if err := m.Allocate(pod("p3", "4|2 1")); err != nil { // the init container's are used again
+	if err := allocate(m, pod("p3", "4|2 1")); err != nil { // the init container's are used again
 		t.Fatal(err)
 	}
 	has(m, "p3", "init-a", "2-3,6-7")
@@ -117,14 +136,45 @@ func TestStatic(t *testing.T) {
 	if err := m.Forget("p1"); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Allocate(pod("p4", "2 1")); err != nil {
+	if err := allocate(m, pod("p4", "2 1")); err != nil {
 		t.Fatal(err)
 	}
 	if m.Has("p1") || !m.Has("p4") {
 		t.Error("who has CPUs of its own is forgotten")
 	}
 	var none *Manager
-	if err := none.Allocate(pod("p5", "1")); err != nil || none.Has("p5") {
+	if err := allocate(none, pod("p5", "1")); err != nil || none.Has("p5") {
 		t.Error("the policy none gives CPUs")
+	}
+}
+
+// What is asked for comes from near NUMA nodes, as far as they go.
+func TestNear(t *testing.T) {
+	m, err := New(t.TempDir(), machine(), 1, cpuset.New())
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes := numa.Nodes{0: cpuset.New(0, 1, 4, 5), 1: cpuset.New(2, 3, 6, 7)} // CPU 0 is reserved
+	hints := func(count int) string { return fmt.Sprint(m.Begin(pod("p", "1")).Hints(count, nodes)) }
+	if got := hints(4); got != "[{2 true} {3 false}]" {
+		t.Errorf("Hints(4) = %s", got)
+	}
+	if got := hints(5); got != "[{3 true}]" {
+		t.Errorf("Hints(5) = %s", got)
+	}
+	if err := allocate(m, pod("p1", "2"), 2, 3, 6, 7); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.Exclusive("p1", "a").String(); got != "2,6" {
+		t.Errorf("two CPUs near the second node: %s", got)
+	}
+	if got := hints(3); got != "[{1 true} {3 false}]" {
+		t.Errorf("Hints(3) = %s", got)
+	}
+	if err := allocate(m, pod("p2", "3"), 2, 3, 6, 7); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.Exclusive("p2", "a"); got.Intersection(nodes[1]).Size() != 2 || got.Size() != 3 {
+		t.Errorf("three CPUs, of which two are near: %s", got)
 	}
 }

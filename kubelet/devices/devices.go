@@ -33,6 +33,7 @@ import (
 	api "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
 	"github.com/skiff-k8s/skiff/kubelet/metrics"
+	"github.com/skiff-k8s/skiff/kubelet/numa"
 )
 
 const (
@@ -259,73 +260,109 @@ func (o *offer) healthy() map[string]*api.Device {
 	return healthy
 }
 
-// Allocate gives a pod the devices that its containers ask for, all or none. Calls must not overlap.
-func (m *Manager) Allocate(ctx context.Context, pod *v1.Pod) error {
-	if !m.concerns(pod) {
-		return nil
-	}
-	given := &Given{Containers: map[string]map[string]Assignment{}}
-	reusable := map[string][]string{} // of init containers that will have ended, by resource
-	for i := range pod.Spec.InitContainers {
-		c := &pod.Spec.InitContainers[i]
-		ends := c.RestartPolicy == nil || *c.RestartPolicy != v1.ContainerRestartPolicyAlways
-		if err := m.give(ctx, c, ends, given, reusable); err != nil {
-			return err
-		}
-	}
-	for i := range pod.Spec.Containers {
-		if err := m.give(ctx, &pod.Spec.Containers[i], false, given, reusable); err != nil {
-			return err
-		}
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.given[pod.UID] = given
-	return m.save()
+// Giving gives devices to the containers of one pod that is being admitted, in their order. Nothing is noted before Commit.
+// There can be one at a time.
+type Giving struct {
+	m        *Manager
+	pod      *v1.Pod
+	given    *Given
+	reusable map[string][]string // of init containers that will have ended, by resource
 }
 
-// give assigns devices to one container; those of one that ends can go to later ones too.
-func (m *Manager) give(ctx context.Context, c *v1.Container, ends bool, given *Given, reusable map[string][]string) error {
+// Begin begins to give.
+func (m *Manager) Begin(pod *v1.Pod) *Giving {
+	return &Giving{m: m, pod: pod, given: &Given{Containers: map[string]map[string]Assignment{}}, reusable: map[string][]string{}}
+}
+
+// Wants are how many devices of each resource of a plugin a container is to have.
+func (g *Giving) Wants(c *v1.Container) map[string]int {
+	wants := map[string]int{}
 	for name, q := range c.Resources.Limits {
-		offered, count := string(name), int(q.Value())
-		if !m.offered(offered) || count == 0 {
-			continue
+		if offered, count := string(name), int(q.Value()); count > 0 && g.m.offered(offered) {
+			wants[offered] = count
 		}
-		a, err := m.assign(ctx, offered, count, reusable[offered], given)
+	}
+	return wants
+}
+
+// Hints says on which NUMA nodes so many devices of a resource can be given. Where they are is nothing to a resource whose
+// plugin does not say it.
+func (g *Giving) Hints(name string, count int, nodes numa.Mask) numa.Hints {
+	g.m.mu.Lock()
+	defer g.m.mu.Unlock()
+	o := g.m.offers[name]
+	if o == nil || !o.placed() {
+		return nil
+	}
+	taken := g.m.takenLocked(name, g.given)
+	free := o.healthy()
+	maps.DeleteFunc(free, func(id string, _ *api.Device) bool { return taken[id] && !slices.Contains(g.reusable[name], id) })
+	in := func(devices map[string]*api.Device) func(numa.Mask) int {
+		return func(m numa.Mask) (n int) {
+			for _, d := range devices {
+				if place(d)&m != 0 {
+					n++
+				}
+			}
+			return n
+		}
+	}
+	return numa.Possible(nodes, count, in(o.devices), in(free))
+}
+
+// placed says whether the plugin says of any device where it is.
+func (o *offer) placed() bool {
+	for _, d := range o.devices {
+		if place(d) != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// place is where a device is, if its plugin says it.
+func place(d *api.Device) (m numa.Mask) {
+	for _, node := range d.GetTopology().GetNodes() {
+		m |= numa.Of(int(node.GetID()))
+	}
+	return m
+}
+
+// Give gives a container its devices, of those that are near if those are enough; those of one that ends can go to later ones too.
+func (g *Giving) Give(ctx context.Context, c *v1.Container, ends bool, near numa.Mask) error {
+	for name, count := range g.Wants(c) {
+		a, err := g.m.assign(ctx, name, count, g.reusable[name], g.given, near)
 		if err != nil {
 			return fmt.Errorf("Allocate failed due to %w, which is unexpected", err) //nolint:staticcheck // upstream's words
 		}
-		if given.Containers[c.Name] == nil {
-			given.Containers[c.Name] = map[string]Assignment{}
+		if g.given.Containers[c.Name] == nil {
+			g.given.Containers[c.Name] = map[string]Assignment{}
 		}
-		given.Containers[c.Name][offered] = a
+		g.given.Containers[c.Name][name] = a
 		if ends {
-			reusable[offered] = union(reusable[offered], a.IDs)
+			g.reusable[name] = union(g.reusable[name], a.IDs)
 		} else {
-			reusable[offered] = slices.DeleteFunc(reusable[offered], func(id string) bool { return slices.Contains(a.IDs, id) })
+			g.reusable[name] = slices.DeleteFunc(g.reusable[name], func(id string) bool { return slices.Contains(a.IDs, id) })
 		}
 	}
 	return nil
+}
+
+// Commit notes what was given, also when that is nothing of something.
+func (g *Giving) Commit() error {
+	if len(g.given.Containers) == 0 {
+		return nil
+	}
+	g.m.mu.Lock()
+	defer g.m.mu.Unlock()
+	g.m.given[g.pod.UID] = g.given
+	return g.m.save()
 }
 
 func union(a, b []string) []string {
 	all := slices.Concat(a, b)
 	slices.Sort(all)
 	return slices.Compact(all)
-}
-
-// concerns says whether the pod asks for a resource of a plugin.
-func (m *Manager) concerns(pod *v1.Pod) bool {
-	for _, list := range [][]v1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range list {
-			for name := range list[i].Resources.Limits {
-				if m.offered(string(name)) {
-					return true
-				}
-			}
-		}
-	}
-	return false
 }
 
 func (m *Manager) offered(name string) bool {
@@ -335,10 +372,11 @@ func (m *Manager) offered(name string) bool {
 }
 
 // assign chooses devices for a container and asks the plugin for them.
-func (m *Manager) assign(ctx context.Context, name string, count int, reusable []string, given *Given) (a Assignment, err error) {
+func (m *Manager) assign(ctx context.Context, name string, count int, reusable []string, given *Given, near numa.Mask) (a Assignment, err error) {
 	m.mu.Lock()
 	o := m.offers[name]
-	plugin, options, healthy := o.plugin, o.options, slices.Sorted(maps.Keys(o.healthy()))
+	all := o.healthy()
+	plugin, options, healthy := o.plugin, o.options, slices.Sorted(maps.Keys(all))
 	taken := m.takenLocked(name, given)
 	m.mu.Unlock()
 	if len(healthy) == 0 || plugin == nil {
@@ -350,6 +388,7 @@ func (m *Manager) assign(ctx context.Context, name string, count int, reusable [
 	if len(free) < count {
 		return a, fmt.Errorf("requested number of devices unavailable for %s. Requested: %d, Available: %d", name, count, len(free))
 	}
+	free = byPlace(free, all, near, count, must)
 	ctx, cancel := context.WithTimeout(ctx, allocateTimeout)
 	defer cancel()
 	var preferred []string

@@ -4,6 +4,7 @@ package devices
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -21,6 +22,7 @@ import (
 	api "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
 	"github.com/skiff-k8s/skiff/kubelet/metrics"
+	"github.com/skiff-k8s/skiff/kubelet/numa"
 )
 
 // plugin is a device plugin for tests. It prefers the devices with the highest names.
@@ -151,6 +153,22 @@ func (n *node) has(t *testing.T, name v1.ResourceName, capacity, usable int64) {
 	}
 }
 
+// allocate gives a pod what its containers ask for, near some NUMA nodes.
+func (n *node) allocate(ctx context.Context, pod *v1.Pod, near ...int) error {
+	g := n.Begin(pod)
+	for i := range pod.Spec.InitContainers {
+		if err := g.Give(ctx, &pod.Spec.InitContainers[i], true, numa.Of(near...)); err != nil {
+			return err
+		}
+	}
+	for i := range pod.Spec.Containers {
+		if err := g.Give(ctx, &pod.Spec.Containers[i], false, numa.Of(near...)); err != nil {
+			return err
+		}
+	}
+	return g.Commit()
+}
+
 func pod(uid string, name v1.ResourceName, counts ...string) *v1.Pod {
 	p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: uid, UID: types.UID(uid)}}
 	for i, count := range counts {
@@ -182,10 +200,10 @@ func TestDevices(t *testing.T) {
 	options := &api.DevicePluginOptions{GetPreferredAllocationAvailable: true, PreStartRequired: true}
 	p := n.offer(t, name, options, device("d1", api.Healthy), device("d2", api.Healthy), device("d3", api.Healthy), device("d4", api.Unhealthy))
 	n.has(t, name, 4, 3)
-	if err := n.Allocate(t.Context(), pod("p0", "example.org/unknown", "1")); err != nil {
+	if err := n.allocate(t.Context(), pod("p0", "example.org/unknown", "1")); err != nil {
 		t.Errorf("a resource that no plugin offers: %v", err)
 	}
-	if err := n.Allocate(t.Context(), pod("p1", name, "1", "1")); err != nil {
+	if err := n.allocate(t.Context(), pod("p1", name, "1", "1")); err != nil {
 		t.Fatal(err)
 	}
 	if a, b := n.env(t, "p1", "a"), n.env(t, "p1", "b"); a != "d3" || b != "d2" {
@@ -194,7 +212,7 @@ func TestDevices(t *testing.T) {
 	if !slices.Equal(p.started, []string{"d3", "d2"}) {
 		t.Errorf("the plugin was told that %v start", p.started)
 	}
-	err := n.Allocate(t.Context(), pod("p2", name, "2"))
+	err := n.allocate(t.Context(), pod("p2", name, "2"))
 	if want := "Allocate failed due to requested number of devices unavailable for example.org/gpu. Requested: 2, Available: 1, which is unexpected"; err == nil || err.Error() != want {
 		t.Errorf("more than there is: %v", err)
 	}
@@ -205,7 +223,7 @@ func TestDevices(t *testing.T) {
 	if got := n.env(t, "p1", "a"); got != "d3" {
 		t.Errorf("after a restart the container has %q", got)
 	}
-	if err := n.Allocate(t.Context(), pod("p3", name, "1")); err == nil || !strings.Contains(err.Error(), "no healthy devices present") {
+	if err := n.allocate(t.Context(), pod("p3", name, "1")); err == nil || !strings.Contains(err.Error(), "no healthy devices present") {
 		t.Errorf("before the plugin is back: %v", err)
 	}
 	p = n.offer(t, name, nil, device("d1", api.Healthy), device("d2", api.Healthy), device("d3", api.Healthy))
@@ -213,7 +231,7 @@ func TestDevices(t *testing.T) {
 	if err := n.Forget("p1"); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.Allocate(t.Context(), pod("p4", name, "3")); err != nil {
+	if err := n.allocate(t.Context(), pod("p4", name, "3")); err != nil {
 		t.Errorf("after a pod has ended: %v", err)
 	}
 	p.lists <- []*api.Device{device("d1", api.Unhealthy), device("d2", api.Healthy)}
@@ -231,11 +249,49 @@ func TestInitContainersReuse(t *testing.T) {
 	p := pod("p1", name, "1")
 	p.Spec.InitContainers = pod("", name, "2").Spec.Containers
 	p.Spec.InitContainers[0].Name = "init"
-	if err := n.Allocate(t.Context(), p); err != nil {
+	if err := n.allocate(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
 	if got := n.env(t, "p1", "a"); got != "d1" {
 		t.Errorf("the container has %q", got)
+	}
+}
+
+// Devices come from near NUMA nodes, as far as they go.
+func TestNear(t *testing.T) {
+	const name = "example.org/gpu"
+	at := func(id string, nodes ...int64) *api.Device {
+		d := device(id, api.Healthy)
+		d.Topology = &api.TopologyInfo{}
+		for _, n := range nodes {
+			d.Topology.Nodes = append(d.Topology.Nodes, &api.NUMANode{ID: n})
+		}
+		return d
+	}
+	n := start(t, t.TempDir())
+	n.offer(t, name, nil, at("d1", 0), at("d2", 0), at("d3", 1), at("d4", 1), at("d5"))
+	n.has(t, name, 5, 5)
+	hints := func(count int) string { return fmt.Sprint(n.Begin(pod("p", name)).Hints(name, count, numa.Of(0, 1))) }
+	if got := hints(2); got != "[{1 true} {2 true} {3 false}]" {
+		t.Errorf("Hints(2) = %s", got)
+	}
+	if err := n.allocate(t.Context(), pod("p1", name, "1"), 1); err != nil {
+		t.Fatal(err)
+	}
+	if got := n.env(t, "p1", "a"); got != "d3" {
+		t.Errorf("one near the second node is %s, want d3", got)
+	}
+	if got := hints(2); got != "[{1 true} {3 false}]" {
+		t.Errorf("then Hints(2) = %s", got)
+	}
+	if err := n.allocate(t.Context(), pod("p2", name, "2"), 1); err != nil {
+		t.Fatal(err)
+	}
+	if got := n.env(t, "p2", "a"); got != "d4,d5" {
+		t.Errorf("two near the second node are %s, want d4 and the one that is nowhere", got)
+	}
+	if got := n.Begin(pod("p", "example.org/other")).Hints("example.org/other", 1, numa.Of(0, 1)); got != nil {
+		t.Errorf("hints for what nobody offers: %v", got)
 	}
 }
 

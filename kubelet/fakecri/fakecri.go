@@ -44,6 +44,7 @@ type Runtime struct {
 	images     map[string]*runtimeapi.Image
 	listeners  map[chan *runtimeapi.ContainerEventResponse]bool
 	log        []string
+	mute       bool
 }
 
 type container struct {
@@ -118,6 +119,13 @@ func (r *Runtime) Exit(name string, code int32) error {
 	return fmt.Errorf("no container %s runs", name)
 }
 
+// Mute loses all events from now on.
+func (r *Runtime) Mute() {
+	r.mu.Lock()
+	r.mute = true
+	r.mu.Unlock()
+}
+
 func (r *Runtime) nameLocked(c *container) string {
 	pod := "?"
 	if s := r.sandboxes[c.sandbox]; s != nil {
@@ -146,6 +154,9 @@ func (r *Runtime) endLocked(c *container, code int32, reason string) {
 func (r *Runtime) tellLocked(c *container, t runtimeapi.ContainerEventType) {
 	event := &runtimeapi.ContainerEventResponse{ContainerId: c.status.Id, ContainerEventType: t, PodSandboxStatus: clone(r.sandboxes[c.sandbox])}
 	for l := range r.listeners {
+		if r.mute {
+			break
+		}
 		select {
 		case l <- event:
 		default: // a listener that does not listen

@@ -19,6 +19,7 @@ import (
 type Machine struct {
 	CPUs       int64
 	Memory     int64           // bytes
+	Swap       int64           // bytes
 	Disk       int64           // bytes of the file system with the node's data
 	HugePages  map[int64]int64 // page size in bytes to bytes reserved for it
 	MachineID  string
@@ -43,6 +44,7 @@ func ReadMachine(dataDir string) (Machine, error) {
 	if m.Memory <= 0 {
 		return m, fmt.Errorf("read memory size: no MemTotal in /proc/meminfo")
 	}
+	m.Swap = max(memInfo("SwapTotal"), 0)
 	var fs unix.Statfs_t
 	for dir := dataDir; ; dir = filepath.Dir(dir) { // it may not be made yet
 		if err := unix.Statfs(dir, &fs); err == nil {

@@ -115,6 +115,9 @@ func (c *Config) status(have *v1.Node, m Machine, o Observed, now time.Time) v1.
 		ContainerRuntimeVersion: cmp.Or(o.RuntimeVersion, have.Status.NodeInfo.ContainerRuntimeVersion),
 		KubeletVersion:          c.KubeletVersion, OperatingSystem: runtime.GOOS, Architecture: runtime.GOARCH,
 	}
+	if m.Swap > 0 {
+		s.NodeInfo.Swap = &v1.NodeSwapStatus{Capacity: &m.Swap}
+	}
 	if o.Runtime != nil {
 		s.Images = images(o.Images)
 		s.RuntimeHandlers, s.Features = handlers(o.Runtime), features(o.Runtime)

@@ -27,6 +27,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/cpus"
 	"github.com/skiff-k8s/skiff/kubelet/devices"
 	"github.com/skiff-k8s/skiff/kubelet/dra"
+	"github.com/skiff-k8s/skiff/kubelet/memory"
 )
 
 // Node has what is told.
@@ -34,7 +35,8 @@ type Node struct {
 	Pods    func() []*v1.Pod // that hold resources
 	Devices *devices.Manager
 	Claims  *dra.Manager
-	CPUs    func() *cpus.Manager // nil: containers have no CPUs of their own
+	CPUs    func() *cpus.Manager   // nil: containers have no CPUs of their own
+	Memory  func() *memory.Manager // nil: they have memory of any node
 }
 
 // Server serves the API.
@@ -100,7 +102,20 @@ func (s *Server) GetAllocatableResources(context.Context, *api.AllocatableResour
 	if m := s.node.CPUs(); m != nil {
 		resp.CpuIds = ids(m.Allocatable().List())
 	}
+	resp.Memory = memoryOf(s.node.Memory().Allocatable())
 	return resp, nil
+}
+
+func memoryOf(blocks []memory.Block) []*api.ContainerMemory {
+	var all []*api.ContainerMemory
+	for _, b := range blocks {
+		m := &api.ContainerMemory{MemoryType: string(b.Type), Size: uint64(b.Size), Topology: &api.TopologyInfo{}}
+		for _, node := range b.Nodes.List() {
+			m.Topology.Nodes = append(m.Topology.Nodes, &api.NUMANode{ID: int64(node)})
+		}
+		all = append(all, m)
+	}
+	return all
 }
 
 func (s *Server) of(pod *v1.Pod) *api.PodResources {
@@ -113,7 +128,7 @@ func (s *Server) of(pod *v1.Pod) *api.PodResources {
 		}
 	}
 	add := func(c *v1.Container) {
-		r := &api.ContainerResources{Name: c.Name, CpuIds: s.cpusOf(pod.UID, c.Name), DynamicResources: s.claimsOf(pod, c)}
+		r := &api.ContainerResources{Name: c.Name, CpuIds: s.cpusOf(pod.UID, c.Name), DynamicResources: s.claimsOf(pod, c), Memory: memoryOf(s.node.Memory().Of(pod.UID, c.Name))}
 		for _, name := range slices.Sorted(maps.Keys(assigned[c.Name])) {
 			r.Devices = append(r.Devices, devicesOf(name, assigned[c.Name][name], known[name])...)
 		}

@@ -22,6 +22,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/cpus"
 	"github.com/skiff-k8s/skiff/kubelet/devices"
 	"github.com/skiff-k8s/skiff/kubelet/dra"
+	"github.com/skiff-k8s/skiff/kubelet/memory"
 	"github.com/skiff-k8s/skiff/kubelet/metrics"
 )
 
@@ -38,7 +39,13 @@ func TestAPI(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := manager.Allocate(pod); err != nil {
+	giving := manager.Begin(pod)
+	for i := range pod.Spec.Containers {
+		if err := giving.Give(&pod.Spec.Containers[i], false, cpuset.New()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := giving.Commit(); err != nil {
 		t.Fatal(err)
 	}
 	state := `{"given":{"uid":{"containers":{"main":{"example.org/gpu":{"ids":["d1"]}}}}},"resources":["example.org/gpu"]}`
@@ -53,7 +60,7 @@ func TestAPI(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := New(root, Node{
-		Pods: func() []*v1.Pod { return []*v1.Pod{pod} }, Devices: gpus, CPUs: func() *cpus.Manager { return manager },
+		Pods: func() []*v1.Pod { return []*v1.Pod{pod} }, Devices: gpus, CPUs: func() *cpus.Manager { return manager }, Memory: func() *memory.Manager { return nil },
 		Claims: dra.New(fake.NewClientset(), "n1", root, func() {}),
 	})
 	ctx, cancel := context.WithCancel(t.Context())

@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/skiff-k8s/skiff/internal/parttest"
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
 	"github.com/skiff-k8s/skiff/testenv"
 )
@@ -22,38 +23,13 @@ import (
 // run runs a fleet until stop is called, or the test ends.
 func run(t testing.TB, env *testenv.Env, cfg simulated.Config) (stop func()) {
 	t.Helper()
-	factory := informers.NewSharedInformerFactory(env.Client, 0)
-	fleet, err := simulated.New(cfg, env.Client, factory)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	factory.StartWithContext(ctx)
-	done := make(chan error, 1)
-	go func() { done <- fleet.Run(ctx) }()
-	stopped := false
-	stop = func() {
-		if stopped {
-			return
+	return parttest.Run(t, env.Client, func(factory informers.SharedInformerFactory) (func(context.Context) error, error) {
+		fleet, err := simulated.New(cfg, env.Client, factory)
+		if err != nil {
+			return nil, err
 		}
-		stopped = true
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run = %v", err)
-		}
-		factory.Shutdown()
-	}
-	t.Cleanup(stop)
-	return stop
-}
-
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within 30 s: %s", what)
-		}
-	}
+		return fleet.Run, nil
+	})
 }
 
 func boundPod(name, node string) *v1.Pod {
@@ -87,7 +63,7 @@ status: {capacity: {cpu: "3", memory: 1Gi, pods: "5", example.com/gpu: "2"}}`)
 	cfg := simulated.Config{Nodes: 3, Template: template}
 	stop := run(t, env, cfg)
 	var node *v1.Node
-	eventually(t, "the node is there", func() bool {
+	parttest.Eventually(t, "the node is there", func() bool {
 		node, err = env.Client.CoreV1().Nodes().Get(t.Context(), "n-2", metav1.GetOptions{})
 		return err == nil
 	})
@@ -99,7 +75,7 @@ status: {capacity: {cpu: "3", memory: 1Gi, pods: "5", example.com/gpu: "2"}}`)
 	if node.Labels[v1.LabelTopologyZone] != "z0" || gpus.Value() != 2 || cpus.Value() != 3 || len(node.Spec.Taints) != 1 || ready.Type != v1.NodeReady || ready.Status != v1.ConditionTrue {
 		t.Errorf("node is %v", node)
 	}
-	eventually(t, "the node has a lease", func() bool {
+	parttest.Eventually(t, "the node has a lease", func() bool {
 		_, err = env.Client.CoordinationV1().Leases(v1.NamespaceNodeLease).Get(t.Context(), "n-2", metav1.GetOptions{})
 		return err == nil
 	})
@@ -118,14 +94,14 @@ status: {capacity: {cpu: "3", memory: 1Gi, pods: "5", example.com/gpu: "2"}}`)
 		}
 	}
 	create(boundPod("p", "n-0"))
-	eventually(t, "the pod is Ready", func() bool { return isReady(get("p")) })
+	parttest.Eventually(t, "the pod is Ready", func() bool { return isReady(get("p")) })
 	stop()
 
 	// The next process takes the pod over, and deletes it in the end.
 	was := get("p").Status
 	run(t, env, cfg)
 	create(boundPod("q", "n-1"))
-	eventually(t, "the second pod is Ready", func() bool { return isReady(get("q")) })
+	parttest.Eventually(t, "the second pod is Ready", func() bool { return isReady(get("q")) })
 	if is := get("p").Status; is.PodIP != was.PodIP || is.ContainerStatuses[0].ContainerID != was.ContainerStatuses[0].ContainerID {
 		t.Errorf("after a restart the pod is %v, was %v", is, was)
 	}
@@ -133,7 +109,7 @@ status: {capacity: {cpu: "3", memory: 1Gi, pods: "5", example.com/gpu: "2"}}`)
 	if err := pods.Delete(t.Context(), "p", metav1.DeleteOptions{GracePeriodSeconds: &grace}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the pod is gone", func() bool {
+	parttest.Eventually(t, "the pod is gone", func() bool {
 		_, err := pods.Get(t.Context(), "p", metav1.GetOptions{})
 		return apierrors.IsNotFound(err)
 	})
@@ -144,7 +120,7 @@ func TestLostNode(t *testing.T) {
 	env := testenv.Start(t)
 	run(t, env, simulated.Config{Nodes: 2})
 	nodes := env.Client.CoreV1().Nodes()
-	eventually(t, "the nodes are there", func() bool {
+	parttest.Eventually(t, "the nodes are there", func() bool {
 		list, err := nodes.List(t.Context(), metav1.ListOptions{LabelSelector: simulated.NodeLabel})
 		return err == nil && len(list.Items) == 2
 	})
@@ -165,12 +141,12 @@ func TestLostNode(t *testing.T) {
 		pod, err := pods.Get(t.Context(), name, metav1.GetOptions{})
 		return err == nil && isReady(pod)
 	}
-	eventually(t, "the other pod is Ready", func() bool { return ready("on-other") })
+	parttest.Eventually(t, "the other pod is Ready", func() bool { return ready("on-other") })
 	if ready("on-lost") {
 		t.Error("a pod on a lost node is Ready")
 	}
 	annotate("null")
-	eventually(t, "the pod on the node that was lost is Ready", func() bool { return ready("on-lost") })
+	parttest.Eventually(t, "the pod on the node that was lost is Ready", func() bool { return ready("on-lost") })
 }
 
 func TestBadTemplates(t *testing.T) {

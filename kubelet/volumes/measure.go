@@ -22,7 +22,7 @@ func (m *Manager) Measure(ctx context.Context, pod types.UID, name string) (disk
 		return diskusage.FileSystem{}, fmt.Errorf("pod %s has no volume %q", pod, name)
 	}
 	if v.csi == nil {
-		return diskusage.OfFileSystem(v.path)
+		return m.disks.OfFileSystem(ctx, v.path)
 	}
 	driver, err := m.csi.driver(v.csi.driver)
 	if err != nil {

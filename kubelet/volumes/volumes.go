@@ -34,6 +34,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/skiff-k8s/skiff/kubelet/csi"
+	"github.com/skiff-k8s/skiff/kubelet/diskusage"
 	"github.com/skiff-k8s/skiff/kubelet/objects"
 )
 
@@ -83,6 +84,7 @@ type Manager struct {
 
 	csi   *csiVolume
 	inUse inUse
+	disks diskusage.Asker
 
 	mu   sync.Mutex // guards pods
 	pods map[types.UID]map[string]mounted

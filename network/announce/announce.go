@@ -115,6 +115,10 @@ func (a *Announcer) Run(ctx context.Context) error {
 				clear(a.yielded)
 			}
 		case addr := <-a.claims:
+			if !addr.IsValid() { // a wire has ended
+				again.Reset(notOften)
+				continue
+			}
 			if time.Since(answered[addr]) < notOften {
 				continue
 			}

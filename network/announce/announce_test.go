@@ -212,6 +212,19 @@ func TestAnnounces(t *testing.T) {
 	l.await(balanced6, false)
 }
 
+// An address may go and come again while others stay.
+func TestComesAgain(t *testing.T) {
+	l := newLAN(t, node("here", corev1.ConditionTrue), balancer(false, "2001:db8::201"))
+	l.await("2001:db8::201", true)
+	services := l.client.CoreV1().Services("ns")
+	for _, addresses := range [][]string{{balanced6, "2001:db8::201"}, {"2001:db8::201"}, {balanced6, "2001:db8::201"}} {
+		if _, err := services.Update(t.Context(), balancer(false, addresses...), metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		l.await(balanced6, len(addresses) == 2)
+	}
+}
+
 // With externalTrafficPolicy Local the node needs an endpoint.
 func TestAnnouncesLocal(t *testing.T) {
 	l := newLAN(t, node("here", corev1.ConditionTrue), balancer(true, balanced))

@@ -3,8 +3,10 @@
 package announce
 
 import (
+	"errors"
 	"net"
 	"net/netip"
+	"syscall"
 
 	"github.com/mdlayher/ndp"
 )
@@ -66,5 +68,8 @@ func (c *ndpConn) listenFor(addr netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	return c.JoinGroup(group)
+	if err := c.JoinGroup(group); !errors.Is(err, syscall.EADDRINUSE) { // it has been joined before
+		return err
+	}
+	return nil
 }

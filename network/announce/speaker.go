@@ -75,7 +75,7 @@ func (s *speaker) set(ctx context.Context, mine map[netip.Addr]bool) error {
 				errs = append(errs, fmt.Errorf("announce %s: %w", addr, err))
 				continue
 			}
-			s.repeat(ctx, s.wire, addr)
+			s.repeat(s.wire, addr)
 		}
 		s.mine[addr] = true
 	}
@@ -83,16 +83,15 @@ func (s *speaker) set(ctx context.Context, mine map[netip.Addr]bool) error {
 }
 
 // repeat tells of an address again, while it is ours.
-func (s *speaker) repeat(ctx context.Context, on wire, addr netip.Addr) {
+func (s *speaker) repeat(on wire, addr netip.Addr) {
 	for _, after := range tellAgain {
-		timer := time.AfterFunc(after, func() {
+		time.AfterFunc(after, func() {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			if s.wire == on && s.mine[addr] {
 				_ = on.tell(addr) // it has been told before
 			}
 		})
-		context.AfterFunc(ctx, func() { timer.Stop() })
 	}
 }
 

@@ -4,9 +4,12 @@ package policy_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -328,4 +331,68 @@ func TestRulesComeBack(t *testing.T) {
 		t.Error(err)
 	}
 	m.cut(c.netns, a)
+}
+
+// Policies are about SCTP too, whether or not the kernel can speak it: packets are made by hand.
+func TestSCTP(t *testing.T) {
+	m := newMachine(t)
+	a, b := m.pod("x", "a", map[string]string{"app": "a"}), m.pod("x", "b", nil)
+	var raw net.PacketConn
+	if err := nettest.In(t, a.netns, func() (err error) {
+		raw, err = net.ListenPacket("ip4:132", a.addrs[0])
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	arrives := func(port uint16) error {
+		if err := nettest.In(t, b.netns, func() error {
+			conn, err := net.Dial("ip4:132", a.addrs[0])
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			_, err = conn.Write(sctpInit(port))
+			return err
+		}); err != nil {
+			return err
+		}
+		packet := make([]byte, 1500)
+		for {
+			raw.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+			n, _, err := raw.ReadFrom(packet)
+			if err != nil {
+				return err
+			}
+			if n >= 12 && binary.BigEndian.Uint16(packet[2:]) == port {
+				return nil
+			}
+		}
+	}
+	for _, port := range []uint16{7, 8} {
+		nettest.Eventually(t, fmt.Sprintf("SCTP arrives at port %d", port), func() error { return arrives(port) })
+	}
+	m.policy(`{metadata: {namespace: x, name: one}, spec: {podSelector: {matchLabels: {app: a}}, ingress: [{ports: [{protocol: SCTP, port: 7}]}]}}`)
+	nettest.Eventually(t, "SCTP does not arrive at port 8", func() error {
+		if arrives(8) == nil {
+			return errors.New("it does")
+		}
+		return nil
+	})
+	nettest.Eventually(t, "SCTP arrives at port 7", func() error { return arrives(7) })
+	m.cut(b.netns, a) // by TCP
+}
+
+// sctpInit is the first packet of an association, RFC 9260.
+func sctpInit(port uint16) []byte {
+	p := make([]byte, 32)
+	binary.BigEndian.PutUint16(p, uint16(20000+rand.IntN(20000)))
+	binary.BigEndian.PutUint16(p[2:], port)
+	p[12], p[15] = 1, 20 // chunk INIT and its length
+	binary.BigEndian.PutUint32(p[16:], rand.Uint32()|1)
+	binary.BigEndian.PutUint32(p[20:], 65536)
+	p[25], p[27] = 1, 1 // streams out and in
+	binary.BigEndian.PutUint32(p[28:], 1)
+	binary.LittleEndian.PutUint32(p[8:], crc32.Checksum(p, crc32.MakeTable(crc32.Castagnoli)))
+	return p
 }

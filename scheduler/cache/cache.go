@@ -80,9 +80,23 @@ func (c *Cache) SetPod(p *framework.PodInfo) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if old := c.pods[p.Pod.UID]; old != nil {
+		if alike(old.PodInfo, p) {
+			c.nodes[p.Pod.Spec.NodeName].ReplacePod(p)
+			old.PodInfo, old.assumed = p, false
+			return
+		}
 		c.remove(old)
 	}
 	c.place(p, false)
+}
+
+// alike says whether decisions about other pods are the same with either version of a pod. So it is when an assumed pod is confirmed, and when the
+// kubelet reports that it runs well: snapshots may keep the earlier version.
+func alike(a, b *framework.PodInfo) bool {
+	x, y := a.Pod, b.Pod
+	return x.Spec.NodeName == y.Spec.NodeName && x.Generation == y.Generation && maps.Equal(x.Labels, y.Labels) &&
+		x.DeletionTimestamp.Equal(y.DeletionTimestamp) && x.Status.StartTime.Equal(y.Status.StartTime) &&
+		a.Request.Equal(&b.Request) && a.NonZero.Equal(&b.NonZero)
 }
 
 // RemovePod forgets a pod that is gone or has finished, whatever it was.
@@ -197,15 +211,15 @@ func (c *Cache) UpdateSnapshot(s *framework.Snapshot) {
 	if len(c.dirty) == 0 && !c.relist {
 		return
 	}
-	reindex := c.relist
 	for name := range c.dirty {
-		reindex = c.copyNode(s, name) || reindex
+		if n := c.nodes[name]; n == nil || n.Node == nil {
+			delete(s.ByName, name)
+		} else {
+			s.SetNode(n.Clone())
+		}
 	}
 	if c.relist {
-		s.Nodes = c.interleaveZones(s)
-	}
-	if reindex {
-		s.IndexAffinity()
+		s.SetOrder(c.interleaveZones(s))
 	}
 	clear(c.dirty)
 	c.relist = false
@@ -231,26 +245,8 @@ func (c *Cache) Snapshot() *framework.Snapshot {
 	for _, name := range c.order {
 		s.ByName[name] = c.nodes[name].Clone()
 	}
-	s.Nodes = c.interleaveZones(s)
-	s.IndexAffinity()
+	s.SetOrder(c.interleaveZones(s))
 	return s
-}
-
-// copyNode copies one node, in place, and says whether its place in the affinity lists changed.
-func (c *Cache) copyNode(s *framework.Snapshot, name string) bool {
-	n, old := c.nodes[name], s.ByName[name]
-	if n == nil || n.Node == nil {
-		delete(s.ByName, name)
-		return old != nil
-	}
-	if old == nil {
-		s.ByName[name] = n.Clone()
-		return true
-	}
-	moved := (len(old.PodsWithAffinity) > 0) != (len(n.PodsWithAffinity) > 0) ||
-		(len(old.PodsWithRequiredAntiAffinity) > 0) != (len(n.PodsWithRequiredAntiAffinity) > 0)
-	*old = *n.Clone()
-	return moved
 }
 
 // interleaveZones lists the nodes, one of each zone in turn.

@@ -90,3 +90,26 @@ func TestZonesTakeTurns(t *testing.T) {
 		t.Errorf("zones come as %s, want abcaa", got)
 	}
 }
+
+// A snapshot is not made anew for what matters to no decision; the cache has the latest version all the same.
+func TestConfirmedPod(t *testing.T) {
+	c, snapshot := New(), framework.NewSnapshot()
+	c.SetNode(node("n", ""))
+	if err := c.Assume(podOn("p", "n")); err != nil {
+		t.Fatal(err)
+	}
+	c.UpdateSnapshot(snapshot)
+	confirmed := podOn("p", "n")
+	confirmed.Pod.ResourceVersion = "2"
+	c.SetPod(confirmed)
+	if len(c.dirty) > 0 || c.IsAssumed(confirmed.Pod) || c.nodes["n"].Pods[0] != confirmed {
+		t.Errorf("after the confirmation %v are dirty, assumed is %t, the pod is %v", c.dirty, c.IsAssumed(confirmed.Pod), c.nodes["n"].Pods[0].Pod)
+	}
+	labelled := podOn("p", "n")
+	labelled.Pod.Labels = map[string]string{"a": "b"}
+	c.SetPod(labelled)
+	c.UpdateSnapshot(snapshot)
+	if got := snapshot.Nodes[0].Pods; len(got) != 1 || got[0] != labelled {
+		t.Errorf("after a change of labels the node has %v", got)
+	}
+}

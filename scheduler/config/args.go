@@ -25,8 +25,10 @@ import (
 // constructor makes a plugin.
 type constructor = func(*framework.Handle) (framework.Plugin, error)
 
-// withArgs returns the constructor of a plugin with arguments.
-func withArgs(name string, raw []byte) (constructor, error) {
+const fitName = "NodeResourcesFit"
+
+// withArgs returns the constructor of a plugin with arguments. ignored are resources that are none of NodeResourcesFit's business.
+func withArgs(name string, raw []byte, ignored sets.Set[string]) (constructor, error) {
 	switch name {
 	case "DefaultPreemption":
 		return read(raw, preemption)
@@ -42,8 +44,8 @@ func withArgs(name string, raw []byte) (constructor, error) {
 		return read(raw, func(a *configv1.NodeResourcesBalancedAllocationArgs) (constructor, error) {
 			return noderesources.NewBalanced(resources(a.Resources)), nil
 		})
-	case "NodeResourcesFit":
-		return read(raw, fit)
+	case fitName:
+		return read(raw, func(a *configv1.NodeResourcesFitArgs) (constructor, error) { return fit(a, ignored) })
 	case "PodTopologySpread":
 		return read(raw, topologySpread)
 	case "VolumeBinding":
@@ -79,8 +81,11 @@ func devices(a *configv1.DynamicResourcesArgs) (constructor, error) {
 	if a.FilterTimeout != nil {
 		args.FilterTimeout = a.FilterTimeout.Duration
 	}
-	if args.FilterTimeout < 0 {
-		return nil, fmt.Errorf("filterTimeout must not be negative")
+	if a.BindingTimeout != nil {
+		args.BindingTimeout = a.BindingTimeout.Duration
+	}
+	if args.FilterTimeout < 0 || args.BindingTimeout < 0 {
+		return nil, fmt.Errorf("filterTimeout and bindingTimeout must not be negative")
 	}
 	return dynamicresources.New(args), nil
 }
@@ -104,8 +109,8 @@ func resources(from []configv1.ResourceSpec) []noderesources.Weighted {
 	return list
 }
 
-func fit(a *configv1.NodeResourcesFitArgs) (constructor, error) {
-	args := noderesources.FitArgs{IgnoredResources: sets.New(a.IgnoredResources...), IgnoredGroups: sets.New(a.IgnoredResourceGroups...)}
+func fit(a *configv1.NodeResourcesFitArgs, ignored sets.Set[string]) (constructor, error) {
+	args := noderesources.FitArgs{IgnoredResources: ignored.Union(sets.New(a.IgnoredResources...)), IgnoredGroups: sets.New(a.IgnoredResourceGroups...)}
 	if s := a.ScoringStrategy; s != nil {
 		args.Strategy, args.Resources = noderesources.Strategy(s.Type), resources(s.Resources)
 		if s.RequestedToCapacityRatio != nil {

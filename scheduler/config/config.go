@@ -4,7 +4,7 @@
 //
 // Profiles, plugins at all of their extension points or at single ones, weights and arguments mean what they mean upstream. The order
 // of plugins at one extension point is that of multiPoint. What is about a process of its own (leaderElection, clientConnection,
-// parallelism) is accepted and without effect; extenders are refused.
+// parallelism) is accepted and without effect.
 //
 // Reference: https://kubernetes.io/docs/reference/config-api/kube-scheduler-config.v1/
 package config
@@ -15,13 +15,16 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 	configv1 "k8s.io/kube-scheduler/config/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
 
 	"github.com/skiff-k8s/skiff/scheduler"
+	"github.com/skiff-k8s/skiff/scheduler/extender"
 	"github.com/skiff-k8s/skiff/scheduler/framework"
 	"github.com/skiff-k8s/skiff/scheduler/plugins"
+	"github.com/skiff-k8s/skiff/scheduler/plugins/noderesources"
 )
 
 // Load reads a configuration. more are plugins besides Skiff's that it may name.
@@ -39,15 +42,29 @@ func Load(data []byte, more ...plugins.Entry) (scheduler.Config, error) {
 		MaxBackoff:               time.Duration(ptr.Deref(file.PodMaxBackoffSeconds, 10)) * time.Second,
 	}
 	switch {
-	case len(file.Extenders) > 0:
-		return c, fmt.Errorf("the scheduler's configuration: extenders are not supported (write a plugin in Go instead)")
 	case c.InitialBackoff <= 0 || c.MaxBackoff < c.InitialBackoff:
 		return c, fmt.Errorf("the scheduler's configuration: podInitialBackoffSeconds must be positive and not more than podMaxBackoffSeconds")
 	case !isPercentage(c.PercentageOfNodesToScore):
 		return c, fmt.Errorf("the scheduler's configuration: percentageOfNodesToScore must be from 0 to 100")
 	}
+	ignored := sets.New[string]() // resources that extenders look after, and not NodeResourcesFit
+	for _, from := range file.Extenders {
+		e, err := extender.New(from)
+		if err != nil {
+			return c, fmt.Errorf("the scheduler's configuration: %w", err)
+		}
+		c.Extenders = append(c.Extenders, e)
+		for _, r := range from.ManagedResources {
+			if r.IgnoredByScheduler {
+				ignored.Insert(r.Name)
+			}
+		}
+	}
+	if ignored.Len() > 0 && len(file.Profiles) == 0 {
+		file.Profiles = make([]configv1.KubeSchedulerProfile, 1)
+	}
 	for i := range file.Profiles {
-		p, err := profile(&file.Profiles[i], more)
+		p, err := profile(&file.Profiles[i], ignored, more)
 		if err != nil {
 			return c, fmt.Errorf("the scheduler's configuration: profile %q: %w", p.SchedulerName, err)
 		}
@@ -58,7 +75,7 @@ func Load(data []byte, more ...plugins.Entry) (scheduler.Config, error) {
 
 func isPercentage(n int32) bool { return n >= 0 && n <= 100 }
 
-func profile(from *configv1.KubeSchedulerProfile, more []plugins.Entry) (scheduler.Profile, error) {
+func profile(from *configv1.KubeSchedulerProfile, ignored sets.Set[string], more []plugins.Entry) (scheduler.Profile, error) {
 	p := scheduler.Profile{
 		SchedulerName:            ptr.Deref(from.SchedulerName, v1.DefaultSchedulerName),
 		PercentageOfNodesToScore: ptr.Deref(from.PercentageOfNodesToScore, 0),
@@ -70,13 +87,18 @@ func profile(from *configv1.KubeSchedulerProfile, more []plugins.Entry) (schedul
 	for _, e := range append(plugins.Default(), more...) {
 		known[e.Name] = e
 	}
+	if ignored.Len() > 0 {
+		e := known[fitName]
+		e.New = noderesources.NewFit(noderesources.FitArgs{IgnoredResources: ignored})
+		known[fitName] = e
+	}
 	for i := range from.PluginConfig {
 		a := &from.PluginConfig[i]
 		e, ok := known[a.Name]
 		if !ok {
 			return p, fmt.Errorf("pluginConfig: there is no plugin %q", a.Name)
 		}
-		build, err := withArgs(a.Name, a.Args.Raw)
+		build, err := withArgs(a.Name, a.Args.Raw, ignored)
 		if err != nil {
 			return p, fmt.Errorf("pluginConfig of %s: %w", a.Name, err)
 		}

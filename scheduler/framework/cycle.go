@@ -135,11 +135,15 @@ type Nominator interface {
 	NominatedPods(nodeName string) []*PodInfo
 }
 
-// Cycle is one attempt to place one pod. It is used by one goroutine at a time.
+// Cycle is one attempt to place one pod. It is used by one goroutine at a time, but for Filter.
 type Cycle struct {
 	Profile  *Profile
 	Pod      *PodInfo
 	Snapshot *Snapshot
+	// Asked, if not nil, is told how long each plugin took.
+	Asked func(plugin string, point string, status *Status, took time.Duration)
+	// Evaluated, if not nil, is told how often plugins were asked at PreFilter, Filter, PreScore and Score.
+	Evaluated func(plugin string, point string, times int)
 
 	nominator   Nominator
 	states      []State // by position in Profile.Plugins
@@ -159,10 +163,44 @@ func NewCycle(profile *Profile, pod *PodInfo, view *Snapshot, nominator Nominato
 	}
 }
 
+// begin is the time before a plugin is asked, if somebody wants to know.
+func (c *Cycle) begin() (t time.Time) {
+	if c.Asked != nil {
+		t = time.Now()
+	}
+	return t
+}
+
+func (c *Cycle) ended(began time.Time, p Plugin, point string, status *Status) {
+	if c.Asked != nil {
+		c.Asked(p.Name(), point, status, time.Since(began))
+	}
+}
+
+func (c *Cycle) evaluated(p Plugin, point string, times int) {
+	if c.Evaluated != nil && times > 0 {
+		c.Evaluated(p.Name(), point, times)
+	}
+}
+
+// Filtered tells Evaluated of so many nodes that Filter was asked about, of which plugins rejected so many.
+func (c *Cycle) Filtered(nodes int, rejected map[string]int) {
+	for i := range c.Profile.filters {
+		f := &c.Profile.filters[i]
+		if !c.skipFilter[f.pos] {
+			c.evaluated(f.plugin, "Filter", nodes)
+			nodes -= rejected[f.plugin.Name()]
+		}
+	}
+}
+
 // PreFilter asks all plugins. It returns the nodes to look at, nil for all, and which plugins narrowed them down.
 func (c *Cycle) PreFilter(ctx context.Context) (names sets.Set[string], by sets.Set[string], plugin string, status *Status) {
 	for _, f := range c.Profile.preFilters {
+		began := c.begin()
 		state, nodes, s := f.plugin.PreFilter(ctx, c.Pod, c.Snapshot)
+		c.ended(began, f.plugin, "PreFilter", s)
+		c.evaluated(f.plugin, "PreFilter", 1)
 		if s.IsSkip() {
 			c.skipFilter[f.pos] = true
 			continue
@@ -215,7 +253,10 @@ func (c *Cycle) filter(node *NodeInfo) (plugin string, status *Status) {
 		if c.skipFilter[f.pos] {
 			continue
 		}
-		if s := f.plugin.Filter(c.states[f.pos], c.Pod, node); s != nil {
+		began := c.begin()
+		s := f.plugin.Filter(c.states[f.pos], c.Pod, node)
+		c.ended(began, f.plugin, "Filter", s)
+		if s != nil {
 			return f.plugin.Name(), s
 		}
 	}
@@ -283,7 +324,9 @@ func (c *Cycle) PostFilter(ctx context.Context, d *Diagnosis) (*Nomination, *Sta
 	var reasons []string
 	code := Unschedulable
 	for _, p := range c.Profile.post {
+		began := c.begin()
 		n, s := p.PostFilter(ctx, c, d)
+		c.ended(began, p, "PostFilter", s)
 		if s.IsSuccess() || s.Code() == Error {
 			return n, s
 		}
@@ -295,10 +338,23 @@ func (c *Cycle) PostFilter(ctx context.Context, d *Diagnosis) (*Nomination, *Sta
 	return nomination, NewStatus(code, reasons...)
 }
 
+// Plan says what the first plugin that knows how to make room would do.
+func (c *Cycle) Plan(ctx context.Context, d *Diagnosis) (*Victims, *Status) {
+	for _, p := range c.Profile.post {
+		if planner, ok := p.(Planner); ok {
+			return planner.Plan(ctx, c, d)
+		}
+	}
+	return nil, nil
+}
+
 // Score rates nodes: the weighted sum of all plugins' scores, in the order of nodes.
 func (c *Cycle) Score(ctx context.Context, nodes []*NodeInfo) ([]int64, error) {
 	for _, p := range c.Profile.preScores {
+		began := c.begin()
 		state, s := p.plugin.PreScore(ctx, c.Pod, c.Snapshot, nodes)
+		c.ended(began, p.plugin, "PreScore", s)
+		c.evaluated(p.plugin, "PreScore", 1)
 		if s.IsSkip() {
 			c.skipScore[p.pos] = true
 			continue
@@ -315,9 +371,12 @@ func (c *Cycle) Score(ctx context.Context, nodes []*NodeInfo) ([]int64, error) {
 		if skip {
 			continue
 		}
+		began := c.begin()
 		for j, node := range nodes {
 			scores[j] = s.plugin.Score(state, c.Pod, node)
 		}
+		c.ended(began, s.plugin, "Score", nil)
+		c.evaluated(s.plugin, "Score", len(nodes))
 		if n, ok := s.plugin.(Normalizer); ok {
 			n.Normalize(state, nodes, scores)
 		}
@@ -347,7 +406,10 @@ func (c *Cycle) State(p Plugin) State {
 // Reserve books the node with all plugins, or with none.
 func (c *Cycle) Reserve(ctx context.Context, pod *v1.Pod, nodeName string) (plugin string, status *Status) {
 	for _, r := range c.Profile.reservers {
-		if s := r.plugin.Reserve(ctx, c.states[r.pos], pod, nodeName); !s.IsSuccess() {
+		began := c.begin()
+		s := r.plugin.Reserve(ctx, c.states[r.pos], pod, nodeName)
+		c.ended(began, r.plugin, "Reserve", s)
+		if !s.IsSuccess() {
 			c.Unreserve(ctx, pod, nodeName)
 			return r.plugin.Name(), s
 		}
@@ -378,7 +440,9 @@ func (c *Cycle) Permit(ctx context.Context, pod *v1.Pod, nodeName string) (plugi
 			default: // the first word counts
 			}
 		}
+		began := c.begin()
 		s, timeout := p.plugin.Permit(ctx, c.states[p.pos], pod, nodeName, allow)
+		c.ended(began, p.plugin, "Permit", s)
 		switch {
 		case s.Code() == Wait:
 			all = append(all, waiting{p.plugin.Name(), done, time.After(timeout)})
@@ -412,7 +476,10 @@ func (c *Cycle) PreBind(ctx context.Context, pod *v1.Pod, nodeName string) (plug
 		if c.skipFilter[p.pos] {
 			continue
 		}
-		if s := p.plugin.PreBind(ctx, c.states[p.pos], pod, nodeName); !s.IsSuccess() {
+		began := c.begin()
+		s := p.plugin.PreBind(ctx, c.states[p.pos], pod, nodeName)
+		c.ended(began, p.plugin, "PreBind", s)
+		if !s.IsSuccess() {
 			return p.plugin.Name(), s
 		}
 	}
@@ -422,7 +489,10 @@ func (c *Cycle) PreBind(ctx context.Context, pod *v1.Pod, nodeName string) (plug
 // Bind lets the first willing plugin bind the pod.
 func (c *Cycle) Bind(ctx context.Context, pod *v1.Pod, nodeName string) *Status {
 	for _, b := range c.Profile.binders {
-		if s := b.Bind(ctx, pod, nodeName); !s.IsSkip() {
+		began := c.begin()
+		s := b.Bind(ctx, pod, nodeName)
+		c.ended(began, b, "Bind", s)
+		if !s.IsSkip() {
 			return s
 		}
 	}
@@ -432,7 +502,9 @@ func (c *Cycle) Bind(ctx context.Context, pod *v1.Pod, nodeName string) *Status 
 // PostBind tells plugins that the pod is bound.
 func (c *Cycle) PostBind(ctx context.Context, pod *v1.Pod, nodeName string) {
 	for _, p := range c.Profile.postBinds {
+		began := c.begin()
 		p.plugin.PostBind(ctx, c.states[p.pos], pod, nodeName)
+		c.ended(began, p.plugin, "PostBind", nil)
 	}
 }
 

@@ -2,7 +2,11 @@
 
 package framework
 
-import v1 "k8s.io/api/core/v1"
+import (
+	"math/bits"
+
+	v1 "k8s.io/api/core/v1"
+)
 
 // Kind is a kind of object whose changes may make a rejected pod schedulable.
 type Kind string
@@ -39,6 +43,7 @@ const (
 	UpdateNodeLabel
 	UpdateNodeTaint
 	UpdateNodeUnschedulable
+	UpdateNodeDeclaredFeature
 	UpdatePodLabel
 	UpdatePodScaleDown
 	UpdatePodTolerations
@@ -46,10 +51,22 @@ const (
 	UpdatePodGeneratedClaim
 	UpdateOther
 
-	Update = UpdateNodeAllocatable | UpdateNodeLabel | UpdateNodeTaint | UpdateNodeUnschedulable |
+	Update = UpdateNodeAllocatable | UpdateNodeLabel | UpdateNodeTaint | UpdateNodeUnschedulable | UpdateNodeDeclaredFeature |
 		UpdatePodLabel | UpdatePodScaleDown | UpdatePodTolerations | UpdatePodGates | UpdatePodGeneratedClaim | UpdateOther
 	Any = Add | Delete | Update
 )
+
+// String names an action as metrics do; of several updates the first.
+func (a Action) String() string {
+	names := [...]string{
+		"Add", "Delete", "UpdateNodeAllocatable", "UpdateNodeLabel", "UpdateNodeTaint", "UpdateNodeUnschedulable", "UpdateNodeDeclaredFeature",
+		"UpdatePodLabel", "UpdatePodScaleDown", "UpdatePodToleration", "UpdatePodSchedulingGatesEliminated", "UpdatePodGeneratedResourceClaim", "Update",
+	}
+	return names[min(bits.TrailingZeros(uint(a)), len(names)-1)]
+}
+
+// Label names an event as metrics do.
+func (e *Event) Label() string { return string(e.Kind) + e.Action.String() }
 
 // Event is a change in the cluster. Old is nil when added, New when deleted.
 type Event struct {

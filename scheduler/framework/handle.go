@@ -5,6 +5,7 @@ package framework
 import (
 	"context"
 
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -28,10 +29,19 @@ type Handle struct {
 	Recheck func(pod types.UID)
 	// Nominator knows the nominated pods.
 	Nominator Nominator
+	// Preempt lets others than plugins choose whom to preempt, among nodes by name; nil if there is nobody.
+	Preempt func(ctx context.Context, pod *v1.Pod, choice map[string]*Victims) (map[string]*Victims, error)
 	// Shared returns the value that the plugins of one name have in common in all profiles, made on first use.
 	Shared func(name string, make func() any) any
 	// Go runs work that outlives the cycle; the scheduler waits for it before it ends.
 	Go func(work func())
+}
+
+// Victims are the pods of a node that would have to go to make room for another, the most important first.
+type Victims struct {
+	Node       *NodeInfo
+	Pods       []*v1.Pod
+	Violations int // of PodDisruptionBudgets
 }
 
 // Kinds that plugins read and that have no events for hints.

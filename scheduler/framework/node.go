@@ -16,9 +16,8 @@ import (
 type NodeInfo struct {
 	Node *v1.Node // nil while only pods of the node are known
 
-	Pods                         []*PodInfo
-	PodsWithAffinity             []*PodInfo // subset of Pods
-	PodsWithRequiredAntiAffinity []*PodInfo // subset of PodsWithAffinity
+	Pods             []*PodInfo
+	PodsWithAffinity []*PodInfo // subset of Pods
 
 	Requested   Resource // sum of the pods' Request
 	NonZero     Resource // sum of the pods' NonZero
@@ -27,6 +26,9 @@ type NodeInfo struct {
 	UsedPorts HostPorts
 	Images    map[string]*ImageState // by image name; shared, not changed
 	PVCUsers  map[types.NamespacedName]int
+
+	position int    // in Snapshot.Nodes
+	version  uint64 // the snapshot's, when it changed
 }
 
 // ImageState is what image locality knows of an image.
@@ -34,6 +36,9 @@ type ImageState struct {
 	Size  int64
 	Nodes atomic.Int64 // how many nodes have it; the cache counts while a cycle reads
 }
+
+// Position of the node in Snapshot.Nodes.
+func (n *NodeInfo) Position() int { return n.position }
 
 // SetNode takes over what the Node object says.
 func (n *NodeInfo) SetNode(node *v1.Node) {
@@ -47,9 +52,6 @@ func (n *NodeInfo) AddPod(p *PodInfo) {
 	if p.HasAffinity() {
 		n.PodsWithAffinity = append(n.PodsWithAffinity, p)
 	}
-	if len(p.RequiredAntiAffinity) > 0 {
-		n.PodsWithRequiredAntiAffinity = append(n.PodsWithRequiredAntiAffinity, p)
-	}
 	n.count(p, 1)
 }
 
@@ -60,9 +62,28 @@ func (n *NodeInfo) RemovePod(pod *v1.Pod) bool {
 		return false
 	}
 	removeUID(&n.PodsWithAffinity, pod.UID)
-	removeUID(&n.PodsWithRequiredAntiAffinity, pod.UID)
 	n.count(p, -1)
 	return true
+}
+
+// ReplacePod takes over another version of a pod that is there and counts the same.
+func (n *NodeInfo) ReplacePod(p *PodInfo) {
+	for _, list := range [][]*PodInfo{n.Pods, n.PodsWithAffinity} {
+		for i := range list {
+			if list[i].Pod.UID == p.Pod.UID {
+				list[i] = p
+			}
+		}
+	}
+}
+
+// PodByUID returns a pod of the node, nil if there is none.
+func (n *NodeInfo) PodByUID(uid types.UID) *v1.Pod {
+	i := slices.IndexFunc(n.Pods, func(p *PodInfo) bool { return p.Pod.UID == uid })
+	if i < 0 {
+		return nil
+	}
+	return n.Pods[i].Pod
 }
 
 func (n *NodeInfo) count(p *PodInfo, sign int) {
@@ -105,7 +126,6 @@ func (n *NodeInfo) Clone() *NodeInfo {
 	c := *n
 	c.Pods = slices.Clone(n.Pods)
 	c.PodsWithAffinity = slices.Clone(n.PodsWithAffinity)
-	c.PodsWithRequiredAntiAffinity = slices.Clone(n.PodsWithRequiredAntiAffinity)
 	c.Requested = n.Requested.clone()
 	c.NonZero = n.NonZero.clone()
 	c.UsedPorts = maps.Clone(n.UsedPorts)

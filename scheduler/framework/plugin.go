@@ -86,7 +86,8 @@ type Tracker interface {
 	PodRemoved(state State, pod, removed *PodInfo, node *NodeInfo)
 }
 
-// Filter says whether the pod could run on the node. It is asked for each node: it should not allocate.
+// Filter says whether the pod could run on the node. It is asked for each node, for several at the same time: it should not
+// allocate.
 type Filter interface {
 	Plugin
 	Filter(state State, pod *PodInfo, node *NodeInfo) *Status
@@ -97,6 +98,13 @@ type Filter interface {
 type PostFilter interface {
 	Plugin
 	PostFilter(ctx context.Context, cycle *Cycle, diagnosis *Diagnosis) (nomination *Nomination, status *Status)
+}
+
+// Planner is a PostFilter that can also say what it would do, without doing it: whom to preempt. nil Victims mean that nothing would help,
+// for the reason of the status.
+type Planner interface {
+	PostFilter
+	Plan(ctx context.Context, cycle *Cycle, diagnosis *Diagnosis) (*Victims, *Status)
 }
 
 // Nomination names the node that a pod is expected to run on; "" withdraws an earlier one.

@@ -4,6 +4,7 @@ package framework
 
 import (
 	"fmt"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -85,6 +86,7 @@ func hostPorts(pod *v1.Pod) []v1.ContainerPort {
 
 // AffinityTerm is a parsed v1.PodAffinityTerm.
 type AffinityTerm struct {
+	ID                string // the same for terms that say the same
 	Namespaces        sets.Set[string]
 	NamespaceSelector labels.Selector
 	Selector          labels.Selector
@@ -166,8 +168,20 @@ func (p *PodInfo) parseTerm(term *v1.PodAffinityTerm) (AffinityTerm, bool) {
 	if len(term.Namespaces) == 0 && term.NamespaceSelector == nil {
 		t.Namespaces = sets.New(p.Pod.Namespace)
 	}
+	t.ID = strings.Join([]string{t.TopologyKey, SelectorID(selector), SelectorID(nsSelector), NamesID(t.Namespaces)}, "\n")
 	return t, true
 }
+
+// SelectorID tells selectors apart.
+func SelectorID(selector labels.Selector) string {
+	if _, selectable := selector.Requirements(); !selectable {
+		return "-"
+	}
+	return selector.String()
+}
+
+// NamesID tells sets of names apart.
+func NamesID(names sets.Set[string]) string { return strings.Join(sets.List(names), ",") }
 
 // SelectValuesOf narrows a selector to pods that have (or lack) the same values as podLabels under keys.
 func SelectValuesOf(selector labels.Selector, podLabels map[string]string, keys []string, same bool) labels.Selector {

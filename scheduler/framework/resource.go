@@ -58,6 +58,12 @@ func (r *Resource) Add(other *Resource, sign int64) {
 	}
 }
 
+// Equal says whether all amounts are the same.
+func (r *Resource) Equal(other *Resource) bool {
+	return r.MilliCPU == other.MilliCPU && r.Memory == other.Memory && r.EphemeralStorage == other.EphemeralStorage &&
+		r.AllowedPods == other.AllowedPods && maps.Equal(r.Scalar, other.Scalar)
+}
+
 // Get returns the amount of one resource.
 func (r *Resource) Get(name v1.ResourceName) int64 {
 	switch name {
@@ -90,7 +96,7 @@ func isScalar(name v1.ResourceName) bool {
 	s := string(name)
 	return strings.HasPrefix(s, v1.ResourceHugePagesPrefix) ||
 		strings.HasPrefix(s, v1.ResourceAttachableVolumesPrefix) ||
-		strings.HasPrefix(s, v1.ResourceDefaultNamespacePrefix) ||
+		strings.Contains(s, v1.ResourceDefaultNamespacePrefix) ||
 		IsExtendedResource(name)
 }
 

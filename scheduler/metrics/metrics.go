@@ -20,6 +20,9 @@ type Set struct {
 	PodDuration       *metrics.HistogramVec // by attempts: from the queue to the node
 	PodAttempts       *metrics.Histogram
 	PointDuration     *metrics.HistogramVec // by extension point, status and profile
+	PluginDuration    *metrics.HistogramVec // by plugin, extension point and status
+	Evaluations       *metrics.CounterVec   // by plugin, extension point and profile
+	Incoming          *metrics.CounterVec   // by queue and event
 	PermitWait        *metrics.HistogramVec // by result
 	Goroutines        *metrics.GaugeVec     // by operation
 	Victims           *metrics.Histogram
@@ -72,6 +75,18 @@ func New(state func() State) *Set {
 			Subsystem: subsystem, Name: "framework_extension_point_duration_seconds", StabilityLevel: metrics.STABLE,
 			Help: "How long all plugins together took at an extension point.", Buckets: metrics.ExponentialBuckets(0.0001, 2, 12),
 		}, []string{"extension_point", "status", "profile"}),
+		PluginDuration: metrics.NewHistogramVec(&metrics.HistogramOpts{
+			Subsystem: subsystem, Name: "plugin_execution_duration_seconds", StabilityLevel: metrics.BETA,
+			Help: "How long a plugin took, by extension point; of one in a hundred attempts.", Buckets: metrics.ExponentialBuckets(0.00001, 1.5, 20),
+		}, []string{"plugin", "extension_point", "status"}),
+		Evaluations: metrics.NewCounterVec(&metrics.CounterOpts{
+			Subsystem: subsystem, Name: "plugin_evaluation_total", StabilityLevel: metrics.BETA,
+			Help: "How often a plugin was asked, at PreFilter, Filter, PreScore and Score.",
+		}, []string{"plugin", "extension_point", "profile"}),
+		Incoming: metrics.NewCounterVec(&metrics.CounterOpts{
+			Subsystem: subsystem, Name: "queue_incoming_pods_total", StabilityLevel: metrics.STABLE,
+			Help: "How many pods came into each of the queues, by what had them do so.",
+		}, []string{"queue", "event"}),
 		PermitWait: metrics.NewHistogramVec(&metrics.HistogramOpts{
 			Subsystem: subsystem, Name: "permit_wait_duration_seconds", StabilityLevel: metrics.BETA,
 			Help: "How long pods waited for leave to be bound.", Buckets: metrics.ExponentialBuckets(0.001, 2, 15),
@@ -126,7 +141,7 @@ type Registry interface {
 func (s *Set) Register(r Registry) error {
 	for _, m := range []metrics.Registerable{
 		s.Attempts, s.AttemptDuration, s.AlgorithmDuration, s.PodDuration, s.PodAttempts, s.PointDuration,
-		s.PermitWait, s.Goroutines, s.Victims, s.Preemptions,
+		s.PluginDuration, s.Evaluations, s.Incoming, s.PermitWait, s.Goroutines, s.Victims, s.Preemptions,
 	} {
 		if err := r.Register(m); err != nil {
 			return err

@@ -12,6 +12,7 @@ import (
 	"github.com/skiff-k8s/skiff/scheduler/plugins/imagelocality"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/interpodaffinity"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/nodeaffinity"
+	"github.com/skiff-k8s/skiff/scheduler/plugins/nodedeclaredfeatures"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/nodename"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/nodeports"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/noderesources"
@@ -53,6 +54,7 @@ func Default() []Entry {
 		{Name: "PodTopologySpread", New: podtopologyspread.New(podtopologyspread.Args{}), Weight: 2},
 		{Name: "InterPodAffinity", New: interpodaffinity.New(interpodaffinity.Args{}), Weight: 2},
 		{Name: "DynamicResources", New: dynamicresources.New(dynamicresources.Args{}), Weight: 2},
+		{Name: "NodeDeclaredFeatures", New: nodedeclaredfeatures.New},
 		{Name: "DefaultPreemption", New: defaultpreemption.New(defaultpreemption.Args{})},
 		{Name: "NodeResourcesBalancedAllocation", New: noderesources.NewBalanced(nil), Weight: 1},
 		{Name: "ImageLocality", New: imagelocality.New, Weight: 1},

@@ -24,6 +24,7 @@ import (
 	"github.com/skiff-k8s/skiff/scheduler/plugins/imagelocality"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/interpodaffinity"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/nodeaffinity"
+	"github.com/skiff-k8s/skiff/scheduler/plugins/nodedeclaredfeatures"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/nodename"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/nodeports"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/noderesources"
@@ -167,6 +168,8 @@ func TestFilterReasons(t *testing.T) {
 	tainted.Node.Spec.Taints = []v1.Taint{{Key: "k", Value: "v", Effect: v1.TaintEffectNoExecute}}
 	cordoned := node("n")
 	cordoned.Node.Spec.Unschedulable = true
+	declaring := node("n")
+	declaring.Node.Status.DeclaredFeatures = []string{"RestartAllContainersOnContainerExits"}
 	limited := &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Spec: storagev1.CSINodeSpec{Drivers: []storagev1.CSINodeDriver{{
 		Name: "csi.example.com", Allocatable: &storagev1.VolumeNodeResources{Count: ptr.To[int32](1)},
 	}}}}
@@ -203,6 +206,8 @@ func TestFilterReasons(t *testing.T) {
 		{"extended resource", fit, nil, pod(func(p *v1.Pod) {
 			p.Spec.Containers[0].Resources.Requests = v1.ResourceList{"example.com/gpu": resource.MustParse("1")}
 		}), node("n"), "Insufficient example.com/gpu"},
+		{"undeclared feature", nodedeclaredfeatures.New, nil, pod(restartingAll), node("n"), "node(s) didn't match Pod's required features"},
+		{"declared feature", nodedeclaredfeatures.New, nil, pod(restartingAll), declaring, ""},
 		{"skew", podtopologyspread.New(podtopologyspread.Args{}), nil, pod(spreadOver("zone", v1.DoNotSchedule)), with(node("n", "zone=a"), pod(app("web"))), ""},
 		{"no domain", podtopologyspread.New(podtopologyspread.Args{}), nil, pod(spreadOver("zone", v1.DoNotSchedule)), node("n"), "node(s) didn't match pod topology spread constraints (missing required label)"},
 		{"affinity", interpodaffinity.New(interpodaffinity.Args{}), nil, pod(affine("zone", false)), node("n", "zone=a"), "node(s) didn't match pod affinity rules"},
@@ -226,6 +231,10 @@ func TestFilterReasons(t *testing.T) {
 			}
 		})
 	}
+}
+
+func restartingAll(p *v1.Pod) {
+	p.Spec.Containers[0].RestartPolicyRules = []v1.ContainerRestartRule{{Action: v1.ContainerRestartRuleActionRestartAllContainers}}
 }
 
 func ebs(p *v1.Pod) {

@@ -5,6 +5,7 @@ package queue
 import (
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -14,6 +15,7 @@ import (
 
 // Nominated knows which pending pods are expected on which node. It is safe for concurrent use.
 type Nominated struct {
+	pods   atomic.Int64 // len(node), for the usual case that there are none
 	mu     sync.RWMutex
 	byNode map[string][]*framework.PodInfo // a list is replaced, never changed: readers keep it
 	node   map[types.UID]string
@@ -26,6 +28,9 @@ func NewNominated() *Nominated {
 
 // NominatedPods implements framework.Nominator.
 func (n *Nominated) NominatedPods(nodeName string) []*framework.PodInfo {
+	if n.pods.Load() == 0 {
+		return nil
+	}
 	n.mu.RLock()
 	defer n.mu.RUnlock()
 	return n.byNode[nodeName]
@@ -40,6 +45,7 @@ func (n *Nominated) Set(p *framework.PodInfo, nodeName string) {
 		return
 	}
 	n.node[p.Pod.UID] = nodeName
+	n.pods.Store(int64(len(n.node)))
 	n.byNode[nodeName] = append(slices.Clip(n.byNode[nodeName]), p)
 }
 
@@ -69,6 +75,7 @@ func (n *Nominated) remove(uid types.UID) {
 		return
 	}
 	delete(n.node, uid)
+	n.pods.Store(int64(len(n.node)))
 	rest := slices.DeleteFunc(slices.Clone(n.byNode[nodeName]), func(p *framework.PodInfo) bool { return p.Pod.UID == uid })
 	if len(rest) == 0 {
 		delete(n.byNode, nodeName)

@@ -31,7 +31,19 @@ type Config struct {
 	MaxBackoff     time.Duration // 10 s
 	// MaxUnschedulable is how long a pod waits for an event before it is tried anyway: 5 min.
 	MaxUnschedulable time.Duration
+	// Incoming, if not nil, hears of each pod that enters a queue, and why.
+	Incoming func(queue, event string)
 }
+
+// What has pods enter a queue, besides events of the cluster.
+const (
+	podAdd          = "UnscheduledPodAdd"
+	podUpdate       = "UnscheduledPodUpdate"
+	attemptFailed   = "ScheduleAttemptFailure"
+	backoffComplete = "BackoffComplete"
+	waitedTooLong   = "UnschedulableTimeout"
+	forced          = "ForceActivate"
+)
 
 // flushEvery is how exact MaxUnschedulable is.
 const flushEvery = 30 * time.Second
@@ -110,7 +122,7 @@ func (q *Queue) Add(pod *v1.Pod) {
 	p := &framework.QueuedPod{PodInfo: framework.NewPodInfo(pod), Added: time.Now()}
 	p.Timestamp = p.Added
 	q.Nominated.Update(p.PodInfo, "")
-	q.activate(p)
+	q.activate(p, podAdd)
 }
 
 // Update takes over a changed pod, and has it tried again if the change may help.
@@ -129,7 +141,7 @@ func (q *Queue) Update(old, pod *v1.Pod, events []*framework.Event) {
 	if p == nil {
 		p = &framework.QueuedPod{PodInfo: info, Added: time.Now()}
 		p.Timestamp = p.Added
-		q.activate(p)
+		q.activate(p, podUpdate)
 		return
 	}
 	p.PodInfo = info
@@ -141,7 +153,7 @@ func (q *Queue) Update(old, pod *v1.Pod, events []*framework.Event) {
 		return
 	}
 	for _, event := range events {
-		if q.requeue(p, q.judge(p, event)) {
+		if q.requeue(p, q.judge(p, event), event.Label()) {
 			return
 		}
 	}
@@ -235,8 +247,8 @@ func (q *Queue) PutBack(p *framework.QueuedPod, pod *v1.Pod, failed bool) {
 	for _, event := range missed {
 		verdict = max(verdict, q.judge(p, event))
 	}
-	if !q.requeue(p, verdict) {
-		q.park(p)
+	if !q.requeue(p, verdict, attemptFailed) {
+		q.park(p, attemptFailed)
 	}
 }
 
@@ -255,8 +267,12 @@ func (q *Queue) Notify(event *framework.Event) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.remember(event)
+	if len(q.unschedulable) == 0 {
+		return
+	}
+	label := event.Label()
 	for _, p := range q.unschedulable {
-		q.requeue(p, q.judge(p, event))
+		q.requeue(p, q.judge(p, event), label)
 	}
 }
 
@@ -271,7 +287,7 @@ func (q *Queue) Recheck(uid types.UID) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if p := q.unschedulable[uid]; p != nil && p.Gate != "" {
-		q.requeue(p, now)
+		q.requeue(p, now, forced)
 	}
 }
 
@@ -311,35 +327,43 @@ func (q *Queue) judge(p *framework.QueuedPod, event *framework.Event) verdict {
 }
 
 // requeue moves a pod out of the unschedulable ones as the verdict says, and tells whether it did.
-func (q *Queue) requeue(p *framework.QueuedPod, v verdict) bool {
+func (q *Queue) requeue(p *framework.QueuedPod, v verdict, event string) bool {
 	switch {
 	case v == skip:
 		return false
 	case v == now || p.Gate != "" || !p.BackoffUntil.After(time.Now()):
-		q.activate(p)
+		q.activate(p, event)
 	default:
 		delete(q.unschedulable, p.Pod.UID)
-		q.delay(p)
+		q.delay(p, event)
 	}
 	return true
 }
 
 // activate makes a pod ready to be tried, unless a PreEnqueue plugin objects.
-func (q *Queue) activate(p *framework.QueuedPod) {
+func (q *Queue) activate(p *framework.QueuedPod, event string) {
 	gate, status := q.profile(p.Pod).PreEnqueue(p.Pod)
 	if status != nil {
 		p.Gate = gate
 		p.Rejectors, p.Waiting = sets.New(gate), nil
-		q.park(p)
+		q.park(p, event)
 		return
 	}
+	q.tell("active", event)
 	p.Gate = ""
 	delete(q.unschedulable, p.Pod.UID)
 	q.active.push(p)
 	q.ready.Signal()
 }
 
-func (q *Queue) delay(p *framework.QueuedPod) {
+func (q *Queue) tell(queue, event string) {
+	if q.config.Incoming != nil {
+		q.config.Incoming(queue, event)
+	}
+}
+
+func (q *Queue) delay(p *framework.QueuedPod, event string) {
+	q.tell("backoff", event)
 	if p.Errors > 0 {
 		q.errorBackoff.push(p)
 	} else {
@@ -349,7 +373,12 @@ func (q *Queue) delay(p *framework.QueuedPod) {
 	q.setTimer()
 }
 
-func (q *Queue) park(p *framework.QueuedPod) {
+func (q *Queue) park(p *framework.QueuedPod, event string) {
+	if p.Gate != "" {
+		q.tell("gated", event)
+	} else {
+		q.tell("unschedulable", event)
+	}
 	q.unschedulable[p.Pod.UID] = p
 	if q.flushTimer.IsZero() && p.Gate == "" {
 		q.flushTimer = time.Now().Add(flushEvery)
@@ -384,7 +413,7 @@ func (q *Queue) tick() {
 	t := time.Now()
 	for _, h := range []*podHeap{q.backoff, q.errorBackoff} {
 		for p := h.peek(); p != nil && !p.BackoffUntil.After(t); p = h.peek() {
-			q.activate(h.pop())
+			q.activate(h.pop(), backoffComplete)
 		}
 	}
 	if !q.flushTimer.IsZero() && !q.flushTimer.After(t) {
@@ -400,7 +429,7 @@ func (q *Queue) flush(t time.Time) {
 			continue
 		}
 		if t.Sub(p.Timestamp) >= q.config.MaxUnschedulable {
-			q.requeue(p, later)
+			q.requeue(p, later, waitedTooLong)
 		} else {
 			q.flushTimer = t.Add(flushEvery)
 		}

@@ -115,7 +115,7 @@ func TestBackoff(t *testing.T) {
 			}
 			q.Done(p.Pod.UID)
 			q.mu.Lock()
-			q.activate(p)
+			q.activate(p, podAdd)
 			q.mu.Unlock()
 		}
 	})

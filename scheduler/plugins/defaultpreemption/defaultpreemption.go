@@ -69,23 +69,61 @@ func (*plugin) Hints() []framework.Hint { return nil }
 
 // PostFilter nominates the pod to a node where deleting pods helps, and starts deleting them.
 func (p *plugin) PostFilter(ctx context.Context, cycle *framework.Cycle, d *framework.Diagnosis) (*framework.Nomination, *framework.Status) {
-	pod := cycle.Pod.Pod
 	if reason := mayNotPreempt(cycle, d); reason != "" {
 		return nil, framework.Reject("preemption: " + reason)
 	}
 	p.handle.Metrics.Preemptions.Inc()
+	best, status := p.plan(ctx, cycle, d)
+	switch {
+	case status.Code() == framework.Error:
+		return nil, status
+	case best == nil:
+		return &framework.Nomination{}, status
+	}
+	p.handle.Metrics.Victims.Observe(float64(len(best.Pods)))
+	p.evict(ctx, cycle.Pod.Pod, best)
+	return &framework.Nomination{NodeName: best.Node.Node.Name}, framework.NewStatus(framework.Success,
+		fmt.Sprintf("preemption: found a potential placement for pod on node %v, preempting %d victims", best.Node.Node.Name, len(best.Pods)))
+}
+
+// Plan implements framework.Planner.
+func (p *plugin) Plan(ctx context.Context, cycle *framework.Cycle, d *framework.Diagnosis) (*framework.Victims, *framework.Status) {
+	if reason := mayNotPreempt(cycle, d); reason != "" {
+		return nil, framework.Reject("preemption: " + reason)
+	}
+	return p.plan(ctx, cycle, d)
+}
+
+// plan picks the node where deleting pods hurts least; nil, with the reason, if it helps nowhere.
+func (p *plugin) plan(ctx context.Context, cycle *framework.Cycle, d *framework.Diagnosis) (*framework.Victims, *framework.Status) {
 	found, failed, err := p.findCandidates(ctx, cycle, d)
-	if err != nil {
+	if err == nil && p.handle.Preempt != nil && len(found) > 0 {
+		found, err = p.askOthers(ctx, cycle.Pod.Pod, found)
+	}
+	switch {
+	case err != nil:
 		return nil, framework.AsStatus(fmt.Errorf("preemption: %w", err))
+	case len(found) == 0:
+		return nil, framework.Reject("preemption: " + failed.Message())
 	}
-	if len(found) == 0 {
-		return &framework.Nomination{}, framework.Reject("preemption: " + failed.Message())
+	return pickOne(found).Victims, nil
+}
+
+// askOthers has extenders choose among candidates.
+func (p *plugin) askOthers(ctx context.Context, pod *v1.Pod, found []candidate) ([]candidate, error) {
+	choice := make(map[string]*framework.Victims, len(found))
+	for _, c := range found {
+		choice[c.Node.Node.Name] = c.Victims
 	}
-	best := pickOne(found)
-	p.handle.Metrics.Victims.Observe(float64(len(best.victims)))
-	p.evict(ctx, pod, best)
-	return &framework.Nomination{NodeName: best.node}, framework.NewStatus(framework.Success,
-		fmt.Sprintf("preemption: found a potential placement for pod on node %v, preempting %d victims", best.node, len(best.victims)))
+	left, err := p.handle.Preempt(ctx, pod, choice)
+	if err != nil {
+		return nil, err
+	}
+	found = nil
+	for _, victims := range left {
+		found = append(found, candidate{victims})
+	}
+	return found, nil
 }
 
 // mayNotPreempt says why the pod may not preempt others now; "" if it may.
@@ -121,7 +159,8 @@ func preempted(pod *v1.Pod) bool {
 }
 
 // evict deletes the victims in the background, and withdraws the nominations to the node that are less important.
-func (p *plugin) evict(ctx context.Context, pod *v1.Pod, c *candidate) {
+func (p *plugin) evict(ctx context.Context, pod *v1.Pod, v *framework.Victims) {
+	node := v.Node.Node.Name
 	p.setPreempting(pod.UID, true)
 	p.handle.Go(func() {
 		defer func() {
@@ -129,18 +168,18 @@ func (p *plugin) evict(ctx context.Context, pod *v1.Pod, c *candidate) {
 			p.handle.Recheck(pod.UID)
 		}()
 		logger := klog.FromContext(ctx)
-		for _, other := range p.handle.Nominator.NominatedPods(c.node) {
+		for _, other := range p.handle.Nominator.NominatedPods(node) {
 			if framework.Priority(other.Pod) < framework.Priority(pod) {
 				if err := p.withdrawNomination(ctx, other.Pod); err != nil {
-					logger.Error(err, "Clearing the nominated node", "pod", klog.KObj(other.Pod), "node", c.node)
+					logger.Error(err, "Clearing the nominated node", "pod", klog.KObj(other.Pod), "node", node)
 				}
 			}
 		}
-		for _, victim := range c.victims {
+		for _, victim := range v.Pods {
 			if victim.DeletionTimestamp != nil {
 				continue
 			}
-			if err := p.deleteVictim(ctx, pod, victim, c.node); err != nil {
+			if err := p.deleteVictim(ctx, pod, victim, node); err != nil {
 				logger.Error(err, "Preempting pod", "victim", klog.KObj(victim), "pod", klog.KObj(pod))
 				return // the pod's next attempt looks at everything anew
 			}

@@ -18,12 +18,8 @@ import (
 	"github.com/skiff-k8s/skiff/scheduler/framework"
 )
 
-// candidate is a node with the pods that would have to go, the most important first.
-type candidate struct {
-	node       string
-	victims    []*v1.Pod
-	violations int // of PodDisruptionBudgets
-}
+// candidate is a node where preemption helps.
+type candidate struct{ *framework.Victims }
 
 var (
 	notHelpful = framework.RejectForGood("Preemption is not helpful for scheduling")
@@ -32,7 +28,7 @@ var (
 
 // findCandidates tries nodes that rejected the pod for something that other pods take up, from a random one on,
 // until it has enough choice. If there is none, the diagnosis says why.
-func (p *plugin) findCandidates(ctx context.Context, cycle *framework.Cycle, d *framework.Diagnosis) ([]*candidate, *framework.Diagnosis, error) {
+func (p *plugin) findCandidates(ctx context.Context, cycle *framework.Cycle, d *framework.Diagnosis) ([]candidate, *framework.Diagnosis, error) {
 	var positions []int
 	for i := range d.Nodes {
 		if d.Status(i).Code() == framework.Unschedulable {
@@ -48,73 +44,96 @@ func (p *plugin) findCandidates(ctx context.Context, cycle *framework.Cycle, d *
 		return nil, nil, err
 	}
 	enough := min(len(positions), max(p.MinCandidateNodesAbsolute, len(positions)*p.MinCandidateNodesPercentage/100))
-	var found []*candidate
+	var found []candidate
 	harmless := false // some candidate violates no budget
 	offset := rand.IntN(len(positions))
-	for n := range positions {
-		i := positions[(offset+n)%len(positions)]
-		c, status := selectVictims(cycle.Clone(), d.Nodes[i].Clone(), budgets)
-		if status != nil {
-			failed.Statuses[i] = status
-			continue
+	for from := 0; from < len(positions) && (!harmless || len(found) < enough); from += enough {
+		type result struct {
+			candidate
+			status *framework.Status
 		}
-		found = append(found, c)
-		harmless = harmless || c.violations == 0
-		if harmless && len(found) >= enough {
-			break
+		results := make([]result, min(enough, len(positions)-from))
+		at := func(i int) int { return positions[(offset+from+i)%len(positions)] }
+		framework.Parallel(len(results), func(i int) {
+			results[i].candidate, results[i].status = selectVictims(cycle.Clone(), d.Nodes[at(i)], budgets)
+		})
+		for i, r := range results {
+			if r.status != nil {
+				failed.Statuses[at(i)] = r.status
+				continue
+			}
+			found = append(found, r.candidate)
+			harmless = harmless || r.Violations == 0
 		}
 	}
 	return found, failed, nil
 }
 
-func (p *plugin) budgets(ctx context.Context) ([]*policyv1.PodDisruptionBudget, error) {
+// budget is a PodDisruptionBudget with its selector, which selects something.
+type budget struct {
+	*policyv1.PodDisruptionBudget
+	selector labels.Selector
+}
+
+func (p *plugin) budgets(ctx context.Context) ([]budget, error) {
 	if err := p.handle.Need(ctx, framework.PodDisruptionBudget); err != nil {
 		return nil, err
 	}
-	return p.handle.Informers.Policy().V1().PodDisruptionBudgets().Lister().List(labels.Everything())
+	all, err := p.handle.Informers.Policy().V1().PodDisruptionBudgets().Lister().List(labels.Everything())
+	if err != nil {
+		return nil, err
+	}
+	var budgets []budget
+	for _, b := range all {
+		if selector, err := metav1.LabelSelectorAsSelector(b.Spec.Selector); err == nil && !selector.Empty() {
+			budgets = append(budgets, budget{b, selector})
+		}
+	}
+	return budgets, nil
 }
 
 // selectVictims takes all pods of lower priority off the node and, if the pod fits then, puts back as many as possible,
-// first those protected by a budget, the most important first. It changes cycle and node, which are its own.
-func selectVictims(cycle *framework.Cycle, node *framework.NodeInfo, budgets []*policyv1.PodDisruptionBudget) (*candidate, *framework.Status) {
+// first those protected by a budget, the most important first. It changes cycle, which is its own.
+func selectVictims(cycle *framework.Cycle, of *framework.NodeInfo, budgets []budget) (candidate, *framework.Status) {
+	node := of.Clone()
 	var potential []*framework.PodInfo
 	for _, other := range node.Pods {
 		if framework.Priority(other.Pod) < framework.Priority(cycle.Pod.Pod) {
 			potential = append(potential, other)
 		}
 	}
+	c := candidate{&framework.Victims{Node: of}}
 	if len(potential) == 0 {
-		return nil, noVictims
+		return c, noVictims
 	}
 	for _, victim := range potential {
 		cycle.RemovePod(victim, node)
 	}
 	if _, status := cycle.Filter(node); status != nil {
-		return nil, status
+		return c, status
 	}
 	slices.SortFunc(potential, moreImportant)
 	violating, rest := splitByBudget(potential, budgets)
-	c := &candidate{node: node.Node.Name}
 	reprieve := func(victim *framework.PodInfo) bool {
 		cycle.AddPod(victim, node)
 		if _, status := cycle.Filter(node); status == nil {
 			return true
 		}
 		cycle.RemovePod(victim, node)
-		c.victims = append(c.victims, victim.Pod)
+		c.Pods = append(c.Pods, victim.Pod)
 		return false
 	}
 	for _, victim := range violating {
 		if !reprieve(victim) {
-			c.violations++
+			c.Violations++
 		}
 	}
 	for _, victim := range rest {
 		reprieve(victim)
 	}
-	slices.SortStableFunc(c.victims, moreImportantPod)
-	if len(c.victims) == 0 {
-		return nil, noVictims // the pod fits as it is: something else has changed, and the next attempt will see it
+	slices.SortStableFunc(c.Pods, moreImportantPod)
+	if len(c.Pods) == 0 {
+		return c, noVictims // the pod fits as it is: something else has changed, and the next attempt will see it
 	}
 	return c, nil
 }
@@ -138,7 +157,7 @@ func startTime(pod *v1.Pod) time.Time {
 }
 
 // splitByBudget tells apart the pods whose loss would violate a PodDisruptionBudget, taking them in order.
-func splitByBudget(pods []*framework.PodInfo, budgets []*policyv1.PodDisruptionBudget) (violating, rest []*framework.PodInfo) {
+func splitByBudget(pods []*framework.PodInfo, budgets []budget) (violating, rest []*framework.PodInfo) {
 	allowed := make([]int32, len(budgets))
 	for i, b := range budgets {
 		allowed[i] = b.Status.DisruptionsAllowed
@@ -154,13 +173,9 @@ func splitByBudget(pods []*framework.PodInfo, budgets []*policyv1.PodDisruptionB
 }
 
 // violatesBudget also uses up one of the disruptions allowed.
-func violatesBudget(pod *v1.Pod, budgets []*policyv1.PodDisruptionBudget, allowed []int32) bool {
+func violatesBudget(pod *v1.Pod, budgets []budget, allowed []int32) bool {
 	for i, b := range budgets {
-		if b.Namespace != pod.Namespace || len(pod.Labels) == 0 {
-			continue
-		}
-		selector, err := metav1.LabelSelectorAsSelector(b.Spec.Selector)
-		if err != nil || selector.Empty() || !selector.Matches(labels.Set(pod.Labels)) {
+		if b.Namespace != pod.Namespace || len(pod.Labels) == 0 || !b.selector.Matches(labels.Set(pod.Labels)) {
 			continue
 		}
 		if _, counted := b.Status.DisruptedPods[pod.Name]; counted {
@@ -175,32 +190,32 @@ func violatesBudget(pod *v1.Pod, budgets []*policyv1.PodDisruptionBudget, allowe
 
 // pickOne returns the candidate that hurts least: by violated budgets, by the most important victim's
 // priority, by the sum of priorities, by their number, and by who of the most important victims started last.
-func pickOne(candidates []*candidate) *candidate {
-	return slices.MinFunc(candidates, func(a, b *candidate) int {
+func pickOne(candidates []candidate) candidate {
+	return slices.MinFunc(candidates, func(a, b candidate) int {
 		return cmp.Or(
-			cmp.Compare(a.violations, b.violations),
-			cmp.Compare(framework.Priority(a.victims[0]), framework.Priority(b.victims[0])),
+			cmp.Compare(a.Violations, b.Violations),
+			cmp.Compare(framework.Priority(a.Pods[0]), framework.Priority(b.Pods[0])),
 			cmp.Compare(a.prioritySum(), b.prioritySum()),
-			cmp.Compare(len(a.victims), len(b.victims)),
+			cmp.Compare(len(a.Pods), len(b.Pods)),
 			b.earliestStart().Compare(a.earliestStart()),
 		)
 	})
 }
 
 // prioritySum shifts priorities so that none is negative: more victims are always worse.
-func (c *candidate) prioritySum() int64 {
+func (c candidate) prioritySum() int64 {
 	sum := int64(0)
-	for _, v := range c.victims {
+	for _, v := range c.Pods {
 		sum += int64(framework.Priority(v)) + math.MaxInt32 + 1
 	}
 	return sum
 }
 
 // earliestStart of the victims with the highest priority.
-func (c *candidate) earliestStart() time.Time {
-	first := startTime(c.victims[0])
-	for _, v := range c.victims {
-		if t := startTime(v); framework.Priority(v) == framework.Priority(c.victims[0]) && t.Before(first) {
+func (c candidate) earliestStart() time.Time {
+	first := startTime(c.Pods[0])
+	for _, v := range c.Pods {
+		if t := startTime(v); framework.Priority(v) == framework.Priority(c.Pods[0]) && t.Before(first) {
 			first = t
 		}
 	}

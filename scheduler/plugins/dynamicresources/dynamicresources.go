@@ -5,10 +5,9 @@
 // each node, promised in Reserve and written into the claim in PreBind, with the pod as who it is reserved for.
 //
 // What fits is decided by k8s.io/dynamic-resource-allocation. pending.go keeps what is promised and not yet in the API,
-// taints.go applies DeviceTaintRules, hints.go says what a rejected pod waits for. A pod without claims costs one
-// comparison, and no informer runs before the first with a claim.
-//
-// Not done: the beta binding conditions, and extended resources that a DeviceClass offers.
+// taints.go applies DeviceTaintRules, extended.go makes claims for extended resources that DeviceClasses offer, ready.go waits for
+// devices that have to be made ready, hints.go says what a rejected pod waits for. A pod without claims costs one comparison, and no
+// informer runs before the first with a claim.
 //
 // Reference: https://kubernetes.io/docs/concepts/scheduling-eviction/dynamic-resource-allocation/
 package dynamicresources
@@ -31,6 +30,7 @@ import (
 	"k8s.io/dynamic-resource-allocation/cel"
 	"k8s.io/dynamic-resource-allocation/resourceclaim"
 	"k8s.io/dynamic-resource-allocation/structured"
+	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/scheduler/framework"
 )
@@ -42,11 +42,14 @@ const Name = "DynamicResources"
 type Args struct {
 	// FilterTimeout is how long devices are looked for on one node; 10 s if zero.
 	FilterTimeout time.Duration
+	// BindingTimeout is how long devices may take until they are ready; 10 min if zero.
+	BindingTimeout time.Duration
 }
 
 // features are those of the allocator that are GA, or beta and on.
 var features = structured.Features{
 	AdminAccess: true, PrioritizedList: true, DeviceTaints: true, PartitionableDevices: true, ConsumableCapacity: true,
+	DeviceBindingAndStatus: true, FractionalCapacityRange: true,
 }
 
 type plugin struct {
@@ -60,6 +63,9 @@ type plugin struct {
 func New(args Args) func(*framework.Handle) (framework.Plugin, error) {
 	if args.FilterTimeout == 0 {
 		args.FilterTimeout = 10 * time.Second
+	}
+	if args.BindingTimeout == 0 {
+		args.BindingTimeout = 10 * time.Minute
 	}
 	return func(h *framework.Handle) (framework.Plugin, error) {
 		return &plugin{
@@ -77,11 +83,18 @@ func (*plugin) Name() string { return Name }
 type state struct {
 	ctx       context.Context
 	claims    []*claim
+	extended  *extended            // nil if the pod requests no extended resources that are devices
 	allocator structured.Allocator // nil if all claims have their devices
 
 	mu          sync.Mutex
-	found       map[string][]resourcev1.AllocationResult // guarded by mu: by node, for the claims without devices, in order
-	unavailable sets.Set[int]                            // guarded by mu: positions of claims whose devices some node cannot reach
+	found       map[string]*offer // guarded by mu: by node
+	unavailable sets.Set[int]     // guarded by mu: positions of claims whose devices are of no use on some node
+}
+
+// offer is what a node has for the pod.
+type offer struct {
+	devices  []resourcev1.AllocationResult // for the claims without devices, in order, and then for extended
+	extended *claim                        // nil if the node has them by itself
 }
 
 // claim is one of the pod's.
@@ -91,6 +104,8 @@ type claim struct {
 	// promised by Reserve and not yet written.
 	promised *resourcev1.AllocationResult
 	reserved bool // for the pod, by this cycle
+	// mappings, of the claim for extended resources, say which request is for what.
+	mappings []v1.ContainerExtendedResourceRequest
 }
 
 func (s *state) unallocated() []*claim {
@@ -114,19 +129,22 @@ func (*plugin) PreEnqueue(pod *v1.Pod) *framework.Status {
 }
 
 func (p *plugin) PreFilter(ctx context.Context, pod *framework.PodInfo, _ *framework.Snapshot) (framework.State, sets.Set[string], *framework.Status) {
-	if len(pod.Pod.Spec.ResourceClaims) == 0 {
-		return nil, nil, framework.SkipStatus
-	}
-	err := p.handle.Need(ctx, framework.ResourceClaim, framework.ResourceSlice, framework.DeviceClass, framework.DeviceTaintRule)
+	extended, err := p.extendedOf(ctx, pod)
 	if err != nil {
 		return nil, nil, framework.AsStatus(err)
 	}
-	s := &state{ctx: ctx, found: make(map[string][]resourcev1.AllocationResult), unavailable: sets.New[int]()}
+	if len(pod.Pod.Spec.ResourceClaims) == 0 && extended == nil {
+		return nil, nil, framework.SkipStatus
+	}
+	if err := p.needClaims(ctx); err != nil {
+		return nil, nil, framework.AsStatus(err)
+	}
+	s := &state{ctx: ctx, extended: extended, found: make(map[string]*offer), unavailable: sets.New[int]()}
 	claims, err := p.claimsOf(pod.Pod)
 	if err != nil {
 		return nil, nil, framework.RejectForGood(err.Error())
 	}
-	if len(claims) == 0 {
+	if len(claims) == 0 && extended == nil {
 		return nil, nil, framework.SkipStatus
 	}
 	for _, c := range claims {
@@ -136,12 +154,16 @@ func (p *plugin) PreFilter(ctx context.Context, pod *framework.PodInfo, _ *frame
 		}
 		s.claims = append(s.claims, one)
 	}
-	if len(s.unallocated()) > 0 {
+	if len(s.unallocated()) > 0 || extended != nil {
 		if s.allocator, err = p.newAllocator(ctx); err != nil {
 			return nil, nil, framework.AsStatus(err)
 		}
 	}
 	return s, nil, nil
+}
+
+func (p *plugin) needClaims(ctx context.Context) error {
+	return p.handle.Need(ctx, framework.ResourceClaim, framework.ResourceSlice, framework.DeviceClass, framework.DeviceTaintRule)
 }
 
 func (p *plugin) claims() resourcelisters.ResourceClaimLister {
@@ -254,18 +276,18 @@ func (c classes) List() ([]*resourcev1.DeviceClass, error) {
 	return c.DeviceClassLister.List(labels.Everything())
 }
 
-func (p *plugin) Filter(st framework.State, _ *framework.PodInfo, node *framework.NodeInfo) *framework.Status {
+func (p *plugin) Filter(st framework.State, pod *framework.PodInfo, node *framework.NodeInfo) *framework.Status {
 	s := st.(*state)
-	reachable := true
+	usable := true
 	for i, c := range s.claims {
-		if c.nodes != nil && !c.nodes.Match(node.Node) {
-			reachable = false
+		if c.nodes != nil && !c.nodes.Match(node.Node) || p.failedToBind(c.ResourceClaim) {
+			usable = false
 			s.mu.Lock()
 			s.unavailable.Insert(i)
 			s.mu.Unlock()
 		}
 	}
-	if !reachable {
+	if !usable {
 		return framework.RejectForGood("resourceclaim not available on the node")
 	}
 	if s.allocator == nil {
@@ -275,23 +297,43 @@ func (p *plugin) Filter(st framework.State, _ *framework.PodInfo, node *framewor
 	for _, c := range s.unallocated() {
 		wanted = append(wanted, c.ResourceClaim)
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, p.FilterTimeout)
-	defer cancel()
-	found, err := s.allocator.Allocate(ctx, node.Node, wanted)
-	switch {
-	case errors.Is(err, context.DeadlineExceeded):
-		return framework.AsStatus(fmt.Errorf("node %s: timed out trying to allocate devices", node.Node.Name))
-	case errors.Is(err, structured.ErrFailedAllocationOnNode):
-		return framework.RejectForGood(err.Error())
-	case err != nil: // the claim or its class is wrong
-		return framework.AsStatus(err)
-	case len(found) != len(wanted):
-		return framework.RejectForGood("cannot allocate all claims")
+	var has offer
+	if s.extended != nil {
+		if s.extended.stale != nil {
+			return framework.Reject("cannot schedule extended resource claim")
+		}
+		if c, mappings := s.extended.claimOn(pod.Pod, node); c != nil {
+			has.extended = &claim{ResourceClaim: c, mappings: mappings}
+			wanted = append(wanted, c)
+		}
+	}
+	if len(wanted) > 0 {
+		var status *framework.Status
+		if has.devices, status = p.allocate(s, node.Node, wanted); status != nil {
+			return status
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.found[node.Node.Name] = found
+	s.found[node.Node.Name] = &has
 	return nil
+}
+
+func (p *plugin) allocate(s *state, node *v1.Node, wanted []*resourcev1.ResourceClaim) ([]resourcev1.AllocationResult, *framework.Status) {
+	ctx, cancel := context.WithTimeout(s.ctx, p.FilterTimeout)
+	defer cancel()
+	found, err := s.allocator.Allocate(ctx, node, wanted)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, framework.AsStatus(fmt.Errorf("node %s: timed out trying to allocate devices", node.Name))
+	case errors.Is(err, structured.ErrFailedAllocationOnNode):
+		return nil, framework.RejectForGood(err.Error())
+	case err != nil: // the claim or its class is wrong
+		return nil, framework.AsStatus(err)
+	case len(found) != len(wanted):
+		return nil, framework.RejectForGood("cannot allocate all claims")
+	}
+	return found, nil
 }
 
 // PostFilter gives the devices of a claim back that is only in this pod's way: allocated, of no use on some node, and used by nobody else.
@@ -310,6 +352,12 @@ func (p *plugin) PostFilter(ctx context.Context, cycle *framework.Cycle, _ *fram
 		}
 		return nil, framework.Reject("deallocation of ResourceClaim completed")
 	}
+	if s.extended != nil && s.extended.stale != nil {
+		if err := p.remove(ctx, s.extended.stale); err != nil {
+			return nil, framework.AsStatus(err)
+		}
+		return nil, framework.Reject("deletion of ResourceClaim completed")
+	}
 	return nil, framework.Reject()
 }
 
@@ -317,7 +365,10 @@ func (p *plugin) PostFilter(ctx context.Context, cycle *framework.Cycle, _ *fram
 func (p *plugin) Score(st framework.State, _ *framework.PodInfo, node *framework.NodeInfo) int64 {
 	s := st.(*state)
 	s.mu.Lock()
-	found := s.found[node.Node.Name]
+	var found []resourcev1.AllocationResult
+	if has := s.found[node.Node.Name]; has != nil {
+		found = has.devices
+	}
 	s.mu.Unlock()
 	score := int64(0)
 	for _, c := range s.claims {
@@ -355,12 +406,15 @@ func (p *plugin) Reserve(_ context.Context, st framework.State, _ *v1.Pod, nodeN
 	if !ok || s.allocator == nil {
 		return nil
 	}
-	found, without := s.found[nodeName], s.unallocated()
-	if len(found) != len(without) {
+	has, without := s.found[nodeName], s.unallocated()
+	if has != nil && has.extended != nil {
+		s.claims, without = append(s.claims, has.extended), append(without, has.extended)
+	}
+	if has == nil || len(has.devices) != len(without) {
 		return framework.AsStatus(fmt.Errorf("claim allocation not found for node %s", nodeName))
 	}
 	for i, c := range without {
-		c.promised = &found[i]
+		c.promised = &has.devices[i]
 		p.pending.promise(c.ResourceClaim, c.promised)
 	}
 	return nil
@@ -373,16 +427,22 @@ func (p *plugin) Unreserve(ctx context.Context, st framework.State, pod *v1.Pod,
 		return
 	}
 	for _, c := range s.claims {
-		if c.reserved {
+		switch {
+		case c.mappings != nil && c.ResourceVersion != "": // made, for this pod
+			if err := p.remove(context.WithoutCancel(ctx), c.ResourceClaim); err != nil {
+				klog.FromContext(ctx).Error(err, "Taking back a claim for extended resources", "pod", klog.KObj(pod))
+			}
+			p.pending.takeBack(c.UID)
+		case c.reserved:
 			p.unreserve(ctx, c.ResourceClaim, pod)
-		} else if c.promised != nil {
+		case c.promised != nil:
 			p.pending.takeBack(c.UID)
 		}
 	}
 }
 
-// PreBind writes devices and reservations into the claims.
-func (p *plugin) PreBind(ctx context.Context, st framework.State, pod *v1.Pod, _ string) *framework.Status {
+// PreBind writes devices and reservations into the claims, and waits for devices that are not ready.
+func (p *plugin) PreBind(ctx context.Context, st framework.State, pod *v1.Pod, nodeName string) *framework.Status {
 	s, ok := st.(*state)
 	if !ok {
 		return nil
@@ -391,11 +451,27 @@ func (p *plugin) PreBind(ctx context.Context, st framework.State, pod *v1.Pod, _
 		if resourceclaim.IsReservedForPod(pod, c.ResourceClaim, false) {
 			continue
 		}
-		written, err := p.bind(ctx, c, pod)
-		if err != nil {
+		if err := p.book(ctx, c, pod); err != nil {
 			return framework.AsStatus(err)
 		}
-		c.ResourceClaim, c.reserved = written, true
+	}
+	return framework.AsStatus(p.waitForDevices(ctx, s, pod, nodeName))
+}
+
+// book writes what is promised to a claim, which it makes before if it is that for extended resources.
+func (p *plugin) book(ctx context.Context, c *claim, pod *v1.Pod) error {
+	if c.mappings != nil {
+		if err := p.create(ctx, c); err != nil {
+			return err
+		}
+	}
+	written, err := p.bind(ctx, c, pod)
+	if err != nil {
+		return err
+	}
+	c.ResourceClaim, c.reserved = written, true
+	if c.mappings != nil {
+		return p.tell(ctx, pod, c)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ package dynamicresources
 import (
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/dynamic-resource-allocation/resourceclaim"
 
 	"github.com/skiff-k8s/skiff/scheduler/framework"
@@ -30,7 +31,7 @@ func claimHelps(pod *framework.PodInfo, event *framework.Event) bool {
 		return old == nil || old.Status.Allocation != nil
 	case old != nil && old.Status.Allocation != nil && now.Status.Allocation == nil:
 		return true
-	case !uses(pod, now):
+	case !uses(pod, now) && !metav1.IsControlledBy(now, pod.Pod):
 		return false
 	}
 	return old == nil || !equality.Semantic.DeepEqual(old.Status, now.Status)

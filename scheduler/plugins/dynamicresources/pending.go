@@ -4,6 +4,7 @@ package dynamicresources
 
 import (
 	"sync"
+	"time"
 
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -22,7 +23,12 @@ type pending struct {
 type promise struct {
 	devices *resourcev1.AllocationResult
 	written string // resource version of the claim that has them; empty until it is written
+	// made is when the scheduler itself made the claim, which the informer may not know yet; zero if somebody else did.
+	made time.Time
 }
+
+// unknown is how long a claim that the scheduler has made may be missing before it is taken to be gone.
+const unknown = time.Minute
 
 func newPending() *pending { return &pending{promises: make(map[types.UID]*promise)} }
 
@@ -30,6 +36,17 @@ func (p *pending) promise(c *resourcev1.ResourceClaim, devices *resourcev1.Alloc
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.promises[c.UID] = &promise{devices: devices}
+}
+
+// passOn gives the promise of a claim that was only planned to the claim that was made.
+func (p *pending) passOn(planned, made types.UID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if have := p.promises[planned]; have != nil {
+		have.made = time.Now()
+		p.promises[made] = have
+		delete(p.promises, planned)
+	}
 }
 
 func (p *pending) takeBack(claim types.UID) {
@@ -87,7 +104,7 @@ func (p *pending) inUse(claims []*resourcev1.ResourceClaim) structured.Allocated
 	for uid, have := range p.promises {
 		switch {
 		case known.Has(uid):
-		case have.written != "": // the claim is gone
+		case have.written != "" && time.Since(have.made) > unknown: // the claim is gone
 			delete(p.promises, uid)
 		default:
 			use(&all, have.devices)

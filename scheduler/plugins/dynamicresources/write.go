@@ -88,7 +88,7 @@ func (p *plugin) unreserve(ctx context.Context, c *resourcev1.ResourceClaim, pod
 // deallocate gives the claim's devices back.
 func (p *plugin) deallocate(ctx context.Context, c *resourcev1.ResourceClaim) error {
 	next := c.DeepCopy()
-	next.Status.Allocation, next.Status.ReservedFor = nil, nil
+	next.Status.Allocation, next.Status.ReservedFor, next.Status.Devices = nil, nil, nil
 	if _, err := p.api(c.Namespace).UpdateStatus(ctx, next, metav1.UpdateOptions{}); err != nil {
 		return fmt.Errorf("deallocate claim %s: %w", klog.KObj(c), err)
 	}

@@ -9,6 +9,7 @@ import (
 	"context"
 	"maps"
 	"math"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -50,31 +51,42 @@ var (
 	ownAnti      = framework.Reject("node(s) didn't match pod anti-affinity rules")
 )
 
-// domain is a value of a node label.
-type domain struct{ key, value string }
+// filterState refers to what is kept of all pods, and has what is different in a what-if.
+type filterState struct {
+	existingAnti []wishesOfKey // of pods that run: anti-affinity that the pod violates
+	affinity     []tally       // pods that match all of the pod's affinity terms, by the domains of each key
+	anti         []tally       // pods that match one of the pod's anti-affinity terms, by its domains
 
-// counts has the number of pods that matter in each domain; no entry is 0.
-type counts map[domain]int
+	// In a what-if there are so many more, by position in the lists and by domain.
+	moreExistingAnti, moreAffinity, moreAnti counts
 
-func (c counts) add(node *v1.Node, key string, n int) {
+	namespaceLabels labels.Set // of the pod's namespace
+	labelsOf        func(namespace string) labels.Set
+}
+
+// tally counts by the domains of a key.
+type tally struct {
+	*framework.Tally
+	key string
+}
+
+// counts has a number for each domain; no entry is 0.
+type counts map[at]int
+
+type at struct {
+	position int
+	domain   string
+}
+
+func (c *counts) add(position int, node *v1.Node, key string, n int) {
 	value, ok := node.Labels[key]
 	if !ok {
 		return
 	}
-	d := domain{key, value}
-	if c[d] += n; c[d] == 0 {
-		delete(c, d)
+	if *c == nil {
+		*c = make(counts)
 	}
-}
-
-type filterState struct {
-	// Of the pods that run:
-	existingAnti counts // those whose anti-affinity the pod violates, by the domains of their terms
-	affinity     counts // those that match all of the pod's affinity terms, by the domains of these
-	anti         counts // those that match one of the pod's anti-affinity terms, by its domain
-
-	namespaceLabels labels.Set // of the pod's namespace
-	labelsOf        func(namespace string) labels.Set
+	(*c)[at{position, value}] += n
 }
 
 func (p *plugin) labelsOf(namespace string) labels.Set {
@@ -84,68 +96,86 @@ func (p *plugin) labelsOf(namespace string) labels.Set {
 	return nil
 }
 
-// rememberLabels is labelsOf for one cycle, which asks for each pod that runs.
-func (p *plugin) rememberLabels() func(string) labels.Set {
-	known := make(map[string]labels.Set)
-	return func(namespace string) labels.Set {
-		set, ok := known[namespace]
-		if !ok {
-			set = p.labelsOf(namespace)
-			known[namespace] = set
-		}
-		return set
-	}
-}
-
 func (p *plugin) PreFilter(_ context.Context, pod *framework.PodInfo, view *framework.Snapshot) (framework.State, sets.Set[string], *framework.Status) {
 	if pod.ParseError != nil {
 		return nil, nil, framework.RejectForGood(pod.ParseError.Error())
 	}
-	if len(pod.RequiredAffinity)+len(pod.RequiredAntiAffinity)+len(view.WithRequiredAntiAffinity) == 0 {
+	wishes := wishesOf(view)
+	if len(wishes.of[requiredAnti])+len(pod.RequiredAffinity)+len(pod.RequiredAntiAffinity) == 0 {
 		return nil, nil, framework.SkipStatus
 	}
-	s := &filterState{
-		existingAnti: make(counts), affinity: make(counts), anti: make(counts),
-		namespaceLabels: p.labelsOf(pod.Pod.Namespace), labelsOf: p.rememberLabels(),
-	}
-	for _, node := range view.WithRequiredAntiAffinity {
-		for _, existing := range node.PodsWithRequiredAntiAffinity {
-			s.countExistingAnti(pod, existing, node.Node, 1)
-		}
-	}
-	if len(pod.RequiredAffinity)+len(pod.RequiredAntiAffinity) > 0 {
-		for _, node := range view.Nodes {
-			for _, existing := range node.Pods {
-				s.countOwn(pod, existing, node.Node, 1)
-			}
-		}
-	}
-	if len(s.existingAnti) == 0 && len(pod.RequiredAffinity)+len(pod.RequiredAntiAffinity) == 0 {
+	s := &filterState{namespaceLabels: p.labelsOf(pod.Pod.Namespace), labelsOf: p.labelsOf}
+	s.existingAnti = wishes.about(pod.Pod, s.namespaceLabels, [kinds]int64{requiredAnti: 1})
+	if len(s.existingAnti)+len(pod.RequiredAffinity)+len(pod.RequiredAntiAffinity) == 0 {
 		return nil, nil, framework.SkipStatus
+	}
+	for i := range pod.RequiredAffinity {
+		key := pod.RequiredAffinity[i].TopologyKey
+		if !slices.ContainsFunc(s.affinity, func(t tally) bool { return t.key == key }) {
+			s.affinity = append(s.affinity, p.tally(view, pod.RequiredAffinity, key))
+		}
+	}
+	for i := range pod.RequiredAntiAffinity {
+		s.anti = append(s.anti, p.tally(view, pod.RequiredAntiAffinity[i:i+1], pod.RequiredAntiAffinity[i].TopologyKey))
 	}
 	return s, nil, nil
 }
 
-func (s *filterState) countExistingAnti(pod, existing *framework.PodInfo, node *v1.Node, n int) {
-	for i := range existing.RequiredAntiAffinity {
-		if t := &existing.RequiredAntiAffinity[i]; t.Matches(pod.Pod, s.namespaceLabels) {
-			s.existingAnti.add(node, t.TopologyKey, n)
-		}
+// tally counts the pods that match all terms, by the domains of a key.
+func (p *plugin) tally(view *framework.Snapshot, terms []framework.AffinityTerm, key string) tally {
+	id := "podaffinity/" + key
+	where := make([]namespaceFilter, len(terms))
+	for i := range terms {
+		where[i] = p.filterNamespaces(&terms[i])
+		id += "\n" + terms[i].ID + "\n" + where[i].id
 	}
+	kept := view.Keep(id, func(nodes int) framework.Kept {
+		return framework.NewTally(nodes, func(node *framework.NodeInfo) (string, int, bool) {
+			value, ok := node.Node.Labels[key]
+			if !ok {
+				return "", 0, false
+			}
+			n := 0
+			for _, other := range node.Pods {
+				if matchesIn(terms, where, other.Pod) {
+					n++
+				}
+			}
+			return value, n, n > 0
+		})
+	})
+	return tally{kept.(*framework.Tally), key}
 }
 
-func (s *filterState) countOwn(pod, existing *framework.PodInfo, node *v1.Node, n int) {
-	namespaceLabels := s.labelsOf(existing.Pod.Namespace)
-	if matchesAll(pod.RequiredAffinity, existing.Pod, namespaceLabels) {
-		for i := range pod.RequiredAffinity {
-			s.affinity.add(node, pod.RequiredAffinity[i].TopologyKey, n)
+func matchesIn(terms []framework.AffinityTerm, where []namespaceFilter, pod *v1.Pod) bool {
+	for i := range terms {
+		if !where[i].has(pod.Namespace) || !terms[i].Selector.Matches(labels.Set(pod.Labels)) {
+			return false
 		}
 	}
-	for i := range pod.RequiredAntiAffinity {
-		if t := &pod.RequiredAntiAffinity[i]; t.Matches(existing.Pod, namespaceLabels) {
-			s.anti.add(node, t.TopologyKey, n)
-		}
+	return true
+}
+
+// namespaceFilter is the namespaces that a term selects at this moment.
+type namespaceFilter struct {
+	id  string // what is not said by the term itself
+	has func(namespace string) bool
+}
+
+func (p *plugin) filterNamespaces(t *framework.AffinityTerm) namespaceFilter {
+	requirements, selects := t.NamespaceSelector.Requirements()
+	switch {
+	case !selects:
+		return namespaceFilter{has: t.Namespaces.Has}
+	case len(requirements) == 0:
+		return namespaceFilter{has: func(string) bool { return true }}
 	}
+	names := t.Namespaces.Clone()
+	namespaces, _ := p.namespaces.List(t.NamespaceSelector) // a cache's lister does not fail
+	for _, ns := range namespaces {
+		names.Insert(ns.Name)
+	}
+	return namespaceFilter{id: framework.NamesID(names), has: names.Has}
 }
 
 func matchesAll(terms []framework.AffinityTerm, pod *v1.Pod, namespaceLabels labels.Set) bool {
@@ -162,7 +192,7 @@ func (p *plugin) Filter(state framework.State, pod *framework.PodInfo, node *fra
 	switch {
 	case !s.affinityHolds(pod, node.Node):
 		return ownAffinity
-	case s.violatesOwnAnti(pod, node.Node):
+	case s.violatesOwnAnti(node.Node):
 		return ownAnti
 	case s.violatesExistingAnti(node.Node):
 		return existingAnti
@@ -174,24 +204,33 @@ func (p *plugin) Filter(state framework.State, pod *framework.PodInfo, node *fra
 // it: when none matches anywhere, a pod that matches its own terms may go to any node that has the domains.
 func (s *filterState) affinityHolds(pod *framework.PodInfo, node *v1.Node) bool {
 	holds := true
-	for i := range pod.RequiredAffinity {
-		key := pod.RequiredAffinity[i].TopologyKey
-		value, ok := node.Labels[key]
+	for i := range s.affinity {
+		t := &s.affinity[i]
+		value, ok := node.Labels[t.key]
 		if !ok {
 			return false
 		}
-		holds = holds && s.affinity[domain{key, value}] > 0
+		holds = holds && t.Domains[value].Pods+s.moreAffinity[at{i, value}] > 0
 	}
-	return holds || len(s.affinity) == 0 && matchesAll(pod.RequiredAffinity, pod.Pod, s.namespaceLabels)
+	return holds || s.isFirst() && matchesAll(pod.RequiredAffinity, pod.Pod, s.namespaceLabels)
 }
 
-func (s *filterState) violatesOwnAnti(pod *framework.PodInfo, node *v1.Node) bool {
-	if len(s.anti) == 0 {
-		return false
+// isFirst says whether no pod matches the pod's affinity anywhere.
+func (s *filterState) isFirst() bool {
+	sum := 0
+	for i := range s.affinity {
+		sum += s.affinity[i].Pods
 	}
-	for i := range pod.RequiredAntiAffinity {
-		key := pod.RequiredAntiAffinity[i].TopologyKey
-		if value, ok := node.Labels[key]; ok && s.anti[domain{key, value}] > 0 {
+	for _, n := range s.moreAffinity {
+		sum += n
+	}
+	return sum == 0
+}
+
+func (s *filterState) violatesOwnAnti(node *v1.Node) bool {
+	for i := range s.anti {
+		t := &s.anti[i]
+		if value, ok := node.Labels[t.key]; ok && t.Domains[value].Pods+s.moreAnti[at{i, value}] > 0 {
 			return true
 		}
 	}
@@ -199,11 +238,9 @@ func (s *filterState) violatesOwnAnti(pod *framework.PodInfo, node *v1.Node) boo
 }
 
 func (s *filterState) violatesExistingAnti(node *v1.Node) bool {
-	if len(s.existingAnti) == 0 {
-		return false
-	}
-	for key, value := range node.Labels {
-		if s.existingAnti[domain{key, value}] > 0 {
+	for i := range s.existingAnti {
+		w := &s.existingAnti[i]
+		if value, ok := node.Labels[w.key]; ok && int(w.at(value))+s.moreExistingAnti[at{i, value}] > 0 {
 			return true
 		}
 	}
@@ -212,20 +249,46 @@ func (s *filterState) violatesExistingAnti(node *v1.Node) bool {
 
 func (*plugin) Clone(state framework.State) framework.State {
 	s := *state.(*filterState)
-	s.existingAnti, s.affinity, s.anti = maps.Clone(s.existingAnti), maps.Clone(s.affinity), maps.Clone(s.anti)
+	s.moreExistingAnti, s.moreAffinity, s.moreAnti = maps.Clone(s.moreExistingAnti), maps.Clone(s.moreAffinity), maps.Clone(s.moreAnti)
 	return &s
 }
 
 func (*plugin) PodAdded(state framework.State, pod, added *framework.PodInfo, node *framework.NodeInfo) {
-	s := state.(*filterState)
-	s.countExistingAnti(pod, added, node.Node, 1)
-	s.countOwn(pod, added, node.Node, 1)
+	state.(*filterState).change(pod, added, node.Node, 1)
 }
 
 func (*plugin) PodRemoved(state framework.State, pod, removed *framework.PodInfo, node *framework.NodeInfo) {
-	s := state.(*filterState)
-	s.countExistingAnti(pod, removed, node.Node, -1)
-	s.countOwn(pod, removed, node.Node, -1)
+	state.(*filterState).change(pod, removed, node.Node, -1)
+}
+
+// change counts another pod n times more.
+func (s *filterState) change(pod, other *framework.PodInfo, node *v1.Node, n int) {
+	for i := range other.RequiredAntiAffinity {
+		if t := &other.RequiredAntiAffinity[i]; t.Matches(pod.Pod, s.namespaceLabels) {
+			s.moreExistingAnti.add(s.position(t.TopologyKey), node, t.TopologyKey, n)
+		}
+	}
+	namespaceLabels := s.labelsOf(other.Pod.Namespace)
+	if matchesAll(pod.RequiredAffinity, other.Pod, namespaceLabels) {
+		for i := range s.affinity {
+			s.moreAffinity.add(i, node, s.affinity[i].key, n)
+		}
+	}
+	for i := range pod.RequiredAntiAffinity {
+		if t := &pod.RequiredAntiAffinity[i]; t.Matches(other.Pod, namespaceLabels) {
+			s.moreAnti.add(i, node, t.TopologyKey, n)
+		}
+	}
+}
+
+// position of a key in existingAnti, where it gets one if only a pod of a what-if is about it.
+func (s *filterState) position(key string) int {
+	i := slices.IndexFunc(s.existingAnti, func(w wishesOfKey) bool { return w.key == key })
+	if i < 0 {
+		i = len(s.existingAnti)
+		s.existingAnti = append(slices.Clip(s.existingAnti), wishesOfKey{key: key})
+	}
+	return i
 }
 
 func (p *plugin) Hints() []framework.Hint {
@@ -260,24 +323,16 @@ func (p *plugin) podHelps(pod *framework.PodInfo, event *framework.Event) bool {
 	return false
 }
 
-// scores has what each domain adds to the score of its nodes.
-type scores map[string]map[string]int64 // by key, by value
-
-func (s scores) add(t *framework.AffinityTerm, weight int32, pod *v1.Pod, namespaceLabels labels.Set, node *v1.Node) {
-	value, ok := node.Labels[t.TopologyKey]
-	if !ok || !t.Matches(pod, namespaceLabels) {
-		return
-	}
-	if s[t.TopologyKey] == nil {
-		s[t.TopologyKey] = make(map[string]int64)
-	}
-	s[t.TopologyKey][value] += int64(weight)
+// scoreState has what counts for the pod, and how much, by the keys of the terms.
+type scoreState struct {
+	own    []weightedTally
+	wishes []wishesOfKey
 }
 
-func (s scores) addAll(terms []framework.WeightedAffinityTerm, sign int32, pod *v1.Pod, namespaceLabels labels.Set, node *v1.Node) {
-	for i := range terms {
-		s.add(&terms[i].AffinityTerm, sign*terms[i].Weight, pod, namespaceLabels, node)
-	}
+// weightedTally is of pods that the pod wants to be near, or far from if the weight is negative.
+type weightedTally struct {
+	tally
+	weight int64
 }
 
 func (p *plugin) PreScore(_ context.Context, pod *framework.PodInfo, view *framework.Snapshot, _ []*framework.NodeInfo) (framework.State, *framework.Status) {
@@ -285,46 +340,44 @@ func (p *plugin) PreScore(_ context.Context, pod *framework.PodInfo, view *frame
 	if !prefers && p.IgnorePreferredTermsOfExistingPods {
 		return nil, framework.SkipStatus
 	}
-	nodes := view.WithAffinity
-	if prefers {
-		nodes = view.Nodes
+	wishes := wishesOf(view)
+	if !prefers && len(wishes.of[required])+len(wishes.of[preferred])+len(wishes.of[preferredAnti]) == 0 {
+		return nil, framework.SkipStatus
 	}
-	s := make(scores)
-	labelsOf := p.rememberLabels()
-	namespaceLabels := labelsOf(pod.Pod.Namespace)
-	for _, node := range nodes {
-		existing := node.PodsWithAffinity
-		if prefers {
-			existing = node.Pods
-		}
-		for _, e := range existing {
-			p.addExisting(s, pod, namespaceLabels, e, labelsOf(e.Pod.Namespace), node.Node)
-		}
-	}
-	if len(s) == 0 {
+	s := &scoreState{}
+	s.addOwn(p, view, pod.PreferredAffinity, 1)
+	s.addOwn(p, view, pod.PreferredAntiAffinity, -1)
+	s.wishes = wishes.about(pod.Pod, p.labelsOf(pod.Pod.Namespace), [kinds]int64{
+		required: int64(max(p.HardPodAffinityWeight, 0)), preferred: 1, preferredAnti: -1,
+	})
+	if len(s.own)+len(s.wishes) == 0 {
 		return nil, framework.SkipStatus
 	}
 	return s, nil
 }
 
-// addExisting counts what the pod thinks of one that runs, and what that one thinks of the pod.
-func (p *plugin) addExisting(s scores, pod *framework.PodInfo, namespaceLabels labels.Set, existing *framework.PodInfo, existingLabels labels.Set, node *v1.Node) {
-	s.addAll(pod.PreferredAffinity, 1, existing.Pod, existingLabels, node)
-	s.addAll(pod.PreferredAntiAffinity, -1, existing.Pod, existingLabels, node)
-	if p.HardPodAffinityWeight > 0 {
-		for i := range existing.RequiredAffinity {
-			s.add(&existing.RequiredAffinity[i], p.HardPodAffinityWeight, pod.Pod, namespaceLabels, node)
+func (s *scoreState) addOwn(p *plugin, view *framework.Snapshot, terms []framework.WeightedAffinityTerm, sign int32) {
+	for i := range terms {
+		t := &terms[i]
+		if tally := p.tally(view, []framework.AffinityTerm{t.AffinityTerm}, t.TopologyKey); tally.Pods > 0 {
+			s.own = append(s.own, weightedTally{tally, int64(sign * t.Weight)})
 		}
 	}
-	s.addAll(existing.PreferredAffinity, 1, pod.Pod, namespaceLabels, node)
-	s.addAll(existing.PreferredAntiAffinity, -1, pod.Pod, namespaceLabels, node)
 }
 
 func (p *plugin) Score(state framework.State, _ *framework.PodInfo, node *framework.NodeInfo) int64 {
+	s := state.(*scoreState)
 	score := int64(0)
-	for key, values := range state.(scores) {
-		if value, ok := node.Node.Labels[key]; ok {
-			score += values[value]
+	for i := range s.own {
+		t := &s.own[i]
+		if value, ok := node.Node.Labels[t.key]; ok {
+			score += t.weight * int64(t.Domains[value].Pods)
+		}
+	}
+	for i := range s.wishes {
+		w := &s.wishes[i]
+		if value, ok := node.Node.Labels[w.key]; ok {
+			score += w.at(value)
 		}
 	}
 	return score

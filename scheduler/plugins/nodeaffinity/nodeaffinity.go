@@ -58,12 +58,12 @@ var (
 
 func (p plugin) PreFilter(_ context.Context, pod *framework.PodInfo, _ *framework.Snapshot) (framework.State, sets.Set[string], *framework.Status) {
 	affinity := pod.Pod.Spec.Affinity
-	required := affinity != nil && affinity.NodeAffinity != nil && affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil
-	if !required && len(pod.Pod.Spec.NodeSelector) == 0 && p.added == nil {
+	terms := affinity != nil && affinity.NodeAffinity != nil && affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil
+	if !terms && len(pod.Pod.Spec.NodeSelector) == 0 && p.added == nil {
 		return nil, nil, framework.SkipStatus
 	}
-	state := nodeaffinity.GetRequiredNodeAffinity(pod.Pod)
-	if !required {
+	state := newRequired(pod.Pod)
+	if !terms {
 		return state, nil, nil
 	}
 	names := namedNodes(affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms)
@@ -103,11 +103,7 @@ func (p plugin) Filter(state framework.State, _ *framework.PodInfo, node *framew
 	if p.added != nil && !p.added.Match(node.Node) {
 		return enforced
 	}
-	required, ok := state.(nodeaffinity.RequiredNodeAffinity)
-	if !ok {
-		return nil
-	}
-	if match, _ := required.Match(node.Node); !match { // a term that does not parse matches nothing
+	if !state.(*required).matches(node.Node) {
 		return mismatch
 	}
 	return nil
@@ -149,13 +145,6 @@ func (plugin) Hints() []framework.Hint {
 }
 
 func matchesNow(pod *framework.PodInfo, event *framework.Event) bool {
-	required := nodeaffinity.GetRequiredNodeAffinity(pod.Pod)
-	if match, _ := required.Match(event.NewNode()); !match {
-		return false
-	}
-	if event.OldNode() == nil {
-		return true
-	}
-	matched, _ := required.Match(event.OldNode())
-	return !matched
+	r := newRequired(pod.Pod)
+	return r.matches(event.NewNode()) && (event.OldNode() == nil || !r.matches(event.OldNode()))
 }

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/skiff-k8s/skiff/scheduler/framework"
+	"github.com/skiff-k8s/skiff/scheduler/plugins/deviceclasses"
 )
 
 // Strategy says which nodes Fit prefers.
@@ -49,11 +50,12 @@ type ShapePoint struct{ Utilization, Score int64 }
 type fit struct {
 	FitArgs
 	scorer
+	handle *framework.Handle
 }
 
 // NewFit returns a constructor of the plugin.
 func NewFit(args FitArgs) func(*framework.Handle) (framework.Plugin, error) {
-	return func(*framework.Handle) (framework.Plugin, error) {
+	return func(h *framework.Handle) (framework.Plugin, error) {
 		if args.Resources == nil {
 			args.Resources = defaultResources()
 		}
@@ -61,7 +63,7 @@ func NewFit(args FitArgs) func(*framework.Handle) (framework.Plugin, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &fit{args, scorer{resources: args.Resources, nonZero: true, rate: rate}}, nil
+		return &fit{args, scorer{resources: args.Resources, nonZero: true, rate: rate}, h}, nil
 	}
 }
 
@@ -89,8 +91,14 @@ func (a *FitArgs) rate() (func([]usage) int64, error) {
 
 func (*fit) Name() string { return "NodeResourcesFit" }
 
+// PreFilter looks for DeviceClasses that offer what the pod requests.
+func (f *fit) PreFilter(ctx context.Context, pod *framework.PodInfo, _ *framework.Snapshot) (framework.State, sets.Set[string], *framework.Status) {
+	offers, err := deviceclasses.For(ctx, f.handle, pod)
+	return offers, nil, framework.AsStatus(err)
+}
+
 // Filter names everything that is short. A pod that fits costs no allocation.
-func (f *fit) Filter(_ framework.State, pod *framework.PodInfo, node *framework.NodeInfo) *framework.Status {
+func (f *fit) Filter(state framework.State, pod *framework.PodInfo, node *framework.NodeInfo) *framework.Status {
 	want, has, used := &pod.Request, &node.Allocatable, &node.Requested
 	var reasons []string
 	forGood := false
@@ -106,8 +114,9 @@ func (f *fit) Filter(_ framework.State, pod *framework.PodInfo, node *framework.
 	check(v1.ResourceCPU, want.MilliCPU, has.MilliCPU, used.MilliCPU)
 	check(v1.ResourceMemory, want.Memory, has.Memory, used.Memory)
 	check(v1.ResourceEphemeralStorage, want.EphemeralStorage, has.EphemeralStorage, used.EphemeralStorage)
+	offers, _ := state.(deviceclasses.Offers)
 	for name, value := range want.Scalar {
-		if !f.ignores(name) {
+		if devices := offers[name] != nil && has.Scalar[name] == 0; !devices && !f.ignores(name) {
 			check(name, value, has.Scalar[name], used.Scalar[name])
 		}
 	}
@@ -142,6 +151,7 @@ func (f *fit) Hints() []framework.Hint {
 		{Kind: framework.AssignedPod, Action: framework.Delete | framework.UpdatePodScaleDown, Helps: f.freesEnough},
 		{Kind: framework.TargetPod, Action: framework.UpdatePodScaleDown},
 		{Kind: framework.Node, Action: framework.Add | framework.UpdateNodeAllocatable, Helps: f.nodeHelps},
+		deviceclasses.Hint(),
 	}
 }
 

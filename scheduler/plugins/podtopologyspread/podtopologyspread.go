@@ -10,6 +10,9 @@ package podtopologyspread
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -128,6 +131,52 @@ func hasKeys(node *v1.Node, constraints []constraint) bool {
 	return true
 }
 
+// among says which nodes a pod's constraints are about.
+type among struct {
+	pod         *v1.Pod
+	required    *nodeaffinity.RequiredNodeAffinity
+	constraints []constraint
+	allKeys     bool // only nodes that have a domain of each constraint
+}
+
+// tally counts the pods that a constraint is about, by domain.
+func (a among) tally(view *framework.Snapshot, c *constraint) *framework.Tally {
+	return view.Keep(a.id(c), func(nodes int) framework.Kept {
+		return framework.NewTally(nodes, func(node *framework.NodeInfo) (string, int, bool) {
+			if a.allKeys && !hasKeys(node.Node, a.constraints) || !c.includes(a.pod, a.required, node.Node) {
+				return "", 0, false
+			}
+			return node.Node.Labels[c.key], countMatching(node, c.selector, a.pod.Namespace), true
+		})
+	}).(*framework.Tally)
+}
+
+// perNode counts them on single nodes.
+func (a among) perNode(view *framework.Snapshot, c *constraint) *framework.PerNode {
+	return view.Keep("nodespread/"+a.pod.Namespace+"/"+framework.SelectorID(c.selector), func(nodes int) framework.Kept {
+		return framework.NewPerNode(nodes, func(node *framework.NodeInfo) int { return countMatching(node, c.selector, a.pod.Namespace) })
+	}).(*framework.PerNode)
+}
+
+// id has everything in it that tally's verdicts depend on.
+func (a among) id(c *constraint) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "spread/%s/%s\n%s", a.pod.Namespace, c.key, framework.SelectorID(c.selector))
+	for i := 0; a.allKeys && i < len(a.constraints); i++ {
+		fmt.Fprintf(&b, "\nkey %s", a.constraints[i].key)
+	}
+	if affinity := a.pod.Spec.Affinity; c.honorAffinity && affinity != nil && affinity.NodeAffinity != nil {
+		fmt.Fprintf(&b, "\naffinity %v", affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution)
+	}
+	if c.honorAffinity && len(a.pod.Spec.NodeSelector) > 0 {
+		fmt.Fprintf(&b, "\nselector %v", a.pod.Spec.NodeSelector)
+	}
+	if c.honorTaints {
+		fmt.Fprintf(&b, "\ntolerations %v", a.pod.Spec.Tolerations)
+	}
+	return b.String()
+}
+
 // countMatching counts the node's pods that the selector picks; those being deleted do not count.
 func countMatching(node *framework.NodeInfo, selector labels.Selector, namespace string) int {
 	if selector.Empty() {
@@ -152,10 +201,13 @@ var (
 // filterState has, for each hard constraint, the number of matching pods in each domain.
 type filterState struct {
 	constraints []constraint
-	counts      []map[string]int
-	lowest      []int // of counts; -1 when it has to be looked up again
+	tallies     []*framework.Tally
 	self        []bool
 	required    nodeaffinity.RequiredNodeAffinity
+
+	// In a what-if there are more matching pods in some domains, or fewer.
+	more   []map[string]int
+	lowest []int // the number in the emptiest domain; 0 as long as there are fewer domains than there should be
 }
 
 func (p *plugin) PreFilter(ctx context.Context, pod *framework.PodInfo, view *framework.Snapshot) (framework.State, sets.Set[string], *framework.Status) {
@@ -168,24 +220,17 @@ func (p *plugin) PreFilter(ctx context.Context, pod *framework.PodInfo, view *fr
 	}
 	s := &filterState{
 		constraints: constraints,
-		counts:      make([]map[string]int, len(constraints)),
-		lowest:      make([]int, len(constraints)),
+		tallies:     make([]*framework.Tally, len(constraints)),
 		self:        make([]bool, len(constraints)),
 		required:    nodeaffinity.GetRequiredNodeAffinity(pod.Pod),
+		more:        make([]map[string]int, len(constraints)),
+		lowest:      make([]int, len(constraints)),
 	}
+	among := among{pod.Pod, &s.required, constraints, true}
 	for i := range constraints {
-		s.counts[i], s.lowest[i] = make(map[string]int), -1
+		s.tallies[i] = among.tally(view, &constraints[i])
 		s.self[i] = constraints[i].selector.Matches(labels.Set(pod.Pod.Labels))
-	}
-	for _, node := range view.Nodes {
-		if !hasKeys(node.Node, constraints) {
-			continue
-		}
-		for i := range constraints {
-			if c := &constraints[i]; c.includes(pod.Pod, &s.required, node.Node) {
-				s.counts[i][node.Node.Labels[c.key]] += countMatching(node, c.selector, pod.Pod.Namespace)
-			}
-		}
+		s.findLowest(i)
 	}
 	return s, nil, nil
 }
@@ -199,43 +244,30 @@ func (p *plugin) Filter(state framework.State, _ *framework.PodInfo, node *frame
 		if !ok {
 			return missingLabel
 		}
-		count := s.counts[i][domain]
+		count := s.tallies[i].Domains[domain].Pods + s.more[i][domain]
 		if s.self[i] {
 			count++
 		}
-		if count-s.minimum(i) > c.maxSkew {
+		if count-s.lowest[i] > c.maxSkew {
 			return tooSkewed
 		}
 	}
 	return nil
 }
 
-// minimum is the count of the emptiest domain; 0 as long as there are fewer domains than there should be.
-func (s *filterState) minimum(i int) int {
-	if len(s.counts[i]) < s.constraints[i].minDomains {
-		return 0
+func (s *filterState) findLowest(i int) {
+	s.lowest[i] = 0
+	if len(s.tallies[i].Domains) >= s.constraints[i].minDomains {
+		s.lowest[i] = s.tallies[i].Lowest(s.more[i])
 	}
-	if s.lowest[i] < 0 {
-		first := true
-		for _, count := range s.counts[i] {
-			if first || count < s.lowest[i] {
-				s.lowest[i], first = count, false
-			}
-		}
-	}
-	return s.lowest[i]
 }
 
 func (*plugin) Clone(state framework.State) framework.State {
 	s := *state.(*filterState)
-	counts := make([]map[string]int, len(s.counts))
-	for i, m := range s.counts {
-		counts[i] = make(map[string]int, len(m))
-		for domain, count := range m {
-			counts[i][domain] = count
-		}
+	s.more, s.lowest = slices.Clone(s.more), slices.Clone(s.lowest)
+	for i := range s.more {
+		s.more[i] = maps.Clone(s.more[i])
 	}
-	s.counts, s.lowest = counts, append([]int(nil), s.lowest...)
 	return &s
 }
 
@@ -253,10 +285,14 @@ func (s *filterState) update(pod, changed *framework.PodInfo, node *framework.No
 	}
 	for i := range s.constraints {
 		c := &s.constraints[i]
-		if c.selector.Matches(labels.Set(changed.Pod.Labels)) && c.includes(pod.Pod, &s.required, node.Node) {
-			s.counts[i][node.Node.Labels[c.key]] += delta
-			s.lowest[i] = -1
+		if !c.selector.Matches(labels.Set(changed.Pod.Labels)) || !c.includes(pod.Pod, &s.required, node.Node) {
+			continue
 		}
+		if s.more[i] == nil {
+			s.more[i] = make(map[string]int)
+		}
+		s.more[i][node.Node.Labels[c.key]] += delta
+		s.findLowest(i)
 	}
 }
 

@@ -12,13 +12,13 @@ import (
 	"github.com/skiff-k8s/skiff/scheduler/framework"
 )
 
-// scoreState has, for each soft constraint, the number of matching pods in each domain that has a feasible node.
-// Of nodes as domains it has none: Score counts on the spot.
+// scoreState has, for each soft constraint, the number of matching pods in each domain, or on each node if these are the domains.
 type scoreState struct {
 	constraints []constraint
-	counts      []map[string]int
-	weights     []float64 // more domains weigh more, so that small topologies do not drown
-	requireAll  bool      // nodes that lack a label do not take part
+	tallies     []*framework.Tally   // nil where nodes are the domains
+	perNode     []*framework.PerNode // nil where they are not
+	weights     []float64            // more domains weigh more, so that small topologies do not drown
+	requireAll  bool                 // nodes that lack a label do not take part
 }
 
 func (p *plugin) PreScore(ctx context.Context, pod *framework.PodInfo, view *framework.Snapshot, feasible []*framework.NodeInfo) (framework.State, *framework.Status) {
@@ -31,62 +31,46 @@ func (p *plugin) PreScore(ctx context.Context, pod *framework.PodInfo, view *fra
 	}
 	s := &scoreState{
 		constraints: constraints,
-		counts:      make([]map[string]int, len(constraints)),
+		tallies:     make([]*framework.Tally, len(constraints)),
+		perNode:     make([]*framework.PerNode, len(constraints)),
 		weights:     make([]float64, len(constraints)),
 		requireAll:  len(pod.Pod.Spec.TopologySpreadConstraints) > 0 || !p.lenient,
 	}
-	s.findDomains(feasible)
-	s.count(pod.Pod, view)
+	required := nodeaffinity.GetRequiredNodeAffinity(pod.Pod)
+	among := among{pod.Pod, &required, constraints, s.requireAll}
+	for i := range constraints {
+		if c := &constraints[i]; c.key == v1.LabelHostname {
+			s.perNode[i] = among.perNode(view, c)
+		} else {
+			s.tallies[i] = among.tally(view, c)
+		}
+		s.weights[i] = math.Log(float64(s.domains(i, feasible) + 2))
+	}
 	return s, nil
 }
 
-func (s *scoreState) findDomains(feasible []*framework.NodeInfo) {
-	for i := range s.counts {
-		s.counts[i] = make(map[string]int)
-	}
-	taking := 0
+// domains counts those of a constraint that have a feasible node.
+func (s *scoreState) domains(i int, feasible []*framework.NodeInfo) int {
+	key, nodes := s.constraints[i].key, 0
+	seen := make(map[string]struct{})
 	for _, node := range feasible {
-		if s.ignores(node) {
-			continue
-		}
-		taking++
-		for i := range s.constraints {
-			if key := s.constraints[i].key; key != v1.LabelHostname {
-				s.counts[i][node.Node.Labels[key]] = 0
-			}
+		switch {
+		case s.ignores(node):
+		case key == v1.LabelHostname:
+			nodes++
+		default:
+			seen[node.Node.Labels[key]] = struct{}{}
 		}
 	}
-	for i := range s.weights {
-		domains := len(s.counts[i])
-		if s.constraints[i].key == v1.LabelHostname {
-			domains = taking
-		}
-		s.weights[i] = math.Log(float64(domains + 2))
-	}
+	return max(nodes, len(seen))
 }
 
 func (s *scoreState) ignores(node *framework.NodeInfo) bool {
 	return s.requireAll && !hasKeys(node.Node, s.constraints)
 }
 
-func (s *scoreState) count(pod *v1.Pod, view *framework.Snapshot) {
-	required := nodeaffinity.GetRequiredNodeAffinity(pod)
-	for _, node := range view.Nodes {
-		if s.ignores(node) {
-			continue
-		}
-		for i := range s.constraints {
-			c := &s.constraints[i]
-			domain := node.Node.Labels[c.key]
-			if count, ok := s.counts[i][domain]; ok && c.includes(pod, &required, node.Node) {
-				s.counts[i][domain] = count + countMatching(node, c.selector, pod.Namespace)
-			}
-		}
-	}
-}
-
 // Score is the weighted number of matching pods around: the less the better.
-func (p *plugin) Score(state framework.State, pod *framework.PodInfo, node *framework.NodeInfo) int64 {
+func (p *plugin) Score(state framework.State, _ *framework.PodInfo, node *framework.NodeInfo) int64 {
 	s := state.(*scoreState)
 	if s.ignores(node) {
 		return 0
@@ -98,9 +82,11 @@ func (p *plugin) Score(state framework.State, pod *framework.PodInfo, node *fram
 		if !ok {
 			continue
 		}
-		count := s.counts[i][domain]
-		if c.key == v1.LabelHostname {
-			count = countMatching(node, c.selector, pod.Pod.Namespace)
+		count := 0
+		if perNode := s.perNode[i]; perNode != nil {
+			count = perNode.Of(node)
+		} else {
+			count = s.tallies[i].Domains[domain].Pods
 		}
 		score += float64(count)*s.weights[i] + float64(c.maxSkew-1)
 	}
