@@ -109,6 +109,27 @@ func BenchmarkRequests(b *testing.B) {
 	b.Run("CreateWatchedBy20", func(b *testing.B) { watched(b, env, 20, create) })
 }
 
+// What a stored pod takes of memory: by itself, and with four versions of its status that watches may still ask for.
+func BenchmarkMemoryOfPods(b *testing.B) {
+	const pods = 1000
+	env := testenv.Start(b)
+	client, before := env.Client.CoreV1().Pods("default"), inUse()
+	for i := range pods {
+		if _, err := client.Create(b.Context(), benchPod(fmt.Sprintf("pod-%d", i)), metav1.CreateOptions{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	created := inUse()
+	for i := range 4 * pods {
+		status := fmt.Appendf(nil, `{"status":{"phase":"Running","message":"%d"}}`, i)
+		if _, err := client.Patch(b.Context(), fmt.Sprintf("pod-%d", i%pods), types.StrategicMergePatchType, status, metav1.PatchOptions{}, "status"); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(created-before)/pods, "B/pod")
+	b.ReportMetric(float64(inUse()-created)/pods/4, "B/version")
+}
+
 // watched counts until all watchers have seen what was written.
 func watched(b *testing.B, env *testenv.Env, watchers int, write func(*testing.B)) {
 	list, err := env.Client.CoreV1().Pods("default").List(b.Context(), metav1.ListOptions{Limit: 1})

@@ -237,7 +237,7 @@ func TestFieldSelectors(t *testing.T) {
 		"/api/v1/replicationcontrollers":          "status.replicas",
 		"/api/v1/events":                          "involvedObject.kind involvedObject.namespace involvedObject.name involvedObject.uid involvedObject.apiVersion involvedObject.resourceVersion involvedObject.fieldPath reason reportingComponent source type",
 		"/apis/events.k8s.io/v1/events":           "regarding.kind regarding.namespace regarding.name regarding.uid regarding.apiVersion regarding.resourceVersion regarding.fieldPath reason reportingController type",
-		"/apis/apps/v1/replicasets":               "status.replicas",
+		"/apis/apps/v1/replicasets":               "",
 		"/apis/batch/v1/jobs":                     "status.successful",
 		"/apis/resource.k8s.io/v1/resourceslices": "spec.nodeName spec.driver",
 		"/apis/certificates.k8s.io/v1/certificatesigningrequests": "spec.signerName",

@@ -13,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
@@ -122,6 +123,42 @@ func TestDeletes(t *testing.T) {
 	}
 	if c2, err := maps.Get(ctx, "c2", metav1.GetOptions{}); err != nil || c2.DeletionTimestamp == nil || len(c2.Finalizers) != 1 || c2.Finalizers[0] != metav1.FinalizerDeleteDependents {
 		t.Errorf("foreground: %+v, %v; want it to wait for its dependents", c2, err)
+	}
+}
+
+// Server-side apply of a part of a pod owns nothing else, whatever else the client names.
+func TestApplyOfPartsOwnsThem(t *testing.T) {
+	env := testenv.Start(t)
+	pods := env.Client.CoreV1().Pods("default")
+	if _, err := pods.Create(t.Context(), &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "p"},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i", Resources: corev1.ResourceRequirements{
+			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m")},
+		}}}},
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for part, c := range map[string]struct{ spec, owns string }{
+		"resize":              {`{"containers":[{"name":"c","image":"i","resources":{"requests":{"cpu":"200m"}}}]}`, `{"f:spec":{"f:containers":{"k:{\"name\":\"c\"}":{".":{},"f:resources":{"f:requests":{"f:cpu":{}}}}}}}`},
+		"ephemeralcontainers": {`{"containers":[{"name":"c","image":"i"}],"ephemeralContainers":[{"name":"e","image":"i"}]}`, `{"f:spec":{"f:ephemeralContainers":{"k:{\"name\":\"e\"}":{".":{},"f:image":{},"f:name":{}}}}}`},
+	} {
+		body := `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p","labels":{"a":"b"}},"spec":` + c.spec + `}`
+		response, raw := exchange(t, env.Config, http.MethodPatch, "/api/v1/namespaces/default/pods/p/"+part+"?fieldManager=me&force=true",
+			http.Header{"Content-Type": {"application/apply-patch+yaml"}, "Accept": {"application/json"}}, strings.NewReader(body))
+		var pod corev1.Pod
+		if err := json.Unmarshal(raw, &pod); err != nil || response.StatusCode != http.StatusOK {
+			t.Errorf("%s: %s %.500s", part, response.Status, raw)
+			continue
+		}
+		owns := ""
+		for _, m := range pod.ManagedFields {
+			if m.Manager == "me" && m.Subresource == part {
+				owns = string(m.FieldsV1.GetRawBytes())
+			}
+		}
+		if owns != c.owns {
+			t.Errorf("%s owns %s, want %s", part, owns, c.owns)
+		}
 	}
 }
 

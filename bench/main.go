@@ -11,8 +11,8 @@
 //	make bench                          all figures
 //	go run ./bench --runs 1 --seconds 5 a quick look, after make build
 //	go run ./bench --deployments 1000   many Deployments, on simulated nodes
-//	go run ./bench --services 0,1000    Services, with so many others there
 //	go run ./bench --api 5000           requests to the API, beside a bare HTTP server with etcd
+//	go run ./bench --services 0,1000    Services, with so many others there
 package main
 
 import (
@@ -60,12 +60,12 @@ func main() {
 	fs.IntVar(&o.settle, "settle", 15, "seconds between the Ready node and the watch of the idle server")
 	fs.BoolVar(&o.idle, "only-idle", false, "after the starts, watch the idle server and nothing else")
 	fs.IntVar(&o.deployments, "deployments", 0, "measure controllers with so many Deployments on simulated nodes, and nothing else")
-	fs.IntSliceVar(&o.services, "services", nil, "measure Services with so many others there, such as 0,100,1000,10000, and nothing else")
-	fs.StringVar(&o.proxyMode, "proxy-mode", "iptables", "what enforces Services then: iptables or nftables")
 	fs.IntVar(&o.api, "api", 0, "measure the API server with so many pods, such as 5000, and nothing else")
 	fs.IntVar(&o.apiSeconds, "api-seconds", 5, "how long to ask for each of its figures")
 	fs.StringVar(&o.bare, "bare", "", "be the server that the API server is measured beside, at this address")
 	_ = fs.MarkHidden("bare")
+	fs.IntSliceVar(&o.services, "services", nil, "measure Services with so many others there, such as 0,100,1000,10000, and nothing else")
+	fs.StringVar(&o.proxyMode, "proxy-mode", "iptables", "what enforces Services then: iptables or nftables")
 	fs.BoolVar(&o.node, "only-node", false, "after the starts, measure pods and nothing else")
 	fs.IntVar(&o.singles, "singles", 30, "how many pods to start one after the other")
 	fs.IntVar(&o.burst, "burst", 50, "how many pods to start at once")
@@ -121,10 +121,11 @@ func run(ctx context.Context, o options) error {
 	case len(o.services) > 0:
 		take = services
 	}
-	if err := take(ctx, o, results); err != nil {
+	err = take(ctx, o, results)
+	results.print(os.Stdout) // those that there are
+	if err != nil {
 		return err
 	}
-	results.print(os.Stdout)
 	if o.save {
 		return results.save(ctx, "bench/results")
 	}

@@ -9,13 +9,9 @@ import (
 	"io"
 	"net"
 	"os"
-	"path/filepath"
-	"runtime"
-	"strings"
 	"time"
 
 	"github.com/miekg/dns"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -91,12 +87,8 @@ func startEcho(ctx context.Context, h *host, client kubernetes.Interface) (strin
 	if err := startPod(ctx, h, client, "echo", create); err != nil {
 		return "", fmt.Errorf("start the pod: %w", err)
 	}
-	namespace, err := networkOf(ctx, h, "sleep")
-	if err != nil {
-		return "", err
-	}
 	for port, greeting := range map[int]string{echoPort: "", otherPort: "X"} {
-		l, err := listenIn(namespace, fmt.Sprintf(":%d", port))
+		l, err := listenInPod(ctx, h, port)
 		if err != nil {
 			return "", fmt.Errorf("listen in the pod: %w", err)
 		}
@@ -108,6 +100,19 @@ func startEcho(ctx context.Context, h *host, client kubernetes.Interface) (strin
 		return "", err
 	}
 	return pod.Status.PodIP, nil
+}
+
+// listenInPod waits for the pod's process, which may be about to be started.
+func listenInPod(ctx context.Context, h *host, port int) (net.Listener, error) {
+	for deadline := time.Now().Add(patience); ; {
+		l, err := h.ListenBeside("sleep", "tcp", fmt.Sprintf(":%d", port))
+		if err == nil || time.Now().After(deadline) {
+			return l, err
+		}
+		if err := wait(ctx, 1); err != nil {
+			return nil, err
+		}
+	}
 }
 
 func echo(l net.Listener, greeting string) {
@@ -123,53 +128,6 @@ func echo(l net.Listener, greeting string) {
 			}
 		}()
 	}
-}
-
-// networkOf finds the network namespace of the host's only process of that name, which may be about to be started.
-func networkOf(ctx context.Context, h *host, name string) (string, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("there is no process %s in the pod", name))
-	defer cancel()
-	for {
-		names, err := filepath.Glob(h.Path("/proc") + "/[0-9]*/comm")
-		if err != nil {
-			return "", err
-		}
-		for _, path := range names {
-			if comm, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(comm)) == name {
-				return filepath.Join(filepath.Dir(path), "ns", "net"), nil
-			}
-		}
-		select {
-		case <-time.After(lookAgain):
-		case <-ctx.Done():
-			return "", context.Cause(ctx)
-		}
-	}
-}
-
-// listenIn listens in another network namespace. The thread that went there is not used again.
-func listenIn(namespace, address string) (net.Listener, error) {
-	type listening struct {
-		net.Listener
-		error
-	}
-	result := make(chan listening)
-	go func() {
-		runtime.LockOSThread()
-		ns, err := netns.GetFromPath(namespace)
-		if err == nil {
-			defer ns.Close()
-			err = netns.Set(ns)
-		}
-		if err != nil {
-			result <- listening{error: err}
-			return
-		}
-		l, err := net.Listen("tcp", address)
-		result <- listening{l, err}
-	}()
-	got := <-result
-	return got.Listener, got.error
 }
 
 // fill creates Services from..to-1, each with endpoints that nobody asks.

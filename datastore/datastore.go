@@ -54,6 +54,7 @@ type Store struct {
 		Stop()
 	}
 	counts    *Counts
+	fieldSets fieldSets
 	closeOnce sync.Once
 }
 
@@ -150,7 +151,7 @@ func (cfg Config) serverConfig() (config.ServerConfig, error) {
 		InitialClusterToken:         "skiff",
 		NewCluster:                  !exists(filepath.Join(cfg.Dir, "member")),
 		SnapshotCount:               10000,
-		SnapshotCatchUpEntries:      5000,
+		SnapshotCatchUpEntries:      100, // they lie in memory for members that are behind, of which there are none
 		MaxSnapFiles:                5,
 		MaxWALFiles:                 5,
 		TickMs:                      tick,

@@ -63,6 +63,9 @@ spec:
 		n.t.Fatal(err)
 	}
 	n.t.Cleanup(func() { // also when the test has failed: others count pods
+		if n.server.ctx.Err() != nil {
+			return // the whole test has ended, and the host goes
+		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(n.t.Context()), time.Minute)
 		defer cancel()
 		if _, err := output(n.command(ctx, "delete", "pod", "-n", "demo", name, "--ignore-not-found", "--wait=true")); err != nil {

@@ -17,7 +17,7 @@ import (
 
 // hungMount is a file system whose server has gone silent, as an NFS mount of a machine that is away: whoever touches it
 // waits, and cannot be killed with certainty.
-const hungMount = "/mnt/hung"
+const hungMount = "/run/far/hung"
 
 // The messages of FUSE's protocol that there are here.
 const (
@@ -69,7 +69,7 @@ kind: Pod
 metadata: {name: stuck, namespace: demo}
 spec:
   terminationGracePeriodSeconds: 1
-  volumes: [{name: far, hostPath: {path: /mnt/hung/data, type: Directory}}]
+  volumes: [{name: far, hostPath: {path: /run/far/hung/data, type: Directory}}]
   containers:
   - {name: main, image: "busybox:stable", imagePullPolicy: IfNotPresent, command: [sleep, "3600"], volumeMounts: [{name: far, mountPath: /far}]}
 ---
@@ -80,7 +80,7 @@ spec:
   capacity: {storage: 1Gi}
   accessModes: [ReadWriteOnce]
   storageClassName: ""
-  local: {path: /mnt/hung/disk}
+  local: {path: /run/far/hung/disk}
   nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [alpha]}]}]}}
 ---
 apiVersion: v1
@@ -102,7 +102,7 @@ kind: Pod
 metadata: {name: walker, namespace: demo}
 spec:
   terminationGracePeriodSeconds: 1
-  volumes: [{name: far, hostPath: {path: /mnt}}]
+  volumes: [{name: far, hostPath: {path: /run/far}}]
   containers:
   - name: main
     image: busybox:stable

@@ -11,17 +11,12 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
-	"regexp"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
-	"github.com/vishvananda/netns"
 	admissionv1 "k8s.io/api/admission/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/cert"
@@ -318,52 +313,10 @@ func serveWebhook(t *testing.T, n *node, certificate, key []byte) {
 			_ = json.NewEncoder(w).Encode(review)
 		}),
 	}
-	l, err := listenInPod(n, "httpd", ":8443")
+	l, err := n.ListenBeside("httpd", "tcp", ":8443")
 	if err != nil {
 		t.Fatal(err)
 	}
 	go func() { _ = server.ServeTLS(l, "", "") }()
 	t.Cleanup(func() { _ = server.Close() })
-}
-
-var processID = regexp.MustCompile(`/proc/\d+$`)
-
-// listenInPod listens in the network namespace of the host's only process of that name. The thread that goes there is not
-// used again.
-func listenInPod(n *node, process, address string) (net.Listener, error) {
-	names, err := filepath.Glob(n.Path("/proc") + "/[0-9]*/comm")
-	if err != nil {
-		return nil, err
-	}
-	namespace := ""
-	for _, path := range names {
-		comm, err := os.ReadFile(path)
-		if dir := filepath.Dir(path); err == nil && strings.TrimSpace(string(comm)) == process && processID.MatchString(dir) {
-			namespace = filepath.Join(dir, "ns", "net")
-		}
-	}
-	if namespace == "" {
-		return nil, fmt.Errorf("there is no process %s", process)
-	}
-	type result struct {
-		l   net.Listener
-		err error
-	}
-	done := make(chan result, 1)
-	go func() {
-		runtime.LockOSThread()
-		ns, err := netns.GetFromPath(namespace)
-		if err == nil {
-			defer ns.Close()
-			err = netns.Set(ns)
-		}
-		if err != nil {
-			done <- result{nil, err}
-			return
-		}
-		l, err := net.Listen("tcp", address)
-		done <- result{l, err}
-	}()
-	r := <-done
-	return r.l, r.err
 }

@@ -146,6 +146,7 @@ func (k *Kubelet) admit(ctx context.Context, w *worker, pod *v1.Pod, have *conta
 		}
 	}
 	if err := k.grants.Allocate(pod); err != nil {
+		k.events.Eventf(pod, v1.EventTypeWarning, "FailedSync", "error syncing pod: %v", err)
 		return false, err
 	}
 	w.mu.Lock()

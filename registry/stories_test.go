@@ -147,3 +147,18 @@ func compare(t *testing.T, want, got []string, name string) {
 		t.Errorf("the API server says\n\t%s\nand the story\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
 	}
 }
+
+// The corpus has objects of every kind that are taken, and some that are refused.
+func TestStoriesTellBothOutcomes(t *testing.T) {
+	files, err := stories.Read("testdata/stories")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("read the stories: %d, %v", len(files), err)
+	}
+	for name, f := range files {
+		taken := slices.ContainsFunc(f.Stories, func(s stories.Story) bool { return s.Stored != nil })
+		refused := slices.ContainsFunc(f.Stories, func(s stories.Story) bool { return len(s.Errors) > 0 })
+		if !taken || !refused {
+			t.Errorf("%s: taken %v, refused %v; want both", name, taken, refused)
+		}
+	}
+}

@@ -154,6 +154,40 @@ func (h *Host) Listen(ctx context.Context, network, address string) (net.Listene
 	return l, err
 }
 
+// ListenBeside listens in the network namespace of the host's only process of that name: of a pod, for example, for which
+// there is no image with the program that it is to be.
+func (h *Host) ListenBeside(process, network, address string) (net.Listener, error) {
+	names, err := filepath.Glob(h.Path("/proc") + "/[0-9]*/comm")
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range names {
+		if comm, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(comm)) == process {
+			return listenIn(filepath.Join(filepath.Dir(path), "ns", "net"), network, address)
+		}
+	}
+	return nil, fmt.Errorf("%s has no process %s", h.name, process)
+}
+
+// listenIn listens in another network namespace. The thread that goes there is not used again.
+func listenIn(namespace, network, address string) (l net.Listener, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		var ns *os.File
+		if ns, err = os.Open(namespace); err != nil {
+			return
+		}
+		defer ns.Close()
+		if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err == nil {
+			l, err = net.Listen(network, address)
+		}
+	}()
+	<-done
+	return l, err
+}
+
 // Close ends every process of the host and removes what it had. It may be called more than once.
 func (h *Host) Close() error {
 	if h.closed.Swap(true) {

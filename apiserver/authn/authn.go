@@ -23,7 +23,6 @@ import (
 	"k8s.io/apiserver/pkg/authentication/request/headerrequest"
 	"k8s.io/apiserver/pkg/authentication/request/union"
 	"k8s.io/apiserver/pkg/authentication/request/websocket"
-	"k8s.io/apiserver/pkg/authentication/request/x509"
 	"k8s.io/apiserver/pkg/authentication/token/cache"
 	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -84,11 +83,12 @@ func New(ctx context.Context, c Config) (*Authenticators, error) {
 	if err != nil {
 		return nil, err
 	}
+	sources := []authenticator.Token{serviceAccounts}
 	further, file, err := c.further(ctx)
 	if err != nil {
 		return nil, err
 	}
-	sources := append([]authenticator.Token{serviceAccounts}, further...) // last: for a token that they do not know they may ask far away
+	sources = append(sources, further...) // last: for a token that they do not know they may ask far away
 	out := &Authenticators{file: file}
 	tokens := tokenunion.New(
 		// Not remembered: who is handed a token that was deleted is to be refused at once.
@@ -101,7 +101,7 @@ func New(ctx context.Context, c Config) (*Authenticators, error) {
 		chain = append(chain, authenticator.WrapAudienceAgnosticRequest(c.Audiences, c.frontProxy()))
 	}
 	chain = append(chain,
-		x509.NewDynamic(c.ClientCA.VerifyOptions, x509.CommonNameUserConversion),
+		newCertificates(c.ClientCA.VerifyOptions),
 		bearertoken.New(tokens),
 		websocket.NewProtocolAuthenticator(tokens))
 	request := group.NewAuthenticatedGroupAdder(union.New(chain...))

@@ -6,9 +6,11 @@ import (
 	"bufio"
 	"bytes"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,13 +25,41 @@ func collectSeldom() {
 	}
 }
 
-// forgetStart gives back what the start needed.
+// forgetStart gives back what the start needed, and from then on what times of load do.
 func forgetStart() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(100)
 	}
 	debug.FreeOSMemory()
 	forgetProgram()
+	giveBackAfterLoad()
+}
+
+const (
+	// calm is how long the heap must not have been collected for a time of load to be over. The runtime collects
+	// an idle heap every two minutes.
+	calm = time.Minute
+	// worthwhile is how much memory must be free to give it back, which costs a collection.
+	worthwhile = 16 << 20
+)
+
+// giveBackAfterLoad gives memory back that times of load leave free. The runtime by itself keeps as much as is in use,
+// and a tenth of all, for the next. It hears of each collection of the heap by an object that is dropped for that, so
+// it does nothing while nothing happens.
+func giveBackAfterLoad() {
+	timer := time.AfterFunc(calm, func() {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		if m.HeapIdle-m.HeapReleased > worthwhile {
+			debug.FreeOSMemory()
+		}
+	})
+	var collected func(int)
+	collected = func(int) {
+		timer.Reset(calm)
+		runtime.AddCleanup(new([16]byte), collected, 0)
+	}
+	collected(0)
 }
 
 // forgetProgram unmaps the pages of the program that were used so far. Those that are used again come back

@@ -25,7 +25,8 @@ import (
 type kind struct {
 	create genericrest.RESTCreateStrategy
 	update genericrest.RESTUpdateStrategy
-	status genericrest.RESTUpdateStrategy // nil: no such subresource
+	status genericrest.RESTUpdateStrategy            // nil: no such subresource
+	parts  map[string]genericrest.RESTUpdateStrategy // further subresources that write the object, by name
 	table  genericrest.TableConvertor
 }
 
@@ -68,10 +69,13 @@ func (a *api) change(stored, sent stories.Object, subresource string) answer {
 			return fmt.Errorf("decode the stored object: %w", err)
 		}
 		k := a.kinds[a.groupKind(sent)]
+		strategy := k.update
 		if subresource == "status" {
-			return genericrest.BeforeUpdate(k.status, ctx, obj, old)
+			strategy = k.status
+		} else if subresource != "" {
+			strategy = k.parts[subresource]
 		}
-		return genericrest.BeforeUpdate(k.update, ctx, obj, old)
+		return genericrest.BeforeUpdate(strategy, ctx, obj, old)
 	})
 }
 

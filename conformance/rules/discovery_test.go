@@ -20,11 +20,7 @@ const discovery = "../../registry/testdata/discovery.txt"
 
 // What discovery tells of Kubernetes' GA versions is in a file, against which a test of the registry holds ours.
 func TestDiscovery(t *testing.T) {
-	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "k8s.io/kubernetes").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	files, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(dir)), "api/discovery", "api*__v*.json"))
+	files, err := filepath.Glob(filepath.Join(kubernetesDir(t), "api/discovery", "api*__v*.json"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no discovery documents: %v", err)
 	}
@@ -54,4 +50,14 @@ func TestDiscovery(t *testing.T) {
 	if err != nil || string(got) != want {
 		t.Errorf("%s is not what Kubernetes has: run this with -write (%v)", discovery, err)
 	}
+}
+
+// kubernetesDir is where the source of Kubernetes is, with the documents that it brings along.
+func kubernetesDir(t *testing.T) string {
+	t.Helper()
+	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "k8s.io/kubernetes").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(dir))
 }

@@ -100,7 +100,7 @@ func newKubernetes() *api {
 	claim := resourceclaim.NewStrategy(namespaces{}, allow)
 	claimTemplate := resourceclaimtemplate.NewStrategy(namespaces{})
 	kinds := map[schema.GroupKind]kind{
-		key("", "Pod"):                                          {create: pod.Strategy, update: pod.Strategy, status: pod.StatusStrategy},
+		key("", "Pod"):                                          {create: pod.Strategy, update: pod.Strategy, status: pod.StatusStrategy, parts: map[string]genericrest.RESTUpdateStrategy{"ephemeralcontainers": pod.EphemeralContainersStrategy, "resize": pod.ResizeStrategy}},
 		key("", "PodTemplate"):                                  {create: podtemplate.Strategy, update: podtemplate.Strategy, status: nil},
 		key("", "ReplicationController"):                        {create: replicationcontroller.Strategy, update: replicationcontroller.Strategy, status: replicationcontroller.StatusStrategy},
 		key("", "Service"):                                      {create: service.Strategy, update: service.Strategy, status: service.StatusStrategy},
@@ -123,7 +123,7 @@ func newKubernetes() *api {
 		key("autoscaling", "HorizontalPodAutoscaler"):           {create: horizontalpodautoscaler.Strategy, update: horizontalpodautoscaler.Strategy, status: horizontalpodautoscaler.StatusStrategy},
 		key("batch", "Job"):                                     {create: job.Strategy, update: job.Strategy, status: job.StatusStrategy},
 		key("batch", "CronJob"):                                 {create: cronjob.Strategy, update: cronjob.Strategy, status: cronjob.StatusStrategy},
-		key("certificates.k8s.io", "CertificateSigningRequest"): {create: certificates.Strategy, update: certificates.Strategy, status: certificates.StatusStrategy},
+		key("certificates.k8s.io", "CertificateSigningRequest"): {create: certificates.Strategy, update: certificates.Strategy, status: certificates.StatusStrategy, parts: map[string]genericrest.RESTUpdateStrategy{"approval": certificates.ApprovalStrategy}},
 		key("certificates.k8s.io", "ClusterTrustBundle"):        {create: clustertrustbundle.Strategy, update: clustertrustbundle.Strategy, status: nil},
 		key("coordination.k8s.io", "Lease"):                     {create: lease.Strategy, update: lease.Strategy, status: nil},
 		key("discovery.k8s.io", "EndpointSlice"):                {create: endpointslice.Strategy, update: endpointslice.Strategy, status: nil},

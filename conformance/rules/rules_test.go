@@ -77,6 +77,9 @@ func TestEveryKindHasStories(t *testing.T) {
 		if _, ok := ours.kinds[gk]; !ok {
 			t.Errorf("%s has no rules here", gk)
 		}
+		if here, there := slices.Sorted(maps.Keys(ours.kinds[gk].parts)), slices.Sorted(maps.Keys(theirs.kinds[gk].parts)); !slices.Equal(here, there) {
+			t.Errorf("%s has the subresources %v, want %v", gk, here, there)
+		}
 	}
 }
 
@@ -182,6 +185,9 @@ func (c *comparison) tryStory(f *stories.File, s *stories.Story) {
 	}
 	c.try("update", created.stored, func(a *api, o stories.Object) answer { return a.change(created.stored, o, "") })
 	k := c.theirs.kinds[c.theirs.groupKind(sent)]
+	for _, name := range slices.Sorted(maps.Keys(k.parts)) {
+		c.try(name, created.stored, func(a *api, o stories.Object) answer { return a.change(created.stored, o, name) })
+	}
 	if k.status == nil {
 		return
 	}

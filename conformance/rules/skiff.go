@@ -3,7 +3,10 @@
 package rules
 
 import (
+	"strings"
+
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	genericrest "k8s.io/apiserver/pkg/registry/rest"
 
 	"github.com/skiff-k8s/skiff/registry"
 	"github.com/skiff-k8s/skiff/registry/resource"
@@ -22,6 +25,14 @@ func newSkiff() (*api, error) {
 		k := kind{create: built.Store.CreateStrategy, update: built.Store.UpdateStrategy, table: built.Store}
 		if built.Status != nil {
 			k.status = built.Status.UpdateStrategy
+		}
+		for name, storage := range built.Storage {
+			if part, ok := storage.(rest.Subresource); ok && !strings.HasSuffix(name, "/status") {
+				if k.parts == nil {
+					k.parts = map[string]genericrest.RESTUpdateStrategy{}
+				}
+				k.parts[name[strings.Index(name, "/")+1:]] = part.Strategy()
+			}
 		}
 		out.kinds[gk] = k
 	}

@@ -330,10 +330,10 @@ func (c *controller) rewrite(ctx context.Context, mapping *meta.RESTMapping, o *
 	return err
 }
 
-// isTransient tells whether the same request may succeed later.
+// isTransient tells whether the same request may succeed later, which it may if nobody has answered it.
 func isTransient(err error) bool {
 	if answer := apierrors.APIStatus(nil); !errors.As(err, &answer) {
-		return true // no answer came
+		return true
 	}
 	return apierrors.IsServerTimeout(err) || apierrors.IsTooManyRequests(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsInternalError(err) ||
 		apierrors.IsTimeout(err)

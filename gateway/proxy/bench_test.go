@@ -30,13 +30,13 @@ func BenchmarkAgainstBare(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	p := New(Config{})
 	bare := httptest.NewServer(&httputil.ReverseProxy{
 		Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(target); r.SetXForwarded() },
-		Transport: &http.Transport{MaxIdleConnsPerHost: idleConnections, DisableCompression: true}, BufferPool: &buffers,
+		Transport: &http.Transport{MaxIdleConnsPerHost: idleConnections, DisableCompression: true}, BufferPool: &p.buffers,
 	})
 	defer bare.Close()
 
-	p := New(Config{})
 	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan struct{})
 	go func() { _ = p.Run(ctx); close(done) }()

@@ -139,7 +139,7 @@ func (x *exchange) forward() {
 		r = r.WithContext(ctx)
 	}
 	x.reverse = httputil.ReverseProxy{
-		Rewrite: x.rewrite, Transport: x, ModifyResponse: x.modify, ErrorHandler: x.failed, BufferPool: &buffers, ErrorLog: quietLog,
+		Rewrite: x.rewrite, Transport: x, ModifyResponse: x.modify, ErrorHandler: x.failed, BufferPool: &x.socket.proxy.buffers, ErrorLog: quietLog,
 	}
 	x.reverse.ServeHTTP(x, r)
 	if x.mirror != nil {
@@ -310,7 +310,10 @@ func (b *clientBody) Read(p []byte) (int, error) {
 // bufferPool lends the buffers through which bodies go.
 type bufferPool struct{ sync.Pool }
 
-var buffers = bufferPool{sync.Pool{New: func() any { return new([32 << 10]byte) }}}
+const bufferSize = 32 << 10
 
-func (p *bufferPool) Get() []byte  { return p.Pool.Get().(*[32 << 10]byte)[:] }
-func (p *bufferPool) Put(b []byte) { p.Pool.Put((*[32 << 10]byte)(b)) }
+// Get implements httputil.BufferPool.
+func (p *bufferPool) Get() []byte { return p.Pool.Get().(*[bufferSize]byte)[:] }
+
+// Put implements httputil.BufferPool.
+func (p *bufferPool) Put(b []byte) { p.Pool.Put((*[bufferSize]byte)(b)) }

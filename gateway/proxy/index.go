@@ -228,13 +228,6 @@ func (m *hostMap[T]) each(host string, f func(*T) bool) bool {
 	return m.any != nil && f(m.any)
 }
 
-// find returns the most specific of what belongs to host, or nil.
-func (m *hostMap[T]) find(host string) *T {
-	var found *T
-	m.each(host, func(v *T) bool { found = v; return true })
-	return found
-}
-
 // all calls f for everything.
 func (m *hostMap[T]) all(f func(*T)) {
 	for _, v := range m.exact {

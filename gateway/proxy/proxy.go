@@ -18,6 +18,7 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
 	"maps"
 	"net"
 	"net/netip"
@@ -49,6 +50,7 @@ type Proxy struct {
 	state       atomic.Pointer[state]
 	connections chan struct{} // one is in it for each connection of a client
 	mirrors     chan struct{} // one is in it for each mirrored request under way
+	buffers     bufferPool
 
 	ctx    context.Context // of all connections; ended by cancel, when Run has drained them
 	cancel context.CancelFunc
@@ -84,7 +86,8 @@ func New(cfg Config) *Proxy {
 		tables:      map[string]*table.Table{},
 		sockets:     map[netip.AddrPort]*socket{},
 	}
-	p.targets.dial = cfg.Dial
+	p.targets.dial, p.targets.affinity = cfg.Dial, maphash.MakeSeed()
+	p.buffers.New = func() any { return new([bufferSize]byte) }
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.state.Store(&state{})
 	return p

@@ -40,6 +40,7 @@ type target struct {
 	transport *http.Transport
 	grpc      *http.Transport // for requests of GRPC routes
 	next      atomic.Uint32
+	affinity  maphash.Seed // as in targets
 }
 
 // first returns which endpoint a client's request is for; those after it are next, should it not be there.
@@ -53,16 +54,13 @@ func (t *target) first(client string) uint32 {
 // endpoint returns the address of the n-th endpoint, counted on and on.
 func (t *target) endpoint(n uint32) string { return t.addresses[n%uint32(len(t.addresses))] }
 
-// affinity makes clients' favourites last as long as the process.
-var affinity = maphash.MakeSeed()
-
 // favourite is the index of the endpoint that a client gets: the one that it likes best of those there are. So it keeps it while
 // others come and go.
 func (t *target) favourite(client string) uint32 {
 	var best uint64
 	var at int
 	for i, address := range t.addresses {
-		if h := maphash.String(affinity, client+" "+address); h > best {
+		if h := maphash.String(t.affinity, client+" "+address); h > best {
 			best, at = h, i
 		}
 	}
@@ -71,12 +69,13 @@ func (t *target) favourite(client string) uint32 {
 
 // targets has the slots of all Services that rules refer to. Proxy.mu guards it.
 type targets struct {
-	dial   func(ctx context.Context, network, address string) (net.Conn, error)
-	tables map[string]*table.Table
-	slots  map[slotKey]*slot
-	plain  *http.Transport
-	h2c    *http.Transport
-	secure map[*table.ClientTLS]*http.Transport
+	dial     func(ctx context.Context, network, address string) (net.Conn, error)
+	affinity maphash.Seed // makes clients' favourites last as long as the proxy
+	tables   map[string]*table.Table
+	slots    map[slotKey]*slot
+	plain    *http.Transport
+	h2c      *http.Transport
+	secure   map[*table.ClientTLS]*http.Transport
 }
 
 // slot returns the place of a Service of an owner's table.
@@ -117,7 +116,7 @@ func (t *targets) fill(key slotKey, s *slot) {
 }
 
 func (t *targets) newTarget(service *table.Service) *target {
-	n := &target{service: service, scheme: "http"}
+	n := &target{service: service, scheme: "http", affinity: t.affinity}
 	for _, e := range service.Endpoints {
 		n.addresses = append(n.addresses, e.String())
 	}

@@ -95,15 +95,17 @@ func (m *Manager) Run(ctx context.Context) error {
 
 // wait inhibits shutdowns and hears of them over one connection.
 func (m *Manager) wait(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events, err := m.logind.Watch(ctx) // first, so that no shutdown begins unheard
+	if err != nil {
+		return fmt.Errorf("watch for shutdowns: %w", err)
+	}
 	release, err := m.logind.Inhibit(ctx, m.cfg.Period)
 	if err != nil {
 		return fmt.Errorf("delay shutdowns: %w", err)
 	}
 	defer func() { release() }()
-	events, err := m.logind.Watch(ctx)
-	if err != nil {
-		return fmt.Errorf("watch for shutdowns: %w", err)
-	}
 	for begins := range events {
 		m.mu.Lock()
 		m.begun = begins

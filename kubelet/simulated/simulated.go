@@ -271,7 +271,10 @@ func address(n uint32) string {
 func (f *Fleet) syncNode(ctx context.Context, n *member) time.Duration {
 	if n.object == nil {
 		err := n.register(ctx, f.client)
-		if err != nil && ctx.Err() == nil {
+		switch {
+		case ctx.Err() != nil:
+			return 0 // there may be no Node to renew the lease of
+		case err != nil:
 			klog.FromContext(ctx).Error(err, "Registering a simulated node; it is tried again")
 			return time.Second
 		}

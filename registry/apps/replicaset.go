@@ -29,7 +29,6 @@ func ReplicaSets() rest.Resource[*appsv1.ReplicaSet] {
 		PrepareStatusUpdate: prepareReplicaSetStatusUpdate,
 		ValidateStatus:      validateReplicaSetStatusUpdate,
 		Warnings:            replicaSetWarnings,
-		Fields:              replicaSetFields,
 		Scale: &rest.Scale[*appsv1.ReplicaSet]{
 			Replicas:       func(o *appsv1.ReplicaSet) int32 { return ptr.Deref(o.Spec.Replicas, 1) },
 			SetReplicas:    func(o *appsv1.ReplicaSet, n int32) { o.Spec.Replicas = &n },

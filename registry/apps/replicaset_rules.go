@@ -3,12 +3,9 @@
 package apps
 
 import (
-	"strconv"
-
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
@@ -83,9 +80,4 @@ func replicaSetWarnings(rs, old *appsv1.ReplicaSet) []string {
 		return templateWarnings(&rs.Spec.Template)
 	}
 	return nil
-}
-
-// replicaSetFields are what field selectors of ReplicaSets know besides name and namespace.
-func replicaSetFields(rs *appsv1.ReplicaSet) fields.Set {
-	return fields.Set{"status.replicas": strconv.Itoa(int(rs.Status.Replicas))}
 }

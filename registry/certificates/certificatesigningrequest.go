@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	genericrest "k8s.io/apiserver/pkg/registry/rest"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/skiff-k8s/skiff/registry/rest"
 )
@@ -30,7 +31,9 @@ func CertificateSigningRequests() rest.Resource[*certificatesv1.CertificateSigni
 		ValidateUpdate:      validateRequestUpdate,
 		ValidateStatus:      validateSigned,
 		Subresources: func(store, _ *rest.Store) map[string]genericrest.Storage {
-			return map[string]genericrest.Storage{"approval": rest.Part(store, prepareApproval, validateApproved)}
+			return map[string]genericrest.Storage{"approval": rest.Part(store, prepareApproval, validateApproved, fieldpath.NewExcludeFilterSetMap(map[fieldpath.APIVersion]*fieldpath.Set{
+				"certificates.k8s.io/v1": fieldpath.NewSet(fieldpath.MakePathOrDie("spec"), fieldpath.MakePathOrDie("status", "certificate")),
+			}))}
 		},
 		Fields: func(o *certificatesv1.CertificateSigningRequest) fields.Set {
 			return fields.Set{"spec.signerName": o.Spec.SignerName}

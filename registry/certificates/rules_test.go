@@ -171,7 +171,7 @@ func TestPodCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	old := &certificatesv1.PodCertificateRequest{
-		ObjectMeta: metav1.ObjectMeta{Name: "r", Namespace: "ns"},
+		ObjectMeta: metav1.ObjectMeta{Name: "r", Namespace: "ns", UID: "4", ResourceVersion: "1"},
 		Spec: certificatesv1.PodCertificateRequestSpec{
 			SignerName: "example.com/signer", PodName: "p", PodUID: "1", ServiceAccountName: "default", ServiceAccountUID: "2", NodeName: "n", NodeUID: "3",
 			StubPKCS10Request: requestFor(t, key),
@@ -224,7 +224,7 @@ func TestPodCertificate(t *testing.T) {
 	}{
 		"issued": {issued(key, plain), nil},
 		"failed": {ended("Failed"), nil},
-		"maybe":  {ended("Maybe"), []string{`status.conditions[0].type: Unsupported value: "Maybe"`}},
+		"maybe":  {ended("Maybe"), []string{`status.conditions.[0].type: Unsupported value: "Maybe"`}},
 		"denied with a certificate": {func() *certificatesv1.PodCertificateRequest {
 			r := issued(key, plain)
 			r.Status.Conditions[0].Type = "Denied"

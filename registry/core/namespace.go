@@ -45,7 +45,7 @@ func Namespaces() rest.Resource[*corev1.Namespace] {
 			return &namespaceREST{store, store}
 		},
 		Subresources: func(store, _ *rest.Store) map[string]genericrest.Storage {
-			return map[string]genericrest.Storage{"finalize": finalizeREST{rest.Part(store, prepareNamespaceFinalizeUpdate, validateNamespaceFinalizeUpdate)}}
+			return map[string]genericrest.Storage{"finalize": finalizeREST{rest.Part(store, prepareNamespaceFinalizeUpdate, validateNamespaceFinalizeUpdate, nil)}}
 		},
 	}
 }
@@ -56,7 +56,7 @@ type finalizeREST struct{ updates }
 type updates interface {
 	genericrest.Storage
 	genericrest.Updater
-	genericrest.ResetFieldsStrategy
+	genericrest.ResetFieldsFilterStrategy
 }
 
 // emptiedNamespace tells that an update took the last finalizer off a namespace that is to go.

@@ -56,8 +56,8 @@ func Pods(deps Deps) rest.Resource[*corev1.Pod] {
 		Subresources: func(store, status *rest.Store) map[string]genericrest.Storage {
 			out := map[string]genericrest.Storage{
 				"binding":             &bindingREST{store},
-				"ephemeralcontainers": rest.Part(store, preparePodEphemeralContainersUpdate, validatePodEphemeralContainersUpdate),
-				"resize":              rest.Part(store, preparePodResizeUpdate, validatePodResizeUpdate),
+				"ephemeralcontainers": rest.Part(store, preparePodEphemeralContainersUpdate, validatePodEphemeralContainersUpdate, ownedByEphemeralContainers),
+				"resize":              rest.Part(store, preparePodResizeUpdate, validatePodResizeUpdate, ownedByResize),
 			}
 			if deps.Budgets != nil {
 				out["eviction"] = &evictionREST{status, deps.Budgets}

@@ -337,7 +337,7 @@ func validatePodEphemeralContainersUpdate(pod, old *corev1.Pod) field.ErrorList 
 	}
 	o := podspec.OptionsForPod(old)
 	path := field.NewPath("spec", "ephemeralContainers")
-	errs := rule.ObjectMetaUpdate(&pod.ObjectMeta)
+	errs := rule.ObjectMeta(&pod.ObjectMeta, true, apivalidation.NameIsDNSSubdomain)
 	errs = append(errs, podspec.ValidatePod(pod, o)...)
 	errs = append(errs, validatePodAnnotationsUpdate(pod, old, o)...)
 	for _, was := range old.Spec.EphemeralContainers {

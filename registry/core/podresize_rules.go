@@ -5,8 +5,10 @@ package core
 import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/skiff-k8s/skiff/registry/podspec"
 	"github.com/skiff-k8s/skiff/registry/rule"
@@ -55,7 +57,7 @@ func validatePodResizeUpdate(pod, old *corev1.Pod) field.ErrorList {
 	if old.Spec.OS != nil && old.Spec.OS.Name == corev1.Windows {
 		return field.ErrorList{field.Forbidden(root, "windows pods cannot be resized")}
 	}
-	errs := rule.ObjectMetaUpdate(&pod.ObjectMeta)
+	errs := rule.ObjectMeta(&pod.ObjectMeta, true, apivalidation.NameIsDNSSubdomain)
 	errs = append(errs, podspec.ValidatePod(pod, podspec.OptionsForPod(old))...)
 	class := old.Status.QOSClass
 	if class == "" {
@@ -65,7 +67,9 @@ func validatePodResizeUpdate(pod, old *corev1.Pod) field.ErrorList {
 	errs = append(errs, rule.If(!nodeCanResize(old), field.Forbidden(path, "Pod running on node without support for resize"))...)
 
 	rest := pod.Spec.DeepCopy() // with what may change set back to what it was
-	errs = append(errs, validatePodLevelResize(path, rest, &old.Spec)...)
+	if hasResources(&old.Spec) || hasResources(rest) {
+		errs = append(errs, validatePodLevelResize(path, rest, &old.Spec)...)
+	}
 	if order := validateSameContainers(path, &pod.Spec, &old.Spec); len(order) > 0 {
 		return append(errs, order...)
 	}
@@ -144,6 +148,10 @@ func removed(list, was corev1.ResourceList) bool {
 }
 
 // validatePodLevelResize sets CPU and memory of the pod as a whole back after it looked at them.
+func hasResources(spec *corev1.PodSpec) bool {
+	return spec.Resources != nil && len(spec.Resources.Requests)+len(spec.Resources.Limits) > 0
+}
+
 func validatePodLevelResize(path *field.Path, spec, old *corev1.PodSpec) field.ErrorList {
 	at := path.Child("resources")
 	was := old.Resources
@@ -182,3 +190,14 @@ func withCPUAndMemoryOf(list, was corev1.ResourceList) corev1.ResourceList {
 	}
 	return list
 }
+
+// What server-side apply of the subresources owns.
+var (
+	ownedByEphemeralContainers = map[fieldpath.APIVersion]fieldpath.Filter{"v1": fieldpath.NewIncludeMatcherFilter(
+		fieldpath.MakePrefixMatcherOrDie("spec", "ephemeralContainers"))}
+	ownedByResize = map[fieldpath.APIVersion]fieldpath.Filter{"v1": fieldpath.NewIncludeMatcherFilter(
+		fieldpath.MakePrefixMatcherOrDie("spec", "containers", fieldpath.MatchAnyPathElement(), "resources"),
+		fieldpath.MakePrefixMatcherOrDie("spec", "containers", fieldpath.MatchAnyPathElement(), "resizePolicy"),
+		fieldpath.MakePrefixMatcherOrDie("spec", "initContainers", fieldpath.MatchAnyPathElement(), "resources"),
+		fieldpath.MakePrefixMatcherOrDie("spec", "initContainers", fieldpath.MatchAnyPathElement(), "resizePolicy"))}
+)

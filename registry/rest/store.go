@@ -74,7 +74,7 @@ func (r Resource[T]) registerFieldLabels(scheme *runtime.Scheme) error {
 			}
 		}
 		if err := scheme.AddFieldLabelConversionFunc(gv.WithKind(r.Kind.Kind), func(label, value string) (string, string, error) {
-			if label == "metadata.name" || label == "metadata.namespace" {
+			if label == "metadata.name" || label == "metadata.namespace" && r.Namespaced {
 				return label, value, nil
 			}
 			if field, ok := internal[label]; ok {
@@ -150,7 +150,7 @@ func (r Resource[T]) Build(scheme *runtime.Scheme, options OptionsGetter) (*Buil
 		clone.UpdateStrategy = statusStrategy[T]{s}
 		clone.ResetFieldsStrategy = statusStrategy[T]{s}
 		status = &Store{Store: &clone}
-		built.Storage[r.Plural+"/status"], built.Status = &statusREST{status}, status
+		built.Storage[r.Plural+"/status"], built.Status = &statusREST{partREST{status}}, status
 	}
 	if r.Scale != nil {
 		built.Storage[r.Plural+"/scale"] = newScaleREST(r.Kind, main, *r.Scale)
@@ -241,35 +241,52 @@ func (f restOptions) GetRESTOptions(resource schema.GroupResource, _ runtime.Obj
 	return f(resource)
 }
 
-// statusREST serves get and update of the status subresource.
-type statusREST struct{ store *Store }
+// partREST serves get and update of a subresource that is a part of the object.
+type partREST struct{ store *Store }
 
 var (
-	_ genericrest.Patcher             = &statusREST{}
-	_ genericrest.TableConvertor      = &statusREST{}
-	_ genericrest.ResetFieldsStrategy = &Store{}
+	_ genericrest.Patcher                   = &partREST{}
+	_ genericrest.TableConvertor            = &partREST{}
+	_ genericrest.ResetFieldsStrategy       = &statusREST{}
+	_ genericrest.ResetFieldsFilterStrategy = &ownPartREST{}
 )
 
-func (s *statusREST) New() runtime.Object { return s.store.New() }
+// statusREST is that of status. Server-side apply owns what is left of the fields that GetResetFields names.
+type statusREST struct{ partREST }
+
+// GetResetFields implements rest.ResetFieldsStrategy.
+func (s *statusREST) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
+	return s.store.GetResetFields()
+}
+
+// ownPartREST is that of other parts. Server-side apply owns what the filters let through.
+type ownPartREST struct {
+	partREST
+	owns map[fieldpath.APIVersion]fieldpath.Filter
+}
+
+// GetResetFieldsFilter implements rest.ResetFieldsFilterStrategy.
+func (o *ownPartREST) GetResetFieldsFilter() map[fieldpath.APIVersion]fieldpath.Filter { return o.owns }
+
+func (s *partREST) New() runtime.Object { return s.store.New() }
 
 // Destroy does nothing: the main resource owns the storage.
-func (s *statusREST) Destroy() {}
+func (s *partREST) Destroy() {}
 
-func (s *statusREST) Get(ctx context.Context, name string, options *metav1.GetOptions) (runtime.Object, error) {
+func (s *partREST) Get(ctx context.Context, name string, options *metav1.GetOptions) (runtime.Object, error) {
 	return s.store.Get(ctx, name, options)
 }
 
-func (s *statusREST) Update(ctx context.Context, name string, info genericrest.UpdatedObjectInfo, createValidation genericrest.ValidateObjectFunc,
+func (s *partREST) Update(ctx context.Context, name string, info genericrest.UpdatedObjectInfo, createValidation genericrest.ValidateObjectFunc,
 	updateValidation genericrest.ValidateObjectUpdateFunc, _ bool, options *metav1.UpdateOptions,
 ) (runtime.Object, bool, error) {
 	return s.store.Update(ctx, name, info, createValidation, updateValidation, false, options) // a subresource never creates
 }
 
-func (s *statusREST) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
-	return s.store.GetResetFields()
-}
+// Strategy implements Subresource.
+func (s *partREST) Strategy() genericrest.RESTUpdateStrategy { return s.store.UpdateStrategy }
 
-func (s *statusREST) ConvertToTable(ctx context.Context, object, options runtime.Object) (*metav1.Table, error) {
+func (s *partREST) ConvertToTable(ctx context.Context, object, options runtime.Object) (*metav1.Table, error) {
 	return s.store.ConvertToTable(ctx, object, options)
 }
 
@@ -278,16 +295,19 @@ type Subresource interface {
 	genericrest.Storage
 	genericrest.Patcher
 	genericrest.TableConvertor
-	genericrest.ResetFieldsStrategy
+	genericrest.ResetFieldsFilterStrategy
+	// Strategy decides about updates.
+	Strategy() genericrest.RESTUpdateStrategy
 }
 
 // Part serves get and update of a subresource that writes a part of the object by rules of its own: prepare
-// sets everything else back to old, validate judges the result.
-func Part[T Object](s *Store, prepare func(obj, old T), validate func(obj, old T) field.ErrorList) Subresource {
+// sets everything else back to old, validate judges the result. What server-side apply of it owns is what owns lets
+// through (nil: all).
+func Part[T Object](s *Store, prepare func(obj, old T), validate func(obj, old T) field.ErrorList, owns map[fieldpath.APIVersion]fieldpath.Filter) Subresource {
 	p := partStrategy[T]{RESTUpdateStrategy: s.UpdateStrategy, prepare: prepare, validate: validate}
 	clone := *s.Store
-	clone.UpdateStrategy, clone.ResetFieldsStrategy = p, p
-	return &statusREST{&Store{Store: &clone}}
+	clone.UpdateStrategy = p
+	return &ownPartREST{partREST{&Store{Store: &clone}}, owns}
 }
 
 type partStrategy[T Object] struct {
@@ -307,5 +327,3 @@ func (p partStrategy[T]) ValidateUpdate(_ context.Context, obj, old runtime.Obje
 func (p partStrategy[T]) WarningsOnUpdate(context.Context, runtime.Object, runtime.Object) []string {
 	return nil
 }
-
-func (p partStrategy[T]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set { return nil }

@@ -51,6 +51,8 @@ type fit struct {
 	FitArgs
 	scorer
 	handle *framework.Handle
+
+	short, shortForGood [shortages]*framework.Status // made once: there may be one for each node
 }
 
 // NewFit returns a constructor of the plugin.
@@ -63,7 +65,11 @@ func NewFit(args FitArgs) func(*framework.Handle) (framework.Plugin, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &fit{args, scorer{resources: args.Resources, nonZero: true, rate: rate}, h}, nil
+		f := &fit{FitArgs: args, scorer: scorer{resources: args.Resources, nonZero: true, rate: rate}, handle: h}
+		for s := range shortages {
+			f.short[s], f.shortForGood[s] = rejection(s.reasons(), false), rejection(s.reasons(), true)
+		}
+		return f, nil
 	}
 }
 
@@ -97,33 +103,71 @@ func (f *fit) PreFilter(ctx context.Context, pod *framework.PodInfo, _ *framewor
 	return offers, nil, framework.AsStatus(err)
 }
 
-// Filter names everything that is short. A pod that fits costs no allocation.
+// Filter names everything that is short. It allocates nothing, unless an extended resource is.
 func (f *fit) Filter(state framework.State, pod *framework.PodInfo, node *framework.NodeInfo) *framework.Status {
 	want, has, used := &pod.Request, &node.Allocatable, &node.Requested
-	var reasons []string
+	var short shortage
+	var more []string
 	forGood := false
-	check := func(name v1.ResourceName, want, has, used int64) {
-		if want > 0 && want > has-used {
-			reasons = append(reasons, "Insufficient "+string(name))
-			forGood = forGood || want > has
-		}
+	lacks := func(want, has, used int64) bool {
+		forGood = forGood || want > has
+		return want > 0 && want > has-used
 	}
 	if int64(len(node.Pods))+1 > has.AllowedPods {
-		reasons = append(reasons, "Too many pods")
+		short |= ofPods
 	}
-	check(v1.ResourceCPU, want.MilliCPU, has.MilliCPU, used.MilliCPU)
-	check(v1.ResourceMemory, want.Memory, has.Memory, used.Memory)
-	check(v1.ResourceEphemeralStorage, want.EphemeralStorage, has.EphemeralStorage, used.EphemeralStorage)
+	if lacks(want.MilliCPU, has.MilliCPU, used.MilliCPU) {
+		short |= ofCPU
+	}
+	if lacks(want.Memory, has.Memory, used.Memory) {
+		short |= ofMemory
+	}
+	if lacks(want.EphemeralStorage, has.EphemeralStorage, used.EphemeralStorage) {
+		short |= ofStorage
+	}
 	offers, _ := state.(deviceclasses.Offers)
 	for name, value := range want.Scalar {
-		if devices := offers[name] != nil && has.Scalar[name] == 0; !devices && !f.ignores(name) {
-			check(name, value, has.Scalar[name], used.Scalar[name])
+		if devices := offers[name] != nil && has.Scalar[name] == 0; devices || f.ignores(name) {
+			continue
+		}
+		if lacks(value, has.Scalar[name], used.Scalar[name]) {
+			more = append(more, "Insufficient "+string(name))
 		}
 	}
 	switch {
-	case len(reasons) == 0:
+	case short == 0 && more == nil:
 		return nil
+	case more != nil:
+		return rejection(append(short.reasons(), more...), forGood)
 	case forGood: // not even the empty node would do
+		return f.shortForGood[short]
+	}
+	return f.short[short]
+}
+
+// shortage is a set of what every node has some of.
+type shortage uint8
+
+const (
+	ofPods shortage = 1 << iota
+	ofCPU
+	ofMemory
+	ofStorage
+	shortages
+)
+
+func (s shortage) reasons() []string {
+	var reasons []string
+	for i, reason := range []string{"Too many pods", "Insufficient cpu", "Insufficient memory", "Insufficient ephemeral-storage"} {
+		if s&(1<<i) != 0 {
+			reasons = append(reasons, reason)
+		}
+	}
+	return reasons
+}
+
+func rejection(reasons []string, forGood bool) *framework.Status {
+	if forGood {
 		return framework.RejectForGood(reasons...)
 	}
 	return framework.Reject(reasons...)
