@@ -136,5 +136,9 @@ func publish(report, to string) error {
 	if err != nil || bytes.Contains(content, []byte("profiles: null")) {
 		return err
 	}
-	return os.WriteFile(to, content, 0o644)
+	return os.WriteFile(to, append([]byte(header), content...), 0o644)
 }
+
+const header = `# SPDX-License-Identifier: Apache-2.0
+# Made by make conformance-gateway. Do not edit.
+`

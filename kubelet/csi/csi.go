@@ -94,7 +94,7 @@ func (d *Drivers) Register(ctx context.Context, name, endpoint string, versions 
 		err = d.publish(ctx, name, info)
 	}
 	if err != nil {
-		d.drop(name, endpoint)
+		d.Deregister(context.WithoutCancel(ctx), name, endpoint) // a part may have been published
 		return fmt.Errorf("register CSI driver %s: %w", name, err)
 	}
 	return nil

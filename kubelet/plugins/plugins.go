@@ -217,8 +217,8 @@ func (w *Watcher) register(ctx context.Context, path string) (undo func(context.
 		err = handler.Register(ctx, info.Name, endpoint, info.SupportedVersions)
 	}
 	if told := tell(ctx, plugin, err); err != nil || told != nil {
-		if err == nil {
-			handler.Deregister(ctx, info.Name, endpoint)
+		if err == nil { // also if the plugin has gone meanwhile, which ends ctx
+			handler.Deregister(context.WithoutCancel(ctx), info.Name, endpoint)
 		}
 		return nil, errors.Join(err, told)
 	}
