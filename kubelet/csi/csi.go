@@ -9,6 +9,7 @@ package csi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -23,6 +24,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
+
+	"github.com/skiff-k8s/skiff/kubelet/plugins"
 )
 
 // Timeout is how long a driver has for one call.
@@ -87,14 +90,17 @@ func (d *Drivers) Register(ctx context.Context, name, endpoint string, versions 
 		_ = driver.conn.Close()
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, Timeout)
+	limited, cancel := context.WithTimeout(ctx, Timeout)
 	defer cancel()
-	info, err := driver.NodeGetInfo(ctx, &csi.NodeGetInfoRequest{})
+	info, err := driver.NodeGetInfo(limited, &csi.NodeGetInfoRequest{})
 	if err == nil {
-		err = d.publish(ctx, name, info)
+		err = d.publish(limited, name, info)
+	}
+	if err != nil && errors.Is(context.Cause(ctx), plugins.ErrGone) {
+		d.Deregister(context.WithoutCancel(ctx), name, endpoint) // a part may have been published, and it will not come again
 	}
 	if err != nil {
-		d.Deregister(context.WithoutCancel(ctx), name, endpoint) // a part may have been published
+		d.drop(name, endpoint)
 		return fmt.Errorf("register CSI driver %s: %w", name, err)
 	}
 	return nil

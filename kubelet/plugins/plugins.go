@@ -52,9 +52,12 @@ type Watcher struct {
 }
 
 // kept is a socket that a goroutine looks after.
+// ErrGone is why the context of a registration ends if the plugin goes. It ends with the process, too.
+var ErrGone = errors.New("the plugin is gone")
+
 type kept struct {
 	id     string // of the socket: another one at the same path has another; empty once it is gone
-	forget context.CancelFunc
+	forget context.CancelCauseFunc
 	done   chan struct{}
 }
 
@@ -131,7 +134,7 @@ func identity(info fs.FileInfo) string {
 func (w *Watcher) keep(ctx context.Context, running *sync.WaitGroup, sockets map[string]string) {
 	for path, k := range w.kept {
 		if sockets[path] != k.id {
-			k.forget()
+			k.forget(ErrGone)
 			k.id = "" // stays, so that the next one at this path waits for its end
 		}
 	}
@@ -140,7 +143,7 @@ func (w *Watcher) keep(ctx context.Context, running *sync.WaitGroup, sockets map
 		if before != nil && before.id == id {
 			continue
 		}
-		present, forget := context.WithCancel(ctx)
+		present, forget := context.WithCancelCause(ctx)
 		k := &kept{id: id, forget: forget, done: make(chan struct{})}
 		w.kept[path] = k
 		running.Go(func() {
@@ -217,7 +220,7 @@ func (w *Watcher) register(ctx context.Context, path string) (undo func(context.
 		err = handler.Register(ctx, info.Name, endpoint, info.SupportedVersions)
 	}
 	if told := tell(ctx, plugin, err); err != nil || told != nil {
-		if err == nil { // also if the plugin has gone meanwhile, which ends ctx
+		if err == nil && (ctx.Err() == nil || errors.Is(context.Cause(ctx), ErrGone)) { // not if this process ends
 			handler.Deregister(context.WithoutCancel(ctx), info.Name, endpoint)
 		}
 		return nil, errors.Join(err, told)
