@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	restclient "k8s.io/client-go/rest"
@@ -373,6 +374,10 @@ status: {capacity: {cpu: "%d", memory: 1Gi, pods: "110"}}`, perNode))
 	}
 	factory.StartWithContext(t.Context())
 	factory.WaitForCacheSync(t.Context().Done())
+	a.must(nil, wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, 2*time.Minute, true, func(ctx context.Context) (bool, error) {
+		list, err := a.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+		return err == nil && len(list.Items) == nodes, err
+	}))
 	var conflicts atomic.Int64
 	go func() {
 		for i := range pods {
