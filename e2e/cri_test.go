@@ -33,10 +33,11 @@ func (n *node) containers(namespace string) (lines []string) {
 		n.t.Fatal(err)
 	}
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(n.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(n.t.Context(), 30*time.Second)
 	defer cancel()
 	runtime := runtimeapi.NewRuntimeServiceClient(conn)
-	pods, err := runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	patient := grpc.WaitForReady(true) // a server that has just been started may not listen yet
+	pods, err := runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{}, patient)
 	if err != nil {
 		n.t.Fatalf("list pods at %s: %v", socket, err)
 	}
@@ -45,7 +46,7 @@ func (n *node) containers(namespace string) (lines []string) {
 			lines = append(lines, fmt.Sprintf("sandbox %s %s %s", p.Metadata.Name, p.Id, p.State))
 		}
 	}
-	all, err := runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
+	all, err := runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{}, patient)
 	if err != nil {
 		n.t.Fatalf("list containers at %s: %v", socket, err)
 	}
