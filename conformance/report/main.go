@@ -37,7 +37,7 @@ func report() error {
 
 func render(from, to, title, tests string, impossible []results.Impossible) error {
 	r, err := results.Read(from)
-	if err != nil {
+	if err != nil || len(r.Tests) == 0 { // there is no table of nothing
 		return err
 	}
 	return os.WriteFile(to, []byte(r.Markdown(title, tests, from, impossible)), 0o644)
