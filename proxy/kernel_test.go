@@ -366,9 +366,12 @@ func testLoadBalancer(t *testing.T, m *machine) {
 			t.Errorf("behind %s with policy Local the pod saw %q, %v; want the client's %s", addr, peer, err, outsideIP)
 		}
 	}
-	if code, weight := askHealth(t, "http://127.0.0.1:30999/"); code != 200 || weight != "1" {
-		t.Errorf("health check port says %d, weight %q; want 200 and 1", code, weight)
-	}
+	nettest.Eventually(t, "the health check port tells of the endpoint", func() error { // which is told after the rules are written
+		if code, weight := askHealth(t, "http://127.0.0.1:30999/"); code != 200 || weight != "1" {
+			return fmt.Errorf("%d, weight %q; want 200 and 1", code, weight)
+		}
+		return nil
+	})
 	if code, _ := askHealth(t, "http://127.0.0.1:10256/healthz"); code != 200 {
 		t.Errorf("/healthz says %d", code)
 	}
