@@ -20,9 +20,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
@@ -34,6 +31,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 	"github.com/skiff-k8s/skiff/network/addresspool"
+	"github.com/skiff-k8s/skiff/network/loadbalancer"
 )
 
 // Name is the controller's identity and its name in events: upstream's for who gives Services their addresses.
@@ -98,16 +96,7 @@ func (c *controller) write(ctx context.Context, svc *corev1.Service, addresses [
 	for _, addr := range addresses {
 		ingress = append(ingress, corev1.LoadBalancerIngress{IP: addr.String(), IPMode: ptr.To(corev1.LoadBalancerIPModeVIP)})
 	}
-	if equality.Semantic.DeepEqual(svc.Status.LoadBalancer.Ingress, ingress) {
-		return nil
-	}
-	svc = svc.DeepCopy()
-	svc.Status.LoadBalancer.Ingress = ingress
-	_, err := c.client.CoreV1().Services(svc.Namespace).UpdateStatus(ctx, svc, metav1.UpdateOptions{})
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("write addresses of Service %s/%s: %w", svc.Namespace, svc.Name, err)
-	}
-	return nil
+	return loadbalancer.WriteAddresses(ctx, c.client, svc, ingress)
 }
 
 // given is what a Service gets, at most one address of each family, and why it does not get all.
@@ -125,9 +114,7 @@ type allocation struct {
 // allocate decides for all Services. What a Service has it keeps, then come those that ask for an address, then all others;
 // older ones first.
 func allocate(pool addresspool.Pool, services []*corev1.Service) map[*corev1.Service]given {
-	services = slices.SortedFunc(slices.Values(services), func(a, b *corev1.Service) int {
-		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
-	})
+	services = slices.SortedFunc(slices.Values(services), reconcile.OlderFirst)
 	a := allocation{pool: pool, taken: map[netip.Addr]*corev1.Service{}}
 	out := map[*corev1.Service]given{}
 	for _, step := range []func(svc *corev1.Service, ipv4 bool) (netip.Addr, string){a.kept, a.requested, a.free} {

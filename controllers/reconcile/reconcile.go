@@ -19,8 +19,10 @@
 package reconcile
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -63,6 +65,12 @@ var ErrStale = errors.New("informer cache is out of date")
 type Queue interface {
 	Add(key types.NamespacedName)
 	AddAfter(key types.NamespacedName, d time.Duration)
+}
+
+// OlderFirst orders objects by age; those of one second by namespace and name.
+func OlderFirst[T metav1.Object](a, b T) int {
+	at, bt := a.GetCreationTimestamp(), b.GetCreationTimestamp()
+	return cmp.Or(at.Compare(bt.Time), strings.Compare(a.GetNamespace(), b.GetNamespace()), strings.Compare(a.GetName(), b.GetName()))
 }
 
 // KeyOf returns the key of an object.

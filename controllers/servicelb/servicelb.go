@@ -12,20 +12,15 @@
 package servicelb
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
@@ -37,6 +32,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
+	"github.com/skiff-k8s/skiff/network/loadbalancer"
 )
 
 // Name is the controller's identity and its name in events.
@@ -83,7 +79,7 @@ func New(cfg Config, client kubernetes.Interface, factory informers.SharedInform
 			}),
 			reconcile.OnAny(endpoints.Informer(), func(q reconcile.Queue, slice *discoveryv1.EndpointSlice) {
 				svc, err := c.services.Services(slice.Namespace).Get(slice.Labels[discoveryv1.LabelServiceName])
-				if err == nil && isOurs(svc) && isLocal(svc) {
+				if err == nil && isOurs(svc) && loadbalancer.IsLocal(svc) {
 					q.Add(all)
 				}
 			}),
@@ -94,10 +90,6 @@ func New(cfg Config, client kubernetes.Interface, factory informers.SharedInform
 
 func isOurs(svc *corev1.Service) bool {
 	return svc != nil && svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass == nil
-}
-
-func isLocal(svc *corev1.Service) bool {
-	return svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 }
 
 // Reconcile writes the addresses of all Services where they differ.
@@ -121,8 +113,8 @@ func (c *controller) Reconcile(ctx context.Context, _ types.NamespacedName) (rec
 		var ingress []corev1.LoadBalancerIngress
 		if why := denied[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}]; why == "" {
 			eligible := members
-			if isLocal(svc) {
-				if eligible, err = c.withEndpoints(svc, members); err != nil {
+			if loadbalancer.IsLocal(svc) {
+				if eligible, err = loadbalancer.WithEndpoints(c.slices, svc, members); err != nil {
 					return reconcile.Result{}, err
 				}
 			}
@@ -130,29 +122,14 @@ func (c *controller) Reconcile(ctx context.Context, _ types.NamespacedName) (rec
 		} else {
 			c.events.Event(svc, corev1.EventTypeWarning, "SyncLoadBalancerFailed", why)
 		}
-		errs = append(errs, c.write(ctx, svc, ingress))
+		errs = append(errs, loadbalancer.WriteAddresses(ctx, c.client, svc, ingress))
 	}
 	return reconcile.Result{}, errors.Join(errs...)
 }
 
-func (c *controller) write(ctx context.Context, svc *corev1.Service, ingress []corev1.LoadBalancerIngress) error {
-	if equality.Semantic.DeepEqual(svc.Status.LoadBalancer.Ingress, ingress) {
-		return nil
-	}
-	svc = svc.DeepCopy()
-	svc.Status.LoadBalancer.Ingress = ingress
-	_, err := c.client.CoreV1().Services(svc.Namespace).UpdateStatus(ctx, svc, metav1.UpdateOptions{})
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("write addresses of Service %s/%s: %w", svc.Namespace, svc.Name, err)
-	}
-	return nil
-}
-
 // distribute gives ports to the oldest Services that want them. It returns who gets none of its ports, and why.
 func (c *controller) distribute(services []*corev1.Service) map[types.NamespacedName]string {
-	slices.SortFunc(services, func(a, b *corev1.Service) int {
-		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
-	})
+	slices.SortFunc(services, reconcile.OlderFirst)
 	type port struct {
 		protocol corev1.Protocol
 		number   int32
@@ -184,49 +161,19 @@ func (c *controller) reserved(port int32) string {
 	return c.cfg.Reserved(port)
 }
 
-// withEndpoints returns the nodes on which a Service has an endpoint that answers.
-func (c *controller) withEndpoints(svc *corev1.Service, nodes []*corev1.Node) ([]*corev1.Node, error) {
-	list, err := c.slices.EndpointSlices(svc.Namespace).List(labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: svc.Name}))
-	if err != nil {
-		return nil, err
-	}
-	has := map[string]bool{}
-	for _, slice := range list {
-		for _, endpoint := range slice.Endpoints {
-			if endpoint.NodeName != nil && ptr.Deref(endpoint.Conditions.Serving, ptr.Deref(endpoint.Conditions.Ready, true)) {
-				has[*endpoint.NodeName] = true
-			}
-		}
-	}
-	return slices.DeleteFunc(slices.Clone(nodes), func(n *corev1.Node) bool { return !has[n.Name] }), nil
-}
-
 // toBeDeletedTaint is what the cluster autoscaler puts on a node before it takes it away.
 const toBeDeletedTaint = "ToBeDeletedByClusterAutoscaler"
 
-// usable returns the nodes to which outside traffic may be sent. If none is ready it is as likely that we are told
-// wrong, and nothing is lost by naming them.
+// usable returns the nodes to which outside traffic may be sent. If none is ready nothing is lost by naming them.
 func usable(nodes []*corev1.Node) []*corev1.Node {
-	members := slices.DeleteFunc(slices.Clone(nodes), func(n *corev1.Node) bool {
-		_, excluded := n.Labels[corev1.LabelNodeExcludeBalancers]
-		return excluded || n.DeletionTimestamp != nil ||
-			slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == toBeDeletedTaint })
-	})
-	if slices.ContainsFunc(members, isReady) {
-		members = slices.DeleteFunc(members, func(n *corev1.Node) bool { return !isReady(n) })
-	}
-	return members
-}
-
-func isReady(n *corev1.Node) bool {
-	return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
-		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
-	})
+	return loadbalancer.ReadyOf(slices.DeleteFunc(slices.Clone(nodes), func(n *corev1.Node) bool {
+		return loadbalancer.IsExcluded(n) || slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == toBeDeletedTaint })
+	}))
 }
 
 // describe returns what matters of a node.
 func describe(n *corev1.Node) string {
-	return fmt.Sprint(len(usable([]*corev1.Node{n})), isReady(n), n.Status.Addresses)
+	return fmt.Sprint(len(usable([]*corev1.Node{n})), loadbalancer.IsReady(n), n.Status.Addresses)
 }
 
 // addresses returns the nodes' addresses in the families of a Service: external ones if any node has some.

@@ -12,7 +12,6 @@
 package storageversionmigration
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -131,7 +130,7 @@ func sortOut(all []*migration, resource metav1.GroupResource) (finished []*migra
 			}
 			return 1
 		}
-		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
+		return reconcile.OlderFirst(a, b)
 	})
 }
 

@@ -12,6 +12,7 @@ import (
 	"k8s.io/utils/ptr"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/skiff-k8s/skiff/controllers/reconcile"
 	"github.com/skiff-k8s/skiff/gateway/table"
 )
 
@@ -58,7 +59,7 @@ func (d *decision) attachRoutes() {
 			}
 			statuses = append(statuses, d.attach(r, ref, p, t))
 		}
-		d.routeStatus[Route{r.kind, nameOf(r.object)}] = statuses
+		d.routeStatus[Route{r.kind, reconcile.KeyOf(r.object)}] = statuses
 	}
 }
 
@@ -170,13 +171,13 @@ func (l *listener) free(kind string, hostnames []string) bool {
 
 // attach hands a route to the data plane, once however many references lead here.
 func (l *listener) attach(r *route, hostnames []string, t translation) {
-	key := Route{r.kind, nameOf(r.object)}
+	key := Route{r.kind, reconcile.KeyOf(r.object)}
 	if l.attached[key] {
 		return
 	}
 	l.attached[key] = true
 	l.taken[r.kind] = append(l.taken[r.kind], hostnames...)
-	name := nameOf(r.object).String()
+	name := reconcile.KeyOf(r.object).String()
 	switch r.kind {
 	case httpRoute, grpcRoute:
 		l.routes = append(l.routes, &table.Route{

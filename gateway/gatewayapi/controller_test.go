@@ -29,6 +29,7 @@ import (
 	gatewayclient "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned"
 	"sigs.k8s.io/yaml"
 
+	"github.com/skiff-k8s/skiff/controllers/reconcile"
 	"github.com/skiff-k8s/skiff/gateway/crds"
 	"github.com/skiff-k8s/skiff/gateway/table"
 	"github.com/skiff-k8s/skiff/testenv"
@@ -293,7 +294,7 @@ func TestStaticAddresses(t *testing.T) {
 // Where somebody else listens on a port of the node, the Gateway gets another one.
 func TestBusySockets(t *testing.T) {
 	c := start(t)
-	first := newSockets(netip.MustParseAddr("192.0.2.1")).of(Socket{Gateway: nameOf(&metav1.ObjectMeta{Namespace: "default", Name: "web"}), Port: 80, Protocol: corev1.ProtocolTCP})
+	first := newSockets(netip.MustParseAddr("192.0.2.1")).of(Socket{Gateway: reconcile.KeyOf(&metav1.ObjectMeta{Namespace: "default", Name: "web"}), Port: 80, Protocol: corev1.ProtocolTCP})
 	c.plane.busy[first] = true
 	c.gateway(gw("web", "{name: http, port: 80, protocol: HTTP}"))
 	c.await("another socket", func() (bool, string) {

@@ -15,6 +15,7 @@ import (
 	"k8s.io/utils/ptr"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/skiff-k8s/skiff/controllers/reconcile"
 	"github.com/skiff-k8s/skiff/gateway/table"
 )
 
@@ -151,7 +152,7 @@ func (d *decision) findGateways() {
 		if !d.classes[object.Spec.GatewayClassName] {
 			continue
 		}
-		gw := &gateway{object: object, exposure: d.world.Objects.Exposed(nameOf(object))}
+		gw := &gateway{object: object, exposure: d.world.Objects.Exposed(reconcile.KeyOf(object))}
 		gw.accepted = yes(gatewayv1.GatewayReasonAccepted, "The Gateway is valid")
 		gw.resolved = yes(gatewayv1.GatewayReasonResolvedRefs, "All references are resolved")
 		for _, l := range object.Spec.Listeners {
@@ -159,7 +160,7 @@ func (d *decision) findGateways() {
 		}
 		gw.listeners = slices.Clone(gw.own)
 		d.findClientCertificate(gw)
-		d.gateways[nameOf(object)] = gw
+		d.gateways[reconcile.KeyOf(object)] = gw
 		d.ordered = append(d.ordered, gw)
 	}
 }
@@ -180,7 +181,7 @@ func (d *decision) findListenerSets() {
 			s.listeners = append(s.listeners, newListener(gw, object, listenerSetKind, entry))
 		}
 		d.orderedSets = append(d.orderedSets, s)
-		d.sets[nameOf(object)] = s
+		d.sets[reconcile.KeyOf(object)] = s
 		if s.allowed {
 			gw.listeners = append(gw.listeners, s.listeners...)
 		}
@@ -383,14 +384,14 @@ func (d *decision) outcome() *Outcome {
 	}
 	for _, s := range d.orderedSets {
 		status := s.status(d.now)
-		o.ListenerSets[nameOf(s.object)] = status
+		o.ListenerSets[reconcile.KeyOf(s.object)] = status
 		if status.Conditions[0].Status == metav1.ConditionTrue {
 			s.gateway.sets++
 		}
 	}
 	for _, gw := range d.ordered {
-		o.Gateways[nameOf(gw.object)] = gw.status(d.now)
-		o.Expose[nameOf(gw.object)] = gw.sockets()
+		o.Gateways[reconcile.KeyOf(gw.object)] = gw.status(d.now)
+		o.Expose[reconcile.KeyOf(gw.object)] = gw.sockets()
 		for _, l := range gw.listeners {
 			if gw.accepted.is() && l.usable() && d.world.Objects.Socket(l.socket()).IsValid() {
 				o.Table.Listeners = append(o.Table.Listeners, l.asTable(d.world.Objects))
@@ -398,7 +399,7 @@ func (d *decision) outcome() *Outcome {
 		}
 	}
 	for _, p := range d.allPolicies {
-		o.Policies[nameOf(p.object)] = p.status(d.now)
+		o.Policies[reconcile.KeyOf(p.object)] = p.status(d.now)
 	}
 	return o
 }

@@ -20,6 +20,7 @@ import (
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/skiff-k8s/skiff/controllers/reconcile"
 	"github.com/skiff-k8s/skiff/gateway/table"
 )
 
@@ -129,7 +130,7 @@ func (o *things) add(raw []byte, age time.Time) error {
 	case "Service":
 		var list []*corev1.Service
 		err := into(&list, raw, age)
-		o.services[nameOf(list[0])] = list[0]
+		o.services[reconcile.KeyOf(list[0])] = list[0]
 		return err
 	case "Secret":
 		var list []*corev1.Secret
@@ -137,12 +138,12 @@ func (o *things) add(raw []byte, age time.Time) error {
 		for k, v := range list[0].StringData {
 			list[0].Data = map[string][]byte{k: []byte(v)}
 		}
-		o.secrets[nameOf(list[0])] = list[0]
+		o.secrets[reconcile.KeyOf(list[0])] = list[0]
 		return err
 	case "ConfigMap":
 		var list []*corev1.ConfigMap
 		err := into(&list, raw, age)
-		o.configMaps[nameOf(list[0])] = list[0]
+		o.configMaps[reconcile.KeyOf(list[0])] = list[0]
 		return err
 	}
 	return errors.New("unexpected kind " + kind.Kind)

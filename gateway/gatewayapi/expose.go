@@ -23,6 +23,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/utils/ptr"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
 
 // serviceName is what the Service of a Gateway is called: <gateway>-<class>, as GEP-1762 has it for what is generated.
@@ -128,7 +130,7 @@ func exposure(gw *gatewayv1.Gateway, svc *corev1.Service, refused string) Exposu
 func (c *Controller) expose(ctx context.Context, gateways []*gatewayv1.Gateway, wanted map[types.NamespacedName][]Socket) error {
 	var errs []error
 	for _, gw := range gateways {
-		ports, ours := wanted[nameOf(gw)]
+		ports, ours := wanted[reconcile.KeyOf(gw)]
 		if !ours || gw.DeletionTimestamp != nil {
 			continue
 		}
@@ -138,7 +140,7 @@ func (c *Controller) expose(ctx context.Context, gateways []*gatewayv1.Gateway, 
 }
 
 func (c *Controller) exposeOne(ctx context.Context, gw *gatewayv1.Gateway, ports []Socket) error {
-	delete(c.refused, nameOf(gw))
+	delete(c.refused, reconcile.KeyOf(gw))
 	client := c.cfg.Client.CoreV1().Services(gw.Namespace)
 	want := service(gw, ports)
 	if ip, err := netip.ParseAddr(want.Spec.ClusterIP); err == nil && ip == c.cfg.NodeIP {
@@ -149,7 +151,7 @@ func (c *Controller) exposeOne(ctx context.Context, gw *gatewayv1.Gateway, ports
 	case err != nil && !apierrors.IsNotFound(err):
 		return err
 	case have != nil && !metav1.IsControlledBy(have, gw):
-		c.refused[nameOf(gw)] = fmt.Sprintf("Service %s, which the Gateway needs, is somebody else's", want.Name)
+		c.refused[reconcile.KeyOf(gw)] = fmt.Sprintf("Service %s, which the Gateway needs, is somebody else's", want.Name)
 		return nil
 	case len(ports) == 0 && have == nil:
 		return nil

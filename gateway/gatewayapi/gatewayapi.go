@@ -221,7 +221,7 @@ func (c *Controller) full() reconcile.Controller {
 		Watches: []reconcile.Watch{
 			always(v1.GatewayClasses().Informer()), always(v1.Gateways().Informer()),
 			reconcile.OnAny(core.Services().Informer(), func(q reconcile.Queue, svc *corev1.Service) {
-				if c.isUsed(nameOf(svc)) || svc.Labels[gatewayv1.GatewayNameLabelKey] != "" {
+				if c.isUsed(reconcile.KeyOf(svc)) || svc.Labels[gatewayv1.GatewayNameLabelKey] != "" {
 					q.AddAfter(all, settle)
 				}
 			}),

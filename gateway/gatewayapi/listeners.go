@@ -13,6 +13,7 @@ import (
 	"k8s.io/utils/ptr"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/skiff-k8s/skiff/controllers/reconcile"
 	"github.com/skiff-k8s/skiff/gateway/table"
 )
 
@@ -81,7 +82,7 @@ func (l *listener) transport() corev1.Protocol {
 }
 
 func (l *listener) socket() Socket {
-	return Socket{Gateway: nameOf(l.gateway.object), Port: l.spec.Port, Protocol: l.transport()}
+	return Socket{Gateway: reconcile.KeyOf(l.gateway.object), Port: l.spec.Port, Protocol: l.transport()}
 }
 
 // name is unique within the Gateway.
@@ -89,7 +90,7 @@ func (l *listener) name() string {
 	if l.owner == metav1.Object(l.gateway.object) {
 		return string(l.spec.Name)
 	}
-	return nameOf(l.owner).String() + "/" + string(l.spec.Name)
+	return reconcile.KeyOf(l.owner).String() + "/" + string(l.spec.Name)
 }
 
 // usable tells whether it can take connections, as far as it depends on what it says.
@@ -250,7 +251,7 @@ func (l *listener) program(failed func(Socket) string) {
 // asTable is the listener as the data plane knows it.
 func (l *listener) asTable(objects Objects) *table.Listener {
 	return &table.Listener{
-		Gateway: nameOf(l.gateway.object).String(), Name: l.name(), Bind: objects.Socket(l.socket()), Port: uint16(l.spec.Port),
+		Gateway: reconcile.KeyOf(l.gateway.object).String(), Name: l.name(), Bind: objects.Socket(l.socket()), Port: uint16(l.spec.Port),
 		Protocol: table.Protocol(l.spec.Protocol), Hostname: l.hostname(), TLS: l.tls, Routes: l.routes, Streams: l.streams,
 	}
 }

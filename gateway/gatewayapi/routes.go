@@ -13,6 +13,7 @@ import (
 	"k8s.io/utils/ptr"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/skiff-k8s/skiff/controllers/reconcile"
 	"github.com/skiff-k8s/skiff/gateway/backend"
 	"github.com/skiff-k8s/skiff/gateway/table"
 )
@@ -335,7 +336,7 @@ func (t *translator) backend(ref gatewayv1.BackendRef) table.Backend {
 		}
 	}
 	if made.TLS != nil && t.gateway.client != nil {
-		made.Name += " by " + nameOf(t.gateway.object).String() // the same Service may be another one's without its certificate
+		made.Name += " by " + reconcile.KeyOf(t.gateway.object).String() // the same Service may be another one's without its certificate
 	}
 	t.services[made.Name] = made
 	return table.Backend{Service: made.Name, Weight: out.Weight}

@@ -15,6 +15,8 @@ import (
 	"sigs.k8s.io/gateway-api/pkg/features"
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
 
 // writeStatuses tells all objects that concern us how they fare, where that has changed.
@@ -29,14 +31,14 @@ func (c *Controller) writeStatuses(ctx context.Context, w *World, o *Outcome) er
 		}
 	}
 	for _, object := range w.Gateways {
-		if status, ours := o.Gateways[nameOf(object)]; ours {
+		if status, ours := o.Gateways[reconcile.KeyOf(object)]; ours {
 			update := object.DeepCopy()
 			update.Status = status
 			errs = append(errs, write(ctx, object.Status, update.Status, update, api.Gateways(object.Namespace).UpdateStatus))
 		}
 	}
 	for _, object := range w.ListenerSets {
-		if status, ours := o.ListenerSets[nameOf(object)]; ours {
+		if status, ours := o.ListenerSets[reconcile.KeyOf(object)]; ours {
 			update := object.DeepCopy()
 			update.Status = status
 			errs = append(errs, write(ctx, object.Status, update.Status, update, api.ListenerSets(object.Namespace).UpdateStatus))
@@ -44,33 +46,33 @@ func (c *Controller) writeStatuses(ctx context.Context, w *World, o *Outcome) er
 	}
 	for _, object := range w.HTTPRoutes {
 		update := object.DeepCopy()
-		update.Status.Parents = parents(object.Status.Parents, o.Routes[Route{httpRoute, nameOf(object)}])
+		update.Status.Parents = parents(object.Status.Parents, o.Routes[Route{httpRoute, reconcile.KeyOf(object)}])
 		errs = append(errs, write(ctx, object.Status, update.Status, update, api.HTTPRoutes(object.Namespace).UpdateStatus))
 	}
 	for _, object := range w.GRPCRoutes {
 		update := object.DeepCopy()
-		update.Status.Parents = parents(object.Status.Parents, o.Routes[Route{grpcRoute, nameOf(object)}])
+		update.Status.Parents = parents(object.Status.Parents, o.Routes[Route{grpcRoute, reconcile.KeyOf(object)}])
 		errs = append(errs, write(ctx, object.Status, update.Status, update, api.GRPCRoutes(object.Namespace).UpdateStatus))
 	}
 	for _, object := range w.TLSRoutes {
 		update := object.DeepCopy()
-		update.Status.Parents = parents(object.Status.Parents, o.Routes[Route{tlsRoute, nameOf(object)}])
+		update.Status.Parents = parents(object.Status.Parents, o.Routes[Route{tlsRoute, reconcile.KeyOf(object)}])
 		errs = append(errs, write(ctx, object.Status, update.Status, update, api.TLSRoutes(object.Namespace).UpdateStatus))
 	}
 	for _, object := range w.TCPRoutes {
 		update := object.DeepCopy()
-		update.Status.Parents = parents(object.Status.Parents, o.Routes[Route{tcpRoute, nameOf(object)}])
+		update.Status.Parents = parents(object.Status.Parents, o.Routes[Route{tcpRoute, reconcile.KeyOf(object)}])
 		errs = append(errs, write(ctx, object.Status, update.Status, update, api.TCPRoutes(object.Namespace).UpdateStatus))
 	}
 	for _, object := range w.UDPRoutes {
 		update := object.DeepCopy()
-		update.Status.Parents = parents(object.Status.Parents, o.Routes[Route{udpRoute, nameOf(object)}])
+		update.Status.Parents = parents(object.Status.Parents, o.Routes[Route{udpRoute, reconcile.KeyOf(object)}])
 		errs = append(errs, write(ctx, object.Status, update.Status, update, api.UDPRoutes(object.Namespace).UpdateStatus))
 	}
 	for _, object := range w.Policies {
 		update := object.DeepCopy()
 		others := slices.DeleteFunc(slices.Clone(object.Status.Ancestors), func(a gatewayv1.PolicyAncestorStatus) bool { return a.ControllerName == ControllerName })
-		update.Status.Ancestors = append(others, o.Policies[nameOf(object)]...)
+		update.Status.Ancestors = append(others, o.Policies[reconcile.KeyOf(object)]...)
 		errs = append(errs, write(ctx, object.Status, update.Status, update, api.BackendTLSPolicies(object.Namespace).UpdateStatus))
 	}
 	return errors.Join(errs...)

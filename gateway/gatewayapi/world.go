@@ -3,16 +3,16 @@
 package gatewayapi
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
 
 // World is all that a decision is made from. Nothing in it is changed.
@@ -63,12 +63,5 @@ type Exposure struct {
 
 // byAge orders objects as the Gateway API does where they conflict: the oldest first, then by name.
 func byAge[T metav1.Object](objects []T) []T {
-	return slices.SortedFunc(slices.Values(objects), func(a, b T) int {
-		at, bt := a.GetCreationTimestamp(), b.GetCreationTimestamp()
-		return cmp.Or(at.Compare(bt.Time), strings.Compare(a.GetNamespace(), b.GetNamespace()), strings.Compare(a.GetName(), b.GetName()))
-	})
-}
-
-func nameOf(obj metav1.Object) types.NamespacedName {
-	return types.NamespacedName{Namespace: obj.GetNamespace(), Name: obj.GetName()}
+	return slices.SortedFunc(slices.Values(objects), reconcile.OlderFirst)
 }

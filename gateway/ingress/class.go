@@ -3,7 +3,6 @@
 package ingress
 
 import (
-	"cmp"
 	"slices"
 	"strings"
 
@@ -11,6 +10,8 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
 
 const (
@@ -76,8 +77,6 @@ func (c *Controller) ours() ([]*networkingv1.Ingress, error) {
 		return nil, err
 	}
 	ingresses = slices.DeleteFunc(ingresses, func(in *networkingv1.Ingress) bool { return !c.isOurs(in) || in.DeletionTimestamp != nil })
-	slices.SortFunc(ingresses, func(a, b *networkingv1.Ingress) int {
-		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
-	})
+	slices.SortFunc(ingresses, reconcile.OlderFirst)
 	return ingresses, nil
 }

@@ -15,6 +15,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/skiff-k8s/skiff/network/loadbalancer"
 )
 
 // writeStatus writes at which addresses an Ingress is served, if that is not what its status says.
@@ -64,7 +66,7 @@ func (c *Controller) addresses() (own []netip.Addr, others map[netip.Addr]bool, 
 	for _, n := range nodes {
 		if n.Name == c.cfg.NodeName {
 			own = addressesOf(n)
-		} else if isReady(n) {
+		} else if loadbalancer.IsReady(n) {
 			for _, ip := range addressesOf(n) {
 				others[ip] = true
 			}
@@ -87,11 +89,5 @@ func addressesOf(n *corev1.Node) []netip.Addr {
 	return byType[corev1.NodeInternalIP]
 }
 
-func isReady(n *corev1.Node) bool {
-	return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
-		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
-	})
-}
-
 // describe returns what matters of a node.
-func describe(n *corev1.Node) string { return fmt.Sprint(isReady(n), n.Status.Addresses) }
+func describe(n *corev1.Node) string { return fmt.Sprint(loadbalancer.IsReady(n), n.Status.Addresses) }

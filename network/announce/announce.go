@@ -35,9 +35,9 @@ import (
 	discoverylisters "k8s.io/client-go/listers/discovery/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
-	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/network/addresspool"
+	"github.com/skiff-k8s/skiff/network/loadbalancer"
 )
 
 // Config says what to announce, and where.
@@ -171,12 +171,12 @@ func (a *Announcer) watch(ctx context.Context) error {
 			return len(a.addresses(old.(*corev1.Service))) > 0 || len(a.addresses(new.(*corev1.Service))) > 0
 		}),
 		follow(a.factory.Core().V1().Nodes().Informer(), func(old, new any) bool {
-			return mayOwn(old.(*corev1.Node)) != mayOwn(new.(*corev1.Node)) || isReady(old.(*corev1.Node)) != isReady(new.(*corev1.Node))
+			return loadbalancer.IsExcluded(old.(*corev1.Node)) != loadbalancer.IsExcluded(new.(*corev1.Node)) || loadbalancer.IsReady(old.(*corev1.Node)) != loadbalancer.IsReady(new.(*corev1.Node))
 		}),
 		follow(a.factory.Discovery().V1().EndpointSlices().Informer(), func(_, new any) bool {
 			slice := new.(*discoveryv1.EndpointSlice)
 			svc, err := a.services.Services(slice.Namespace).Get(slice.Labels[discoveryv1.LabelServiceName])
-			return err == nil && len(a.addresses(svc)) > 0 && isLocal(svc)
+			return err == nil && len(a.addresses(svc)) > 0 && loadbalancer.IsLocal(svc)
 		}),
 	)
 	if err != nil {
@@ -241,8 +241,8 @@ func (a *Announcer) mine(nodes []*corev1.Node) (map[netip.Addr]bool, error) {
 			continue
 		}
 		eligible := nodes
-		if isLocal(svc) {
-			if eligible, err = a.withEndpoints(svc, nodes); err != nil {
+		if loadbalancer.IsLocal(svc) {
+			if eligible, err = loadbalancer.WithEndpoints(a.slices, svc, nodes); err != nil {
 				return nil, err
 			}
 		}
@@ -292,29 +292,9 @@ func (a *Announcer) liveNodes(ctx context.Context) []*corev1.Node {
 	return nodes
 }
 
-// withEndpoints returns the nodes on which a Service has an endpoint that answers.
-func (a *Announcer) withEndpoints(svc *corev1.Service, nodes []*corev1.Node) ([]*corev1.Node, error) {
-	list, err := a.slices.EndpointSlices(svc.Namespace).List(labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: svc.Name}))
-	if err != nil {
-		return nil, err
-	}
-	has := map[string]bool{}
-	for _, slice := range list {
-		for _, endpoint := range slice.Endpoints {
-			if endpoint.NodeName != nil && ptr.Deref(endpoint.Conditions.Serving, ptr.Deref(endpoint.Conditions.Ready, true)) {
-				has[*endpoint.NodeName] = true
-			}
-		}
-	}
-	return slices.DeleteFunc(slices.Clone(nodes), func(n *corev1.Node) bool { return !has[n.Name] }), nil
-}
-
 // owner is the node that announces an address; "" if there is none for it.
 func owner(addr netip.Addr, nodes []*corev1.Node) string {
-	eligible := slices.DeleteFunc(slices.Clone(nodes), func(n *corev1.Node) bool { return !mayOwn(n) })
-	if slices.ContainsFunc(eligible, isReady) { // else it is as likely that we are told wrong
-		eligible = slices.DeleteFunc(eligible, func(n *corev1.Node) bool { return !isReady(n) })
-	}
+	eligible := loadbalancer.ReadyOf(slices.DeleteFunc(slices.Clone(nodes), loadbalancer.IsExcluded))
 	name, best := "", []byte(nil)
 	for _, n := range eligible {
 		rank := sha256.Sum256([]byte(n.Name + "\x00" + addr.String()))
@@ -323,19 +303,4 @@ func owner(addr netip.Addr, nodes []*corev1.Node) string {
 		}
 	}
 	return name
-}
-
-func mayOwn(n *corev1.Node) bool {
-	_, excluded := n.Labels[corev1.LabelNodeExcludeBalancers]
-	return !excluded && n.DeletionTimestamp == nil
-}
-
-func isReady(n *corev1.Node) bool {
-	return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
-		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
-	})
-}
-
-func isLocal(svc *corev1.Service) bool {
-	return svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 }
