@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/gateway-api/pkg/features"
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -25,55 +24,50 @@ func (c *Controller) writeStatuses(ctx context.Context, w *World, o *Outcome) er
 	var errs []error
 	for _, object := range w.Classes {
 		if list, ours := o.Classes[object.Name]; ours {
-			update := object.DeepCopy()
-			update.Status.Conditions, update.Status.SupportedFeatures = list, supportedFeatures()
-			errs = append(errs, write(ctx, object.Status, update.Status, update, api.GatewayClasses().UpdateStatus))
+			after := gatewayv1.GatewayClassStatus{Conditions: list, SupportedFeatures: supportedFeatures()}
+			errs = append(errs, write(ctx, object, object.Status, after, func(u *gatewayv1.GatewayClass) { u.Status = after }, api.GatewayClasses().UpdateStatus))
 		}
 	}
 	for _, object := range w.Gateways {
-		if status, ours := o.Gateways[reconcile.KeyOf(object)]; ours {
-			update := object.DeepCopy()
-			update.Status = status
-			errs = append(errs, write(ctx, object.Status, update.Status, update, api.Gateways(object.Namespace).UpdateStatus))
+		if after, ours := o.Gateways[reconcile.KeyOf(object)]; ours {
+			errs = append(errs, write(ctx, object, object.Status, after, func(u *gatewayv1.Gateway) { u.Status = after }, api.Gateways(object.Namespace).UpdateStatus))
 		}
 	}
 	for _, object := range w.ListenerSets {
-		if status, ours := o.ListenerSets[reconcile.KeyOf(object)]; ours {
-			update := object.DeepCopy()
-			update.Status = status
-			errs = append(errs, write(ctx, object.Status, update.Status, update, api.ListenerSets(object.Namespace).UpdateStatus))
+		if after, ours := o.ListenerSets[reconcile.KeyOf(object)]; ours {
+			errs = append(errs, write(ctx, object, object.Status, after, func(u *gatewayv1.ListenerSet) { u.Status = after }, api.ListenerSets(object.Namespace).UpdateStatus))
 		}
 	}
 	for _, object := range w.HTTPRoutes {
-		update := object.DeepCopy()
-		update.Status.Parents = parents(object.Status.Parents, o.Routes[Route{httpRoute, reconcile.KeyOf(object)}])
-		errs = append(errs, write(ctx, object.Status, update.Status, update, api.HTTPRoutes(object.Namespace).UpdateStatus))
+		before := object.Status.Parents
+		after := parents(before, o.Routes[Route{httpRoute, reconcile.KeyOf(object)}])
+		errs = append(errs, write(ctx, object, before, after, func(u *gatewayv1.HTTPRoute) { u.Status.Parents = after }, api.HTTPRoutes(object.Namespace).UpdateStatus))
 	}
 	for _, object := range w.GRPCRoutes {
-		update := object.DeepCopy()
-		update.Status.Parents = parents(object.Status.Parents, o.Routes[Route{grpcRoute, reconcile.KeyOf(object)}])
-		errs = append(errs, write(ctx, object.Status, update.Status, update, api.GRPCRoutes(object.Namespace).UpdateStatus))
+		before := object.Status.Parents
+		after := parents(before, o.Routes[Route{grpcRoute, reconcile.KeyOf(object)}])
+		errs = append(errs, write(ctx, object, before, after, func(u *gatewayv1.GRPCRoute) { u.Status.Parents = after }, api.GRPCRoutes(object.Namespace).UpdateStatus))
 	}
 	for _, object := range w.TLSRoutes {
-		update := object.DeepCopy()
-		update.Status.Parents = parents(object.Status.Parents, o.Routes[Route{tlsRoute, reconcile.KeyOf(object)}])
-		errs = append(errs, write(ctx, object.Status, update.Status, update, api.TLSRoutes(object.Namespace).UpdateStatus))
+		before := object.Status.Parents
+		after := parents(before, o.Routes[Route{tlsRoute, reconcile.KeyOf(object)}])
+		errs = append(errs, write(ctx, object, before, after, func(u *gatewayv1.TLSRoute) { u.Status.Parents = after }, api.TLSRoutes(object.Namespace).UpdateStatus))
 	}
 	for _, object := range w.TCPRoutes {
-		update := object.DeepCopy()
-		update.Status.Parents = parents(object.Status.Parents, o.Routes[Route{tcpRoute, reconcile.KeyOf(object)}])
-		errs = append(errs, write(ctx, object.Status, update.Status, update, api.TCPRoutes(object.Namespace).UpdateStatus))
+		before := object.Status.Parents
+		after := parents(before, o.Routes[Route{tcpRoute, reconcile.KeyOf(object)}])
+		errs = append(errs, write(ctx, object, before, after, func(u *gatewayv1.TCPRoute) { u.Status.Parents = after }, api.TCPRoutes(object.Namespace).UpdateStatus))
 	}
 	for _, object := range w.UDPRoutes {
-		update := object.DeepCopy()
-		update.Status.Parents = parents(object.Status.Parents, o.Routes[Route{udpRoute, reconcile.KeyOf(object)}])
-		errs = append(errs, write(ctx, object.Status, update.Status, update, api.UDPRoutes(object.Namespace).UpdateStatus))
+		before := object.Status.Parents
+		after := parents(before, o.Routes[Route{udpRoute, reconcile.KeyOf(object)}])
+		errs = append(errs, write(ctx, object, before, after, func(u *gatewayv1.UDPRoute) { u.Status.Parents = after }, api.UDPRoutes(object.Namespace).UpdateStatus))
 	}
 	for _, object := range w.Policies {
-		update := object.DeepCopy()
-		others := slices.DeleteFunc(slices.Clone(object.Status.Ancestors), func(a gatewayv1.PolicyAncestorStatus) bool { return a.ControllerName == ControllerName })
-		update.Status.Ancestors = append(others, o.Policies[reconcile.KeyOf(object)]...)
-		errs = append(errs, write(ctx, object.Status, update.Status, update, api.BackendTLSPolicies(object.Namespace).UpdateStatus))
+		before := object.Status.Ancestors
+		others := slices.DeleteFunc(slices.Clone(before), func(a gatewayv1.PolicyAncestorStatus) bool { return a.ControllerName == ControllerName })
+		after := append(others, o.Policies[reconcile.KeyOf(object)]...)
+		errs = append(errs, write(ctx, object, before, after, func(u *gatewayv1.BackendTLSPolicy) { u.Status.Ancestors = after }, api.BackendTLSPolicies(object.Namespace).UpdateStatus))
 	}
 	return errors.Join(errs...)
 }
@@ -84,17 +78,20 @@ func parents(have, ours []gatewayv1.RouteParentStatus) []gatewayv1.RouteParentSt
 	return append(others, ours...)
 }
 
-// write updates a status that has changed. An object that has changed meanwhile, or is gone, will be seen as it is now.
+// write updates a status, or a part of it, that has changed. An object that has changed meanwhile, or is gone, will be seen as it
+// is now.
 func write[T interface {
 	metav1.Object
-	*P
-}, P, S any](ctx context.Context, before, after S, object T, update func(context.Context, T, metav1.UpdateOptions) (T, error)) error {
+	DeepCopy() T
+}, S any](ctx context.Context, object T, before, after S, set func(T), update func(context.Context, T, metav1.UpdateOptions) (T, error)) error {
 	if equality.Semantic.DeepEqual(before, after) {
 		return nil
 	}
+	object = object.DeepCopy()
+	set(object)
 	_, err := update(ctx, object, metav1.UpdateOptions{})
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		return fmt.Errorf("write the status of %T %s: %w", object, types.NamespacedName{Namespace: object.GetNamespace(), Name: object.GetName()}, err)
+		return fmt.Errorf("write the status of %T %s: %w", object, reconcile.KeyOf(object), err)
 	}
 	return nil
 }
