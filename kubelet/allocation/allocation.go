@@ -20,6 +20,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-k8s/skiff/kubelet/checkpoint"
 )
 
 // Resources are those of one pod that can be resized.
@@ -166,16 +168,10 @@ func (s *Store) recordLocked(uid types.UID) *record {
 	return r
 }
 
-// writeLocked replaces the file in one step. It survives this process; after the machine itself came back up no
-// container of the pod runs, and the record does not matter.
+// writeLocked notes the record for the next process.
 func (s *Store) writeLocked(uid types.UID, r *record) error {
-	data, err := json.Marshal(r)
-	if err != nil {
-		return fmt.Errorf("record what pod %s was granted: %w", uid, err)
-	}
 	path := s.path(uid)
-	err = errors.Join(os.MkdirAll(filepath.Dir(path), 0o750), os.WriteFile(path+".new", data, 0o600), os.Rename(path+".new", path))
-	if err != nil {
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o750), checkpoint.Save(path, r)); err != nil {
 		return fmt.Errorf("record what pod %s was granted: %w", uid, err)
 	}
 	s.pods[uid] = r

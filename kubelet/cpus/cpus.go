@@ -8,11 +8,8 @@
 package cpus
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"sync"
 
@@ -21,6 +18,7 @@ import (
 	"k8s.io/kubectl/pkg/util/qos"
 	"k8s.io/utils/cpuset"
 
+	"github.com/skiff-k8s/skiff/kubelet/checkpoint"
 	"github.com/skiff-k8s/skiff/kubelet/numa"
 )
 
@@ -201,26 +199,15 @@ func (m *Manager) save() error {
 			s.Entries[uid][name] = set.String()
 		}
 	}
-	data, err := json.Marshal(s)
-	if err != nil {
-		return fmt.Errorf("encode assignments of CPUs: %w", err)
-	}
-	if err := os.WriteFile(m.file+".new", data, 0o600); err != nil {
+	if err := checkpoint.Save(m.file, s); err != nil {
 		return fmt.Errorf("write assignments of CPUs: %w", err)
 	}
-	return os.Rename(m.file+".new", m.file)
+	return nil
 }
 
 func (m *Manager) load() error {
-	data, err := os.ReadFile(m.file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
 	var s state
-	if err == nil {
-		err = json.Unmarshal(data, &s)
-	}
-	if err != nil {
+	if err := checkpoint.Load(m.file, &s); err != nil {
 		return fmt.Errorf("read assignments of CPUs in %s: %w", m.file, err)
 	}
 	for uid, containers := range s.Entries {

@@ -3,20 +3,18 @@
 package devices
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 
 	"google.golang.org/protobuf/proto"
 	"k8s.io/apimachinery/pkg/types"
 	api "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
+
+	"github.com/skiff-k8s/skiff/kubelet/checkpoint"
 )
 
-// checkpoint is what the file says: who has what, and which resources there were.
-type checkpoint struct {
+// saved is what the file says: who has what, and which resources there were.
+type saved struct {
 	Given     map[types.UID]*Given `json:"given"`
 	Resources []string             `json:"resources"`
 }
@@ -25,7 +23,7 @@ func (m *Manager) file() string { return filepath.Join(m.dir, "allocations.json"
 
 // save writes the file. The caller holds mu.
 func (m *Manager) save() error {
-	c := checkpoint{Given: m.given}
+	c := saved{Given: m.given}
 	for name := range m.offers {
 		c.Resources = append(c.Resources, name)
 	}
@@ -41,29 +39,17 @@ func (m *Manager) save() error {
 			}
 		}
 	}
-	data, err := json.Marshal(c)
-	if err != nil {
-		return fmt.Errorf("encode assignments of devices: %w", err)
-	}
-	next := m.file() + ".new"
-	if err := os.WriteFile(next, data, 0o600); err != nil {
+	if err := checkpoint.Save(m.file(), c); err != nil {
 		return fmt.Errorf("write assignments of devices: %w", err)
 	}
-	return os.Rename(next, m.file())
+	return nil
 }
 
 // Load reads what an earlier process assigned, before any pod is admitted. Resources that it knew are there without
 // devices until their plugins register again.
 func (m *Manager) Load() error {
-	data, err := os.ReadFile(m.file())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("read assignments of devices: %w", err)
-	}
-	var c checkpoint
-	if err := json.Unmarshal(data, &c); err != nil {
+	var c saved
+	if err := checkpoint.Load(m.file(), &c); err != nil {
 		return fmt.Errorf("read assignments of devices in %s: %w", m.file(), err)
 	}
 	m.mu.Lock()

@@ -17,6 +17,8 @@ import (
 	"github.com/distribution/reference"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	api "k8s.io/kubelet/config/v1beta1"
+
+	"github.com/skiff-k8s/skiff/kubelet/checkpoint"
 )
 
 // pulled remembers by whose credentials images came to this node, so that a pod that may not pull an image cannot have it
@@ -181,17 +183,10 @@ func bare(image string) string {
 }
 
 func write(path string, v any) error {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), checkpoint.Save(path, v)); err != nil {
 		return fmt.Errorf("note who pulls an image: %w", err)
 	}
-	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
-		return fmt.Errorf("note who pulls an image: %w", err)
-	}
-	return os.Rename(path+".new", path)
+	return nil
 }
 
 func remove(path string) error {

@@ -9,12 +9,9 @@
 package memory
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,6 +22,7 @@ import (
 	"k8s.io/kubectl/pkg/util/qos"
 	"k8s.io/utils/cpuset"
 
+	"github.com/skiff-k8s/skiff/kubelet/checkpoint"
 	"github.com/skiff-k8s/skiff/kubelet/numa"
 )
 
@@ -289,26 +287,14 @@ type state struct {
 
 // save writes the file. The caller holds mu.
 func (m *Manager) save() error {
-	data, err := json.Marshal(state{"Static", m.given})
-	if err != nil {
-		return fmt.Errorf("encode assignments of memory: %w", err)
-	}
-	if err := os.WriteFile(m.file+".new", data, 0o600); err != nil {
+	if err := checkpoint.Save(m.file, state{"Static", m.given}); err != nil {
 		return fmt.Errorf("write assignments of memory: %w", err)
 	}
-	return os.Rename(m.file+".new", m.file)
+	return nil
 }
 
 func (m *Manager) load() error {
-	data, err := os.ReadFile(m.file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	s := state{Given: m.given}
-	if err == nil {
-		err = json.Unmarshal(data, &s)
-	}
-	if err != nil {
+	if err := checkpoint.Load(m.file, &state{Given: m.given}); err != nil {
 		return fmt.Errorf("read assignments of memory in %s: %w", m.file, err)
 	}
 	return nil

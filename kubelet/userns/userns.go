@@ -18,6 +18,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-k8s/skiff/kubelet/checkpoint"
 )
 
 // length is how many IDs a pod has; a range begins at a multiple of it. The first range is the host's own.
@@ -125,13 +127,8 @@ func (r *Ranges) readLocked() error {
 
 func (r *Ranges) write(uid types.UID, first uint32) error {
 	ids := []mapping{{HostID: first, Length: length}}
-	data, err := json.Marshal(record{UIDs: ids, GIDs: ids})
-	if err != nil {
-		return err
-	}
 	path := r.path(string(uid))
-	err = errors.Join(os.MkdirAll(filepath.Dir(path), 0o750), os.WriteFile(path+".new", data, 0o600), os.Rename(path+".new", path))
-	if err != nil {
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o750), checkpoint.Save(path, record{UIDs: ids, GIDs: ids})); err != nil {
 		return fmt.Errorf("record the user IDs of pod %s: %w", uid, err)
 	}
 	return nil

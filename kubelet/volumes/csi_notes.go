@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skiff-k8s/skiff/kubelet/checkpoint"
 )
 
 // note is what the kubelet notes about a CSI volume, in the words and the place of upstream's.
@@ -31,18 +33,10 @@ func (n note) unique() corev1.UniqueVolumeName {
 }
 
 func writeNote(dir string, n note) error {
-	data, err := json.Marshal(n)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return err
-	}
-	next := filepath.Join(dir, noteFile+".next") // half a note would lose the volume
-	if err := os.WriteFile(next, data, 0o600); err != nil {
+	if err := errors.Join(os.MkdirAll(dir, 0o750), checkpoint.Save(filepath.Join(dir, noteFile), n)); err != nil {
 		return fmt.Errorf("note volume: %w", err)
 	}
-	return os.Rename(next, filepath.Join(dir, noteFile))
+	return nil
 }
 
 func readNote(dir string) (note, error) {
