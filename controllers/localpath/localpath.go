@@ -13,12 +13,10 @@ package localpath
 
 import (
 	"context"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	storagev1 "k8s.io/api/storage/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -29,6 +27,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
+	"github.com/skiff-k8s/skiff/controllers/role"
 )
 
 // Name is the controllers' identity, Component their name in events.
@@ -129,19 +128,10 @@ func Class() *storagev1.StorageClass {
 
 // Role is what the provisioner may do, and the binding that says so.
 func Role() (*rbacv1.ClusterRole, *rbacv1.ClusterRoleBinding) {
-	rule := func(verbs, group, resources string) rbacv1.PolicyRule {
-		return rbacv1.PolicyRule{Verbs: strings.Fields(verbs), APIGroups: []string{group}, Resources: strings.Fields(resources)}
-	}
-	name := metav1.ObjectMeta{Name: "skiff:" + Name}
-	role := &rbacv1.ClusterRole{ObjectMeta: name, Rules: []rbacv1.PolicyRule{
-		rule("create delete get update", "", "persistentvolumes"),
-		rule("update", "", "persistentvolumeclaims"),
-		rule("update delete", "", "nodes/proxy"),
-		rule("create patch update", "", "events"),
-	}}
-	return role, &rbacv1.ClusterRoleBinding{
-		ObjectMeta: name,
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name.Name},
-		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: metav1.NamespaceSystem, Name: Name}},
-	}
+	return role.New(Name,
+		role.Rule("create delete get update", "", "persistentvolumes"),
+		role.Rule("update", "", "persistentvolumeclaims"),
+		role.Rule("update delete", "", "nodes/proxy"),
+		role.Rule("create patch update", "", "events"),
+	)
 }

@@ -4,7 +4,6 @@ package ingress
 
 import (
 	"slices"
-	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -12,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
+	"github.com/skiff-k8s/skiff/controllers/role"
 )
 
 const (
@@ -38,19 +38,10 @@ func Class(isDefault bool) *networkingv1.IngressClass {
 
 // Role is what the controller may do, and that it is the one who may. It does not include Secrets: see Config.Secrets.
 func Role() (*rbacv1.ClusterRole, *rbacv1.ClusterRoleBinding) {
-	rule := func(verbs, group, resources string) rbacv1.PolicyRule {
-		return rbacv1.PolicyRule{Verbs: strings.Fields(verbs), APIGroups: []string{group}, Resources: strings.Fields(resources)}
-	}
-	name := metav1.ObjectMeta{Name: "skiff:" + Name}
-	role := &rbacv1.ClusterRole{ObjectMeta: name, Rules: []rbacv1.PolicyRule{
-		rule("update", networkingv1.GroupName, "ingresses/status"),
-		rule("create patch update", "", "events"),
-	}}
-	return role, &rbacv1.ClusterRoleBinding{
-		ObjectMeta: name,
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name.Name},
-		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: metav1.NamespaceSystem, Name: Name}},
-	}
+	return role.New(Name,
+		role.Rule("update", networkingv1.GroupName, "ingresses/status"),
+		role.Rule("create patch update", "", "events"),
+	)
 }
 
 // isOurs says whether an Ingress is of a class that names our controller. One without a class is nobody's: the API server
