@@ -27,15 +27,13 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
+	"github.com/skiff-k8s/skiff/internal/serviceip"
 )
 
 // Component is the controller's name in events. It acts as the API server itself, as upstream does it.
 const Component = "ipallocator-repair-controller"
 
-const (
-	managedBy = "ipallocator.k8s.io" // label of addresses that belong to Services
-	young     = time.Minute          // as long as a request may take
-)
+const young = time.Minute // as long as a request may take
 
 type controller struct {
 	client   kubernetes.Interface
@@ -105,7 +103,7 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 
 // checkService makes sure that an address of a Service stands for it.
 func (c *controller) checkService(ctx context.Context, service *corev1.Service, ip netip.Addr) error {
-	family := familyOf(ip)
+	family := serviceip.FamilyOf(ip)
 	current, err := c.ips.Get(ip.String())
 	if apierrors.IsNotFound(err) { // in our memory, which may be behind
 		current, err = c.client.NetworkingV1().IPAddresses().Get(ctx, ip.String(), metav1.GetOptions{})
@@ -119,7 +117,7 @@ func (c *controller) checkService(ctx context.Context, service *corev1.Service, 
 	}
 	owner, ok := serviceOf(current)
 	if ok && owner == reconcile.KeyOf(service) {
-		if current.Labels[networkingv1.LabelManagedBy] == managedBy && current.Labels[networkingv1.LabelIPAddressFamily] == string(family) {
+		if current.Labels[networkingv1.LabelManagedBy] == serviceip.ManagedBy && current.Labels[networkingv1.LabelIPAddressFamily] == string(family) {
 			return nil
 		}
 	} else {
@@ -136,20 +134,8 @@ func (c *controller) checkService(ctx context.Context, service *corev1.Service, 
 	return c.create(ctx, service, ip)
 }
 
-func familyOf(ip netip.Addr) corev1.IPFamily {
-	if ip.Is6() {
-		return corev1.IPv6Protocol
-	}
-	return corev1.IPv4Protocol
-}
-
 func (c *controller) create(ctx context.Context, service *corev1.Service, ip netip.Addr) error {
-	_, err := c.client.NetworkingV1().IPAddresses().Create(ctx, &networkingv1.IPAddress{
-		ObjectMeta: metav1.ObjectMeta{Name: ip.String(), Labels: map[string]string{
-			networkingv1.LabelIPAddressFamily: string(familyOf(ip)), networkingv1.LabelManagedBy: managedBy,
-		}},
-		Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: service.Namespace, Name: service.Name}},
-	}, metav1.CreateOptions{})
+	_, err := c.client.NetworkingV1().IPAddresses().Create(ctx, serviceip.New(service, ip), metav1.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("create IPAddress %s: %w", ip, err)
 	}
@@ -167,7 +153,7 @@ func (c *controller) delete(ctx context.Context, ip *networkingv1.IPAddress) err
 // checkAddress frees an address that no Service has.
 func (c *controller) checkAddress(ctx context.Context, name string) (reconcile.Result, error) {
 	ip, err := c.ips.Get(name)
-	if apierrors.IsNotFound(err) || err == nil && ip.Labels[networkingv1.LabelManagedBy] != managedBy {
+	if apierrors.IsNotFound(err) || err == nil && ip.Labels[networkingv1.LabelManagedBy] != serviceip.ManagedBy {
 		return reconcile.Result{}, nil
 	}
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/skiff-k8s/skiff/controllers/controllertest"
+	"github.com/skiff-k8s/skiff/internal/serviceip"
 )
 
 func service(name string, ips ...string) *corev1.Service {
@@ -23,7 +24,7 @@ func service(name string, ips ...string) *corev1.Service {
 
 func address(name, service string) *networkingv1.IPAddress {
 	return &networkingv1.IPAddress{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{networkingv1.LabelManagedBy: managedBy, networkingv1.LabelIPAddressFamily: "IPv4"}},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{networkingv1.LabelManagedBy: serviceip.ManagedBy, networkingv1.LabelIPAddressFamily: "IPv4"}},
 		Spec:       networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: "ns", Name: service}},
 	}
 }

@@ -29,6 +29,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
+	"github.com/skiff-k8s/skiff/internal/serviceip"
 )
 
 // Name is the controller's identity, Component its name in events.
@@ -37,8 +38,7 @@ const (
 	Component = "service-cidr-controller"
 
 	finalizer    = "networking.k8s.io/service-cidr-finalizer"
-	managedBy    = "ipallocator.k8s.io" // label of addresses that belong to Services
-	graceOfEnded = 10 * time.Second     // until every allocator has seen the deletion
+	graceOfEnded = 10 * time.Second // until every allocator has seen the deletion
 )
 
 type controller struct {
@@ -171,7 +171,7 @@ func (c *controller) isNeeded(cidr *networkingv1.ServiceCIDR) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	ips, err := c.ips.List(labels.SelectorFromValidatedSet(labels.Set{networkingv1.LabelManagedBy: managedBy}))
+	ips, err := c.ips.List(labels.SelectorFromValidatedSet(labels.Set{networkingv1.LabelManagedBy: serviceip.ManagedBy}))
 	if err != nil {
 		return false, err
 	}

@@ -14,6 +14,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/controllertest"
+	"github.com/skiff-k8s/skiff/internal/serviceip"
 )
 
 func cidr(name string, ranges ...string) *networkingv1.ServiceCIDR {
@@ -26,7 +27,7 @@ func ending(c *networkingv1.ServiceCIDR) *networkingv1.ServiceCIDR {
 }
 
 func address(ip string) *networkingv1.IPAddress {
-	return &networkingv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Name: ip, Labels: map[string]string{networkingv1.LabelManagedBy: managedBy}}}
+	return &networkingv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Name: ip, Labels: map[string]string{networkingv1.LabelManagedBy: serviceip.ManagedBy}}}
 }
 
 func run(t *testing.T, objects ...runtime.Object) *controllertest.Cluster {

@@ -20,11 +20,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	genericrest "k8s.io/apiserver/pkg/registry/rest"
 
+	"github.com/skiff-k8s/skiff/internal/serviceip"
 	"github.com/skiff-k8s/skiff/registry/rest"
 )
-
-// managedBy is the label value of addresses that belong to Services, the one that upstream's allocator uses.
-const managedBy = "ipallocator.k8s.io"
 
 var (
 	errFull       = errors.New("range is full")
@@ -114,7 +112,7 @@ type addresses struct{ ips, cidrs *rest.Store }
 
 // take reserves ip for s.
 func (a *addresses) take(ctx context.Context, s *corev1.Service, ip netip.Addr, dryRun bool) error {
-	blocks, err := a.blocks(ctx, familyOf(ip))
+	blocks, err := a.blocks(ctx, serviceip.FamilyOf(ip))
 	if err != nil {
 		return err
 	}
@@ -159,24 +157,11 @@ func (a *addresses) next(ctx context.Context, s *corev1.Service, family corev1.I
 
 // create makes the IPAddress object of ip. This is the moment of allocation.
 func (a *addresses) create(ctx context.Context, s *corev1.Service, ip netip.Addr) error {
-	_, err := a.ips.Create(ctx, ipAddressFor(s, ip), genericrest.ValidateAllObjectFunc, &metav1.CreateOptions{})
+	_, err := a.ips.Create(ctx, serviceip.New(s, ip), genericrest.ValidateAllObjectFunc, &metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
 		return errTaken
 	}
 	return err
-}
-
-func ipAddressFor(s *corev1.Service, ip netip.Addr) *networkingv1.IPAddress {
-	return &networkingv1.IPAddress{
-		ObjectMeta: metav1.ObjectMeta{
-			Name: ip.String(),
-			Labels: map[string]string{
-				networkingv1.LabelIPAddressFamily: string(familyOf(ip)),
-				networkingv1.LabelManagedBy:       managedBy,
-			},
-		},
-		Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: s.Namespace, Name: s.Name}},
-	}
 }
 
 // belongsTo is true if the address is s's.
@@ -235,7 +220,7 @@ func readyBlocks(cidrs []networkingv1.ServiceCIDR, family corev1.IPFamily) []blo
 		}
 		for _, text := range cidrs[i].Spec.CIDRs {
 			prefix, err := netip.ParsePrefix(text)
-			if err == nil && familyOf(prefix.Addr()) == family {
+			if err == nil && serviceip.FamilyOf(prefix.Addr()) == family {
 				out = append(out, newBlock(prefix))
 			}
 		}

@@ -30,6 +30,7 @@ import (
 	"k8s.io/apiserver/pkg/util/dryrun"
 	"k8s.io/klog/v2"
 
+	"github.com/skiff-k8s/skiff/internal/serviceip"
 	"github.com/skiff-k8s/skiff/registry/core"
 	"github.com/skiff-k8s/skiff/registry/rest"
 )
@@ -67,7 +68,7 @@ var _ core.ServiceAllocator = &Allocator{}
 func New(cfg Config) (*Allocator, error) {
 	a := &Allocator{}
 	for _, prefix := range cfg.ServiceCIDRs {
-		a.families = append(a.families, familyOf(prefix.Addr()))
+		a.families = append(a.families, serviceip.FamilyOf(prefix.Addr()))
 	}
 	if len(a.families) == 0 || len(a.families) > 2 || len(a.families) == 2 && a.families[0] == a.families[1] {
 		return nil, fmt.Errorf("service CIDRs %v: want one, or one of each IP family", cfg.ServiceCIDRs)

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
+	"github.com/skiff-k8s/skiff/internal/serviceip"
 	"github.com/skiff-k8s/skiff/registry/core"
 )
 
@@ -146,7 +147,7 @@ func (a *Allocator) inferFamilies(s *corev1.Service) field.ErrorList {
 		if err != nil || i < len(s.Spec.IPFamilies) {
 			continue
 		}
-		family := familyOf(ip)
+		family := serviceip.FamilyOf(ip)
 		if !slices.Contains(a.families, family) {
 			errs = append(errs, field.Invalid(clusterIPsPath.Index(i), s.Spec.ClusterIPs, fmt.Sprintf("%s is not configured on this cluster", family)))
 			continue

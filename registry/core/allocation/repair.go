@@ -20,6 +20,8 @@ import (
 	genericrest "k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/klog/v2"
+
+	"github.com/skiff-k8s/skiff/internal/serviceip"
 )
 
 // Repair makes addresses and ports agree with the Services that there are: what a crash left behind is
@@ -62,7 +64,7 @@ func (a *Allocator) repairAddresses(ctx context.Context, services []corev1.Servi
 			owners[ip] = &services[i]
 		}
 	}
-	list, err := a.addresses.ips.List(ctx, &internalversion.ListOptions{LabelSelector: labels.SelectorFromSet(labels.Set{networkingv1.LabelManagedBy: managedBy})})
+	list, err := a.addresses.ips.List(ctx, &internalversion.ListOptions{LabelSelector: labels.SelectorFromSet(labels.Set{networkingv1.LabelManagedBy: serviceip.ManagedBy})})
 	if err != nil {
 		return fmt.Errorf("list IPAddresses: %w", err)
 	}

@@ -45,13 +45,6 @@ func nodePorts(s *corev1.Service) []int32 {
 
 func policyOf(s *corev1.Service) corev1.IPFamilyPolicy { return ptr.Deref(s.Spec.IPFamilyPolicy, "") }
 
-func familyOf(ip netip.Addr) corev1.IPFamily {
-	if ip.Is4() || ip.Is4In6() {
-		return corev1.IPv4Protocol
-	}
-	return corev1.IPv6Protocol
-}
-
 func otherFamily(family corev1.IPFamily) corev1.IPFamily {
 	if family == corev1.IPv4Protocol {
 		return corev1.IPv6Protocol
