@@ -386,6 +386,7 @@ func (a *Agent) buildKubelet() error {
 	a.volumes = volumes.New(volumes.Config{
 		NodeName:     a.cfg.NodeName,
 		CSI:          drivers,
+		Measured:     a.metrics.StorageOperation,
 		InUseChanged: func() { a.kubelet.Poke() },
 		Root:         a.cfg.KubeletRoot,
 		Client:       a.deps.Node,

@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsclient "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset/typed/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
@@ -157,7 +158,30 @@ func New(deps Deps) (*Manager, error) {
 		}
 		m.runner.Controllers = append(m.runner.Controllers, c)
 	}
+	if deps.Metrics != nil {
+		m.count()
+		if err := deps.Metrics.CustomRegister(m.metrics.Counts); err != nil {
+			return nil, fmt.Errorf("show numbers of objects: %w", err)
+		}
+	}
 	return m, nil
+}
+
+// count says where objects are that are counted in metrics.
+func (m *Manager) count() {
+	core, resource := m.deps.Informers.Core().V1(), m.deps.Informers.Resource().V1()
+	volumes, claims, devices := core.PersistentVolumes().Lister(), core.PersistentVolumeClaims().Lister(), resource.ResourceClaims().Lister()
+	m.metrics.Counts.Volumes = listed(volumes.List)
+	m.metrics.Counts.Claims = listed(claims.List)
+	m.metrics.Counts.ResourceClaims = listed(devices.List)
+}
+
+// listed lists all that a lister has, which fails for none of those that read a cache.
+func listed[T any](list func(labels.Selector) ([]T, error)) func() []T {
+	return func() []T {
+		objects, _ := list(labels.Everything())
+		return objects
+	}
 }
 
 // Run runs the controllers until ctx ends. The informer factory must have been started.
@@ -170,10 +194,10 @@ func (m *Manager) Run(ctx context.Context) error {
 // all is the list of all controllers.
 var all = []func(*Manager) (reconcile.Controller, error){
 	withEvents(deployment.Name, deployment.Component, deployment.New),
-	withEvents(replicaset.Name, replicaset.Component, replicaset.New),
-	withEvents(replicationcontroller.Name, replicationcontroller.Component, replicationcontroller.New),
-	withEvents(statefulset.Name, statefulset.Component, statefulset.New),
-	withEvents(daemonset.Name, daemonset.Component, daemonset.New),
+	withMetrics(replicaset.Name, replicaset.Component, replicaset.New, func(s *metrics.Set) *metrics.Replicas { return s.Replicas }),
+	withMetrics(replicationcontroller.Name, replicationcontroller.Component, replicationcontroller.New, func(s *metrics.Set) *metrics.Replicas { return s.Replicas }),
+	withMetrics(statefulset.Name, statefulset.Component, statefulset.New, func(s *metrics.Set) *metrics.Stateful { return s.Stateful }),
+	withMetrics(daemonset.Name, daemonset.Component, daemonset.New, func(s *metrics.Set) *metrics.Daemons { return s.Daemons }),
 	withMetrics(job.Name, job.Component, job.New, func(s *metrics.Set) *metrics.Job { return s.Job }),
 	func(m *Manager) (reconcile.Controller, error) {
 		return job.NewOrphans(m.deps.ClientFor(job.Name), m.deps.Informers)
@@ -185,9 +209,9 @@ var all = []func(*Manager) (reconcile.Controller, error){
 	},
 	withEvents(endpointslice.Name, endpointslice.Component, endpointslice.New),
 	withEvents(endpoints.Name, endpoints.Component, endpoints.New),
-	withEvents(persistentvolume.Name, persistentvolume.Component, persistentvolume.NewClaims),
-	withEvents(persistentvolume.Name, persistentvolume.Component, persistentvolume.NewVolumes),
-	withEvents(attachdetach.Name, attachdetach.Component, attachdetach.New),
+	withMetrics(persistentvolume.Name, persistentvolume.Component, persistentvolume.NewClaims, func(s *metrics.Set) *metrics.Volumes { return s.Volumes }),
+	withMetrics(persistentvolume.Name, persistentvolume.Component, persistentvolume.NewVolumes, func(s *metrics.Set) *metrics.Volumes { return s.Volumes }),
+	withMetrics(attachdetach.Name, attachdetach.Component, attachdetach.New, func(s *metrics.Set) *metrics.Attachments { return s.Attachment }),
 	withEvents(volumeexpand.Name, volumeexpand.Component, volumeexpand.New),
 	withMetrics(ephemeralvolume.Name, ephemeralvolume.Component, ephemeralvolume.New, func(s *metrics.Set) *metrics.Ephemeral { return s.Ephemeral }),
 	func(m *Manager) (reconcile.Controller, error) {

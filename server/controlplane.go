@@ -182,6 +182,7 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 		Audiences:       audiences,
 		Objects:         satoken.Cached(c.informers, c.admin),
 		Client:          c.admin,
+		Metrics:         processMetrics{},
 	})
 	if err != nil {
 		return fmt.Errorf("build authentication: %w", err)

@@ -32,6 +32,7 @@ import (
 	"github.com/skiff-k8s/skiff/gateway/proxy"
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
 	"github.com/skiff-k8s/skiff/scheduler"
+	schedulermetrics "github.com/skiff-k8s/skiff/scheduler/metrics"
 )
 
 // Server is a control plane and, unless configured otherwise, a node.
@@ -147,7 +148,9 @@ func (s *Server) buildParts() error {
 	if s.scheduler, err = scheduler.New(s.schedulerConfig(), client, s.plane.informers, nil); err != nil {
 		return fmt.Errorf("build the scheduler: %w", err)
 	}
-	s.plane.api.Generic().Handler.NonGoRestfulMux.HandlePrefix(scheduler.ExplainPath, s.scheduler)
+	mux := s.plane.api.Generic().Handler.NonGoRestfulMux
+	mux.HandlePrefix(scheduler.ExplainPath, s.scheduler)
+	mux.Handle(schedulermetrics.ResourcesPath, schedulermetrics.NewResources(s.plane.informers.Core().V1().Pods().Lister()).Handler())
 	if err := s.simulate(); err != nil || s.cfg.NoNode {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"context"
 	"crypto"
 	"errors"
+	"fmt"
 	"time"
 
 	"k8s.io/apiserver/pkg/apis/apiserver"
@@ -59,6 +60,8 @@ type Config struct {
 	Client         kubernetes.Interface // reads bootstrap tokens
 	AnonymousPaths []string             // AnonymousPaths if nil, nobody is anonymous if empty
 
+	Metrics satoken.Registry // shows how often tokens of which kind were used; nil: nobody does
+
 	File  string // an AuthenticationConfiguration: further issuers, and who may be anonymous; none if empty
 	Flags Flags  // further ones
 }
@@ -82,6 +85,11 @@ func New(ctx context.Context, c Config) (*Authenticators, error) {
 	serviceAccounts, err := satoken.NewAuthenticator(c.Issuers, c.TokenKeys, c.Audiences, c.Objects)
 	if err != nil {
 		return nil, err
+	}
+	if c.Metrics != nil {
+		if err := serviceAccounts.Metrics.Register(c.Metrics); err != nil {
+			return nil, fmt.Errorf("show metrics of tokens: %w", err)
+		}
 	}
 	sources := []authenticator.Token{serviceAccounts}
 	further, file, err := c.further(ctx)

@@ -32,6 +32,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/ptr"
 
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/podcontrol"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
@@ -60,6 +61,7 @@ type controller struct {
 	volumes     corelisters.PersistentVolumeLister
 	drivers     storagelisters.CSIDriverLister
 	attachments cache.Indexer
+	metrics     *metrics.Attachments
 
 	mu sync.Mutex
 	// unneeded says since when attachments are not needed; guarded by mu. A restart begins anew.
@@ -69,7 +71,7 @@ type controller struct {
 }
 
 // New returns the controller.
-func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder) (reconcile.Controller, error) {
+func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder, measured *metrics.Attachments) (reconcile.Controller, error) {
 	core, storage := factory.Core().V1(), factory.Storage().V1()
 	pods, attachments := core.Pods().Informer(), storage.VolumeAttachments().Informer()
 	if err := podcontrol.IndexByNode(pods); err != nil {
@@ -87,8 +89,9 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, e
 	c := &controller{
 		client: client, events: events, pods: pods.GetIndexer(), nodes: core.Nodes().Lister(), claims: core.PersistentVolumeClaims().Lister(),
 		volumes: core.PersistentVolumes().Lister(), drivers: storage.CSIDrivers().Lister(), attachments: attachments.GetIndexer(),
-		unneeded: map[types.UID]time.Time{}, told: map[string]string{},
+		metrics: measured, unneeded: map[types.UID]time.Time{}, told: map[string]string{},
 	}
+	measured.List = c.list
 	return reconcile.Controller{
 		Name:      "attachdetach",
 		Reconcile: c.Reconcile,
@@ -201,6 +204,9 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 	for _, a := range done {
 		if err := c.detach(ctx, a); err != nil {
 			return reconcile.Result{}, err
+		}
+		if reason := c.forced(node, a); reason != "" {
+			c.metrics.Forced.WithLabelValues(reason).Inc()
 		}
 	}
 	return reconcile.Result{RequeueAfter: wait}, nil
@@ -325,6 +331,18 @@ func mustWait(node *corev1.Node, volume corev1.UniqueVolumeName, since time.Time
 		return -1
 	}
 	return max(time.Until(since.Add(maxWait)), 0)
+}
+
+// forced says why a volume was detached from a node that may still use it; empty if it does not.
+func (c *controller) forced(node *corev1.Node, a *storagev1.VolumeAttachment) (reason string) {
+	source := c.source(a)
+	switch {
+	case node == nil, source == nil, !slices.Contains(node.Status.VolumesInUse, unique(source)):
+		return ""
+	case outOfService(node):
+		return metrics.DetachedOutOfService
+	}
+	return metrics.DetachedAfterTimeout
 }
 
 func outOfService(node *corev1.Node) bool {

@@ -18,6 +18,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/controllertest"
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 )
 
 type cluster struct {
@@ -40,7 +41,7 @@ func start(t *testing.T, objects ...runtime.Object) *cluster {
 		PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: "x.io", VolumeHandle: "vol"}},
 	}}
 	c := &cluster{controllertest.New(t, append(objects, node("a"), node("b"), claim, pv)...), t}
-	controller, err := New(c.Clientset, c.Factory, c.Events)
+	controller, err := New(c.Clientset, c.Factory, c.Events, metrics.New().Attachment)
 	if err != nil {
 		t.Fatal(err)
 	}

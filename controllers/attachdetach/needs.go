@@ -10,9 +10,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/podcontrol"
 )
 
@@ -116,4 +118,27 @@ func (c *controller) whoHas(pv *corev1.PersistentVolume, node, namespace string)
 		return fmt.Sprintf("Volume is already used by pod(s) %s and %d pod(s) in different namespaces", strings.Join(names, ", "), others)
 	}
 	return "Volume is already used by pod(s) " + strings.Join(names, ", ")
+}
+
+// list lists what should be attached, and what is, for the metrics.
+func (c *controller) list() (needed, attached []metrics.Attachment) {
+	nodes, err := c.nodes.List(labels.Everything())
+	if err != nil {
+		return nil, nil
+	}
+	for _, node := range nodes {
+		needs, err := c.needs(node.Name)
+		if err != nil {
+			continue
+		}
+		for _, n := range needs {
+			needed = append(needed, metrics.Attachment{Node: node.Name, Driver: n.volume.Spec.CSI.Driver})
+		}
+	}
+	for _, obj := range c.attachments.List() {
+		if a := obj.(*storagev1.VolumeAttachment); a.Status.Attached {
+			attached = append(attached, metrics.Attachment{Node: a.Spec.NodeName, Driver: a.Spec.Attacher})
+		}
+	}
+	return needed, attached
 }

@@ -35,6 +35,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/controllers/history"
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/owner"
 	"github.com/skiff-k8s/skiff/controllers/podcontrol"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
@@ -68,10 +69,11 @@ type controller struct {
 	history      *history.Store
 	expectations *reconcile.Expectations // by UID of the DaemonSet
 	backoff      *flowcontrol.Backoff    // of deleting failed pods: see backoffKey
+	metrics      *metrics.Daemons
 }
 
 // New returns the controller of DaemonSets.
-func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder) (reconcile.Controller, error) {
+func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder, measured *metrics.Daemons) (reconcile.Controller, error) {
 	pods := factory.Core().V1().Pods().Informer()
 	if err := podcontrol.IndexByController(pods); err != nil {
 		return reconcile.Controller{}, err
@@ -91,6 +93,7 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, e
 		history:      revisions,
 		expectations: reconcile.NewExpectations(),
 		backoff:      flowcontrol.NewBackOff(firstDelay, maxDelay),
+		metrics:      measured,
 	}
 	all := func(namespace string) ([]*appsv1.DaemonSet, error) {
 		return c.sets.DaemonSets(namespace).List(labels.Everything())
@@ -170,6 +173,9 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 	}
 
 	satisfied := c.expectations.Satisfied(set.UID) // asked before the pods are listed
+	if !satisfied {
+		c.metrics.Skips.OfPods()
+	}
 	s, err := c.newState(ctx, set, selector)
 	if err != nil {
 		return reconcile.Result{}, err
@@ -248,16 +254,12 @@ func boundFirst(a, b *corev1.Pod) int {
 }
 
 func (c *controller) claim(ctx context.Context, set *appsv1.DaemonSet, selector labels.Selector, live func(context.Context) (metav1.Object, error)) ([]*corev1.Pod, error) {
-	owned, err := podcontrol.ByController(c.pods, set.UID)
-	if err != nil {
-		return nil, err
-	}
-	orphans, err := podcontrol.Orphans(c.pods, set.Namespace)
+	candidates, err := owner.Candidates[*corev1.Pod](c.pods, set)
 	if err != nil {
 		return nil, err
 	}
 	claimer := owner.Claimer[*corev1.Pod]{Owner: set, Kind: kind, Selector: selector, Live: live, Patch: c.control.Patch}
-	return claimer.Claim(ctx, append(orphans, owned...))
+	return claimer.Claim(ctx, candidates)
 }
 
 // step makes the pods right. Pods are updated only where all else is right.

@@ -37,7 +37,6 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/skiff-k8s/skiff/controllers/owner"
-	"github.com/skiff-k8s/skiff/controllers/podcontrol"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
 
@@ -53,6 +52,7 @@ type controller struct {
 	client      kubernetes.Interface
 	deployments appslisters.DeploymentLister
 	sets        appslisters.ReplicaSetLister
+	setsByOwner cache.Indexer
 	pods        cache.Indexer
 	events      record.EventRecorder
 }
@@ -62,13 +62,16 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, e
 	deployments := factory.Apps().V1().Deployments()
 	sets := factory.Apps().V1().ReplicaSets()
 	pods := factory.Core().V1().Pods().Informer()
-	if err := podcontrol.IndexByController(pods); err != nil {
-		return reconcile.Controller{}, err
+	for _, informer := range []cache.SharedIndexInformer{pods, sets.Informer()} {
+		if err := owner.Index(informer); err != nil {
+			return reconcile.Controller{}, err
+		}
 	}
 	c := &controller{
 		client:      client,
 		deployments: deployments.Lister(),
 		sets:        sets.Lister(),
+		setsByOwner: sets.Informer().GetIndexer(),
 		pods:        pods.GetIndexer(),
 		events:      events,
 	}
@@ -178,7 +181,7 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 
 // claim returns copies of the ReplicaSets that belong to the Deployment.
 func (c *controller) claim(ctx context.Context, d *appsv1.Deployment) ([]*appsv1.ReplicaSet, error) {
-	all, err := c.sets.ReplicaSets(d.Namespace).List(labels.Everything())
+	candidates, err := owner.Candidates[*appsv1.ReplicaSet](c.setsByOwner, d)
 	if err != nil {
 		return nil, err
 	}
@@ -198,7 +201,7 @@ func (c *controller) claim(ctx context.Context, d *appsv1.Deployment) ([]*appsv1
 			return err
 		},
 	}
-	claimed, err := claimer.Claim(ctx, all)
+	claimed, err := claimer.Claim(ctx, candidates)
 	for i, set := range claimed {
 		claimed[i] = set.DeepCopy()
 	}

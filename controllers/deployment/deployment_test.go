@@ -20,6 +20,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/controllertest"
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/podcontrol"
 	"github.com/skiff-k8s/skiff/controllers/replicaset"
 )
@@ -61,7 +62,7 @@ func run(t *testing.T, d *appsv1.Deployment) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rc, err := replicaset.New(cluster.Clientset, cluster.Factory, cluster.Events)
+	rc, err := replicaset.New(cluster.Clientset, cluster.Factory, cluster.Events, metrics.New().Replicas)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,9 +28,6 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/owner"
 )
 
-// byController is the name of the index on the shared informer.
-const byController = "revisionController"
-
 // Store finds and writes ControllerRevisions of one kind of owners.
 type Store struct {
 	client    kubernetes.Interface
@@ -41,40 +38,18 @@ type Store struct {
 // New returns a store. Call it before the informers start.
 func New(client kubernetes.Interface, factory informers.SharedInformerFactory, kind schema.GroupVersionKind) (*Store, error) {
 	informer := factory.Apps().V1().ControllerRevisions().Informer()
-	if _, ok := informer.GetIndexer().GetIndexers()[byController]; !ok {
-		if err := informer.AddIndexers(cache.Indexers{byController: controllerOf}); err != nil {
-			return nil, fmt.Errorf("add index %q: %w", byController, err)
-		}
+	if err := owner.Index(informer); err != nil {
+		return nil, err
 	}
 	return &Store{client: client, revisions: informer.GetIndexer(), kind: kind}, nil
 }
 
-func controllerOf(obj any) ([]string, error) {
-	revision, ok := obj.(*appsv1.ControllerRevision)
-	if !ok {
-		return nil, nil
-	}
-	if ref := metav1.GetControllerOfNoCopy(revision); ref != nil {
-		return []string{string(ref.UID)}, nil
-	}
-	return []string{orphansOf(revision.Namespace)}, nil
-}
-
-// orphansOf is the index key of revisions without a controller: no UID contains a slash.
-func orphansOf(namespace string) string { return "orphans/" + namespace }
-
 // Claim returns the owner's revisions, oldest first, after adopting orphans that the selector matches. live reads the
 // owner from the API server. What is returned is shared with the cache.
 func (s *Store) Claim(ctx context.Context, of metav1.Object, selector labels.Selector, live func(context.Context) (metav1.Object, error)) ([]*appsv1.ControllerRevision, error) {
-	var found []*appsv1.ControllerRevision
-	for _, key := range []string{string(of.GetUID()), orphansOf(of.GetNamespace())} {
-		objs, err := s.revisions.ByIndex(byController, key)
-		if err != nil {
-			return nil, err
-		}
-		for _, obj := range objs {
-			found = append(found, obj.(*appsv1.ControllerRevision))
-		}
+	found, err := owner.Candidates[*appsv1.ControllerRevision](s.revisions, of)
+	if err != nil {
+		return nil, err
 	}
 	claimer := owner.Claimer[*appsv1.ControllerRevision]{
 		Owner: of, Kind: s.kind, Selector: selector, Live: live,

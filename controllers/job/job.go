@@ -246,11 +246,7 @@ func (c *controller) owned(ctx context.Context, job *batchv1.Job) ([]*corev1.Pod
 	if err != nil {
 		return nil, err
 	}
-	owned, err := podcontrol.ByController(c.pods, job.UID)
-	if err != nil {
-		return nil, err
-	}
-	orphans, err := podcontrol.Orphans(c.pods, job.Namespace)
+	candidates, err := owner.Candidates[*corev1.Pod](c.pods, job)
 	if err != nil {
 		return nil, err
 	}
@@ -264,7 +260,7 @@ func (c *controller) owned(ctx context.Context, job *batchv1.Job) ([]*corev1.Pod
 		Patch:      c.control.Patch,
 		Finalizers: []string{batchv1.JobTrackingFinalizer},
 	}
-	pods, err := claimer.Claim(ctx, append(orphans, owned...))
+	pods, err := claimer.Claim(ctx, candidates)
 	for i, pod := range pods {
 		if !metav1.IsControlledBy(pod, job) && !tracked(pod) { // just adopted: the cache does not have the finalizer yet
 			pods[i] = pod.DeepCopy()

@@ -58,6 +58,9 @@ type uncounted struct{ succeeded, failed sets.Set[types.UID] }
 
 func (c *controller) newState(ctx context.Context, job *batchv1.Job) (*state, error) {
 	satisfied := c.expectations.Satisfied(job.UID) // asked before the pods are listed
+	if !satisfied {
+		c.metrics.Skips.OfPods()
+	}
 	untracked := c.memory.untracked(job)
 	pods, err := c.owned(ctx, job)
 	if err != nil {

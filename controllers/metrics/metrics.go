@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/component-base/metrics"
 )
@@ -19,6 +20,9 @@ import (
 // Set is the metrics of all controllers.
 type Set struct {
 	Job        *Job
+	Replicas   *Replicas
+	Stateful   *Stateful
+	Daemons    *Daemons
 	CronJob    *CronJob
 	TTL        *TTL
 	Autoscaler *Autoscaler
@@ -32,6 +36,9 @@ type Set struct {
 	RootCA     *Publisher
 	Bundles    *Publisher
 	Garbage    *Garbage
+	Volumes    *Volumes
+	Attachment *Attachments
+	Counts     *Counts
 
 	all []metrics.Registerable
 }
@@ -39,9 +46,10 @@ type Set struct {
 // Registry takes metrics that are to be shown.
 type Registry interface {
 	Register(metrics.Registerable) error
+	CustomRegister(metrics.StableCollector) error
 }
 
-// Register shows all metrics.
+// Register shows all metrics but Counts, which need to know where the objects are.
 func (s *Set) Register(to Registry) error {
 	var errs []error
 	for _, m := range s.all {
@@ -61,7 +69,35 @@ type Job struct {
 	TrackedTerminated *metrics.CounterVec   // by event: add or delete
 	IndexesFinished   *metrics.CounterVec   // by status and which backoff limit counts
 	PodsCreated       *metrics.CounterVec   // by reason and status
+	Skips             Skips
 }
+
+// Skips counts how often nothing was done because the cache was behind: what was made or deleted was still to be seen.
+type Skips struct{ counter *metrics.CounterVec } // by group and resource of what was to be seen
+
+// OfPods notes that pods were to be seen.
+func (s Skips) OfPods() { s.counter.WithLabelValues("", "pods").Inc() }
+
+// Replicas is about ReplicaSets and ReplicationControllers.
+type Replicas struct {
+	DeletionAgeRatio *metrics.Histogram
+	Skips            Skips
+}
+
+// Stateful is about StatefulSets; by namespace, name and pod management policy.
+type Stateful struct{ MaxUnavailable, Unavailable *metrics.GaugeVec }
+
+// Forget drops what is shown of a StatefulSet that is gone.
+func (s *Stateful) Forget(namespace, name string) {
+	for _, policy := range []appsv1.PodManagementPolicyType{appsv1.OrderedReadyPodManagement, appsv1.ParallelPodManagement} {
+		labels := map[string]string{"statefulset_namespace": namespace, "statefulset_name": name, "pod_management_policy": string(policy)}
+		s.MaxUnavailable.Delete(labels)
+		s.Unavailable.Delete(labels)
+	}
+}
+
+// Daemons is about DaemonSets.
+type Daemons struct{ Skips Skips }
 
 // CronJob is about the Jobs that CronJobs make.
 type CronJob struct{ Skew *metrics.Histogram }
@@ -139,6 +175,26 @@ func (p *Publisher) Synced(start time.Time, err error) {
 	p.Duration.WithLabelValues(label).Observe(time.Since(start).Seconds())
 }
 
+// Volumes is about PersistentVolumes and their claims.
+type Volumes struct {
+	OperationErrors                  *metrics.CounterVec   // by plugin and operation
+	OperationDuration                *metrics.HistogramVec // by plugin and operation
+	ClassesAssigned, ClassesNotSaved *metrics.Counter
+}
+
+// Attachments is about volumes that are attached to nodes.
+type Attachments struct {
+	Forced *metrics.CounterVec // by reason
+	// List lists the volumes that pods need attached to nodes, and those that are.
+	List func() (needed, attached []Attachment)
+}
+
+// Reasons to detach a volume that a node may still use.
+const (
+	DetachedAfterTimeout = "timeout"
+	DetachedOutOfService = "out-of-service"
+)
+
 // Garbage is about the garbage collector.
 type Garbage struct{ SyncErrors *metrics.Counter }
 
@@ -146,6 +202,9 @@ type Garbage struct{ SyncErrors *metrics.Counter }
 func New() *Set {
 	s := &Set{}
 	s.Job, s.CronJob, s.TTL = s.newJob(), s.newCronJob(), s.newTTL()
+	s.Replicas, s.Stateful, s.Daemons = s.newReplicas(), s.newStateful(), &Daemons{s.group("daemonset_controller").skips()}
+	s.Volumes, s.Attachment, s.Counts = s.newVolumes(), s.newAttachments(), &Counts{}
+	s.Counts.Attachments = s.Attachment
 	s.Autoscaler, s.Mirroring = s.newAutoscaler(), s.newMirroring()
 	s.PodGC, s.Taints, s.Devices = s.newPodGC(), s.newEviction("taint_eviction_controller"), s.newEviction("device_taint_eviction_controller")
 	s.Nodes, s.Blocks, s.Ephemeral = s.newNodes(), s.newBlocks(), s.newEphemeral()
@@ -223,7 +282,43 @@ func (s *Set) newJob() *Job {
 		TrackedTerminated: beta.counters("terminated_pods_tracking_finalizer_total", "Pods that have ended with the finalizer by which Jobs track them, as they come and go.", "event"),
 		IndexesFinished:   internal.counters("job_finished_indexes_total", "Completion indexes that have ended.", "status", "backoffLimit"),
 		PodsCreated:       internal.counters("job_pods_creation_total", "Pods that were made for Jobs, or should have been, by why.", "reason", "status"),
+		Skips:             g.skips(),
 	}
+}
+
+func (g group) skips() Skips {
+	return Skips{g.counters("stale_sync_skips_total", "How often nothing was done because the cache was behind.", "group", "resource")}
+}
+
+func (s *Set) newReplicas() *Replicas {
+	g := s.group("replicaset_controller")
+	return &Replicas{
+		DeletionAgeRatio: g.histogram("sorting_deletion_age_ratio", "Age of a pod that was chosen to go, by that of the youngest; of pods that are ready.", metrics.ExponentialBuckets(0.25, 2, 6)),
+		Skips:            g.skips(),
+	}
+}
+
+func (s *Set) newStateful() *Stateful {
+	g, labels := s.group("statefulset_controller"), []string{"statefulset_namespace", "statefulset_name", "pod_management_policy"}
+	return &Stateful{
+		MaxUnavailable: g.gauges("statefulset_max_unavailable", "Pods that may be unavailable during an update.", labels...),
+		Unavailable:    g.gauges("statefulset_unavailable_replicas", "Pods that are missing or unavailable.", labels...),
+	}
+}
+
+func (s *Set) newVolumes() *Volumes {
+	g := s.group("")
+	seconds := []float64{.1, .25, .5, 1, 2.5, 5, 10, 15, 25, 50, 120, 300, 600}
+	return &Volumes{
+		OperationErrors:   g.counters("volume_operation_errors_total", "Volumes that could not be provisioned or deleted.", "plugin_name", "operation_name"),
+		OperationDuration: g.at(metrics.BETA).histograms("volume_operation_total_seconds", "How long it took to provision or delete a volume.", seconds, "plugin_name", "operation_name"),
+		ClassesAssigned:   g.counter("retroactive_storageclass_total", "Claims that were given the default StorageClass after they had been created."),
+		ClassesNotSaved:   g.counter("retroactive_storageclass_errors_total", "Claims that could not be given it."),
+	}
+}
+
+func (s *Set) newAttachments() *Attachments {
+	return &Attachments{Forced: s.group("attach_detach_controller").counters("attachdetach_controller_forced_detaches", "Volumes that were detached though their node may have used them.", "reason")}
 }
 
 func (s *Set) newCronJob() *CronJob {

@@ -17,8 +17,19 @@ import (
 )
 
 // upstream are kube-controller-manager's metrics in 1.37, with their labels, that somebody may have a dashboard for. It has
-// others for what works differently here (all nodes looked at at once, syncs skipped for a stale cache) or does not exist.
+// others: conformance/rules compares with its source, and lists with reasons what is absent.
 const upstream = `
+attach_detach_controller_attachdetach_controller_forced_detaches reason
+daemonset_controller_stale_sync_skips_total group resource
+job_controller_stale_sync_skips_total group resource
+replicaset_controller_sorting_deletion_age_ratio
+replicaset_controller_stale_sync_skips_total group resource
+retroactive_storageclass_errors_total
+retroactive_storageclass_total
+statefulset_controller_statefulset_max_unavailable statefulset_namespace statefulset_name pod_management_policy
+statefulset_controller_statefulset_unavailable_replicas statefulset_namespace statefulset_name pod_management_policy
+volume_operation_errors_total plugin_name operation_name
+volume_operation_total_seconds plugin_name operation_name
 cronjob_controller_job_creation_skew_duration_seconds
 clustertrustbundle_publisher_sync_duration_seconds code
 clustertrustbundle_publisher_sync_total code

@@ -57,6 +57,7 @@ func lost(reason, message string) step {
 func (b *binder) reconcileClaim(ctx context.Context, key types.NamespacedName) (reconcile.Result, error) {
 	claim, err := b.claims.PersistentVolumeClaims(key.Namespace).Get(key.Name)
 	if apierrors.IsNotFound(err) {
+		b.operations.forget(key.String())
 		return reconcile.Result{}, nil
 	}
 	if err != nil {
@@ -255,12 +256,16 @@ func (b *binder) do(ctx context.Context, claim *corev1.PersistentVolumeClaim, s 
 		claim = claim.DeepCopy()
 		claim.Spec.StorageClassName = &s.class
 		_, err := b.client.CoreV1().PersistentVolumeClaims(claim.Namespace).Update(ctx, claim, metav1.UpdateOptions{})
+		b.metrics.ClassesAssigned.Inc()
 		if err != nil {
+			b.metrics.ClassesNotSaved.Inc()
 			return fmt.Errorf("can't update PersistentVolumeClaim[%q]: %w", reconcile.KeyOf(claim), err)
 		}
 		return nil // the update queues it again
 	case s.ask != "":
+		b.operations.begin(reconcile.KeyOf(claim).String(), s.ask, provisioning)
 		if err := b.ask(ctx, claim, s.ask); err != nil {
+			b.operations.result(reconcile.KeyOf(claim).String(), err)
 			b.events.Eventf(claim, corev1.EventTypeWarning, "ProvisioningFailed", "Error saving claim: %v", err)
 			return err
 		}
@@ -301,6 +306,7 @@ func (b *binder) bind(ctx context.Context, pv *corev1.PersistentVolume, claim *c
 	if err == nil {
 		err = b.setClaim(ctx, claim, corev1.ClaimBound, pv)
 	}
+	b.operations.result(reconcile.KeyOf(claim).String(), err)
 	if err != nil {
 		return fmt.Errorf("bind volume %s to claim: %w", pv.Name, err)
 	}

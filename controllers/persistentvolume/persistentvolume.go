@@ -27,6 +27,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	storagehelper "k8s.io/component-helpers/storage/volume"
 
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/podcontrol"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
@@ -48,6 +49,9 @@ type binder struct {
 	volumes corelisters.PersistentVolumeLister
 	classes storagelisters.StorageClassLister
 	pods    cache.Indexer
+
+	metrics    *metrics.Volumes
+	operations *operations
 }
 
 // unboundIndex finds the claims that have no volume yet, under the one key that it has.
@@ -56,7 +60,7 @@ const (
 	unboundKey   = "unbound"
 )
 
-func newBinder(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder) *binder {
+func newBinder(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder, measured *metrics.Volumes) *binder {
 	core := factory.Core().V1()
 	return &binder{
 		client:  client,
@@ -66,11 +70,14 @@ func newBinder(client kubernetes.Interface, factory informers.SharedInformerFact
 		volumes: core.PersistentVolumes().Lister(),
 		classes: factory.Storage().V1().StorageClasses().Lister(),
 		pods:    core.Pods().Informer().GetIndexer(),
+
+		metrics:    measured,
+		operations: newOperations(measured),
 	}
 }
 
 // NewClaims returns the controller of claims.
-func NewClaims(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder) (reconcile.Controller, error) {
+func NewClaims(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder, measured *metrics.Volumes) (reconcile.Controller, error) {
 	core, classes := factory.Core().V1(), factory.Storage().V1().StorageClasses().Informer()
 	claims, pods := core.PersistentVolumeClaims().Informer(), core.Pods().Informer()
 	if err := podcontrol.IndexByClaim(pods); err != nil {
@@ -84,7 +91,7 @@ func NewClaims(client kubernetes.Interface, factory informers.SharedInformerFact
 	}}); err != nil {
 		return reconcile.Controller{}, fmt.Errorf("add index %q: %w", unboundIndex, err)
 	}
-	b := newBinder(client, factory, events)
+	b := newBinder(client, factory, events, measured)
 	return reconcile.Controller{
 		Name:      "claims",
 		Reconcile: b.reconcileClaim,
@@ -101,7 +108,7 @@ func NewClaims(client kubernetes.Interface, factory informers.SharedInformerFact
 const claimIndex = "claimOfVolume"
 
 // NewVolumes returns the controller of volumes.
-func NewVolumes(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder) (reconcile.Controller, error) {
+func NewVolumes(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder, measured *metrics.Volumes) (reconcile.Controller, error) {
 	core := factory.Core().V1()
 	volumes := core.PersistentVolumes().Informer()
 	if err := volumes.AddIndexers(cache.Indexers{claimIndex: func(obj any) ([]string, error) {
@@ -112,7 +119,7 @@ func NewVolumes(client kubernetes.Interface, factory informers.SharedInformerFac
 	}}); err != nil {
 		return reconcile.Controller{}, fmt.Errorf("add index %q: %w", claimIndex, err)
 	}
-	b := newBinder(client, factory, events)
+	b := newBinder(client, factory, events, measured)
 	return reconcile.Controller{
 		Name:      "volumes",
 		Reconcile: b.reconcileVolume,

@@ -18,6 +18,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/controllertest"
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 )
 
 func volume(name, size string, change ...func(*corev1.PersistentVolume)) *corev1.PersistentVolume {
@@ -163,11 +164,11 @@ type cluster struct {
 
 func start(t *testing.T, objects ...runtime.Object) *cluster {
 	c := &cluster{controllertest.New(t, objects...), t}
-	claims, err := NewClaims(c.Clientset, c.Factory, c.Events)
+	claims, err := NewClaims(c.Clientset, c.Factory, c.Events, metrics.New().Volumes)
 	if err != nil {
 		t.Fatal(err)
 	}
-	volumes, err := NewVolumes(c.Clientset, c.Factory, c.Events)
+	volumes, err := NewVolumes(c.Clientset, c.Factory, c.Events, metrics.New().Volumes)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ package persistentvolume
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -20,6 +21,7 @@ import (
 func (b *binder) reconcileVolume(ctx context.Context, key types.NamespacedName) (reconcile.Result, error) {
 	pv, err := b.volumes.Get(key.Name)
 	if apierrors.IsNotFound(err) {
+		b.operations.result(key.Name, nil)
 		return reconcile.Result{}, nil
 	}
 	if err != nil {
@@ -121,7 +123,11 @@ func (b *binder) release(ctx context.Context, pv *corev1.PersistentVolume) error
 			return err
 		}
 	}
-	if reason, message := cannotReclaim(pv); reason != "" {
+	reason, message := cannotReclaim(pv)
+	if pv.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimDelete {
+		b.operations.begin(pv.Name, pv.Annotations[storagehelper.AnnDynamicallyProvisioned], deletion)
+	}
+	if reason != "" {
 		return b.fail(ctx, pv, reason, message)
 	}
 	return nil
@@ -161,6 +167,7 @@ func (b *binder) fail(ctx context.Context, pv *corev1.PersistentVolume, reason, 
 	pv.Status.Message = message
 	pv, err := b.setPhase(ctx, pv, corev1.VolumeFailed)
 	if err == nil {
+		b.operations.result(pv.Name, errors.New(message))
 		b.events.Event(pv, corev1.EventTypeWarning, reason, message)
 	}
 	return err

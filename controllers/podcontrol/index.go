@@ -7,31 +7,22 @@ import (
 	"iter"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/component-helpers/storage/ephemeral"
+
+	"github.com/skiff-k8s/skiff/controllers/owner"
 )
 
 // Names of the indexes on the shared pod informer.
 const (
-	controllerIndex = "podController"
-	nodeIndex       = "spec.nodeName"
-	claimIndex      = "podClaim"
+	nodeIndex  = "spec.nodeName"
+	claimIndex = "podClaim"
 )
 
 // IndexByController lets ByController find pods. Call it before the informer starts.
 func IndexByController(pods cache.SharedIndexInformer) error {
-	return addIndex(pods, controllerIndex, func(obj any) ([]string, error) {
-		pod, ok := obj.(*corev1.Pod)
-		if !ok {
-			return nil, nil
-		}
-		if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
-			return []string{string(ref.UID)}, nil
-		}
-		return []string{orphansOf(pod.Namespace)}, nil
-	})
+	return owner.Index(pods)
 }
 
 // IndexByNode lets ByNode find pods. Call it before the informer starts.
@@ -81,9 +72,6 @@ func Claims(pod *corev1.Pod) iter.Seq[types.NamespacedName] {
 	}
 }
 
-// orphansOf is the index key of pods without a controller: no UID contains a slash.
-func orphansOf(namespace string) string { return "orphans/" + namespace }
-
 func addIndex(informer cache.SharedIndexInformer, name string, index cache.IndexFunc) error {
 	if _, ok := informer.GetIndexer().GetIndexers()[name]; ok {
 		return nil
@@ -96,12 +84,12 @@ func addIndex(informer cache.SharedIndexInformer, name string, index cache.Index
 
 // ByController returns the pods whose controller has this UID.
 func ByController(pods cache.Indexer, uid types.UID) ([]*corev1.Pod, error) {
-	return byIndex(pods, controllerIndex, string(uid))
+	return owner.Owned[*corev1.Pod](pods, uid)
 }
 
 // Orphans returns the pods of the namespace that have no controller.
 func Orphans(pods cache.Indexer, namespace string) ([]*corev1.Pod, error) {
-	return byIndex(pods, controllerIndex, orphansOf(namespace))
+	return owner.Orphans[*corev1.Pod](pods, namespace)
 }
 
 // ByNode returns the pods bound to the node.

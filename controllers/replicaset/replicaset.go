@@ -10,10 +10,12 @@
 package replicaset
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +33,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/owner"
 	"github.com/skiff-k8s/skiff/controllers/podcontrol"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
@@ -63,7 +66,7 @@ type Sets struct {
 }
 
 // New returns the controller of ReplicaSets.
-func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder) (reconcile.Controller, error) {
+func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder, measured *metrics.Replicas) (reconcile.Controller, error) {
 	sets := factory.Apps().V1().ReplicaSets()
 	lister := sets.Lister()
 	return NewFor(Sets{
@@ -85,11 +88,11 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, e
 		},
 		EventObject:      func(set *appsv1.ReplicaSet) podcontrol.Owner { return set },
 		CountTerminating: true,
-	}, client, factory, events)
+	}, client, factory, events, measured)
 }
 
 // NewFor returns the controller of the given kind of sets.
-func NewFor(sets Sets, client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder) (reconcile.Controller, error) {
+func NewFor(sets Sets, client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder, measured *metrics.Replicas) (reconcile.Controller, error) {
 	pods := factory.Core().V1().Pods().Informer()
 	if err := podcontrol.IndexByController(pods); err != nil {
 		return reconcile.Controller{}, err
@@ -99,6 +102,7 @@ func NewFor(sets Sets, client kubernetes.Interface, factory informers.SharedInfo
 		pods:         pods.GetIndexer(),
 		control:      &podcontrol.Control{Client: client, Events: events},
 		expectations: reconcile.NewExpectations(),
+		metrics:      measured,
 	}
 	return reconcile.Controller{
 		Name:      sets.Queue,
@@ -115,6 +119,7 @@ type controller struct {
 	pods         cache.Indexer
 	control      *podcontrol.Control
 	expectations *reconcile.Expectations // by UID of the set
+	metrics      *metrics.Replicas
 }
 
 func (c *controller) setChanged(q reconcile.Queue, old, new metav1.Object) {
@@ -210,6 +215,9 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 	}
 
 	satisfied := c.expectations.Satisfied(cached.UID) // asked before the pods are listed
+	if !satisfied {
+		c.metrics.Skips.OfPods()
+	}
 	owned, err := podcontrol.ByController(c.pods, cached.UID)
 	if err != nil {
 		return reconcile.Result{}, err
@@ -301,7 +309,11 @@ func (c *controller) delete(ctx context.Context, set *appsv1.ReplicaSet, active 
 		if err != nil {
 			return err
 		}
-		podcontrol.SortForDeletion(active, related, time.Now())
+		now := time.Now()
+		podcontrol.SortForDeletion(active, related, now)
+		for _, ratio := range deletionAgeRatios(active, n, now) {
+			c.metrics.DeletionAgeRatio.Observe(ratio)
+		}
 	}
 	doomed := active[:n]
 	keys := make([]types.NamespacedName, n)
@@ -330,6 +342,24 @@ func (c *controller) delete(ctx context.Context, set *appsv1.ReplicaSet, active 
 		}
 	}
 	return nil
+}
+
+// deletionAgeRatios compares the ages of those of the first n pods that are ready with that of the youngest ready one. As
+// upstream's, the ratios are whole numbers.
+func deletionAgeRatios(pods []*corev1.Pod, n int, now time.Time) (ratios []float64) {
+	age := func(pod *corev1.Pod) int64 { return now.Sub(pod.CreationTimestamp.Time).Milliseconds() }
+	ready := podcontrol.Filter(pods, podcontrol.Ready)
+	if len(ready) == 0 {
+		return nil
+	}
+	youngest := age(slices.MinFunc(ready, func(a, b *corev1.Pod) int { return cmp.Compare(age(a), age(b)) }))
+	if youngest <= 0 {
+		return nil
+	}
+	for _, pod := range podcontrol.Filter(pods[:n:n], podcontrol.Ready) {
+		ratios = append(ratios, float64(age(pod)/youngest))
+	}
+	return ratios
 }
 
 // related returns the pods of all sets that have the same controller as the given one: during a

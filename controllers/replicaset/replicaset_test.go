@@ -17,6 +17,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/controllertest"
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 )
 
 func newSet(replicas int32) *appsv1.ReplicaSet {
@@ -41,7 +42,7 @@ func orphan(name string, labels map[string]string) *corev1.Pod {
 func run(t *testing.T, objects ...runtime.Object) *controllertest.Cluster {
 	t.Helper()
 	cluster := controllertest.New(t, objects...)
-	c, err := New(cluster.Clientset, cluster.Factory, cluster.Events)
+	c, err := New(cluster.Clientset, cluster.Factory, cluster.Events, metrics.New().Replicas)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +125,7 @@ func TestMinReadySeconds(t *testing.T) {
 func TestQuota(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cluster := controllertest.New(t, newSet(100))
-		c, err := New(cluster.Clientset, cluster.Factory, cluster.Events)
+		c, err := New(cluster.Clientset, cluster.Factory, cluster.Events, metrics.New().Replicas)
 		if err != nil {
 			t.Fatal(err)
 		}

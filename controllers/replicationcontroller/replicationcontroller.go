@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/podcontrol"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 	"github.com/skiff-k8s/skiff/controllers/replicaset"
@@ -29,7 +30,7 @@ const (
 )
 
 // New returns the controller of ReplicationControllers.
-func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder) (reconcile.Controller, error) {
+func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder, measured *metrics.Replicas) (reconcile.Controller, error) {
 	controllers := factory.Core().V1().ReplicationControllers()
 	lister := controllers.Lister()
 	return replicaset.NewFor(replicaset.Sets{
@@ -62,7 +63,7 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, e
 			return err
 		},
 		EventObject: func(set *appsv1.ReplicaSet) podcontrol.Owner { return asReplicationController(set) },
-	}, client, factory, events)
+	}, client, factory, events, measured)
 }
 
 // asReplicaSet shares all that the two have in common with rc.

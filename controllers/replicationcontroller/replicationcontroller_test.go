@@ -17,6 +17,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/skiff-k8s/skiff/controllers/controllertest"
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 )
 
 func newController(replicas int32) *corev1.ReplicationController {
@@ -36,7 +37,7 @@ func newController(replicas int32) *corev1.ReplicationController {
 
 func run(t *testing.T, cluster *controllertest.Cluster) {
 	t.Helper()
-	c, err := New(cluster.Clientset, cluster.Factory, cluster.Events)
+	c, err := New(cluster.Clientset, cluster.Factory, cluster.Events, metrics.New().Replicas)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -249,22 +249,15 @@ func (r *rollout) updatePods(ctx context.Context) error {
 // toUpdate returns the pods to delete now for an update: highest number first, down to the partition, and no more than
 // may be unavailable.
 func (r *rollout) toUpdate() ([]*corev1.Pod, error) {
-	partition, maxUnavailable := 0, 1
+	partition := 0
 	if rolling := r.set.Spec.UpdateStrategy.RollingUpdate; rolling != nil {
 		partition = int(ptr.Deref(rolling.Partition, 0))
-		value := ptr.Deref(rolling.MaxUnavailable, intstr.FromInt32(1))
-		n, err := intstr.GetScaledValueFromIntOrPercent(&value, len(r.replicas), false)
-		if err != nil {
-			return nil, err
-		}
-		maxUnavailable = max(n, 1)
 	}
-	budget := maxUnavailable
-	for _, pod := range r.replicas {
-		if r.unavailable(pod) {
-			budget--
-		}
+	budget, err := r.maxUnavailable()
+	if err != nil {
+		return nil, err
 	}
+	budget -= len(podcontrol.Filter(r.replicas, r.unavailable))
 	candidates := reversed(r.replicas[min(partition, len(r.replicas)):])
 	candidates = podcontrol.Filter(candidates, func(pod *corev1.Pod) bool {
 		return created(pod) && revisionOf(pod) != r.update.Name && pod.DeletionTimestamp == nil
@@ -276,4 +269,26 @@ func (r *rollout) toUpdate() ([]*corev1.Pod, error) {
 	unwell := podcontrol.Filter(candidates, r.unavailable)
 	well := podcontrol.Filter(candidates, func(pod *corev1.Pod) bool { return !r.unavailable(pod) })
 	return append(unwell, well[:max(0, min(budget, len(well)))]...), nil
+}
+
+// maxUnavailable is how many pods an update may leave unavailable.
+func (r *rollout) maxUnavailable() (int, error) {
+	rolling := r.set.Spec.UpdateStrategy.RollingUpdate
+	if rolling == nil {
+		return 1, nil
+	}
+	value := ptr.Deref(rolling.MaxUnavailable, intstr.FromInt32(1))
+	n, err := intstr.GetScaledValueFromIntOrPercent(&value, len(r.replicas), false)
+	return max(n, 1), err
+}
+
+// measure tells how many pods may be unavailable, and how many are.
+func (r *rollout) measure() {
+	most, err := r.maxUnavailable()
+	if err != nil {
+		return // the update fails with it
+	}
+	labels := []string{r.set.Namespace, r.set.Name, string(r.set.Spec.PodManagementPolicy)}
+	r.metrics.MaxUnavailable.WithLabelValues(labels...).Set(float64(most))
+	r.metrics.Unavailable.WithLabelValues(labels...).Set(float64(len(podcontrol.Filter(r.replicas, r.unavailable))))
 }

@@ -34,6 +34,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/controllers/history"
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/owner"
 	"github.com/skiff-k8s/skiff/controllers/podcontrol"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
@@ -57,10 +58,11 @@ type controller struct {
 	pods    cache.Indexer
 	claims  corelisters.PersistentVolumeClaimLister
 	history *history.Store
+	metrics *metrics.Stateful
 }
 
 // New returns the controller of StatefulSets.
-func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder) (reconcile.Controller, error) {
+func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder, measured *metrics.Stateful) (reconcile.Controller, error) {
 	pods := factory.Core().V1().Pods().Informer()
 	if err := podcontrol.IndexByController(pods); err != nil {
 		return reconcile.Controller{}, err
@@ -77,6 +79,7 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, e
 		pods:    pods.GetIndexer(),
 		claims:  claims.Lister(),
 		history: revisions,
+		metrics: measured,
 	}
 	all := func(namespace string) ([]*appsv1.StatefulSet, error) {
 		return c.sets.StatefulSets(namespace).List(labels.Everything())
@@ -86,11 +89,19 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, e
 		Name:      "statefulset",
 		Reconcile: c.Reconcile,
 		Watches: []reconcile.Watch{
-			reconcile.OnSelf[*appsv1.StatefulSet](sets.Informer()),
+			reconcile.On(sets.Informer(), c.setChanged),
 			podcontrol.OnPods(pods, kind, all, selector),
 		},
 		Reads: []cache.SharedIndexInformer{claims.Informer(), factory.Apps().V1().ControllerRevisions().Informer()},
 	}, nil
+}
+
+func (c *controller) setChanged(q reconcile.Queue, old, new *appsv1.StatefulSet) {
+	if new == nil {
+		c.metrics.Forget(old.Namespace, old.Name)
+		return
+	}
+	q.Add(reconcile.KeyOf(new))
 }
 
 // Reconcile does the next step for a StatefulSet and writes its status.
@@ -124,6 +135,7 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 	if err != nil {
 		return reconcile.Result{}, err
 	}
+	r.measure()
 	err = errors.Join(r.step(ctx), r.writeStatus(ctx), r.forgetRevisions(ctx, revisions))
 	if err != nil {
 		return reconcile.Result{}, err
@@ -133,11 +145,7 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 
 // claim returns the pods of the set after adopting and releasing. Pods belong to it by selector and by name.
 func (c *controller) claim(ctx context.Context, set *appsv1.StatefulSet, selector labels.Selector, live func(context.Context) (metav1.Object, error)) ([]*corev1.Pod, error) {
-	owned, err := podcontrol.ByController(c.pods, set.UID)
-	if err != nil {
-		return nil, err
-	}
-	orphans, err := podcontrol.Orphans(c.pods, set.Namespace)
+	candidates, err := owner.Candidates[*corev1.Pod](c.pods, set)
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +158,7 @@ func (c *controller) claim(ctx context.Context, set *appsv1.StatefulSet, selecto
 		},
 		Patch: control.Patch,
 	}
-	return claimer.Claim(ctx, append(orphans, owned...))
+	return claimer.Claim(ctx, candidates)
 }
 
 // writeStatus writes the status if it has changed. An update is complete once all pods are there, ready, and at its revision.

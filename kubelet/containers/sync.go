@@ -14,6 +14,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	crierrors "k8s.io/cri-api/pkg/errors"
 	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/kubelet/images"
@@ -134,11 +135,36 @@ func (r *Runtime) end(ctx context.Context, pod *v1.Pod, status *Status, plan Pla
 	return nil
 }
 
+// countImageVolumes counts what became of the volumes of a container that are images.
+func (r *Runtime) countImageVolumes(pod *v1.Pod, c *v1.Container, err *startError) {
+	isImage := map[string]bool{}
+	for _, v := range pod.Spec.Volumes {
+		if v.Image != nil {
+			isImage[v.Name] = true
+		}
+	}
+	r.metrics.ImageVolumes.Add(float64(len(isImage))) // whether it mounts them or not, as upstream
+	failed := err != nil && err.Reason == ReasonCreateError && strings.HasPrefix(err.Message, crierrors.ErrImageVolumeMountFailed.Error())
+	for _, mount := range c.VolumeMounts {
+		switch {
+		case !isImage[mount.Name]:
+		case failed:
+			r.metrics.ImageVolumesFailed.Inc()
+		default:
+			r.metrics.ImageVolumesMounted.Inc()
+		}
+	}
+}
+
 func (r *Runtime) startAll(ctx context.Context, s *session, plan Plan, out *Outcome) error {
 	var errs []error
 	start := func(kind string, c *v1.Container, target string) error {
 		r.metrics.StartedContainers.WithLabelValues(kind).Inc()
-		if err := r.start(ctx, s, c, target); err != nil {
+		err := r.start(ctx, s, c, target)
+		if err == nil || err.retryAt.IsZero() { // it was tried
+			r.countImageVolumes(s.pod, c, err)
+		}
+		if err != nil {
 			r.metrics.FailedContainers.WithLabelValues(kind, err.Reason).Inc()
 			out.fail(c.Name, err)
 			return err

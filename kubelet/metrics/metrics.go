@@ -31,6 +31,8 @@ type Metrics struct {
 	DeviceAllocation  *metrics.HistogramVec
 	DeviceRegistered  *metrics.CounterVec
 
+	ImageVolumes, ImageVolumesMounted, ImageVolumesFailed *metrics.Counter // that containers asked for, got, and did not get
+
 	ProbeTotal    *metrics.CounterVec   // probe_type, result, container, pod, namespace, pod_uid
 	ProbeDuration *metrics.HistogramVec // probe_type, container, pod, namespace
 
@@ -38,9 +40,12 @@ type Metrics struct {
 	RequestDuration *metrics.HistogramVec
 	Inflight        *metrics.GaugeVec
 
+	storage *metrics.HistogramVec // volume_plugin, operation_name, status, migrated
+
 	operations         *metrics.CounterVec // operation_type
 	operationErrors    *metrics.CounterVec
 	operationDurations *metrics.HistogramVec
+	name               *metrics.GaugeVec
 }
 
 var podBuckets = []float64{0.5, 1, 2, 3, 4, 5, 6, 8, 10, 20, 30, 45, 60, 120, 180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600}
@@ -62,7 +67,11 @@ func New(node string) *Metrics {
 		DeviceAllocation:  histograms("device_plugin_alloc_duration_seconds", "Duration in seconds to serve a device plugin Allocation request. Broken down by resource name.", metrics.DefBuckets, "resource_name"),
 		DeviceRegistered:  counters("device_plugin_registration_total", "Cumulative number of device plugin registrations. Broken down by resource name.", "resource_name"),
 
-		ProbeTotal: metrics.NewCounterVec(&metrics.CounterOpts{Subsystem: "prober", Name: "probe_total", StabilityLevel: metrics.ALPHA,
+		ImageVolumes:        metrics.NewCounter(betaCounter("image_volume_requested_total", "Number of requested image volumes.")),
+		ImageVolumesMounted: metrics.NewCounter(betaCounter("image_volume_mounted_succeed_total", "Number of successful image volume mounts.")),
+		ImageVolumesFailed:  metrics.NewCounter(betaCounter("image_volume_mounted_errors_total", "Number of failed image volume mounts.")),
+
+		ProbeTotal: metrics.NewCounterVec(&metrics.CounterOpts{Subsystem: "prober", Name: "probe_total", StabilityLevel: metrics.BETA,
 			Help: "Cumulative number of a liveness, readiness or startup probe for a container by result."}, []string{"probe_type", "result", "container", "pod", "namespace", "pod_uid"}),
 		ProbeDuration: metrics.NewHistogramVec(&metrics.HistogramOpts{Subsystem: "prober", Name: "probe_duration_seconds", StabilityLevel: metrics.ALPHA,
 			Help: "Duration in seconds for a probe response."}, []string{"probe_type", "container", "pod", "namespace"}),
@@ -72,22 +81,39 @@ func New(node string) *Metrics {
 		Inflight: metrics.NewGaugeVec(&metrics.GaugeOpts{Subsystem: "kubelet", Name: "http_inflight_requests", StabilityLevel: metrics.ALPHA,
 			Help: "Number of the inflight http requests"}, requestLabels),
 
+		storage: metrics.NewHistogramVec(&metrics.HistogramOpts{Name: "storage_operation_duration_seconds", StabilityLevel: metrics.BETA,
+			Help: "Storage operation duration", Buckets: []float64{.1, .25, .5, 1, 2.5, 5, 10, 15, 25, 50, 120, 300, 600}}, []string{"volume_plugin", "operation_name", "status", "migrated"}),
+
 		operations:         counters("runtime_operations_total", "Cumulative number of runtime operations by operation type.", "operation_type"),
 		operationErrors:    counters("runtime_operations_errors_total", "Cumulative number of runtime operation errors by operation type.", "operation_type"),
 		operationDurations: histograms("runtime_operations_duration_seconds", "Duration in seconds of runtime operations. Broken down by operation type.", metrics.ExponentialBuckets(.005, 2.5, 14), "operation_type"),
 	}
-	name := metrics.NewGaugeVec(&metrics.GaugeOpts{Subsystem: "kubelet", Name: "node_name", Help: "The node's name. The count is always 1.", StabilityLevel: metrics.ALPHA}, []string{"node"})
-	m.All.MustRegister(m.PodStart, m.PodWork, m.StartedPods, m.StartedContainers, m.FailedContainers, m.Cgroups, m.Evictions, m.Restarted, m.DeviceAllocation,
-		m.DeviceRegistered, m.Requests, m.RequestDuration, m.Inflight, m.operations, m.operationErrors, m.operationDurations, name)
-	m.Probes.MustRegister(m.ProbeTotal, m.ProbeDuration)
-	name.WithLabelValues(node).Set(1)
+	m.name = metrics.NewGaugeVec(&metrics.GaugeOpts{Subsystem: "kubelet", Name: "node_name", Help: "The node's name. The count is always 1.", StabilityLevel: metrics.ALPHA}, []string{"node"})
+	all, probes := m.List()
+	m.All.MustRegister(all...)
+	m.Probes.MustRegister(probes...)
+	m.name.WithLabelValues(node).Set(1)
 	return m
+}
+
+// List lists what is in All and in Probes.
+func (m *Metrics) List() (all, probes []metrics.Registerable) {
+	all = []metrics.Registerable{m.PodStart, m.PodWork, m.StartedPods, m.StartedContainers, m.FailedContainers, m.Cgroups, m.Evictions, m.Restarted, m.DeviceAllocation,
+		m.DeviceRegistered, m.ImageVolumes, m.ImageVolumesMounted, m.ImageVolumesFailed, m.storage, m.Requests, m.RequestDuration, m.Inflight,
+		m.operations, m.operationErrors, m.operationDurations, m.name}
+	return all, []metrics.Registerable{m.ProbeTotal, m.ProbeDuration}
 }
 
 var requestLabels = []string{"method", "path", "server_type", "long_running"}
 
 func counter(name, help string) *metrics.CounterOpts {
 	return &metrics.CounterOpts{Subsystem: "kubelet", Name: name, Help: help, StabilityLevel: metrics.ALPHA}
+}
+
+func betaCounter(name, help string) *metrics.CounterOpts {
+	opts := counter(name, help)
+	opts.StabilityLevel = metrics.BETA
+	return opts
 }
 
 func counters(name, help string, labels ...string) *metrics.CounterVec {
@@ -100,6 +126,15 @@ func histogram(name, help string, buckets []float64) *metrics.HistogramOpts {
 
 func histograms(name, help string, buckets []float64, labels ...string) *metrics.HistogramVec {
 	return metrics.NewHistogramVec(histogram(name, help, buckets), labels)
+}
+
+// StorageOperation notes how long something was done to a volume, which began then.
+func (m *Metrics) StorageOperation(plugin, operation string, began time.Time, err error) {
+	status := "success"
+	if err != nil {
+		status = "fail-unknown"
+	}
+	m.storage.WithLabelValues(plugin, operation, status, "false").Observe(time.Since(began).Seconds())
 }
 
 // Conn counts the calls that go over a connection to a container runtime.

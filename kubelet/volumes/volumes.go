@@ -25,6 +25,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -66,6 +67,8 @@ type Config struct {
 	CSI      *csi.Drivers
 	// InUseChanged is told that VolumesInUse has another answer. It must not block. It may be nil.
 	InUseChanged func()
+	// Measured hears of what was done to a volume, by upstream's names, and when that began. It may be nil.
+	Measured func(plugin, operation string, began time.Time, err error)
 	// EnsureImage pulls the image of an image volume. Without it the reference is mounted as it is.
 	EnsureImage func(ctx context.Context, pod *corev1.Pod, image *corev1.ImageVolumeSource) (*runtimeapi.ImageSpec, error)
 	// RecursiveReadOnly says whether a runtime handler can make mounts recursively read-only.
@@ -165,7 +168,9 @@ func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, source *core
 			continue
 		}
 		v.dir = filepath.Join(m.PodDir(pod.UID), "volumes", escape(p.name()), v.specName())
+		began := time.Now()
 		mnt, err := p.setUp(ctx, v)
+		m.measure(p, v, began, err)
 		if err == nil {
 			mnt.name = v.specName()
 			return mnt, nil
@@ -177,6 +182,24 @@ func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, source *core
 		return mnt, setUpError{fmt.Errorf("%s failed for volume %q : %w", what, v.specName(), err), reason}
 	}
 	return mounted{}, fmt.Errorf("MountVolume.FindPluginBySpec failed for volume %q : no volume plugin matched", v.specName())
+}
+
+// measure tells of a volume that was made, or could not be; bringing one up to date is none of that.
+func (m *Manager) measure(p plugin, v *volume, began time.Time, err error) {
+	if v.again || m.cfg.Measured == nil {
+		return
+	}
+	name, operation := p.name(), "volume_mount"
+	switch {
+	case v.pv != nil && v.pv.Spec.CSI != nil:
+		name += ":" + v.pv.Spec.CSI.Driver
+	case v.source.CSI != nil:
+		name += ":" + v.source.CSI.Driver
+	}
+	if v.pv != nil && isBlock(v.pv) {
+		operation = "map_volume"
+	}
+	m.cfg.Measured(name, operation, began, err)
 }
 
 // setUpError is an error of one volume, with the reason of the event that tells about it.
