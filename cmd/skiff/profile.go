@@ -14,7 +14,8 @@ import (
 )
 
 // profileVariable names a directory to write profiles to, for the work on Skiff itself: start.cpu up to the
-// Ready Node, run.cpu from there, and heap as it is at the end. Each SIGUSR1 begins another: run-1.cpu, run-2.cpu, ...
+// Ready Node, run.cpu from there, and heap as it is at the end. Each SIGUSR1 begins another, run-1.cpu, run-2.cpu, ..., and
+// writes heap-1, heap-2, ...
 const profileVariable = "SKIFF_PROFILE"
 
 // profile is being written. A nil one writes nothing.
@@ -61,6 +62,8 @@ func (p *profile) follow() {
 			return
 		}
 		p.mu.Lock()
+		p.end()
+		p.heap(fmt.Sprintf("heap-%d", n))
 		p.next(fmt.Sprintf("run-%d.cpu", n))
 		p.mu.Unlock()
 	}
@@ -94,11 +97,16 @@ func (p *profile) stop() {
 		signal.Stop(p.more)
 		close(p.more)
 	}
-	heap, err := os.Create(filepath.Join(p.dir, "heap"))
+	p.heap("heap")
+}
+
+// heap writes what is live.
+func (p *profile) heap(name string) {
+	file, err := os.Create(filepath.Join(p.dir, name))
 	if err != nil {
 		return
 	}
-	defer heap.Close()
+	defer file.Close()
 	runtime.GC()
-	_ = pprof.WriteHeapProfile(heap)
+	_ = pprof.WriteHeapProfile(file)
 }
