@@ -10,9 +10,11 @@ package controllertest
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -24,6 +26,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
@@ -35,8 +38,9 @@ type Cluster struct {
 	Factory informers.SharedInformerFactory
 	Events  *record.FakeRecorder
 
-	t    *testing.T
-	last atomic.Int64 // used for UIDs, names and resource versions
+	t      *testing.T
+	last   atomic.Int64 // used for UIDs, names and resource versions
+	jumped func()       // what is to be called when the clock is set
 }
 
 // New returns a cluster with these objects. Call it in a synctest bubble.
@@ -108,7 +112,61 @@ func (c *Cluster) complete(obj runtime.Object) {
 
 // Run starts informers and controllers and stops them when the test ends.
 func (c *Cluster) Run(controllers ...reconcile.Controller) {
-	c.RunFunc((&reconcile.Runner{Controllers: controllers}).Run)
+	c.RunFunc((&reconcile.Runner{Controllers: controllers, ClockJumps: func(ctx context.Context, jumped func()) error {
+		c.jumped = jumped
+		<-ctx.Done()
+		return nil
+	}}).Run)
+}
+
+// SetClock sets the clock forward, or back by a negative time, while timers go on as they were. The clock of a synctest bubble
+// cannot be set; what controllers can tell of it is by how much the times in the objects that they know are past, so
+// it is those that change, and nobody hears of that as of a change.
+func (c *Cluster) SetClock(forward time.Duration, known ...cache.SharedIndexInformer) {
+	c.t.Helper()
+	for _, informer := range known {
+		for _, obj := range informer.GetIndexer().List() {
+			moved := obj.(runtime.Object).DeepCopyObject()
+			move(reflect.ValueOf(moved).Elem(), -forward)
+			if err := informer.GetIndexer().Update(moved); err != nil {
+				c.t.Fatal(err)
+			}
+		}
+	}
+	c.jumped()
+	synctest.Wait()
+}
+
+// move moves all times in a value.
+func move(v reflect.Value, by time.Duration) {
+	switch at := v.Addr().Interface().(type) {
+	case *metav1.Time:
+		if !at.IsZero() {
+			at.Time = at.Add(by)
+		}
+		return
+	case *metav1.MicroTime:
+		if !at.IsZero() {
+			at.Time = at.Add(by)
+		}
+		return
+	}
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			move(v.Elem(), by)
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() {
+				move(v.Field(i), by)
+			}
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			move(v.Index(i), by)
+		}
+	}
 }
 
 // RunFunc is Run for anything that blocks until its context ends.

@@ -34,7 +34,7 @@ func (c *controller) updateRule(ctx context.Context, name string) (reconcile.Res
 	}
 	old := meta.FindStatusCondition(rule.Status.Conditions, resourcev1.DeviceTaintConditionEvictionInProgress)
 	if old != nil && old.ObservedGeneration == rule.Generation {
-		if left := statusPeriod - time.Since(old.LastTransitionTime.Time); left > 0 {
+		if left := reconcile.Left(old.LastTransitionTime.Time, statusPeriod); left > 0 {
 			return reconcile.Result{RequeueAfter: left}, nil
 		}
 	}

@@ -36,8 +36,8 @@ func NewStaleConditions(client kubernetes.Interface, factory informers.SharedInf
 			if new == nil {
 				return
 			}
-			if left, ok := staleIn(new, time.Now()); ok {
-				q.AddAfter(reconcile.KeyOf(new), left)
+			if _, ok := staleIn(new, time.Now()); ok {
+				q.Add(reconcile.KeyOf(new))
 			}
 		})},
 	}

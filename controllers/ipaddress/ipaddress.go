@@ -171,7 +171,7 @@ func (c *controller) checkAddress(ctx context.Context, name string) (reconcile.R
 	if err != nil && !apierrors.IsNotFound(err) {
 		return reconcile.Result{}, err
 	}
-	if left := young - time.Since(ip.CreationTimestamp.Time); left > 0 {
+	if left := reconcile.Left(ip.CreationTimestamp.Time, young); left > 0 {
 		return reconcile.Result{RequeueAfter: left}, nil
 	}
 	if err == nil {

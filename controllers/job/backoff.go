@@ -45,7 +45,7 @@ func (f failures) with(succeeded, failed []*corev1.Pod) failures {
 	return f
 }
 
-// left is how long no pod is to be created.
+// left is how long no pod is to be created: not for longer than the delay, even if the clock was set back.
 func (f failures) left(now time.Time) time.Duration {
 	if f.count == 0 {
 		return 0
@@ -57,7 +57,7 @@ func (f failures) left(now time.Time) time.Duration {
 			break
 		}
 	}
-	return max(0, delay-now.Sub(f.last))
+	return min(max(0, delay-now.Sub(f.last)), delay)
 }
 
 // leftForIndex is how long no pod is to be created for an index whose last pod failed; 0 if none did.

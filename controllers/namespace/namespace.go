@@ -109,8 +109,8 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 	if report.left() {
 		return reconcile.Result{RequeueAfter: report.wait}, nil
 	}
-	if age := time.Since(namespace.DeletionTimestamp.Time); age < settle {
-		return reconcile.Result{RequeueAfter: settle - age}, nil
+	if left := reconcile.Left(namespace.DeletionTimestamp.Time, settle); left > 0 {
+		return reconcile.Result{RequeueAfter: left}, nil
 	}
 	return reconcile.Result{}, c.finalize(ctx, namespace)
 }

@@ -58,6 +58,12 @@ type Controller struct {
 	Loop func(ctx context.Context, q Queue) error
 }
 
+// Left is what is left of a period that began then, by the clock. If the clock was set back since, that moment is to come; the
+// period then begins now, and nothing waits for longer than it.
+func Left(since time.Time, period time.Duration) time.Duration {
+	return min(period-time.Since(since), period)
+}
+
 // ErrStale is what Reconcile returns, wrapped or not, when the cache does not have its own last writes yet.
 var ErrStale = errors.New("informer cache is out of date")
 

@@ -51,7 +51,12 @@ func configMap(name, uid string) *corev1.ConfigMap {
 func start(t *testing.T, client *fake.Clientset, build func(factory informers.SharedInformerFactory) Controller) {
 	t.Helper()
 	factory := informers.NewSharedInformerFactory(client, 0)
-	runner := &Runner{Controllers: []Controller{build(factory)}}
+	run(t, factory, &Runner{Controllers: []Controller{build(factory)}})
+}
+
+// run runs a runner until the test ends.
+func run(t *testing.T, factory informers.SharedInformerFactory, runner *Runner) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	factory.Start(ctx.Done())
 	done := make(chan error)
@@ -313,6 +318,58 @@ func TestExpiring(t *testing.T) {
 		answer = errors.New("no")
 		if _, err := reconcile("a"); !errors.Is(err, answer) {
 			t.Errorf("failed: %v", err)
+		}
+	})
+}
+
+// When the clock was set, all keys that wait for a time are looked at, and wait anew.
+func TestClockJumps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var seen calls
+		jump := make(chan struct{})
+		factory := informers.NewSharedInformerFactory(fake.NewClientset(configMap("waits", "1"), configMap("done", "2")), 0)
+		runner := &Runner{
+			Controllers: []Controller{watching(func(_ context.Context, key types.NamespacedName) (Result, error) {
+				seen.add(key)
+				if key.Name == "done" {
+					return Result{}, nil
+				}
+				return Result{RequeueAfter: time.Hour}, nil
+			})(factory)},
+			ClockJumps: func(ctx context.Context, jumped func()) error {
+				for {
+					select {
+					case <-jump:
+						jumped()
+					case <-ctx.Done():
+						return nil
+					}
+				}
+			},
+		}
+		run(t, factory, runner)
+		for n := 2; n < 4; n++ {
+			jump <- struct{}{}
+			synctest.Wait()
+			if waits, done := seen.of("waits"), seen.of("done"); waits != n || done != 1 {
+				t.Errorf("after %d jumps: %d and %d calls, want %d and 1", n-1, waits, done, n)
+			}
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if n := seen.of("waits"); n != 4 {
+			t.Errorf("%d calls after an hour, want 4", n)
+		}
+	})
+}
+
+// A period that began in what is now the future begins now.
+func TestLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for since, want := range map[time.Duration]time.Duration{0: time.Minute, -20 * time.Second: 40 * time.Second, -time.Hour: -59 * time.Minute, time.Hour: time.Minute} {
+			if got := Left(time.Now().Add(since), time.Minute); got != want {
+				t.Errorf("what began %s from now has %s left, want %s", since, got, want)
+			}
 		}
 	})
 }

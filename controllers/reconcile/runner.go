@@ -29,6 +29,9 @@ type Runner struct {
 	Controllers []Controller
 	// Limit is how many reconciles of all controllers run at the same time.
 	Limit int
+	// ClockJumps, if set, calls jumped whenever the clock was set, until ctx ends. All keys that wait for a time are then
+	// looked at: what RequeueAfter was computed from is no longer true.
+	ClockJumps func(ctx context.Context, jumped func()) error
 }
 
 // Run runs the controllers until ctx ends and returns after everything that it started has ended.
@@ -68,6 +71,15 @@ func (r *Runner) Run(ctx context.Context) error {
 		}
 	}
 
+	if r.ClockJumps != nil {
+		group.Go(func() error {
+			return r.ClockJumps(ctx, func() {
+				for _, q := range queues {
+					q.lookAgain()
+				}
+			})
+		})
+	}
 	for _, q := range queues {
 		checkers := q.controller.checkers(sources)
 		group.Go(func() error { return q.startWhenSynced(checkers) })
@@ -143,6 +155,7 @@ type queue struct {
 	synced  bool                                                       // the informers have synced
 	started bool                                                       // work is running; implies typed != nil and synced
 	stopped bool                                                       // nothing is taken any more
+	waiting map[types.NamespacedName]bool                              // keys that asked to be looked at later, and were not since
 }
 
 func (q *queue) Add(key types.NamespacedName) { q.AddAfter(key, 0) }
@@ -158,6 +171,33 @@ func (q *queue) AddAfter(key types.NamespacedName, d time.Duration) {
 	}
 	q.typed.AddAfter(key, d)
 	q.startLocked()
+}
+
+// requeue adds a key that asked to be looked at later.
+func (q *queue) requeue(key types.NamespacedName, after time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.waiting == nil {
+		q.waiting = map[types.NamespacedName]bool{}
+	}
+	q.waiting[key] = true
+	q.typed.AddAfter(key, after)
+}
+
+// begun notes that a key is looked at.
+func (q *queue) begun(key types.NamespacedName) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.waiting, key)
+}
+
+// lookAgain adds all keys that wait.
+func (q *queue) lookAgain() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for key := range q.waiting {
+		q.typed.Add(key)
+	}
 }
 
 // startWhenSynced lets work begin once the informers have synced, then runs the controller's Loop, if any.
@@ -225,6 +265,7 @@ func (q *queue) work() {
 
 func (q *queue) process(key types.NamespacedName) {
 	defer q.typed.Done(key)
+	q.begun(key)
 	logger := klog.FromContext(q.ctx).WithValues("controller", q.controller.Name, "key", key)
 	result, err := q.reconcile(klog.NewContext(q.ctx, logger), key)
 	switch {
@@ -232,7 +273,7 @@ func (q *queue) process(key types.NamespacedName) {
 		// In a namespace that is being deleted nothing can be created any more, and need not be.
 		q.typed.Forget(key)
 		if result.RequeueAfter > 0 {
-			q.typed.AddAfter(key, result.RequeueAfter)
+			q.requeue(key, result.RequeueAfter)
 		}
 	case q.ctx.Err() != nil:
 	default:

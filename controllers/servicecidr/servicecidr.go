@@ -141,7 +141,7 @@ func (c *controller) end(ctx context.Context, cidr *networkingv1.ServiceCIDR) (r
 			Message: "There are still IPAddresses referencing the ServiceCIDR, please remove them or create a new ServiceCIDR",
 		})
 	}
-	if left := graceOfEnded - time.Since(cidr.DeletionTimestamp.Time); left > 0 {
+	if left := reconcile.Left(cidr.DeletionTimestamp.Time, graceOfEnded); left > 0 {
 		return reconcile.Result{RequeueAfter: left}, nil
 	}
 	changed := cidr.DeepCopy()
