@@ -53,10 +53,17 @@ func scale(ctx context.Context, o options, r *results) error {
 	if err := h.profileAnew(); err != nil {
 		return err
 	}
+	written, err := writesSoFar(ctx, client)
+	if err != nil {
+		return err
+	}
 	if err := deployments(ctx, h, client, r); err != nil {
 		return err
 	}
 	if err := wait(ctx, o.settle+calm); err != nil {
+		return err
+	}
+	if err := written.report(ctx, client, float64(o.deployments*replicas), r); err != nil {
 		return err
 	}
 	if err := h.profileAnew(); err != nil {
@@ -76,6 +83,9 @@ func scale(ctx context.Context, o options, r *results) error {
 	if err := h.profileAnew(); err != nil {
 		return err
 	}
+	if err := h.profileAnew(); err != nil {
+		return err
+	}
 	r.add("scale-cpu", fmt.Sprintf("CPU when idle with all of them, over %d s", o.seconds), 100*(after.cpu-before.cpu).Seconds()/float64(o.seconds), "% of a core", budget{later: 2})
 	r.add("scale-memory", "resident memory then", after.resident()/mega, "MB", noBudget)
 	return namespace(ctx, client, r)
@@ -86,10 +96,6 @@ func deployments(ctx context.Context, h *host, client kubernetes.Interface, r *r
 	ctx, cancel := context.WithTimeoutCause(ctx, scalePatience, fmt.Errorf("not all pods are Ready after %s", scalePatience))
 	defer cancel()
 	n := h.options.deployments
-	writes, err := writesSoFar(ctx, client)
-	if err != nil {
-		return err
-	}
 	before, _, err := total(h, "")
 	if err != nil {
 		return err
@@ -125,20 +131,8 @@ func deployments(ctx context.Context, h *host, client kubernetes.Interface, r *r
 	if err != nil {
 		return err
 	}
-	now, err := writesSoFar(ctx, client)
-	if err != nil {
-		return err
-	}
-	pods := float64(n * replicas)
-	sum, each := now.since(writes)
 	r.add("scale-ready", fmt.Sprintf("%d Deployments of %d replicas until all are Ready", n, replicas), took.Seconds(), "s", noBudget)
 	r.add("scale-cpu-used", "  CPU time used for that", (after.cpu - before.cpu).Seconds(), "s", noBudget)
-	r.add("scale-writes", "  writes to the API per pod, of all that took part", sum/pods, "", budget{later: upstreamWrites})
-	for _, what := range slices.Sorted(maps.Keys(each)) {
-		if perPod := each[what] / pods; perPod >= 0.01 {
-			r.add("scale-writes-"+what, "    "+what, perPod, "", noBudget)
-		}
-	}
 	return nil
 }
 
@@ -208,16 +202,27 @@ const upstreamWrites = 6 + (4+2+2)/float64(replicas)
 // writes are how many there were, by what was written.
 type writes map[string]float64
 
-func (w writes) since(before writes) (sum float64, each writes) {
-	each = writes{}
-	for what, n := range w {
-		each[what] = n - before[what]
-		sum += each[what]
+// report adds what was written since, for each of the pods. Events come last, so it is for after a time of rest.
+func (w writes) report(ctx context.Context, client kubernetes.Interface, pods float64, r *results) error {
+	now, err := writesSoFar(ctx, client)
+	if err != nil {
+		return err
 	}
-	return sum, each
+	sum := 0.0
+	for what := range now {
+		now[what] = (now[what] - w[what]) / pods
+		sum += now[what]
+	}
+	r.add("scale-writes", "  writes to the API per pod, of all that took part, in the end", sum, "", budget{later: upstreamWrites})
+	for _, what := range slices.Sorted(maps.Keys(now)) {
+		if now[what] >= 0.01 {
+			r.add("scale-writes-"+what, "    "+what, now[what], "", noBudget)
+		}
+	}
+	return nil
 }
 
-// writesSoFar counts the writes that the API server has been asked for, whoever asked.
+// writesSoFar counts the writes that the API server has been asked for, whoever asked, but for the signs of life of nodes.
 func writesSoFar(ctx context.Context, client kubernetes.Interface) (writes, error) {
 	raw, err := client.CoreV1().RESTClient().Get().AbsPath("/metrics").DoRaw(ctx)
 	if err != nil {
@@ -228,7 +233,7 @@ func writesSoFar(ctx context.Context, client kubernetes.Interface) (writes, erro
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		name, value, ok := strings.Cut(lines.Text(), "} ")
-		if !ok || !strings.HasPrefix(name, "apiserver_request_total{") || !isWrite(name) {
+		if !ok || !strings.HasPrefix(name, "apiserver_request_total{") || !isWrite(name) || label(name, "resource") == "leases" {
 			continue
 		}
 		n, err := strconv.ParseFloat(value, 64)
