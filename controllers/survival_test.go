@@ -207,6 +207,7 @@ func TestControllersSurviveDeaths(t *testing.T) {
 	c := serve(t)
 	addOns := t.TempDir()
 	c.prepare(t)
+	defer c.newChronicle(t).read()
 	fate := &fate{identities: map[string]bool{}}
 	start := func() (stop func()) { return c.control(c.survivors(addOns, fate.wrap)) }
 	stop := start()
@@ -332,6 +333,7 @@ func TestControllersSurviveTheNetwork(t *testing.T) {
 	c := serve(t)
 	addOns := t.TempDir()
 	c.prepare(t)
+	defer c.newChronicle(t).read()
 	enemy := &enemy{lost: map[string]bool{}, watches: map[*watched]bool{}}
 	t.Cleanup(c.control(c.survivors(addOns, enemy.wrap)))
 	var lives []*life
