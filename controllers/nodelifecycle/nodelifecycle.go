@@ -67,6 +67,8 @@ type health struct {
 	renew metav1.MicroTime // of its Lease, as last seen, by the node's clock, which may be set back
 	lease string           // resourceVersion of that Lease
 	ready corev1.ConditionStatus
+	// podsToMark says that the node stopped being ready, and not all of its pods have been told.
+	podsToMark bool
 }
 
 // New returns the controller.
@@ -255,12 +257,14 @@ func (c *controller) noteReadiness(ctx context.Context, node *corev1.Node) error
 	h := c.healthLocked(node.Name)
 	before := h.ready
 	h.ready = now
-	c.mu.Unlock()
 	stopped := before == corev1.ConditionTrue && now != corev1.ConditionTrue
+	h.podsToMark = now != corev1.ConditionTrue && (stopped || h.podsToMark)
+	mark := h.podsToMark || now == corev1.ConditionUnknown
+	c.mu.Unlock()
 	if stopped {
 		c.events.Eventf(nodeRef(node), corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: %s", node.Name, "NodeNotReady")
 	}
-	if !stopped && now != corev1.ConditionUnknown {
+	if !mark {
 		return nil
 	}
 	pods, err := podcontrol.ByNode(c.pods, node.Name)
@@ -272,6 +276,9 @@ func (c *controller) noteReadiness(ctx context.Context, node *corev1.Node) error
 			return err
 		}
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.healthLocked(node.Name).podsToMark = false
 	return nil
 }
 

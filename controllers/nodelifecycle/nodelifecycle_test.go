@@ -3,6 +3,7 @@
 package nodelifecycle
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,6 +14,8 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/skiff-k8s/skiff/controllers/controllertest"
 	"github.com/skiff-k8s/skiff/controllers/metrics"
@@ -249,4 +252,36 @@ func TestJudge(t *testing.T) {
 			t.Errorf("%s: all down %t, %v per second; want %t, %v", tc.what, v.allDown, got, tc.allDown, tc.qps)
 		}
 	}
+}
+
+// The pods of a node that says that it is not ready are not ready either, even if that cannot be written at once.
+func TestPodsOfNodeThatIsNotReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := run(t, newNode("n", corev1.ConditionTrue), newNode("other", corev1.ConditionTrue))
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "default"}, Spec: corev1.PodSpec{NodeName: "n"}}
+		pod, err := cluster.CoreV1().Pods("default").Create(t.Context(), pod, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cluster.SetReady(pod, true)
+		tries := 0
+		cluster.PrependReactor("patch", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
+			tries++
+			return tries < 3, nil, errors.New("not now")
+		})
+		node := get(t, cluster, "n")
+		node.Status.Conditions[0].Status = corev1.ConditionFalse
+		if _, err := cluster.CoreV1().Nodes().UpdateStatus(t.Context(), node, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			renew(t, cluster, "n")
+			renew(t, cluster, "other")
+			time.Sleep(10 * time.Second)
+		}
+		synctest.Wait()
+		if got := cluster.Pods()[0].Status.Conditions[0].Status; got != corev1.ConditionFalse {
+			t.Errorf("after %d tries the pod's condition Ready is %s", tries, got)
+		}
+	})
 }
