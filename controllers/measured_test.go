@@ -9,10 +9,13 @@ import (
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/component-base/metrics"
+	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers"
 )
@@ -35,6 +38,17 @@ func TestControllersAreMeasured(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.wantEvent("HorizontalPodAutoscaler", "FailedGetScale", "")
+	_, err = c.AppsV1().StatefulSets("ns").Create(t.Context(), &appsv1.StatefulSet{
+		ObjectMeta: metav1.ObjectMeta{Name: "db"},
+		Spec: appsv1.StatefulSetSpec{
+			Replicas: ptr.To[int32](2), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "db"}},
+			Template:             corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "db"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}},
+			VolumeClaimTemplates: []corev1.PersistentVolumeClaim{{ObjectMeta: metav1.ObjectMeta{Name: "data"}, Spec: claimSpec("none")}},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	c.eventually("all is counted", func(context.Context) error {
 		got := values(t, registry)
 		for _, want := range []string{
@@ -45,6 +59,9 @@ func TestControllersAreMeasured(t *testing.T) {
 			`job_controller_terminated_pods_tracking_finalizer_total event=delete 2`,
 			`horizontal_pod_autoscaler_controller_num_horizontal_pod_autoscalers 1`,
 			`horizontal_pod_autoscaler_controller_reconciliations_total action=none error=internal 1`,
+			`statefulset_controller_statefulset_max_unavailable pod_management_policy=OrderedReady statefulset_name=db statefulset_namespace=ns 1`,
+			`statefulset_controller_statefulset_unavailable_replicas pod_management_policy=OrderedReady statefulset_name=db statefulset_namespace=ns 2`,
+			`pv_collector_unbound_pvc_count namespace=ns storage_class=none volume_attributes_class= 1`,
 			`node_ipam_controller_cirdset_max_cidrs clusterCIDR=10.42.0.0/16 256`,
 		} {
 			if !slices.Contains(got, want) {

@@ -202,11 +202,8 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 		}
 	}
 	for _, a := range done {
-		if err := c.detach(ctx, a); err != nil {
+		if err := c.detach(ctx, node, a); err != nil {
 			return reconcile.Result{}, err
-		}
-		if reason := c.forced(node, a); reason != "" {
-			c.metrics.Forced.WithLabelValues(reason).Inc()
 		}
 	}
 	return reconcile.Result{RequeueAfter: wait}, nil
@@ -389,10 +386,13 @@ func (c *controller) report(ctx context.Context, node *corev1.Node, needs map[st
 	return nil
 }
 
-func (c *controller) detach(ctx context.Context, a *storagev1.VolumeAttachment) error {
+func (c *controller) detach(ctx context.Context, node *corev1.Node, a *storagev1.VolumeAttachment) error {
 	err := c.client.StorageV1().VolumeAttachments().Delete(ctx, a.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(a.UID))})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("detach volume %s: %w", volumeOf(a), err)
+	}
+	if reason := c.forced(node, a); reason != "" && err == nil {
+		c.metrics.Forced.WithLabelValues(reason).Inc()
 	}
 	c.forget(a.Name)
 	return nil

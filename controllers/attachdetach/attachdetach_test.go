@@ -15,6 +15,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	basemetrics "k8s.io/component-base/metrics"
+	"k8s.io/component-base/metrics/testutil"
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/controllertest"
@@ -23,7 +25,8 @@ import (
 
 type cluster struct {
 	*controllertest.Cluster
-	t *testing.T
+	t        *testing.T
+	measured *metrics.Attachments
 }
 
 const volumeName = corev1.UniqueVolumeName("kubernetes.io/csi/x.io^vol")
@@ -40,8 +43,12 @@ func start(t *testing.T, objects ...runtime.Object) *cluster {
 		AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, ClaimRef: &corev1.ObjectReference{Namespace: "ns", Name: "claim", UID: "uid-claim"},
 		PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: "x.io", VolumeHandle: "vol"}},
 	}}
-	c := &cluster{controllertest.New(t, append(objects, node("a"), node("b"), claim, pv)...), t}
-	controller, err := New(c.Clientset, c.Factory, c.Events, metrics.New().Attachment)
+	measured := metrics.New()
+	if err := measured.Register(basemetrics.NewKubeRegistry()); err != nil {
+		t.Fatal(err)
+	}
+	c := &cluster{controllertest.New(t, append(objects, node("a"), node("b"), claim, pv)...), t, measured.Attachment}
+	controller, err := New(c.Clientset, c.Factory, c.Events, measured.Attachment)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,6 +160,10 @@ func TestVolumeFollowsPods(t *testing.T) {
 		c.setAttached("a", attached)
 		c.want("a:true", true)
 		c.wantEvent(`Normal SuccessfulAttachVolume AttachVolume.Attach succeeded for volume "pv" `)
+		one := []metrics.Attachment{{Node: "a", Driver: "x.io"}}
+		if needed, attached := c.measured.List(); !slices.Equal(needed, one) || !slices.Equal(attached, one) {
+			t.Errorf("the metrics say that %v is needed and %v attached", needed, attached)
+		}
 		c.changeNode("a", func(n *corev1.Node) { n.Status.VolumesInUse = []corev1.UniqueVolumeName{volumeName} })
 
 		c.createPod(user("two", "b"))
@@ -170,12 +181,13 @@ func TestForcedDetach(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*corev1.Node)
 		after  time.Duration
+		reason string // for the metrics
 	}{
-		"not ready": {func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown }, maxWait},
+		"not ready": {func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown }, maxWait, metrics.DetachedAfterTimeout},
 		"out of service": {func(n *corev1.Node) {
 			n.Spec.Taints = []corev1.Taint{{Key: corev1.TaintNodeOutOfService, Effect: corev1.TaintEffectNoExecute}}
-		}, 0},
-		"gone": {nil, 0},
+		}, 0, metrics.DetachedOutOfService},
+		"gone": {nil, 0, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -195,6 +207,12 @@ func TestForcedDetach(t *testing.T) {
 					time.Sleep(time.Minute)
 				}
 				cluster.want("", false)
+				for _, reason := range []string{metrics.DetachedAfterTimeout, metrics.DetachedOutOfService} {
+					n, err := testutil.GetCounterMetricValue(cluster.measured.Forced.WithLabelValues(reason))
+					if want := reason == c.reason; err != nil || (n == 1) != want {
+						t.Errorf("%v detached by force because of %s (%v), want %t", n, reason, err, want)
+					}
+				}
 			})
 		})
 	}

@@ -3,6 +3,7 @@
 package persistentvolume
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -14,6 +15,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	basemetrics "k8s.io/component-base/metrics"
+	"k8s.io/component-base/metrics/testutil"
 	storagehelper "k8s.io/component-helpers/storage/volume"
 	"k8s.io/utils/ptr"
 
@@ -333,4 +336,40 @@ func TestVolumes(t *testing.T) {
 			})
 		})
 	}
+}
+
+// It is measured how long others take to make and to delete a volume, and what did not work.
+func TestOperationsAreMeasured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		set := metrics.New()
+		registry := basemetrics.NewKubeRegistry()
+		if err := set.Register(registry); err != nil {
+			t.Fatal(err)
+		}
+		o := newOperations(set.Volumes)
+		o.begin("ns/claim", "x.io/p", provisioning)
+		time.Sleep(time.Second)
+		o.begin("ns/claim", "x.io/p", provisioning) // asked again
+		o.result("ns/claim", errors.New("not saved"))
+		time.Sleep(time.Second)
+		o.result("ns/claim", nil)
+		o.result("ns/claim", nil) // seen again
+		o.begin("pv", "", deletion)
+		o.forget("pv")
+		o.result("pv", nil)
+
+		labels := []string{"x.io/p", provisioning}
+		failed, err := testutil.GetCounterMetricValue(set.Volumes.OperationErrors.WithLabelValues(labels...))
+		if err != nil || failed != 1 {
+			t.Errorf("%v failures, want 1 (%v)", failed, err)
+		}
+		took, err := testutil.GetHistogramMetricValue(set.Volumes.OperationDuration.WithLabelValues(labels...))
+		count, countErr := testutil.GetHistogramMetricCount(set.Volumes.OperationDuration.WithLabelValues(labels...))
+		if err != nil || countErr != nil || took != 2 || count != 1 {
+			t.Errorf("%d operations took %v s, want one of 2 s (%v, %v)", count, took, err, countErr)
+		}
+		if n, err := testutil.GetHistogramMetricCount(set.Volumes.OperationDuration.WithLabelValues("N/A", deletion)); err != nil || n != 0 {
+			t.Errorf("%d deletions were measured, want none (%v)", n, err)
+		}
+	})
 }

@@ -4,6 +4,7 @@ package replicaset
 
 import (
 	"errors"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -182,4 +183,28 @@ func TestDeletesLeastValuable(t *testing.T) {
 			t.Errorf("%d pods, want 2", n)
 		}
 	})
+}
+
+// Ages of pods that go are compared with that of the youngest; those that are not ready do not count.
+func TestDeletionAgeRatios(t *testing.T) {
+	now := time.Now()
+	pod := func(age time.Duration, ready corev1.ConditionStatus) *corev1.Pod {
+		return &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.NewTime(now.Add(-age))},
+			Status:     corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: ready}}},
+		}
+	}
+	for what, tc := range map[string]struct {
+		pods []*corev1.Pod
+		want []float64
+	}{
+		"whole numbers":    {[]*corev1.Pod{pod(25*time.Second, corev1.ConditionTrue), pod(30*time.Second, corev1.ConditionTrue), pod(10*time.Second, corev1.ConditionTrue)}, []float64{2, 3}},
+		"ready pods only":  {[]*corev1.Pod{pod(time.Second, corev1.ConditionFalse), pod(time.Minute, corev1.ConditionTrue), pod(time.Minute, corev1.ConditionTrue)}, []float64{1}},
+		"none is ready":    {[]*corev1.Pod{pod(time.Second, corev1.ConditionFalse), pod(time.Second, corev1.ConditionFalse)}, nil},
+		"a clock set back": {[]*corev1.Pod{pod(time.Second, corev1.ConditionTrue), pod(-time.Second, corev1.ConditionTrue)}, nil},
+	} {
+		if got := deletionAgeRatios(tc.pods, 2, now); !slices.Equal(got, tc.want) {
+			t.Errorf("%s: %v, want %v", what, got, tc.want)
+		}
+	}
 }
