@@ -24,6 +24,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/csrcleaner"
 	"github.com/skiff-k8s/skiff/controllers/deployment"
 	"github.com/skiff-k8s/skiff/controllers/disruption"
+	"github.com/skiff-k8s/skiff/controllers/job"
 	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/nodelifecycle"
 	"github.com/skiff-k8s/skiff/controllers/podcertificatecleaner"
@@ -139,6 +140,56 @@ func TestClockIsSet(t *testing.T) {
 			// what is now to come at midnight, so the next is at one.
 			wait: 10 * time.Minute, before: "1",
 			forward: "1", back: "1", later: 50*time.Minute + time.Second, afterForward: "2", afterBack: "1", muchLater: hour, inTheEnd: "2",
+		},
+		{
+			name: "a Job fails when its deadline is over",
+			objects: func() []runtime.Object {
+				labels := map[string]string{"job": "j"}
+				return []runtime.Object{&batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: "j", Namespace: "ns"}, Spec: batchv1.JobSpec{
+					Parallelism: ptr.To[int32](1), Completions: ptr.To[int32](1), BackoffLimit: ptr.To[int32](6), ActiveDeadlineSeconds: ptr.To[int64](1800),
+					Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}},
+				}}}
+			},
+			run: func(c *clock) []reconcile.Controller {
+				c.known = []cache.SharedIndexInformer{c.Factory.Batch().V1().Jobs().Informer(), c.Factory.Core().V1().Pods().Informer()}
+				controller, err := job.New(c.Clientset, c.Factory, c.Events, metrics.New().Job)
+				c.must(err)
+				return []reconcile.Controller{controller}
+			},
+			is: func(c *clock) string {
+				job, err := c.BatchV1().Jobs("ns").Get(c.t.Context(), "j", metav1.GetOptions{})
+				c.must(err)
+				return fmt.Sprintf("%d pods %s", len(c.Pods()), names(job.Status.Conditions, func(c batchv1.JobCondition) string { return string(c.Type) + ":" + c.Reason }))
+			},
+			wait: 10 * time.Minute, before: "1 pods ",
+			forward: "0 pods FailureTarget:DeadlineExceeded", back: "1 pods ", later: 79 * time.Minute,
+			afterForward: "0 pods FailureTarget:DeadlineExceeded Failed:DeadlineExceeded", afterBack: "1 pods ", muchLater: 2 * time.Minute,
+			inTheEnd: "0 pods FailureTarget:DeadlineExceeded Failed:DeadlineExceeded",
+		},
+		{
+			name: "a pod is available when it has been ready for long enough",
+			objects: func() []runtime.Object {
+				labels := map[string]string{"app": "r"}
+				return []runtime.Object{&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: "r", Namespace: "ns"}, Spec: appsv1.ReplicaSetSpec{
+					Replicas: ptr.To[int32](1), MinReadySeconds: 1800, Selector: &metav1.LabelSelector{MatchLabels: labels},
+					Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}},
+				}}}
+			},
+			run: func(c *clock) []reconcile.Controller {
+				c.known = []cache.SharedIndexInformer{c.Factory.Core().V1().Pods().Informer(), c.Factory.Apps().V1().ReplicaSets().Informer()}
+				controller, err := replicaset.New(c.Clientset, c.Factory, c.Events, metrics.New().Replicas)
+				c.must(err)
+				return []reconcile.Controller{controller}
+			},
+			is: func(c *clock) string {
+				c.StartPods()
+				set, err := c.AppsV1().ReplicaSets("ns").Get(c.t.Context(), "r", metav1.GetOptions{})
+				c.must(err)
+				return fmt.Sprintf("%d ready, %d available", set.Status.ReadyReplicas, set.Status.AvailableReplicas)
+			},
+			wait: 10 * time.Minute, before: "1 ready, 0 available",
+			forward: "1 ready, 1 available", back: "1 ready, 0 available", later: 88 * time.Minute,
+			afterForward: "1 ready, 1 available", afterBack: "1 ready, 0 available", muchLater: 3 * time.Minute, inTheEnd: "1 ready, 1 available",
 		},
 		{
 			name:    "a rollout is stuck when its deadline is over",
