@@ -73,11 +73,15 @@ func (r *Runner) Run(ctx context.Context) error {
 
 	if r.ClockJumps != nil {
 		group.Go(func() error {
-			return r.ClockJumps(ctx, func() {
+			err := r.ClockJumps(ctx, func() {
 				for _, q := range queues {
 					q.lookAgain()
 				}
 			})
+			if err != nil { // timers do what they can
+				klog.FromContext(ctx).Error(err, "Controllers will not hear when the clock is set")
+			}
+			return nil
 		})
 	}
 	for _, q := range queues {

@@ -33,7 +33,10 @@ func arm(fd int) error {
 func follow(ctx context.Context, jumped func(), arm func() error, read func([]byte) (int, error)) error {
 	var expirations [8]byte
 	for {
-		if err := arm(); err != nil {
+		switch err := arm(); {
+		case errors.Is(err, unix.ECANCELED): // since the last time; it is set all the same
+			jumped()
+		case err != nil:
 			return ended(ctx, err)
 		}
 		switch _, err := read(expirations[:]); {
