@@ -32,6 +32,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/metrics"
+	"github.com/skiff-k8s/skiff/controllers/owner"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
 
@@ -40,9 +41,6 @@ const (
 	Name      = "cronjob-controller"
 	Component = "cronjob-controller"
 )
-
-// byController is the name of the index on the shared Job informer.
-const byController = "jobController"
 
 var kind = batchv1.SchemeGroupVersion.WithKind("CronJob")
 
@@ -57,8 +55,8 @@ type controller struct {
 // New returns the controller of CronJobs.
 func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder, measured *metrics.CronJob) (reconcile.Controller, error) {
 	cronJobs, jobs := factory.Batch().V1().CronJobs(), factory.Batch().V1().Jobs().Informer()
-	if err := jobs.AddIndexers(cache.Indexers{byController: controllerOf}); err != nil {
-		return reconcile.Controller{}, fmt.Errorf("add index %q: %w", byController, err)
+	if err := owner.Index(jobs); err != nil {
+		return reconcile.Controller{}, err
 	}
 	c := &controller{client: client, events: events, cronJobs: cronJobs.Lister(), jobs: jobs.GetIndexer(), metrics: measured}
 	return reconcile.Controller{
@@ -69,15 +67,6 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, e
 			reconcile.OnOwned[*batchv1.Job](jobs, kind),
 		},
 	}, nil
-}
-
-func controllerOf(obj any) ([]string, error) {
-	if job, ok := obj.(*batchv1.Job); ok {
-		if ref := metav1.GetControllerOfNoCopy(job); ref != nil {
-			return []string{string(ref.UID)}, nil
-		}
-	}
-	return nil, nil
 }
 
 // cronJobChanged queues a CronJob. A new schedule is for times to come: it must not make a time of the past due.
@@ -105,7 +94,7 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	jobs, err := c.owned(cached)
+	jobs, err := owner.Owned[*batchv1.Job](c.jobs, cached.UID)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
@@ -121,18 +110,6 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 		return reconcile.Result{}, err
 	}
 	return result, err
-}
-
-func (c *controller) owned(cj *batchv1.CronJob) ([]*batchv1.Job, error) {
-	objs, err := c.jobs.ByIndex(byController, string(cj.UID))
-	if err != nil {
-		return nil, err
-	}
-	jobs := make([]*batchv1.Job, len(objs))
-	for i, obj := range objs {
-		jobs[i] = obj.(*batchv1.Job)
-	}
-	return jobs, nil
 }
 
 // tick is one look at one CronJob.
