@@ -13,6 +13,7 @@ package disruption
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"time"
@@ -133,17 +134,27 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 		return reconcile.Result{}, err
 	}
 	budget, now := cached.DeepCopy(), time.Now()
-	recheck, err := c.count(ctx, budget, now)
-	if err != nil {
-		klog.FromContext(ctx).Error(err, "Counting the pods of a PodDisruptionBudget")
-		forbid(budget, err)
+	recheck, failed := c.count(ctx, budget, now)
+	if failed != nil {
+		klog.FromContext(ctx).Error(failed, "Counting the pods of a PodDisruptionBudget")
+		forbid(budget, failed)
 	}
 	if !apiequality.Semantic.DeepEqual(cached.Status, budget.Status) {
 		if _, err := c.client.PolicyV1().PodDisruptionBudgets(key.Namespace).UpdateStatus(ctx, budget, metav1.UpdateOptions{}); err != nil {
 			return reconcile.Result{}, fmt.Errorf("update status of PodDisruptionBudget: %w", err)
 		}
 	}
+	if passes(failed) {
+		return reconcile.Result{}, failed
+	}
 	return reconcile.Result{RequeueAfter: recheck}, nil
+}
+
+// passes tells of an error whether the next try may succeed, though nothing changes that is watched: the API server did not answer
+// as it should.
+func passes(err error) bool {
+	status := apierrors.APIStatus(nil)
+	return errors.As(err, &status) && !apierrors.IsNotFound(err)
 }
 
 // forbid lets nothing be evicted, because of an error.

@@ -16,7 +16,9 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	appslisters "k8s.io/client-go/listers/apps/v1"
@@ -241,4 +243,21 @@ func TestStaleConditions(t *testing.T) {
 			t.Errorf("after: %s", got)
 		}
 	})
+}
+
+// What an API server answers that is not well is asked again; that something is not there, or cannot be scaled, is so until
+// something changes.
+func TestPasses(t *testing.T) {
+	gone := apierrors.NewNotFound(schema.GroupResource{Resource: "things"}, "a")
+	for _, tc := range []struct {
+		err  error
+		want bool
+	}{
+		{nil, false}, {errors.New("found no controllers for pod"), false}, {fmt.Errorf("get scale: %w", gone), false},
+		{fmt.Errorf("get scale: %w", apierrors.NewInternalError(errors.New("etcd"))), true}, {apierrors.NewTooManyRequests("later", 1), true},
+	} {
+		if got := passes(tc.err); got != tc.want {
+			t.Errorf("%v: %t, want %t", tc.err, got, tc.want)
+		}
+	}
 }
