@@ -93,6 +93,10 @@ func (c *counters) get(resource schema.GroupResource) (*counter, error) {
 		return found, nil
 	}
 	gvr, err := c.mapper.ResourceFor(resource.WithVersion(""))
+	if meta.IsNoMatchError(err) { // it may have been defined since discovery was asked last, which the mapper does not find out by itself
+		c.mapper.Reset()
+		gvr, err = c.mapper.ResourceFor(resource.WithVersion(""))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("find resource %s: %w", resource, err)
 	}
