@@ -142,8 +142,8 @@ type Manager struct {
 
 // New makes all controllers.
 func New(deps Deps) (*Manager, error) {
-	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(deps.Discovery))
-	m := &Manager{deps: deps, mapper: mapper, events: newEventSources(), metrics: metrics.New(), runner: reconcile.Runner{ClockJumps: wallclock.Follow}}
+	known := mapper{restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(deps.Discovery))}
+	m := &Manager{deps: deps, mapper: known, events: newEventSources(), metrics: metrics.New(), runner: reconcile.Runner{ClockJumps: wallclock.Follow}}
 	if deps.Metrics != nil {
 		if err := m.metrics.Register(deps.Metrics); err != nil {
 			return nil, fmt.Errorf("show metrics of controllers: %w", err)
