@@ -78,6 +78,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/validatingadmissionpolicystatus"
 	"github.com/skiff-k8s/skiff/controllers/volumeattributesclassprotection"
 	"github.com/skiff-k8s/skiff/controllers/volumeexpand"
+	"github.com/skiff-k8s/skiff/internal/restmapping"
 	"github.com/skiff-k8s/skiff/internal/wallclock"
 	"github.com/skiff-k8s/skiff/network/addresspool"
 )
@@ -142,8 +143,7 @@ type Manager struct {
 
 // New makes all controllers.
 func New(deps Deps) (*Manager, error) {
-	known := mapper{restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(deps.Discovery))}
-	m := &Manager{deps: deps, mapper: known, events: newEventSources(), metrics: metrics.New(), runner: reconcile.Runner{ClockJumps: wallclock.Follow}}
+	m := &Manager{deps: deps, mapper: restmapping.New(deps.Discovery), events: newEventSources(), metrics: metrics.New(), runner: reconcile.Runner{ClockJumps: wallclock.Follow}}
 	if deps.Metrics != nil {
 		if err := m.metrics.Register(deps.Metrics); err != nil {
 			return nil, fmt.Errorf("show metrics of controllers: %w", err)

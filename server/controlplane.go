@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/request/union"
@@ -21,13 +22,11 @@ import (
 	genericrest "k8s.io/apiserver/pkg/registry/rest"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/discovery"
-	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	restclient "k8s.io/client-go/rest"
-	"k8s.io/client-go/restmapper"
 	cliflag "k8s.io/component-base/cli/flag"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -45,6 +44,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/encryption"
 	"github.com/skiff-k8s/skiff/apiserver/inprocess"
 	"github.com/skiff-k8s/skiff/datastore"
+	"github.com/skiff-k8s/skiff/internal/restmapping"
 	"github.com/skiff-k8s/skiff/pki"
 	"github.com/skiff-k8s/skiff/registry"
 	"github.com/skiff-k8s/skiff/registry/admissionregistration"
@@ -70,7 +70,7 @@ type controlPlane struct {
 	authz     *authz.Authz
 	informers informers.SharedInformerFactory
 	admin     kubernetes.Interface
-	mapper    *restmapper.DeferredDiscoveryRESTMapper
+	mapper    meta.ResettableRESTMapper
 	tunnels   *tunnel.Server
 	requests  chan struct{} // closed when no request will come any more
 
@@ -109,7 +109,7 @@ func newControlPlane(ctx context.Context, cfg Config) (_ *controlPlane, err erro
 	if c.authz, err = authz.New(c.informers, c.admin); err != nil {
 		return nil, err
 	}
-	c.mapper = restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(c.admin.Discovery()))
+	c.mapper = restmapping.New(c.admin.Discovery())
 	if err := c.build(ctx, cfg, listener); err != nil {
 		return nil, err
 	}

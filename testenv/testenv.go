@@ -33,17 +33,16 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	genericrest "k8s.io/apiserver/pkg/registry/rest"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
-	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	restclient "k8s.io/client-go/rest"
-	"k8s.io/client-go/restmapper"
 
 	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/admission"
 	"github.com/skiff-k8s/skiff/apiserver/inprocess"
 	"github.com/skiff-k8s/skiff/datastore"
+	"github.com/skiff-k8s/skiff/internal/restmapping"
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
 	"github.com/skiff-k8s/skiff/registry"
 	"github.com/skiff-k8s/skiff/registry/authentication"
@@ -291,7 +290,7 @@ func (e *Env) admit(config *apiserver.Config, disabled []string, requests <-chan
 	}
 	config.Admission, err = admission.New(admission.Deps{
 		Client: e.Client, Dynamic: dynamicClient, Informers: config.Informers, Authorizer: config.Authorizer,
-		RESTMapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(e.Client.Discovery())),
+		RESTMapper: restmapping.New(e.Client.Discovery()),
 		Features:   utilfeature.DefaultFeatureGate, Version: config.Version, Done: requests, Disabled: disabled,
 		ServiceResolver: config.ServiceResolver, WebhookAuth: config.WebhookAuth,
 	})

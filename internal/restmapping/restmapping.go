@@ -1,11 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controllers
+// Package restmapping finds the resources of kinds, by discovery.
+package restmapping
 
 import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/restmapper"
 )
+
+// New returns a mapper that keeps what discovery said, and asks again about what it does not know.
+func New(client discovery.DiscoveryInterface) meta.ResettableRESTMapper {
+	return mapper{restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(client))}
+}
 
 // mapper asks discovery again about what it does not know, which may have been defined since. The one below does that only if it has
 // never asked.

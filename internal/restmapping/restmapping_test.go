@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controllers
+package restmapping
 
 import (
 	"testing"
@@ -8,9 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/discovery/cached/memory"
 	fakediscovery "k8s.io/client-go/discovery/fake"
-	"k8s.io/client-go/restmapper"
 	clienttesting "k8s.io/client-go/testing"
 )
 
@@ -21,7 +19,7 @@ func TestMapperAsksAgain(t *testing.T) {
 		return &metav1.APIResourceList{GroupVersion: groupVersion, APIResources: []metav1.APIResource{{Name: plural, Kind: kind, Namespaced: true}}}
 	}
 	discovery.Resources = []*metav1.APIResourceList{list("v1", "configmaps", "ConfigMap")}
-	m := mapper{restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(discovery))}
+	m := New(discovery)
 	kind, resource := schema.GroupKind{Group: "example.com", Kind: "Widget"}, schema.GroupVersionResource{Group: "example.com", Resource: "widgets"}
 	if _, err := m.RESTMappings(kind); !meta.IsNoMatchError(err) {
 		t.Errorf("what is not defined: %v", err)
