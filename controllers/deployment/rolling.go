@@ -6,10 +6,11 @@ import (
 	"context"
 
 	appsv1 "k8s.io/api/apps/v1"
-
-	"github.com/skiff-k8s/skiff/controllers/podcontrol"
-
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/skiff-k8s/skiff/controllers/owner"
+	"github.com/skiff-k8s/skiff/controllers/podcontrol"
 )
 
 // bounds resolves maxSurge (rounded up) and maxUnavailable (rounded down) to numbers of pods. Both are 0
@@ -166,7 +167,7 @@ func (r *rollout) oldPodsRunning() (bool, error) {
 		if set.Status.Replicas > 0 {
 			return true, nil
 		}
-		pods, err := podcontrol.ByController(r.pods, set.UID)
+		pods, err := owner.Owned[*corev1.Pod](r.pods, set.UID)
 		if err != nil {
 			return false, err
 		}

@@ -75,7 +75,7 @@ type controller struct {
 // New returns the controller of Jobs.
 func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder, measured *metrics.Job) (reconcile.Controller, error) {
 	pods := factory.Core().V1().Pods().Informer()
-	if err := podcontrol.IndexByController(pods); err != nil {
+	if err := owner.Index(pods); err != nil {
 		return reconcile.Controller{}, err
 	}
 	jobs := factory.Batch().V1().Jobs()

@@ -17,6 +17,7 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/skiff-k8s/skiff/controllers/owner"
 	"github.com/skiff-k8s/skiff/controllers/podcontrol"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
@@ -33,7 +34,7 @@ type orphans struct {
 // NewOrphans returns the controller that keeps pods of Jobs deletable.
 func NewOrphans(client kubernetes.Interface, factory informers.SharedInformerFactory) (reconcile.Controller, error) {
 	pods := factory.Core().V1().Pods()
-	if err := podcontrol.IndexByController(pods.Informer()); err != nil {
+	if err := owner.Index(pods.Informer()); err != nil {
 		return reconcile.Controller{}, err
 	}
 	jobs := factory.Batch().V1().Jobs()
@@ -63,7 +64,7 @@ func (o *orphans) jobChanged(q reconcile.Queue, old, new *batchv1.Job) {
 	} else if !finished(new) {
 		return
 	}
-	pods, err := podcontrol.ByController(o.indexer, job.UID)
+	pods, err := owner.Owned[*corev1.Pod](o.indexer, job.UID)
 	if err != nil {
 		return
 	}

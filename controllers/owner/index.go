@@ -3,11 +3,11 @@
 package owner
 
 import (
-	"fmt"
-
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
 
 // controllerIndex is the name of the index on informers.
@@ -15,10 +15,7 @@ const controllerIndex = "controller"
 
 // Index lets Owned and Orphans find an informer's objects. Call it before the informer starts.
 func Index(informer cache.SharedIndexInformer) error {
-	if _, ok := informer.GetIndexer().GetIndexers()[controllerIndex]; ok {
-		return nil
-	}
-	if err := informer.AddIndexers(cache.Indexers{controllerIndex: func(obj any) ([]string, error) {
+	return reconcile.AddIndex(informer, controllerIndex, func(obj any) ([]string, error) {
 		object, ok := obj.(metav1.Object)
 		if !ok {
 			return nil, nil
@@ -27,10 +24,7 @@ func Index(informer cache.SharedIndexInformer) error {
 			return []string{string(ref.UID)}, nil
 		}
 		return []string{orphansOf(object.GetNamespace())}, nil
-	}}); err != nil {
-		return fmt.Errorf("index by controller: %w", err)
-	}
-	return nil
+	})
 }
 
 // orphansOf is the index key of objects without a controller: no UID contains a slash.
@@ -38,12 +32,12 @@ func orphansOf(namespace string) string { return "orphans/" + namespace }
 
 // Owned returns the objects whose controller has this UID.
 func Owned[T any](indexer cache.Indexer, controller types.UID) ([]T, error) {
-	return byController[T](indexer, string(controller))
+	return reconcile.ByIndex[T](indexer, controllerIndex, string(controller))
 }
 
 // Orphans returns the objects of the namespace that have no controller.
 func Orphans[T any](indexer cache.Indexer, namespace string) ([]T, error) {
-	return byController[T](indexer, orphansOf(namespace))
+	return reconcile.ByIndex[T](indexer, controllerIndex, orphansOf(namespace))
 }
 
 // Candidates returns the objects that a Claimer decides about: those that are the owner's, and those that may become so.
@@ -54,16 +48,4 @@ func Candidates[T any](indexer cache.Indexer, of metav1.Object) ([]T, error) {
 	}
 	orphans, err := Orphans[T](indexer, of.GetNamespace())
 	return append(owned, orphans...), err
-}
-
-func byController[T any](indexer cache.Indexer, key string) ([]T, error) {
-	objects, err := indexer.ByIndex(controllerIndex, key)
-	if err != nil {
-		return nil, err
-	}
-	found := make([]T, len(objects))
-	for i, object := range objects {
-		found[i] = object.(T)
-	}
-	return found, nil
 }

@@ -168,11 +168,7 @@ func (b *binder) addUnbound(q reconcile.Queue) {
 }
 
 func (b *binder) unboundClaims() []*corev1.PersistentVolumeClaim {
-	objs, _ := b.unbound.ByIndex(unboundIndex, unboundKey) // the index exists
-	claims := make([]*corev1.PersistentVolumeClaim, 0, len(objs))
-	for _, obj := range objs {
-		claims = append(claims, obj.(*corev1.PersistentVolumeClaim))
-	}
+	claims, _ := reconcile.ByIndex[*corev1.PersistentVolumeClaim](b.unbound, unboundIndex, unboundKey) // the index exists
 	return claims
 }
 

@@ -3,7 +3,6 @@
 package podcontrol
 
 import (
-	"fmt"
 	"iter"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,7 +10,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/component-helpers/storage/ephemeral"
 
-	"github.com/skiff-k8s/skiff/controllers/owner"
+	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
 
 // Names of the indexes on the shared pod informer.
@@ -20,14 +19,9 @@ const (
 	claimIndex = "podClaim"
 )
 
-// IndexByController lets ByController find pods. Call it before the informer starts.
-func IndexByController(pods cache.SharedIndexInformer) error {
-	return owner.Index(pods)
-}
-
 // IndexByNode lets ByNode find pods. Call it before the informer starts.
 func IndexByNode(pods cache.SharedIndexInformer) error {
-	return addIndex(pods, nodeIndex, func(obj any) ([]string, error) {
+	return reconcile.AddIndex(pods, nodeIndex, func(obj any) ([]string, error) {
 		pod, ok := obj.(*corev1.Pod)
 		if !ok || pod.Spec.NodeName == "" {
 			return nil, nil
@@ -38,7 +32,7 @@ func IndexByNode(pods cache.SharedIndexInformer) error {
 
 // IndexByClaim lets ByClaim find pods. Call it before the informer starts.
 func IndexByClaim(pods cache.SharedIndexInformer) error {
-	return addIndex(pods, claimIndex, func(obj any) ([]string, error) {
+	return reconcile.AddIndex(pods, claimIndex, func(obj any) ([]string, error) {
 		pod, ok := obj.(*corev1.Pod)
 		if !ok {
 			return nil, nil
@@ -72,44 +66,12 @@ func Claims(pod *corev1.Pod) iter.Seq[types.NamespacedName] {
 	}
 }
 
-func addIndex(informer cache.SharedIndexInformer, name string, index cache.IndexFunc) error {
-	if _, ok := informer.GetIndexer().GetIndexers()[name]; ok {
-		return nil
-	}
-	if err := informer.AddIndexers(cache.Indexers{name: index}); err != nil {
-		return fmt.Errorf("add index %q: %w", name, err)
-	}
-	return nil
-}
-
-// ByController returns the pods whose controller has this UID.
-func ByController(pods cache.Indexer, uid types.UID) ([]*corev1.Pod, error) {
-	return owner.Owned[*corev1.Pod](pods, uid)
-}
-
-// Orphans returns the pods of the namespace that have no controller.
-func Orphans(pods cache.Indexer, namespace string) ([]*corev1.Pod, error) {
-	return owner.Orphans[*corev1.Pod](pods, namespace)
-}
-
 // ByNode returns the pods bound to the node.
 func ByNode(pods cache.Indexer, node string) ([]*corev1.Pod, error) {
-	return byIndex(pods, nodeIndex, node)
+	return reconcile.ByIndex[*corev1.Pod](pods, nodeIndex, node)
 }
 
 // ByClaim returns the pods with a volume of this claim.
 func ByClaim(pods cache.Indexer, claim types.NamespacedName) ([]*corev1.Pod, error) {
-	return byIndex(pods, claimIndex, claim.String())
-}
-
-func byIndex(pods cache.Indexer, index, key string) ([]*corev1.Pod, error) {
-	objs, err := pods.ByIndex(index, key)
-	if err != nil {
-		return nil, err
-	}
-	found := make([]*corev1.Pod, 0, len(objs))
-	for _, obj := range objs {
-		found = append(found, obj.(*corev1.Pod))
-	}
-	return found, nil
+	return reconcile.ByIndex[*corev1.Pod](pods, claimIndex, claim.String())
 }

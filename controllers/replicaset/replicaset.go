@@ -94,7 +94,7 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, e
 // NewFor returns the controller of the given kind of sets.
 func NewFor(sets Sets, client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder, measured *metrics.Replicas) (reconcile.Controller, error) {
 	pods := factory.Core().V1().Pods().Informer()
-	if err := podcontrol.IndexByController(pods); err != nil {
+	if err := owner.Index(pods); err != nil {
 		return reconcile.Controller{}, err
 	}
 	c := &controller{
@@ -218,11 +218,11 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 	if !satisfied {
 		c.metrics.Skips.OfPods()
 	}
-	owned, err := podcontrol.ByController(c.pods, cached.UID)
+	owned, err := owner.Owned[*corev1.Pod](c.pods, cached.UID)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	orphans, err := podcontrol.Orphans(c.pods, cached.Namespace)
+	orphans, err := owner.Orphans[*corev1.Pod](c.pods, cached.Namespace)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
@@ -378,7 +378,7 @@ func (c *controller) related(set *appsv1.ReplicaSet) ([]*corev1.Pod, error) {
 		if siblingRef := metav1.GetControllerOfNoCopy(sibling); siblingRef == nil || siblingRef.UID != ref.UID {
 			continue
 		}
-		pods, err := podcontrol.ByController(c.pods, sibling.UID)
+		pods, err := owner.Owned[*corev1.Pod](c.pods, sibling.UID)
 		if err != nil {
 			return nil, err
 		}

@@ -64,7 +64,7 @@ type controller struct {
 // New returns the controller of StatefulSets.
 func New(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder, measured *metrics.Stateful) (reconcile.Controller, error) {
 	pods := factory.Core().V1().Pods().Informer()
-	if err := podcontrol.IndexByController(pods); err != nil {
+	if err := owner.Index(pods); err != nil {
 		return reconcile.Controller{}, err
 	}
 	revisions, err := history.New(client, factory, kind)
