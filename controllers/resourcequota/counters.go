@@ -24,7 +24,7 @@ const syncTimeout = 10 * time.Second
 // counters watch the names of objects of the resources that some quota counts.
 type counters struct {
 	metadata metadata.Interface
-	mapper   meta.ResettableRESTMapper
+	mapper   meta.RESTMapper
 	changed  func(q reconcile.Queue, resource schema.GroupResource, obj metav1.Object, isNew bool)
 
 	mu      sync.Mutex
@@ -93,10 +93,6 @@ func (c *counters) get(resource schema.GroupResource) (*counter, error) {
 		return found, nil
 	}
 	gvr, err := c.mapper.ResourceFor(resource.WithVersion(""))
-	if meta.IsNoMatchError(err) { // it may have been defined since discovery was asked last, which the mapper does not find out by itself
-		c.mapper.Reset()
-		gvr, err = c.mapper.ResourceFor(resource.WithVersion(""))
-	}
 	if err != nil {
 		return nil, fmt.Errorf("find resource %s: %w", resource, err)
 	}

@@ -9,11 +9,11 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/discovery/cached/memory"
 	fakediscovery "k8s.io/client-go/discovery/fake"
 	metadatafake "k8s.io/client-go/metadata/fake"
-	"k8s.io/client-go/restmapper"
 	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/skiff-k8s/skiff/internal/restmapping"
 )
 
 // A custom resource that is defined after discovery was asked is counted as soon as somebody wants that.
@@ -28,7 +28,7 @@ func TestResourceDefinedLater(t *testing.T) {
 	discovery.Resources = []*metav1.APIResourceList{list("v1", "configmaps", "ConfigMap")}
 	c := &counters{
 		metadata: metadatafake.NewSimpleMetadataClient(metadatafake.NewTestScheme()),
-		mapper:   restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(discovery)),
+		mapper:   restmapping.New(discovery),
 		running:  map[schema.GroupResource]*counter{}, ctx: ctx,
 	}
 	defer c.ended.Wait()

@@ -30,16 +30,15 @@ import (
 	quotav1 "k8s.io/apiserver/pkg/quota/v1"
 	"k8s.io/apiserver/pkg/quota/v1/generic"
 	"k8s.io/client-go/discovery"
-	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/metadata"
-	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/skiff-k8s/skiff/apiserver/admission/quota"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
+	"github.com/skiff-k8s/skiff/internal/restmapping"
 )
 
 // Name is the controller's identity.
@@ -73,7 +72,7 @@ func New(client kubernetes.Interface, meta metadata.Interface, disco discovery.D
 		c.shared[gvr] = informer
 	}
 	c.counters = &counters{
-		metadata: meta, mapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(disco)),
+		metadata: meta, mapper: restmapping.New(disco),
 		changed: c.replenish, running: map[schema.GroupResource]*counter{},
 	}
 	c.known = quota.Evaluators(c.lister)
