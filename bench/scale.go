@@ -83,9 +83,6 @@ func scale(ctx context.Context, o options, r *results) error {
 	if err := h.profileAnew(); err != nil {
 		return err
 	}
-	if err := h.profileAnew(); err != nil {
-		return err
-	}
 	r.add("scale-cpu", fmt.Sprintf("CPU when idle with all of them, over %d s", o.seconds), 100*(after.cpu-before.cpu).Seconds()/float64(o.seconds), "% of a core", budget{later: 2})
 	r.add("scale-memory", "resident memory then", after.resident()/mega, "MB", noBudget)
 	return namespace(ctx, client, r)
