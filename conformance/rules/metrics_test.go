@@ -127,7 +127,6 @@ func readAbsent(t *testing.T) func(name string) (why string) {
 
 // collected is what registers with it.
 type collected struct {
-	t        *testing.T
 	registry metrics.KubeRegistry
 	found    map[string]metric
 }
@@ -136,22 +135,21 @@ func (c *collected) Register(m metrics.Registerable) error {
 	if err := c.registry.Register(m); err != nil {
 		return err
 	}
-	for name, found := range describe(m) {
-		c.found[name] = found
-	}
-	touch(m)
+	c.note(m)
 	return nil
 }
 
+// note takes down what is registered, here or elsewhere.
+func (c *collected) note(m metrics.Registerable) {
+	maps.Copy(c.found, describe(m))
+	touch(m)
+}
+
 func (c *collected) CustomRegister(s metrics.StableCollector) error {
-	descs := make(chan *metrics.Desc, 100)
-	s.DescribeWithStability(descs)
 	if err := c.registry.CustomRegister(s); err != nil {
 		return err
 	}
-	for name, found := range describe(s.(prometheus.Collector)) {
-		c.found[name] = found
-	}
+	maps.Copy(c.found, describe(s.(prometheus.Collector)))
 	return nil
 }
 
@@ -198,7 +196,7 @@ func touch(m metrics.Registerable) {
 // skiffMetrics are those of this repository.
 func skiffMetrics(t *testing.T) map[string]metric {
 	t.Helper()
-	c := &collected{t: t, registry: metrics.NewKubeRegistry(), found: map[string]metric{}}
+	c := &collected{registry: metrics.NewKubeRegistry(), found: map[string]metric{}}
 	node := kubelet.New("node")
 	all, probes := node.List()
 	managed := controllers.New()
@@ -207,10 +205,7 @@ func skiffMetrics(t *testing.T) map[string]metric {
 		c.CustomRegister(scheduler.NewResources(corelisters.NewPodLister(cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})))),
 	}
 	for _, m := range append(all, probes...) { // which have been registered already
-		for name, found := range describe(m) {
-			c.found[name] = found
-		}
-		touch(m)
+		c.note(m)
 	}
 	for _, err := range errs {
 		if err != nil {
@@ -235,9 +230,7 @@ func skiffMetrics(t *testing.T) map[string]metric {
 		}
 	}
 	// What a kubelet computes when it is asked is in its source.
-	for name, m := range readSource(t, "../../kubelet/server") {
-		c.found[name] = m
-	}
+	maps.Copy(c.found, readSource(t, "../../kubelet/server"))
 	return c.found
 }
 
