@@ -4,14 +4,15 @@
 //
 // It only writes status.loadBalancer; the Service proxy of each node takes what is sent to these addresses. With
 // externalTrafficPolicy Cluster they are all ready nodes', with Local those that have an endpoint. Two Services cannot
-// have the same port of a node: the older one gets it, and the other waits, with an event that says for whom. Ports
-// that nodes need for themselves are given to nobody.
+// have the same port of a node: who has an address keeps it, else the older one gets it, and the other waits, with an
+// event that says for whom. Ports that nodes need for themselves are given to nobody.
 //
 // A Service with spec.loadBalancerClass is somebody else's.
 // Reference: https://kubernetes.io/docs/concepts/services-networking/service/#loadbalancer
 package servicelb
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -127,9 +128,12 @@ func (c *controller) Reconcile(ctx context.Context, _ types.NamespacedName) (rec
 	return reconcile.Result{}, errors.Join(errs...)
 }
 
-// distribute gives ports to the oldest Services that want them. It returns who gets none of its ports, and why.
+// distribute gives ports to the Services that want them: first to those that have an address, then to older ones.
+// It returns who gets none of its ports, and why.
 func (c *controller) distribute(services []*corev1.Service) map[types.NamespacedName]string {
-	slices.SortFunc(services, reconcile.OlderFirst)
+	slices.SortFunc(services, func(a, b *corev1.Service) int {
+		return cmp.Or(min(1, len(b.Status.LoadBalancer.Ingress))-min(1, len(a.Status.LoadBalancer.Ingress)), reconcile.OlderFirst(a, b))
+	})
 	type port struct {
 		protocol corev1.Protocol
 		number   int32

@@ -4,6 +4,7 @@ package servicelb
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -148,6 +149,18 @@ func TestPorts(t *testing.T) {
 			t.Errorf("after the owner has gone the second has %q", got)
 		}
 	})
+}
+
+// What was made in the same second as the owner of a port, and comes before it by name, does not take the port away.
+func TestPortIsKept(t *testing.T) {
+	owner := service("web", 80, func(svc *corev1.Service) {
+		svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}
+	})
+	c := &controller{}
+	denied := c.distribute([]*corev1.Service{service("second", 80, nil), owner})
+	if got := slices.Collect(maps.Keys(denied)); len(got) != 1 || got[0].Name != "second" {
+		t.Errorf("%v get nothing, want only the second", got)
+	}
 }
 
 // With policy Local only nodes with endpoints count, as they are now.
