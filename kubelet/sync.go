@@ -64,6 +64,12 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 	if status.IsTerminal(now.Phase) {
 		return true, then, nil
 	}
+	if status.Restarting(&now) {
+		if err := k.runtime.RemoveAll(ctx, pod, have); err != nil {
+			return false, next{}, err
+		}
+		return false, next{now: true}, nil
+	}
 	if err := k.prepareNode(ctx, pod); err != nil {
 		return false, next{}, err
 	}
