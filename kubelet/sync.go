@@ -60,6 +60,7 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 	if now.Phase == v1.PodRunning && !w.started {
 		w.started = true
 		k.metrics.PodStart.Observe(time.Since(w.began).Seconds())
+		k.metrics.PodStartTotal.WithLabelValues().Observe(time.Since(pod.CreationTimestamp.Time).Seconds())
 	}
 	if status.IsTerminal(now.Phase) {
 		return true, then, nil
