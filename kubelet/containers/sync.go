@@ -14,6 +14,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	crierrors "k8s.io/cri-api/pkg/errors"
 	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/kubelet/images"
@@ -215,6 +216,7 @@ func (r *Runtime) start(ctx context.Context, s *session, c *v1.Container, target
 		return &startError{Waiting: Waiting{ReasonCreateError, ctx.Err().Error()}} // the pod is being ended
 	}
 	created, err := r.create(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: s.sandboxID, Config: config, SandboxConfig: s.config})
+	r.countImageVolumes(config.GetMounts(), err)
 	if err != nil {
 		return r.startFailed(ctx, s.pod, c, ReasonCreateError, err)
 	}
@@ -228,6 +230,22 @@ func (r *Runtime) start(ctx context.Context, s *session, c *v1.Container, target
 	r.containerEvent(s.pod, c, v1.EventTypeNormal, "Started", "Container started")
 	r.linkLog(ctx, s, c, config, created.GetContainerId())
 	return r.postStart(ctx, s, c, created.GetContainerId())
+}
+
+// countImageVolumes counts the images that a container was to have mounted, by whether they were.
+func (r *Runtime) countImageVolumes(mounts []*runtimeapi.Mount, err error) {
+	n := 0.0
+	for _, m := range mounts {
+		if m.GetImage() != nil {
+			n++
+		}
+	}
+	r.metrics.ImageVolumesRequested.Add(n)
+	if err != nil && strings.HasPrefix(criMessage(err), crierrors.ErrImageVolumeMountFailed.Error()) {
+		r.metrics.ImageVolumesFailed.Add(n)
+	} else {
+		r.metrics.ImageVolumesMounted.Add(n)
+	}
 }
 
 // runtimeTimeout is how long one call may take that makes or starts something.

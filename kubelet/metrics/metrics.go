@@ -20,21 +20,23 @@ type Metrics struct {
 	All    metrics.KubeRegistry // served at /metrics
 	Probes metrics.KubeRegistry // served at /metrics/probes
 
-	PodStart          *metrics.Histogram    // until all of its containers run, from when the kubelet heard of the pod
-	PodStartTotal     *metrics.HistogramVec // the same from when the pod was created
-	PodWorkerStart    *metrics.Histogram    // until the kubelet began to work on it
-	PodWork           *metrics.HistogramVec // operation_type: create, update, sync, terminate
-	StartedPods       *metrics.Counter
-	FailedPods        *metrics.Counter      // their sandbox could not be made
-	SandboxStart      *metrics.HistogramVec // runtime_handler
-	SandboxErrors     *metrics.CounterVec   // runtime_handler
-	StartedContainers *metrics.CounterVec   // container_type
-	FailedContainers  *metrics.CounterVec   // container_type, code
-	Cgroups           *metrics.HistogramVec
-	Evictions         *metrics.CounterVec // eviction_signal
-	Restarted         *metrics.CounterVec // static: not counted for other pods
-	DeviceAllocation  *metrics.HistogramVec
-	DeviceRegistered  *metrics.CounterVec
+	PodStart                                                       *metrics.Histogram    // until all of its containers run, from when the kubelet heard of the pod
+	PodStartTotal                                                  *metrics.HistogramVec // the same from when the pod was created
+	PodWorkerStart                                                 *metrics.Histogram    // until the kubelet began to work on it
+	PodWork                                                        *metrics.HistogramVec // operation_type: create, update, sync, terminate
+	StartedPods                                                    *metrics.Counter
+	FailedPods                                                     *metrics.Counter      // their sandbox could not be made
+	SandboxStart                                                   *metrics.HistogramVec // runtime_handler
+	SandboxErrors                                                  *metrics.CounterVec   // runtime_handler
+	StartedContainers                                              *metrics.CounterVec   // container_type
+	FailedContainers                                               *metrics.CounterVec   // container_type, code
+	Cgroups                                                        *metrics.HistogramVec
+	ImageVolumesRequested, ImageVolumesMounted, ImageVolumesFailed *metrics.Counter
+
+	Evictions        *metrics.CounterVec // eviction_signal
+	Restarted        *metrics.CounterVec // static: not counted for other pods
+	DeviceAllocation *metrics.HistogramVec
+	DeviceRegistered *metrics.CounterVec
 
 	ProbeTotal    *metrics.CounterVec   // probe_type, result, container, pod, namespace, pod_uid
 	ProbeDuration *metrics.HistogramVec // probe_type, container, pod, namespace
@@ -57,20 +59,24 @@ func New(node string) *Metrics {
 
 		PodStart: metrics.NewHistogram(histogram("pod_start_duration_seconds",
 			"Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run", podBuckets)),
-		PodWork:           histograms("pod_worker_duration_seconds", "Duration in seconds to sync a single pod. Broken down by operation type: create, update, or sync", metrics.DefBuckets, "operation_type"),
-		PodStartTotal:     histograms("pod_start_total_duration_seconds", "Duration in seconds to start a pod since creation, including time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch", podBuckets),
-		PodWorkerStart:    metrics.NewHistogram(histogram("pod_worker_start_duration_seconds", "Duration in seconds from kubelet seeing a pod to starting a worker.", metrics.DefBuckets)),
-		StartedPods:       metrics.NewCounter(counter("started_pods_total", "Cumulative number of pods started")),
-		FailedPods:        metrics.NewCounter(counter("started_pods_errors_total", "Cumulative number of errors when starting pods")),
-		SandboxStart:      histograms("run_podsandbox_duration_seconds", "Duration in seconds of the run_podsandbox operations. Broken down by RuntimeClass.Handler.", metrics.DefBuckets, "runtime_handler"),
-		SandboxErrors:     counters("run_podsandbox_errors_total", "Cumulative number of the run_podsandbox operation errors by RuntimeClass.Handler.", "runtime_handler"),
-		StartedContainers: counters("started_containers_total", "Cumulative number of containers started", "container_type"),
-		FailedContainers:  counters("started_containers_errors_total", "Cumulative number of errors when starting containers", "container_type", "code"),
-		Cgroups:           histograms("cgroup_manager_duration_seconds", "Duration in seconds for cgroup manager operations. Broken down by method.", metrics.DefBuckets, "operation_type"),
-		Evictions:         counters("evictions", "Cumulative number of pod evictions by eviction signal", "eviction_signal"),
-		Restarted:         counters("restarted_pods_total", "Number of pods that have been restarted because they were deleted and recreated with the same UID while the kubelet was watching them (common for static pods, extremely uncommon for API pods)", "static"),
-		DeviceAllocation:  histograms("device_plugin_alloc_duration_seconds", "Duration in seconds to serve a device plugin Allocation request. Broken down by resource name.", metrics.DefBuckets, "resource_name"),
-		DeviceRegistered:  counters("device_plugin_registration_total", "Cumulative number of device plugin registrations. Broken down by resource name.", "resource_name"),
+		PodWork:               histograms("pod_worker_duration_seconds", "Duration in seconds to sync a single pod. Broken down by operation type: create, update, or sync", metrics.DefBuckets, "operation_type"),
+		PodStartTotal:         histograms("pod_start_total_duration_seconds", "Duration in seconds to start a pod since creation, including time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch", podBuckets),
+		PodWorkerStart:        metrics.NewHistogram(histogram("pod_worker_start_duration_seconds", "Duration in seconds from kubelet seeing a pod to starting a worker.", metrics.DefBuckets)),
+		StartedPods:           metrics.NewCounter(counter("started_pods_total", "Cumulative number of pods started")),
+		FailedPods:            metrics.NewCounter(counter("started_pods_errors_total", "Cumulative number of errors when starting pods")),
+		SandboxStart:          histograms("run_podsandbox_duration_seconds", "Duration in seconds of the run_podsandbox operations. Broken down by RuntimeClass.Handler.", metrics.DefBuckets, "runtime_handler"),
+		SandboxErrors:         counters("run_podsandbox_errors_total", "Cumulative number of the run_podsandbox operation errors by RuntimeClass.Handler.", "runtime_handler"),
+		StartedContainers:     counters("started_containers_total", "Cumulative number of containers started", "container_type"),
+		FailedContainers:      counters("started_containers_errors_total", "Cumulative number of errors when starting containers", "container_type", "code"),
+		Cgroups:               histograms("cgroup_manager_duration_seconds", "Duration in seconds for cgroup manager operations. Broken down by method.", metrics.DefBuckets, "operation_type"),
+		ImageVolumesRequested: metrics.NewCounter(beta("image_volume_requested_total", "Number of requested image volumes.")),
+		ImageVolumesMounted:   metrics.NewCounter(beta("image_volume_mounted_succeed_total", "Number of successful image volume mounts.")),
+		ImageVolumesFailed:    metrics.NewCounter(beta("image_volume_mounted_errors_total", "Number of failed image volume mounts.")),
+
+		Evictions:        counters("evictions", "Cumulative number of pod evictions by eviction signal", "eviction_signal"),
+		Restarted:        counters("restarted_pods_total", "Number of pods that have been restarted because they were deleted and recreated with the same UID while the kubelet was watching them (common for static pods, extremely uncommon for API pods)", "static"),
+		DeviceAllocation: histograms("device_plugin_alloc_duration_seconds", "Duration in seconds to serve a device plugin Allocation request. Broken down by resource name.", metrics.DefBuckets, "resource_name"),
+		DeviceRegistered: counters("device_plugin_registration_total", "Cumulative number of device plugin registrations. Broken down by resource name.", "resource_name"),
 
 		ProbeTotal: metrics.NewCounterVec(&metrics.CounterOpts{Subsystem: "prober", Name: "probe_total", StabilityLevel: metrics.ALPHA,
 			Help: "Cumulative number of a liveness, readiness or startup probe for a container by result."}, []string{"probe_type", "result", "container", "pod", "namespace", "pod_uid"}),
@@ -87,7 +93,7 @@ func New(node string) *Metrics {
 		operationDurations: histograms("runtime_operations_duration_seconds", "Duration in seconds of runtime operations. Broken down by operation type.", metrics.ExponentialBuckets(.005, 2.5, 14), "operation_type"),
 	}
 	name := metrics.NewGaugeVec(&metrics.GaugeOpts{Subsystem: "kubelet", Name: "node_name", Help: "The node's name. The count is always 1.", StabilityLevel: metrics.ALPHA}, []string{"node"})
-	m.All.MustRegister(m.PodStart, m.PodStartTotal, m.PodWorkerStart, m.PodWork, m.StartedPods, m.FailedPods, m.SandboxStart, m.SandboxErrors, m.StartedContainers, m.FailedContainers, m.Cgroups, m.Evictions, m.Restarted, m.DeviceAllocation,
+	m.All.MustRegister(m.PodStart, m.PodStartTotal, m.PodWorkerStart, m.PodWork, m.StartedPods, m.FailedPods, m.SandboxStart, m.SandboxErrors, m.ImageVolumesRequested, m.ImageVolumesMounted, m.ImageVolumesFailed, m.StartedContainers, m.FailedContainers, m.Cgroups, m.Evictions, m.Restarted, m.DeviceAllocation,
 		m.DeviceRegistered, m.Requests, m.RequestDuration, m.Inflight, m.operations, m.operationErrors, m.operationDurations, name)
 	m.Probes.MustRegister(m.ProbeTotal, m.ProbeDuration)
 	name.WithLabelValues(node).Set(1)
@@ -98,6 +104,12 @@ var requestLabels = []string{"method", "path", "server_type", "long_running"}
 
 func counter(name, help string) *metrics.CounterOpts {
 	return &metrics.CounterOpts{Subsystem: "kubelet", Name: name, Help: help, StabilityLevel: metrics.ALPHA}
+}
+
+func beta(name, help string) *metrics.CounterOpts {
+	o := counter(name, help)
+	o.StabilityLevel = metrics.BETA
+	return o
 }
 
 func counters(name, help string, labels ...string) *metrics.CounterVec {
