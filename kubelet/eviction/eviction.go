@@ -3,8 +3,8 @@
 // Package eviction keeps a node alive that runs out of memory, disk or process IDs: it says so in the node's conditions,
 // frees what nobody needs, and then ends pods one by one, the most expendable first.
 //
-// reserve.go keeps some disk back for a full one; signals.go reads what is left; rank.go and local.go decide without I/O who goes first, or used more of the disk than it
-// may, and what is said about it; this file has the loop.
+// signals.go reads what is left; rank.go and local.go decide without I/O who goes first, or used more of the disk than it
+// may, and what is said about it; reserve.go keeps back some disk for when there is none left; this file has the loop.
 // It looks every ten seconds, and at once when the kernel reports that processes wait for memory (PSI).
 // Reference: https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/
 package eviction
