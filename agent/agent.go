@@ -429,6 +429,7 @@ func (a *Agent) buildKubelet() error {
 	if err := applySettings(&cfg, a.settings, machine); err != nil {
 		return err
 	}
+	cfg.Eviction.Reserve = filepath.Join(a.cfg.DataDir, "agent", "reserve")
 	if err := a.pullWith(&cfg.Images); err != nil {
 		return err
 	}

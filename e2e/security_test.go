@@ -21,6 +21,7 @@ func TestContainment(t *testing.T) {
 	t.Run("privileges", func(t *testing.T) { n.with(t).hasPrivileges() })
 	t.Run("masked and read-only paths", func(t *testing.T) { n.with(t).masksPaths() })
 	t.Run("hostile paths", func(t *testing.T) { n.with(t).refusesHostilePaths() })
+	t.Run("a subPath that is swapped", func(t *testing.T) { n.with(t).survivesSwaps() })
 	t.Run("the kubelet's API", func(t *testing.T) { n.with(t).refusesStrangers() })
 }
 
@@ -145,6 +146,62 @@ spec:
 	if _, err := os.Stat(n.Path(secret + "/mark")); !errors.Is(err, os.ErrNotExist) {
 		n.t.Errorf("a container wrote to the host: %v", err)
 	}
+}
+
+// survivesSwaps has one pod swap a folder for a link to the host's, all the time, while others mount it by subPath. It renames
+// them, so that what was mounted stays what it was.
+func (n *node) survivesSwaps() {
+	n.inside("sh", "-c", `mkdir -p /var/lib/host-secret /var/lib/shared/evil && echo leaked >/var/lib/host-secret/file &&
+		echo ours >/var/lib/shared/evil/inside && ln -s /var/lib/host-secret /var/lib/shared/bad`)
+	const shared = "  volumes: [{name: v, hostPath: {path: /var/lib/shared}}]"
+	n.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: swapper, namespace: demo}
+spec:
+  terminationGracePeriodSeconds: 0
+` + shared + `
+  containers:
+  - name: main
+    image: busybox:stable
+    imagePullPolicy: IfNotPresent
+    command: [sh, -c, "cd /v; while true; do mv -T evil good; mv -T bad evil || rmdir evil; mv -T evil bad; mv -T good evil; done 2>/dev/null"]
+    volumeMounts: [{name: v, mountPath: /v}]
+`)
+	n.becomes("swapper", ".status.phase", "Running")
+	const pods, containers = 3, 6
+	for pod := range pods {
+		var all strings.Builder
+		for c := range containers {
+			fmt.Fprintf(&all, `
+  - {name: c%d, image: "busybox:stable", imagePullPolicy: IfNotPresent, command: [sh, -c, "cat /sub/inside /sub/file 2>&1; true"], volumeMounts: [{name: v, mountPath: /sub, subPath: evil}]}`, c)
+		}
+		n.apply(fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: victim-%d, namespace: demo}\nspec:\n  restartPolicy: Never\n  terminationGracePeriodSeconds: 0\n%s\n  containers:%s\n", pod, shared, all.String()))
+	}
+	ran := 0
+	for pod := range pods {
+		name := fmt.Sprintf("victim-%d", pod)
+		n.eventually(2*time.Minute, "all containers of "+name+" have run", func() error { // those that met the link are tried again
+			phase, err := n.try("get", "pod", "-n", "demo", name, "-o", "jsonpath={.status.phase}")
+			if err == nil && phase != "Succeeded" && phase != "Failed" { // as a container does whose folder went before it was mounted
+				err = errors.New(phase)
+			}
+			return err
+		})
+		for c := range containers {
+			log, _ := n.try("logs", "-n", "demo", name, "-c", fmt.Sprintf("c%d", c)) // there is none of one that did not start
+			if strings.Contains(log, "leaked") {
+				n.t.Errorf("container %d of %s got to the host: %q", c, name, log)
+			}
+			if strings.Contains(log, "ours") {
+				ran++
+			}
+		}
+	}
+	if ran == 0 {
+		n.t.Error("no container saw the folder that it was to see")
+	}
+	n.kubectl("delete", "pod", "-n", "demo", "--all", "--timeout=60s")
 }
 
 // refusesStrangers asks the kubelet for all that it has, without credentials and with ones that mean nothing to it.

@@ -179,7 +179,10 @@ func (s *story) second(ctx context.Context, id string) error {
 	if end == nil || end.ExitCode != 3 || end.Reason != "Error" || end.Message != "last words\n" {
 		return fmt.Errorf("end of the container = %+v", end)
 	}
-	for _, name := range []string{"web", "fail"} {
+	if err := s.restartsAll(ctx); err != nil {
+		return err
+	}
+	for _, name := range []string{"web", "fail", "again"} {
 		if err := s.remove(ctx, name); err != nil {
 			return err
 		}
@@ -189,6 +192,35 @@ func (s *story) second(ctx context.Context, id string) error {
 		return fmt.Errorf("cgroups left: %v %w", left, err)
 	}
 	return nil
+}
+
+// restartsAll has a pod whose containers all start anew whenever one of them ends.
+func (s *story) restartsAll(ctx context.Context) error {
+	pod := realPod("again", "sleep 2; exit 42")
+	beside := pod.Spec.Containers[0].DeepCopy()
+	beside.Name, beside.Command = "beside", []string{"/bin/sh", "-c", "sleep 1000"}
+	pod.Spec.Containers = append(pod.Spec.Containers, *beside)
+	never := v1.ContainerRestartPolicyNever
+	pod.Spec.Containers[0].RestartPolicy = &never
+	pod.Spec.Containers[0].RestartPolicyRules = []v1.ContainerRestartRule{{
+		Action:    v1.ContainerRestartRuleActionRestartAllContainers,
+		ExitCodes: &v1.ContainerRestartRuleOnExitCodes{Operator: v1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{42}},
+	}}
+	if _, err := s.client.CoreV1().Pods("default").Create(ctx, pod, metav1.CreateOptions{}); err != nil {
+		return err
+	}
+	_, err := s.await(ctx, "again", func(p *v1.Pod) bool {
+		if len(p.Status.ContainerStatuses)+len(p.Status.InitContainerStatuses) != 3 {
+			return false
+		}
+		for _, c := range append(p.Status.ContainerStatuses, p.Status.InitContainerStatuses...) {
+			if c.RestartCount != 2 || c.Name != "init" && c.State.Running == nil {
+				return false
+			}
+		}
+		return true
+	})
+	return err
 }
 
 func (s *story) remove(ctx context.Context, name string) error {

@@ -352,6 +352,47 @@ func TestOrderOfContainers(t *testing.T) {
 	}
 }
 
+// A container whose rule asks for it has the whole pod start anew, from its first init container, in the same sandbox.
+func TestRestartAllContainers(t *testing.T) {
+	b := newBench(t, "app:1")
+	never := v1.ContainerRestartPolicyNever
+	pod := testPod("job", v1.Container{Name: "watched", RestartPolicy: &never, RestartPolicyRules: []v1.ContainerRestartRule{{
+		Action:    v1.ContainerRestartRuleActionRestartAllContainers,
+		ExitCodes: &v1.ContainerRestartRuleOnExitCodes{Operator: v1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{42}},
+	}}}, v1.Container{Name: "beside"})
+	pod.Spec.InitContainers = []v1.Container{{Name: "first", Image: "app:1"}}
+	pod.Spec.RestartPolicy = v1.RestartPolicyNever
+	b.create(pod)
+	end := func(name string, code int32) {
+		t.Helper()
+		b.eventually(name+" runs", func() bool { return slices.Contains(b.cri.Running(), name) })
+		if err := b.cri.Exit(name, code); err != nil {
+			t.Fatal(err)
+		}
+	}
+	end("job/first", 0)
+	b.eventually("pod runs", func() bool { return b.get("job").Status.Phase == v1.PodRunning })
+	end("job/watched", 42)
+	end("job/first", 0)
+	b.eventually("both run again", func() bool { return slices.Equal(b.cri.Running(), []string{"job/beside", "job/watched"}) })
+	b.eventually("the status says so", func() bool { return b.ready("job") })
+	s := b.get("job").Status
+	for _, c := range append(s.ContainerStatuses, s.InitContainerStatuses...) {
+		if last := c.LastTerminationState.Terminated; c.RestartCount != 1 || c.State.Running != nil && (last == nil || last.Reason != "RestartingAllContainers") {
+			t.Errorf("%s = %+v", c.Name, c)
+		}
+	}
+	if i := slices.IndexFunc(s.Conditions, func(c v1.PodCondition) bool { return c.Type == v1.AllContainersRestarting }); i < 0 || s.Conditions[i].Status != v1.ConditionFalse {
+		t.Errorf("conditions = %+v", s.Conditions)
+	}
+	if sandboxes, containers := b.cri.Count(); sandboxes != 1 || containers != 3 {
+		t.Errorf("there are %d sandboxes and %d containers", sandboxes, containers)
+	}
+	end("job/watched", 1) // which no rule speaks of
+	end("job/beside", 0)
+	b.eventually("the pod fails as its policy says", func() bool { return b.get("job").Status.Phase == v1.PodFailed })
+}
+
 // A failed container is started again once at once, and then waits.
 func TestCrashLoop(t *testing.T) {
 	b := newBench(t, "app:1")

@@ -60,9 +60,16 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 	if now.Phase == v1.PodRunning && !w.started {
 		w.started = true
 		k.metrics.PodStart.Observe(time.Since(w.began).Seconds())
+		k.metrics.PodStartTotal.WithLabelValues().Observe(time.Since(pod.CreationTimestamp.Time).Seconds())
 	}
 	if status.IsTerminal(now.Phase) {
 		return true, then, nil
+	}
+	if status.Restarting(&now) {
+		if err := k.runtime.RemoveAll(ctx, pod, have); err != nil {
+			return false, next{}, err
+		}
+		return false, next{now: true}, nil
 	}
 	if err := k.prepareNode(ctx, pod); err != nil {
 		return false, next{}, err

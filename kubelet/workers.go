@@ -329,6 +329,9 @@ func (w *worker) sleep(ctx context.Context, d, least time.Duration) {
 // step does what the pod's stage asks for.
 func (k *Kubelet) step(ctx context.Context, w *worker, pod *v1.Pod, at stage) (next, error) {
 	began, operation := time.Now(), "terminate"
+	if !w.seen {
+		k.metrics.PodWorkerStart.Observe(began.Sub(w.began).Seconds())
+	}
 	defer func() { k.metrics.PodWork.WithLabelValues(operation).Observe(time.Since(began).Seconds()) }()
 	switch at {
 	case syncing:

@@ -355,7 +355,7 @@ func (n *nodeRestriction) checkToken(ctx context.Context, name string, a admissi
 	if ref.UID == "" {
 		return errors.New("node requested token with a pod binding without a uid")
 	}
-	pod, err := n.pods.Pods(a.GetNamespace()).Get(ref.Name)
+	pod, err := n.boundPod(ctx, a.GetNamespace(), ref.Name)
 	if err != nil {
 		return err
 	}
@@ -366,6 +366,16 @@ func (n *nodeRestriction) checkToken(ctx context.Context, name string, a admissi
 		return errors.New("node requested token bound to a pod scheduled on a different node")
 	}
 	return n.checkAudience(ctx, a, req, pod)
+}
+
+// boundPod is a pod as its node knows it: a node may hear of a binding a moment before the informer here does, and to
+// refuse it then would cost the pod a warning and a pause.
+func (n *nodeRestriction) boundPod(ctx context.Context, namespace, name string) (*corev1.Pod, error) {
+	pod, err := n.pods.Pods(namespace).Get(name)
+	if apierrors.IsNotFound(err) || err == nil && pod.Spec.NodeName == "" {
+		return n.client.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+	}
+	return pod, err
 }
 
 func (n *nodeRestriction) checkAudience(ctx context.Context, a admission.Attributes, req *authenticationv1.TokenRequest, pod *corev1.Pod) error {

@@ -51,7 +51,7 @@ func (r *Runtime) CollectGarbage(ctx context.Context, policy Policy, gone func(a
 	for _, s := range deadSandboxes(sandboxes.GetItems(), inUse, gone) {
 		errs = append(errs, r.removeSandbox(ctx, s.GetId()))
 	}
-	return errors.Join(append(errs, r.removeLogs(gone))...)
+	return errors.Join(append(errs, r.removeLogs(gone), r.removeDeadLinks())...)
 }
 
 // deadContainers picks the ended containers that the policy does not keep; the newest are kept.
@@ -182,6 +182,30 @@ func (r *Runtime) removeLogs(gone func(apitypes.UID) bool) error {
 		uid := f.Name()[strings.LastIndex(f.Name(), "_")+1:]
 		if f.IsDir() && strings.Count(f.Name(), "_") == 2 && gone(apitypes.UID(uid)) {
 			errs = append(errs, os.RemoveAll(filepath.Join(r.cfg.LogRoot, f.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeDeadLinks removes the links to logs whose pod is gone: containers may have been removed before their logs were.
+func (r *Runtime) removeDeadLinks() error {
+	if r.cfg.ContainerLogLinks == "" {
+		return nil
+	}
+	links, err := os.ReadDir(r.cfg.ContainerLogLinks)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("list links to container logs: %w", err)
+	}
+	var errs []error
+	for _, l := range links {
+		link := filepath.Join(r.cfg.ContainerLogLinks, l.Name())
+		to, err := os.Readlink(link)
+		podLogs := filepath.Dir(filepath.Dir(to))
+		if err != nil || filepath.Dir(podLogs) != filepath.Clean(r.cfg.LogRoot) {
+			continue // not ours
+		}
+		if _, err := os.Lstat(podLogs); errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, os.Remove(link))
 		}
 	}
 	return errors.Join(errs...)

@@ -299,10 +299,8 @@ func ShouldStart(pod *v1.Pod, status *Status, c *v1.Container) bool {
 func Restarts(pod *v1.Pod, c *v1.Container, exitCode int32) bool { return restarts(pod, c, exitCode) }
 
 func restarts(pod *v1.Pod, c *v1.Container, exitCode int32) bool {
-	for _, rule := range c.RestartPolicyRules {
-		if rule.ExitCodes != nil && exitCodeMatches(rule.ExitCodes, exitCode) {
-			return true // restart is the only action there is for a single container
-		}
+	if matchingRule(c, exitCode) != nil {
+		return true // all actions start it again, alone or with all others
 	}
 	switch restartPolicy(pod, c) {
 	case v1.RestartPolicyNever:
@@ -311,6 +309,16 @@ func restarts(pod *v1.Pod, c *v1.Container, exitCode int32) bool {
 		return exitCode != 0
 	}
 	return true
+}
+
+// matchingRule is the rule of a container for its end, nil if it has none.
+func matchingRule(c *v1.Container, exitCode int32) *v1.ContainerRestartRule {
+	for i := range c.RestartPolicyRules {
+		if rule := &c.RestartPolicyRules[i]; rule.ExitCodes != nil && exitCodeMatches(rule.ExitCodes, exitCode) {
+			return rule
+		}
+	}
+	return nil
 }
 
 func exitCodeMatches(on *v1.ContainerRestartRuleOnExitCodes, code int32) bool {

@@ -117,6 +117,32 @@ func TestMakePlan(t *testing.T) {
 	}
 }
 
+// Those whose end asks for a new start of all go last, regular containers before init containers.
+func TestRemovalOrder(t *testing.T) {
+	p := with(pod(v1.RestartPolicyNever, "a", "b"), v1.Container{Name: "i"})
+	if MayRestartAll(p) {
+		t.Error("a pod without rules may restart all of its containers")
+	}
+	rules := []v1.ContainerRestartRule{
+		{Action: v1.ContainerRestartRuleActionRestart, ExitCodes: &v1.ContainerRestartRuleOnExitCodes{Operator: v1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{41}}},
+		{Action: v1.ContainerRestartRuleActionRestartAllContainers, ExitCodes: &v1.ContainerRestartRuleOnExitCodes{Operator: v1.ContainerRestartRuleOnExitCodesOpNotIn, Values: []int32{0}}},
+	}
+	p.Spec.Containers[1].RestartPolicyRules = rules
+	for code, want := range map[int32]bool{0: false, 41: false, 42: true} { // the first rule that matches counts
+		status := have(is("b", exited, code), is("a", running, 0), is("i", exited, 0))
+		if got := RestartsAll(p, status); got != want || !MayRestartAll(p) || Removed(p, status) {
+			t.Errorf("an exit code of %d restarts all: %t, want %t", code, got, want)
+		}
+	}
+	var order []string
+	for _, c := range removalOrder(p, have(is("i", exited, 0), is("b", exited, 42), is("b", exited, 0), is("a", running, 0))) {
+		order = append(order, c.Name)
+	}
+	if want := []string{"b", "a", "i", "b"}; !reflect.DeepEqual(order, want) {
+		t.Errorf("removed in the order %v, want %v", order, want)
+	}
+}
+
 // A probe's own grace period counts for its failure, but never against a deletion.
 func TestGracePeriods(t *testing.T) {
 	own, whole := int64(3), int64(30)

@@ -36,8 +36,11 @@ func (r *Runtime) runSandbox(ctx context.Context, pod *v1.Pod, attempt uint32) (
 	defer done()
 	ctx, cancel := whole(ctx)
 	defer cancel()
+	began := time.Now()
 	resp, err := r.cri.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config, RuntimeHandler: handler})
+	r.metrics.SandboxStart.WithLabelValues(handler).Observe(time.Since(began).Seconds())
 	if err != nil {
+		r.metrics.SandboxErrors.WithLabelValues(handler).Inc()
 		return "", err
 	}
 	return resp.GetPodSandboxId(), nil

@@ -198,6 +198,7 @@ func (r *Runtime) startAll(ctx context.Context, s *session, plan Plan, out *Outc
 func (r *Runtime) createSandbox(ctx context.Context, s *session, attempt uint32) error {
 	id, err := r.runSandbox(ctx, s.pod, attempt)
 	if err != nil {
+		r.metrics.FailedPods.Inc()
 		if ctx.Err() == nil {
 			r.events.Eventf(s.pod, v1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", err)
 		}

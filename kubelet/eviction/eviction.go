@@ -4,7 +4,7 @@
 // frees what nobody needs, and then ends pods one by one, the most expendable first.
 //
 // signals.go reads what is left; rank.go and local.go decide without I/O who goes first, or used more of the disk than it
-// may, and what is said about it; this file has the loop.
+// may, and what is said about it; reserve.go keeps back some disk for when there is none left; this file has the loop.
 // It looks every ten seconds, and at once when the kernel reports that processes wait for memory (PSI).
 // Reference: https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/
 package eviction
@@ -52,6 +52,7 @@ type Config struct {
 	Reclaim    map[Signal]Threshold     // how much more than its threshold must be left for a signal to be over
 	Transition time.Duration            // a condition stays that long after it was last true; 5 min
 	Root       string                   // its file system is nodefs
+	Reserve    string                   // a file beside the container runtime's data that is given up when the disk is full; empty: none
 }
 
 // Usage is what one pod uses.
@@ -97,8 +98,9 @@ type Manager struct {
 	ref    *v1.ObjectReference
 	events record.EventRecorder
 
-	since map[Signal]time.Time // when a soft threshold was first met; only Run touches it
-	short map[Signal]bool      // what ran short when last looked; only Run touches it
+	reserve reserve
+	since   map[Signal]time.Time // when a soft threshold was first met; only Run touches it
+	short   map[Signal]bool      // what ran short when last looked; only Run touches it
 
 	mu   sync.Mutex
 	last map[v1.NodeConditionType]time.Time // guarded by mu: when a condition was last true
@@ -106,13 +108,14 @@ type Manager struct {
 
 // New makes a Manager.
 func New(cfg Config, node Node, ref *v1.ObjectReference, events record.EventRecorder) *Manager {
-	return &Manager{cfg: cfg, node: node, ref: ref, events: events, since: map[Signal]time.Time{}, short: map[Signal]bool{}, last: map[v1.NodeConditionType]time.Time{}}
+	return &Manager{cfg: cfg, node: node, ref: ref, events: events, reserve: reserve{cfg.Reserve}, since: map[Signal]time.Time{}, short: map[Signal]bool{}, last: map[v1.NodeConditionType]time.Time{}}
 }
 
 // The rhythm, as upstream's.
 const (
 	period         = 10 * time.Second
 	cleanUpTimeout = 30 * time.Second // how long one eviction may take before the next is considered
+	endPatience    = 4 * time.Second  // how much longer than its grace a pod's processes can take to end
 	stallPause     = time.Second      // between two looks that the kernel asked for
 )
 
@@ -173,6 +176,7 @@ func (m *Manager) look(ctx context.Context) {
 	m.evictOverDisk(ctx)
 	signal, threshold, grace, short := m.due(hard, soft, time.Now())
 	if !short {
+		m.reserve.keep(ctx)
 		return
 	}
 	m.events.Eventf(m.ref, v1.EventTypeWarning, "EvictionThresholdMet", "Attempting to reclaim %s", resources[signal])
@@ -186,7 +190,9 @@ func (m *Manager) look(ctx context.Context) {
 			return
 		}
 	}
-	m.evict(ctx, signal, threshold, seen[signal], grace)
+	if !m.evict(ctx, signal, threshold, seen[signal], grace) {
+		m.reserve.keep(ctx)
+	}
 }
 
 // met lists the signals that are below their threshold, the most urgent first. One that was goes on being until as much
@@ -253,17 +259,24 @@ func (m *Manager) end(ctx context.Context, pod *v1.Pod, v Verdict) {
 	klog.FromContext(ctx).Info("Evicting pod", "pod", klog.KObj(pod), "message", v.Message)
 	m.events.AnnotatedEventf(pod, v.Annotations, v1.EventTypeWarning, Reason, "%s", v.Message)
 	gone := m.node.Evict(pod.UID, v)
-	timer := time.NewTimer(cleanUpTimeout)
+	timer, ended := time.NewTimer(cleanUpTimeout), time.NewTimer(time.Duration(v.Grace)*time.Second+endPatience)
 	defer timer.Stop()
-	select {
-	case <-gone:
-	case <-timer.C:
-	case <-ctx.Done():
+	defer ended.Stop()
+	for {
+		select {
+		case <-gone:
+		case <-timer.C:
+		case <-ctx.Done():
+		case <-ended.C: // its processes have: if the runtime cannot note that for want of room, it shall have some
+			m.reserve.keep(ctx)
+			continue
+		}
+		return
 	}
 }
 
-// evict ends the first pod in line and waits until it is gone.
-func (m *Manager) evict(ctx context.Context, signal Signal, t Threshold, seen Observation, grace int64) {
+// evict ends the first pod in line and waits until it is gone; false if there is none that may go.
+func (m *Manager) evict(ctx context.Context, signal Signal, t Threshold, seen Observation, grace int64) bool {
 	pods := m.node.Pods()
 	usage := map[types.UID]*Usage{}
 	for _, pod := range pods {
@@ -285,8 +298,9 @@ func (m *Manager) evict(ctx context.Context, signal Signal, t Threshold, seen Ob
 			v.Grace = min(v.Grace, *own)
 		}
 		m.end(ctx, pod, v)
-		return
+		return true
 	}
+	return false
 }
 
 // Refuse says why a pod may not start on a node under pressure; empty if it may.

@@ -21,10 +21,15 @@ type Metrics struct {
 	Probes metrics.KubeRegistry // served at /metrics/probes
 
 	PodStart          *metrics.Histogram    // until all of its containers run, from when the kubelet heard of the pod
+	PodStartTotal     *metrics.HistogramVec // the same from when the pod was created
+	PodWorkerStart    *metrics.Histogram    // until the kubelet began to work on it
 	PodWork           *metrics.HistogramVec // operation_type: create, update, sync, terminate
 	StartedPods       *metrics.Counter
-	StartedContainers *metrics.CounterVec // container_type
-	FailedContainers  *metrics.CounterVec // container_type, code
+	FailedPods        *metrics.Counter      // their sandbox could not be made
+	SandboxStart      *metrics.HistogramVec // runtime_handler
+	SandboxErrors     *metrics.CounterVec   // runtime_handler
+	StartedContainers *metrics.CounterVec   // container_type
+	FailedContainers  *metrics.CounterVec   // container_type, code
 	Cgroups           *metrics.HistogramVec
 	Evictions         *metrics.CounterVec // eviction_signal
 	Restarted         *metrics.CounterVec // static: not counted for other pods
@@ -58,7 +63,12 @@ func New(node string) *Metrics {
 		PodStart: metrics.NewHistogram(histogram("pod_start_duration_seconds",
 			"Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run", podBuckets)),
 		PodWork:           histograms("pod_worker_duration_seconds", "Duration in seconds to sync a single pod. Broken down by operation type: create, update, or sync", metrics.DefBuckets, "operation_type"),
+		PodStartTotal:     histograms("pod_start_total_duration_seconds", "Duration in seconds to start a pod since creation, including time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch", podBuckets),
+		PodWorkerStart:    metrics.NewHistogram(histogram("pod_worker_start_duration_seconds", "Duration in seconds from kubelet seeing a pod to starting a worker.", metrics.DefBuckets)),
 		StartedPods:       metrics.NewCounter(counter("started_pods_total", "Cumulative number of pods started")),
+		FailedPods:        metrics.NewCounter(counter("started_pods_errors_total", "Cumulative number of errors when starting pods")),
+		SandboxStart:      histograms("run_podsandbox_duration_seconds", "Duration in seconds of the run_podsandbox operations. Broken down by RuntimeClass.Handler.", metrics.DefBuckets, "runtime_handler"),
+		SandboxErrors:     counters("run_podsandbox_errors_total", "Cumulative number of the run_podsandbox operation errors by RuntimeClass.Handler.", "runtime_handler"),
 		StartedContainers: counters("started_containers_total", "Cumulative number of containers started", "container_type"),
 		FailedContainers:  counters("started_containers_errors_total", "Cumulative number of errors when starting containers", "container_type", "code"),
 		Cgroups:           histograms("cgroup_manager_duration_seconds", "Duration in seconds for cgroup manager operations. Broken down by method.", metrics.DefBuckets, "operation_type"),
@@ -98,7 +108,8 @@ func New(node string) *Metrics {
 
 // List lists what is in All and in Probes.
 func (m *Metrics) List() (all, probes []metrics.Registerable) {
-	all = []metrics.Registerable{m.PodStart, m.PodWork, m.StartedPods, m.StartedContainers, m.FailedContainers, m.Cgroups, m.Evictions, m.Restarted, m.DeviceAllocation,
+	all = []metrics.Registerable{m.PodStart, m.PodStartTotal, m.PodWorkerStart, m.PodWork, m.StartedPods, m.FailedPods,
+		m.SandboxStart, m.SandboxErrors, m.StartedContainers, m.FailedContainers, m.Cgroups, m.Evictions, m.Restarted, m.DeviceAllocation,
 		m.DeviceRegistered, m.ImageVolumes, m.ImageVolumesMounted, m.ImageVolumesFailed, m.storage, m.Requests, m.RequestDuration, m.Inflight,
 		m.operations, m.operationErrors, m.operationDurations, m.name}
 	return all, []metrics.Registerable{m.ProbeTotal, m.ProbeDuration}

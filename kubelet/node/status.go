@@ -109,6 +109,7 @@ func (c *Config) status(have *v1.Node, m Machine, o Observed, now time.Time) v1.
 	s.Allocatable = withForeign(c.allocatable(c.capacity(m)), have.Status.Allocatable)
 	maps.Copy(s.Capacity, o.Devices)
 	maps.Copy(s.Allocatable, o.UsableDevices)
+	s.DeclaredFeatures = declaredFeatures()
 	s.DaemonEndpoints = v1.NodeDaemonEndpoints{KubeletEndpoint: v1.DaemonEndpoint{Port: c.KubeletPort}}
 	s.NodeInfo = v1.NodeSystemInfo{
 		MachineID: m.MachineID, SystemUUID: m.SystemUUID, BootID: m.BootID, KernelVersion: m.Kernel, OSImage: m.OSImage,

@@ -16,7 +16,7 @@ import (
 // kubeletConditions are those that only a node may write; all others are kept as they are in the API.
 var kubeletConditions = []v1.PodConditionType{
 	v1.PodScheduled, v1.PodReady, v1.PodInitialized, v1.ContainersReady, v1.PodReadyToStartContainers,
-	v1.PodResizePending, v1.PodResizeInProgress,
+	v1.PodResizePending, v1.PodResizeInProgress, v1.AllContainersRestarting,
 }
 
 // probed fills in started and ready of each container.
@@ -76,6 +76,9 @@ func (in *Input) conditions(s *v1.PodStatus) {
 	s.Conditions = append(s.Conditions,
 		in.readyToStart(), in.initialized(s), in.podReady(s, containersReady), containersReady,
 		v1.PodCondition{Type: v1.PodScheduled, Status: v1.ConditionTrue})
+	if containers.MayRestartAll(in.Pod) {
+		s.Conditions = append(s.Conditions, in.restarting(s))
+	}
 	for i := range s.Conditions {
 		in.stamp(&s.Conditions[i])
 	}
@@ -110,6 +113,31 @@ func condition(all []v1.PodCondition, t v1.PodConditionType) *v1.PodCondition {
 		}
 	}
 	return nil
+}
+
+// restarting says whether all containers of the pod are being removed, to be started anew.
+func (in *Input) restarting(s *v1.PodStatus) v1.PodCondition {
+	c := v1.PodCondition{Type: v1.AllContainersRestarting, Status: v1.ConditionFalse}
+	switch {
+	case s.Phase == v1.PodSucceeded:
+		c.Reason = "PodCompleted"
+	case s.Phase == v1.PodFailed:
+		c.Reason = "PodFailed"
+	case in.restartsAll() && !containers.Removed(in.Pod, in.Runtime):
+		c.Status, c.Reason, c.Message = v1.ConditionTrue, "RestartAllContainersStarted", "container exited with restart policy rule"
+	}
+	return c
+}
+
+// restartsAll says whether the pod's containers were being removed, or are to be.
+func (in *Input) restartsAll() bool {
+	return Restarting(in.Old) || containers.RestartsAll(in.Pod, in.Runtime)
+}
+
+// Restarting says whether all containers of a pod with that status are being removed, to be started anew.
+func Restarting(s *v1.PodStatus) bool {
+	c := condition(s.Conditions, v1.AllContainersRestarting)
+	return c != nil && c.Status == v1.ConditionTrue
 }
 
 func (in *Input) readyToStart() v1.PodCondition {

@@ -29,6 +29,7 @@ const (
 	reasonCreating     = "ContainerCreating"
 	reasonInitializing = "PodInitializing"
 	reasonUnknown      = "ContainerStatusUnknown"
+	reasonRestarting   = "RestartingAllContainers"
 )
 
 func (in *Input) containerStatuses(specs []v1.Container, old []v1.ContainerStatus, k kind) []v1.ContainerStatus {
@@ -53,6 +54,9 @@ func (in *Input) containerStatus(c *v1.Container, old *v1.ContainerStatus, k kin
 		return in.unseen(c, old, k)
 	}
 	s := in.fromRuntime(c, instances[0])
+	if old != nil { // those that it counts may have been removed
+		s.RestartCount = max(s.RestartCount, old.RestartCount)
+	}
 	if len(instances) > 1 {
 		s.LastTerminationState = in.fromRuntime(c, instances[1]).State
 	} else if old != nil && s.State.Terminated == nil {
@@ -79,6 +83,9 @@ func (in *Input) waiting(c *v1.Container, s *v1.ContainerStatus, k kind) {
 
 // unseen is the status of a container that the runtime does not have: not made yet, or removed.
 func (in *Input) unseen(c *v1.Container, old *v1.ContainerStatus, k kind) v1.ContainerStatus {
+	if old != nil && old.State.Waiting == nil && k != ephemeral && !in.Terminal && in.restartsAll() {
+		return removed(c, old)
+	}
 	if old != nil && old.State.Terminated != nil && (k != regular || in.Terminal) {
 		return *old // an ended init container may be removed at any time
 	}
@@ -96,6 +103,16 @@ func (in *Input) unseen(c *v1.Container, old *v1.ContainerStatus, k kind) v1.Con
 		s.State.Waiting = &v1.ContainerStateWaiting{Reason: why.Reason, Message: why.Message}
 	}
 	return s
+}
+
+// removed is the status of a container that was removed because all of the pod start anew.
+func removed(c *v1.Container, old *v1.ContainerStatus) v1.ContainerStatus {
+	const message = "The container is removed because RestartAllContainers in place"
+	return v1.ContainerStatus{
+		Name: c.Name, Image: c.Image, RestartCount: old.RestartCount + 1,
+		State:                v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: reasonRestarting, Message: message}},
+		LastTerminationState: v1.ContainerState{Terminated: &v1.ContainerStateTerminated{Reason: reasonRestarting, Message: message, ExitCode: 137}},
+	}
 }
 
 func (in *Input) notYet(k kind) v1.ContainerState {

@@ -183,7 +183,7 @@ func phase(pod *v1.Pod, all []v1.ContainerStatus, terminal, initialized bool) v1
 		switch {
 		case ended == nil:
 			pendingInit++
-		case ended.ExitCode != 0 && !containers.Restarts(pod, c, ended.ExitCode):
+		case ended.ExitCode != 0 && isFinal(pod, c, ended):
 			return v1.PodFailed
 		}
 	}
@@ -199,7 +199,7 @@ func phase(pod *v1.Pod, all []v1.ContainerStatus, terminal, initialized bool) v1
 			running++
 		case ended != nil:
 			stopped++
-			if !containers.Restarts(pod, c, ended.ExitCode) {
+			if isFinal(pod, c, ended) {
 				final++
 			}
 			if s.State.Terminated != nil && ended.ExitCode == 0 {
@@ -222,6 +222,11 @@ func phase(pod *v1.Pod, all []v1.ContainerStatus, terminal, initialized bool) v1
 		return v1.PodSucceeded
 	}
 	return v1.PodFailed
+}
+
+// isFinal says whether a container that has ended is not started again.
+func isFinal(pod *v1.Pod, c *v1.Container, ended *v1.ContainerStateTerminated) bool {
+	return ended.Reason != reasonRestarting && !containers.Restarts(pod, c, ended.ExitCode)
 }
 
 // lastEnd is how the container ended, also when it waits for its next start; nil while it never has, or runs.

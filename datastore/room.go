@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datastore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+)
+
+// headroom is how much the database can grow while the disk is full. The write-ahead log takes its room in advance by itself.
+const headroom = 32 << 20
+
+// keepRoom takes room on the disk for the database to grow into, so that etcd can go on writing for a while when somebody else
+// has filled the disk: a write of its own that fails would end the process.
+func keepRoom(ctx context.Context, dir string, period time.Duration) {
+	ticker := time.NewTicker(period)
+	defer ticker.Stop()
+	for {
+		if err := takeRoom(filepath.Join(dir, "member", "snap", "db")); err != nil {
+			klog.FromContext(ctx).Error(err, "Taking room for the database")
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// takeRoom has blocks for all of a file, holes in it included, and some more behind its end. Its size stays.
+func takeRoom(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, info.Size()+headroom)
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP): // a file system that cannot
+		return nil
+	case err != nil:
+		return fmt.Errorf("allocate %d bytes for %s: %w", info.Size()+headroom, path, err)
+	}
+	return nil
+}
