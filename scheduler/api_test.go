@@ -429,7 +429,7 @@ status: {capacity: {cpu: "%d", memory: 1Gi, pods: "110"}}`, perNode))
 	}
 }
 
-// BenchmarkThroughAPI measures pods from creation to their node, through the real API server and store. To compare it with what the machine
+// BenchmarkThroughAPI measures how many pods get their nodes per second, from the first to the last, through the real API server and store. To compare it with what the machine
 // does at that moment it also says how many pods were created per second just before, by eight clients.
 func BenchmarkThroughAPI(b *testing.B) {
 	for _, name := range []string{"Basic", "PodAffinity", "PodAntiAffinity", "TopologySpreading", "Preemption", "UnschedulableInTheWay"} {
@@ -488,13 +488,14 @@ func runThroughAPI(b *testing.B, shape *scheduler.Shape, nodes int) {
 	factory.WaitForCacheSync(ctx.Done())
 	registry := metrics.NewKubeRegistry()
 	b.StartTimer()
-	began = time.Now()
 	stop := start(b, a.Config, func(c *scheduler.Config) { c.Metrics = registry })
-	for range pods {
+	<-placed // before, its informers fill, which would be most of what few pods take
+	began = time.Now()
+	for range len(pods) - 1 {
 		<-placed
 	}
 	b.StopTimer()
-	rate := float64(len(pods)) / time.Since(began).Seconds()
+	rate := float64(len(pods)-1) / time.Since(began).Seconds()
 	stop()
 	cancel()
 	factory.Shutdown()
