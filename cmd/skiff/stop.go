@@ -109,9 +109,6 @@ func (m *machine) open(cmd *cobra.Command) (context.Context, server.Config, erro
 	all := pflag.NewFlagSet("server", pflag.ContinueOnError)
 	given := *m.settings
 	m.settings.addFlags(all) // which sets the defaults
-	for _, name := range []string{"server", "token"} {
-		all.String(name, "", "") // of an agent, in the file of its machine
-	}
 	if err := all.Set("config", given.file); err != nil {
 		return nil, server.Config{}, err
 	}
