@@ -53,6 +53,8 @@ type Config struct {
 	Peers *Peers
 	// Join are the members of a cluster that has invited this one, which is among them. It counts as long as there is no data.
 	Join []Member
+	// Reset makes a cluster of one of the data, and forgets all other members.
+	Reset bool
 	// Waiting is told how many members there are if too few of them answer. Optional.
 	Waiting func(members int)
 	// Logger takes etcd's own messages (nil: errors go to klog, warnings at verbosity 2).
@@ -64,6 +66,7 @@ type Store struct {
 	cfg       Config
 	server    *etcdserver.EtcdServer
 	client    *kubernetes.Client
+	watches   *watches
 	compactor interface {
 		etcd3.Compactor
 		Stop()
@@ -71,6 +74,7 @@ type Store struct {
 	counts    *Counts
 	fieldSets fieldSets
 	closeOnce sync.Once
+	working   context.Context // of work
 	stopWork  context.CancelFunc
 	work      sync.WaitGroup // what goes on in the background
 
@@ -101,12 +105,18 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	server.Start()
 	s := &Store{cfg: cfg, server: server, counts: newCounts()}
+	s.working, s.stopWork = context.WithCancel(context.WithoutCancel(ctx))
+	c := v3client.New(server)
+	s.watches = newWatches(c.Watcher)
+	c.KV, c.Watcher = patient{c.KV}, s.watches
 	if err := s.becomeReady(ctx); err != nil {
+		s.stopWork()
+		s.work.Wait()
+		_ = c.Close()
 		s.stop()
 		return nil, fmt.Errorf("open etcd in %s: %w", cfg.Dir, err)
 	}
 
-	c := v3client.New(server)
 	kc := &kubernetes.Client{Client: c}
 	kc.Kubernetes = kc
 	announceWatchProgress(ctx, c)
@@ -116,9 +126,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	s.client = kc
 	s.compactor = etcd3.NewCompactor(c, interval, clock.RealClock{}, nil)
-	ctx, s.stopWork = context.WithCancel(context.WithoutCancel(ctx))
 	if !cfg.UnsafeNoFsync {
-		s.work.Go(func() { keepRoom(ctx, cfg.Dir, interval) })
+		s.work.Go(func() { keepRoom(s.working, cfg.Dir, interval) })
 	}
 	return s, nil
 }
@@ -234,6 +243,7 @@ func (cfg Config) serverConfig(members int) (config.ServerConfig, error) {
 		MaxLearners:                 1,
 		ServerFeatureGate:           features.NewDefaultServerFeatureGate(name, cfg.Logger),
 		Metrics:                     "basic",
+		ForceNewCluster:             cfg.Reset,
 	}
 	if cfg.Peers != nil {
 		serverConfig.PeerTLSInfo = cfg.Peers.Dial

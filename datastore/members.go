@@ -73,7 +73,7 @@ const patience = 5 * time.Second
 
 // becomeReady waits until the member serves and counts for a majority.
 func (s *Store) becomeReady(ctx context.Context) error {
-	if len(s.Members()) > 1 {
+	if len(s.Members()) > 1 && !s.cfg.Reset {
 		if err := s.listen(); err != nil {
 			return err
 		}
@@ -87,7 +87,7 @@ func (s *Store) becomeReady(ctx context.Context) error {
 	if err := s.promote(ctx); err != nil {
 		return err
 	}
-	if len(s.Members()) > 1 {
+	if len(s.Members()) > 1 && !s.cfg.Reset {
 		return s.publishAddress(ctx)
 	}
 	return nil
@@ -184,6 +184,7 @@ func (s *Store) listen() error {
 		ErrorLog:          log.New(io.Discard, "", 0), // members say themselves what they could not do
 	}
 	go func() { _ = s.peers.Serve(tls.NewListener(listener, s.cfg.Peers.Serve)) }() // until it is closed
+	s.work.Go(func() { s.followMajority(s.working) })
 	return nil
 }
 
@@ -310,12 +311,4 @@ func (s *Store) Remove(ctx context.Context, name string) error {
 			return fmt.Errorf("remove the server %s: %w", name, err)
 		}
 	}
-}
-
-// majority says that there is none, if that is so.
-func (s *Store) majority() error {
-	if members := len(s.Members()); members > 1 && s.server.Lead() == 0 {
-		return fmt.Errorf("no majority: of %d servers %d must run and reach each other", members, members/2+1)
-	}
-	return nil
 }

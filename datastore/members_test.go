@@ -14,8 +14,13 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/skiff-k8s/skiff/pki"
 )
@@ -171,12 +176,66 @@ func TestWatchAtAnotherMember(t *testing.T) {
 	}
 }
 
+// Reads wait until there is a leader again.
+func TestReadsMeetElections(t *testing.T) {
+	hosts := newHosts(t, "a", "b")
+	a, b := hosts[0], hosts[1]
+	a.mustOpen()
+	b.joins(a)
+	a.mustPut("k", "v")
+	deposing, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for n := 0; deposing.Err() == nil; n++ {
+			id := uint64(hosts[n%2].server.MemberID())
+			_ = hosts[n%2].server.Process(deposing, &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), To: &id, From: &id})
+			time.Sleep(200 * time.Millisecond)
+		}
+	}()
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); {
+		if _, err := b.Client().Get(t.Context(), "k"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	<-done
+}
+
+// busy takes a transaction at the third try.
+type busy struct {
+	clientv3.KV
+	tries int
+}
+
+type busyTxn struct {
+	clientv3.Txn
+	*busy
+}
+
+func (b *busy) Txn(context.Context) clientv3.Txn { return busyTxn{busy: b} }
+
+func (b busyTxn) Commit() (*clientv3.TxnResponse, error) {
+	if b.tries++; b.tries < 3 {
+		return nil, status.Error(codes.Unknown, raft.ErrProposalDropped.Error())
+	}
+	return nil, rpctypes.ErrTimeout // nobody knows whether it was taken
+}
+
+func TestPatientTransaction(t *testing.T) {
+	kv := &busy{}
+	if _, err := (patient{kv}).Txn(t.Context()).Commit(); !errors.Is(err, rpctypes.ErrTimeout) || kv.tries != 3 {
+		t.Errorf("Commit = %v after %d tries, want the time-out that the third has met", err, kv.tries)
+	}
+}
+
 func TestNoMajority(t *testing.T) {
 	hosts := newHosts(t, "a", "b")
 	a, b := hosts[0], hosts[1]
 	a.mustOpen()
 	b.joins(a)
 	a.mustPut("k", "1")
+	watch := a.Client().Watch(t.Context(), "k")
 	b.Close()
 	const want = "no majority: of 2 servers 2 must run and reach each other"
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
@@ -187,6 +246,11 @@ func TestNoMajority(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatalf("Health = %v, want %s", err, want)
 		}
+	}
+	select {
+	case <-watch: // it ends
+	case <-time.After(30 * time.Second):
+		t.Error("a watch goes on, though it tells of nothing any more")
 	}
 	a.Close()
 	// It waits for the other one, and says so.
@@ -232,6 +296,29 @@ func TestRemove(t *testing.T) {
 		t.Errorf("who was removed starts again: %v", err)
 	}
 	c.joins(a)
+	c.wants("k", "1")
+}
+
+// Who is left alone for good goes on with what it has, and can have others again.
+func TestReset(t *testing.T) {
+	hosts := newHosts(t, "a", "b", "c")
+	a, b, c := hosts[0], hosts[1], hosts[2]
+	a.mustOpen()
+	b.joins(a)
+	a.mustPut("k", "1")
+	a.Close()
+	b.Close()
+	usual := b.cfg
+	b.cfg.Reset, b.cfg.Peers = true, nil
+	b.mustOpen()
+	b.Close()
+	b.cfg = usual
+	b.mustOpen()
+	if members := b.Members(); len(members) != 1 || b.listens() {
+		t.Errorf("it knows %+v", members)
+	}
+	b.wants("k", "1")
+	c.joins(b)
 	c.wants("k", "1")
 }
 

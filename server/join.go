@@ -20,6 +20,7 @@ import (
 
 	restclient "k8s.io/client-go/rest"
 
+	"github.com/skiff-k8s/skiff/agent"
 	"github.com/skiff-k8s/skiff/agent/join"
 	"github.com/skiff-k8s/skiff/datastore"
 	"github.com/skiff-k8s/skiff/pki"
@@ -109,6 +110,27 @@ func (c *Config) enter(ctx context.Context) ([]datastore.Member, error) {
 		c.API.EncryptionConfig = file
 	}
 	return members, c.Complete()
+}
+
+// ResetMembers makes this server the only one of its cluster, with the data that it has. No server may run here.
+func (c *Config) ResetMembers(ctx context.Context) error {
+	claim, err := agent.TakeClaim(c.StateDir)
+	if err != nil {
+		return err
+	}
+	defer claim.Release()
+	hasData, err := datastore.HasData(c.dbDir())
+	if err != nil {
+		return err
+	}
+	if !hasData {
+		return fmt.Errorf("there is no database in %s (set --data-dir)", c.dbDir())
+	}
+	store, err := datastore.Open(ctx, datastore.Config{Dir: c.dbDir(), Name: c.NodeName, Reset: true})
+	if err != nil {
+		return fmt.Errorf("forget the other servers: %w", err)
+	}
+	return store.Close()
 }
 
 func exists(file string) bool {

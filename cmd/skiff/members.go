@@ -27,14 +27,14 @@ func newMembersCommand() *cobra.Command {
 	m := &memberCommands{}
 	cmd := &cobra.Command{
 		Use:   "members",
-		Short: "List the servers of the cluster, and remove one",
-		Long: `List the servers of the cluster, and remove one that will not come back. More than half of the servers that are listed
-have to run for anything to be changed, this list too. skiff token create --server makes another one join.`,
+		Short: "List the servers of the cluster, and remove those that are gone",
+		Long: `List the servers of the cluster, and remove those that are gone. More than half of the servers that are listed have to
+run for anything to be changed, this list too. skiff token create --server makes another one join.`,
 		Args: knownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	kubeconfigFlag(cmd.PersistentFlags(), &m.kubeconfig)
-	cmd.AddCommand(m.newList(), m.newRemove())
+	cmd.AddCommand(m.newList(), m.newRemove(), newMembersReset())
 	return cmd
 }
 
@@ -86,6 +86,35 @@ uninstall has taken away what it has. Its Node stays: skiff kubectl delete node 
 			return nil
 		},
 	}
+}
+
+func newMembersReset() *cobra.Command {
+	m := &machine{settings: newSettings()}
+	cmd := &cobra.Command{
+		Use:   "reset",
+		Short: "Make the server on this machine the only one, after all others are gone for good",
+		Long: `Make the server on this machine the only one of its cluster, with the data that it has, after so many others are gone for
+good that there is no majority any more. It must not run. What was written without it is lost. The others must never be
+started again with their old data: two clusters would have the same keys. skiff uninstall, there, takes it away.`,
+		Args: noArguments,
+	}
+	yes := cmd.Flags().Bool("yes", false, "do not ask")
+	m.addFlags(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		ctx, cfg, err := m.open(cmd)
+		if err != nil {
+			return err
+		}
+		if !*yes && !confirmed(cmd.InOrStdin(), cmd.OutOrStdout(), "This has the server in "+cfg.DataDir+" forget all others for good.") {
+			return errors.New("nothing was changed (answer yes, or call it with --yes)")
+		}
+		if err := cfg.ResetMembers(ctx); err != nil {
+			return err
+		}
+		m.say("this server is the only one now (skiff server starts it)")
+		return nil
+	}
+	return cmd
 }
 
 // call asks a server. Its errors are what it says.
