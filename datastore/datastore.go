@@ -181,8 +181,9 @@ const (
 	catchUpSeveral = 5000 // etcd's default
 )
 
-// electionTicks is after how many ticks without a leader there is an election: etcd's default.
-const electionTicks = 10
+// electionTicks is after how many ticks without a leader there is an election. etcd's default is 10, a second: less than
+// a busy machine with a slow disk is silent now and then.
+const electionTicks = 30
 
 // serverConfig is a member without listeners, one of that many if its data says so already. What embed would fill in is
 // set here, since etcdserver.NewServer is called directly.

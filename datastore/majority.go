@@ -102,9 +102,9 @@ func (w *watches) endAll() {
 // transaction is if it was surely not taken, because nobody led.
 type patient struct{ clientv3.KV }
 
-// Of what meets an election.
+// Of what meets an election, for as long as one may take.
 const (
-	tries = 100
+	tries = 200
 	pause = 50 * time.Millisecond
 )
 
