@@ -63,7 +63,7 @@ func TestHintsFollowNodes(t *testing.T) {
 			newNode("a", "x"), newNode("b", "y"),
 			&corev1.Service{
 				ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "ns", Annotations: map[string]string{corev1.AnnotationTopologyMode: "Auto"}},
-				Spec: corev1.ServiceSpec{Selector: labels, ClusterIP: "10.0.0.1", IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}, Ports: []corev1.ServicePort{{Port: 80}}},
+				Spec:       corev1.ServiceSpec{Selector: labels, ClusterIP: "10.0.0.1", IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}, Ports: []corev1.ServicePort{{Port: 80}}},
 			},
 		}
 		for i := range 8 {
