@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -63,6 +64,9 @@ func explainPod(ctx context.Context, kubeconfig, namespace, name string) (*sched
 		return nil, err
 	}
 	raw, err := client.RESTClient().Get().AbsPath(scheduler.ExplainPath, namespace, name).DoRaw(ctx)
+	if apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("pod %s/%s not found", namespace, name)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("ask about pod %s/%s: %w", namespace, name, err)
 	}
