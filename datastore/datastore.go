@@ -55,6 +55,7 @@ type Store struct {
 	}
 	counts    *Counts
 	fieldSets fieldSets
+	passage   passage // of the time in which watch caches forget
 	closeOnce sync.Once
 	stopWork  context.CancelFunc
 	work      sync.WaitGroup // what goes on in the background
@@ -102,6 +103,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		server:    server,
 		client:    kc,
 		counts:    newCounts(),
+		passage:   passage{now: time.Now, after: time.After},
 		compactor: etcd3.NewCompactor(c, interval, clock.RealClock{}, nil),
 	}
 	ctx, s.stopWork = context.WithCancel(context.WithoutCancel(ctx))
