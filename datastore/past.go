@@ -124,6 +124,9 @@ func (f *follower) ResultChan() <-chan watch.Event { return f.out }
 
 func (f *follower) run() {
 	defer close(f.out)
+	if !f.unmark() { // of a watch before this one that ended too soon
+		return
+	}
 	defer f.unmark()
 	var look <-chan time.Time // nil as long as there is little to forget
 	for {
@@ -151,7 +154,13 @@ func (f *follower) run() {
 	}
 }
 
+// send tells whether the cache gets the event; who has stopped the watch does not.
 func (f *follower) send(event watch.Event) bool {
+	select {
+	case <-f.stopped:
+		return false
+	default:
+	}
 	select {
 	case f.out <- event:
 		return true
@@ -218,13 +227,19 @@ func (f *follower) forget() (again time.Duration, ok bool) {
 func (f *follower) unmark() bool {
 	f.mu.Lock()
 	marked := f.marked
-	f.marked = false
-	at := f.time.now().UnixNano()
-	if marked {
-		f.window.mark(at)
-	}
 	f.mu.Unlock()
-	return !marked || f.send(f.mark(watch.Deleted, at))
+	if !marked {
+		return true
+	}
+	at := f.time.now().UnixNano()
+	if !f.send(f.mark(watch.Deleted, at)) {
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.marked = false
+	f.window.mark(at)
+	return true
 }
 
 func (f *follower) mark(kind watch.EventType, at int64) watch.Event {
@@ -318,6 +333,8 @@ func (w *window) next(now int64) (at int64, left, calm bool) {
 		return 0, false, false
 	}
 	switch {
+	case w.marks > mostRoom: // the cache is not what this takes it for
+		return 0, false, true
 	case !w.full(): // only a cache that is full gets smaller
 		at = old
 	case len(w.times) > leastRoom:

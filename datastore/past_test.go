@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	apiruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/storage"
 	cachermetrics "k8s.io/apiserver/pkg/storage/cacher/metrics"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -259,5 +260,72 @@ func TestWindow(t *testing.T) {
 		if len(w.times) != tc.room || calm != tc.calm || calm && w.marks < min(leastRoom, tc.events) {
 			t.Errorf("%s: room for %d events, the last %d of nobody, calm %v; want %d, calm %v", tc.name, len(w.times), w.marks, calm, tc.room, tc.calm)
 		}
+	}
+}
+
+// scripted is a storage that somebody else lets happen what happens.
+type scripted struct {
+	storage.Interface
+	events *watch.FakeWatcher
+}
+
+func (s *scripted) Watch(context.Context, string, storage.ListOptions) (watch.Interface, error) {
+	s.events = watch.NewFakeWithChanSize(10, false)
+	return s.events, nil
+}
+
+// A watch that ends in the middle of it leaves nothing behind: the next one, which goes on without a list, takes it away.
+func TestForgettingIsInterrupted(t *testing.T) {
+	from := &scripted{}
+	p := newPast(from, func() apiruntime.Object { return &corev1.ConfigMap{} }, passage{
+		now: time.Now, after: func(time.Duration) <-chan time.Time { return time.After(0) },
+	})
+	for range 2000 {
+		p.window.add(time.Now().Add(-time.Hour).UnixNano())
+	}
+	follow := func(version string) watch.Interface {
+		t.Helper()
+		w, err := p.Watch(t.Context(), "/configmaps", storage.ListOptions{ResourceVersion: version})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(w.Stop)
+		return w
+	}
+	next := func(w watch.Interface) string {
+		t.Helper()
+		select {
+		case event := <-w.ResultChan():
+			m, err := meta.Accessor(event.Object)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return fmt.Sprintf("%s %q %s", event.Type, m.GetName(), m.GetResourceVersion())
+		case <-time.After(30 * time.Second):
+			t.Fatal("no event")
+			return ""
+		}
+	}
+	first := follow("1")
+	from.events.Modify(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "m", ResourceVersion: "2"}})
+	for _, want := range []string{`MODIFIED "m" 2`, `ADDED "\x00" 2`, `MODIFIED "\x00" 2`} {
+		if got := next(first); got != want {
+			t.Fatalf("the cache gets %s, want %s", got, want)
+		}
+	}
+	first.Stop()
+	for range first.ResultChan() { // until it has ended
+	}
+	second := follow("3")
+	if got, want := next(second), `DELETED "\x00" 3`; got != want {
+		t.Errorf("the next watch begins with %s, want %s", got, want)
+	}
+	second.Stop()
+	for range second.ResultChan() {
+	}
+	third := follow("4")
+	from.events.Add(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "n", ResourceVersion: "5"}})
+	if got, want := next(third), `ADDED "n" 5`; got != want {
+		t.Errorf("the one after it begins with %s, want %s", got, want)
 	}
 }
