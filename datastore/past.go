@@ -176,15 +176,11 @@ func (f *follower) note(event watch.Event) bool {
 		return false
 	}
 	f.version = m.GetResourceVersion()
-	switch {
-	case event.Type != watch.Bookmark:
-		if f.listing {
-			return false
-		}
-	case m.GetAnnotations()[metav1.InitialEventsAnnotationKey] == "true":
-		f.listing = false
-		fallthrough
-	default:
+	if event.Type == watch.Bookmark {
+		f.listing = f.listing && m.GetAnnotations()[metav1.InitialEventsAnnotationKey] != "true"
+		return false
+	}
+	if f.listing {
 		return false
 	}
 	at := f.time.now()
