@@ -241,6 +241,9 @@ var all = []func(*Manager) (reconcile.Controller, error){
 		return nodettl.New(m.deps.ClientFor(nodettl.Name), m.deps.Informers), nil
 	},
 	func(m *Manager) (reconcile.Controller, error) {
+		if len(m.deps.PodRanges) == 0 { // nodes get their addresses elsewhere
+			return reconcile.Controller{Name: nodeipam.Name}, nil
+		}
 		client := m.deps.ClientFor(nodeipam.Name)
 		return nodeipam.New(client, m.deps.Informers, m.events.source(nodeipam.Component, client), m.metrics.Blocks, m.deps.PodRanges)
 	},
