@@ -296,6 +296,9 @@ var all = []func(*Manager) (reconcile.Controller, error){
 		}, m.deps.Informers), nil
 	},
 	func(m *Manager) (reconcile.Controller, error) {
+		if len(m.deps.RootCA) == 0 { // there is no anchor to trust
+			return reconcile.Controller{Name: clustertrustbundle.Name}, nil
+		}
 		return clustertrustbundle.New(m.deps.ClientFor(clustertrustbundle.Name), m.deps.Informers, m.deps.RootCA, m.metrics.Bundles), nil
 	},
 	func(m *Manager) (reconcile.Controller, error) {
