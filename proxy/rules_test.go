@@ -372,6 +372,33 @@ func TestNFTablesUpdatesEndLikeReplace(t *testing.T) {
 	}
 }
 
+// Many Services are written in several transactions, to the same end, and to one that does not lead astray on the way.
+func TestNFTablesWritesManyServices(t *testing.T) {
+	all := named(2*maxServices+1, nil)
+	backend, fake := fakeNFTables()
+	if err := backend.replace(t.Context(), all, testSettings); err != nil {
+		t.Fatal(err)
+	}
+	other, updated := fakeNFTables()
+	err := other.replace(t.Context(), nil, testSettings)
+	if err == nil {
+		err = other.update(t.Context(), all)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fake.Dump() != updated.Dump() {
+		t.Error("written in parts, the rules are not those that are written at once")
+	}
+	// Over what is there, it is done again, and what is gone goes.
+	if err := backend.replace(t.Context(), named(maxServices+1, nil), testSettings); err != nil {
+		t.Fatal(err)
+	}
+	if chains, want := len(fake.Table.Chains), len(nftChains(testSettings))+6*(maxServices+1); chains != want {
+		t.Errorf("there are %d chains, want %d", chains, want)
+	}
+}
+
 func TestServicesWithoutRules(t *testing.T) {
 	for name, change := range map[string]func(*corev1.Service){
 		"headless":      func(svc *corev1.Service) { svc.Spec.ClusterIP, svc.Spec.ClusterIPs = "None", []string{"None"} },
