@@ -4,11 +4,13 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -206,7 +208,22 @@ func many(ctx context.Context, h *host, client kubernetes.Interface, count int) 
 			return slices.Collect(maps.Values(ready)), nil
 		}
 	}
-	return nil, fmt.Errorf("%d of %d pods became Ready", len(ready), count)
+	return nil, fmt.Errorf("%d of %d pods became Ready; %s", len(ready), count, unready(context.WithoutCancel(ctx), client))
+}
+
+// unready tells of the pods that are not Ready what their status says.
+func unready(ctx context.Context, client kubernetes.Interface) string {
+	pods, err := client.CoreV1().Pods(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err.Error()
+	}
+	var text []string
+	for _, pod := range pods.Items {
+		if status, err := json.Marshal(pod.Status); err == nil && !podIsReady(watch.Event{Type: watch.Modified, Object: &pod}) {
+			text = append(text, fmt.Sprintf("%s on %q: %s", pod.Name, pod.Spec.NodeName, status))
+		}
+	}
+	return strings.Join(text, "\n")
 }
 
 // removeAll deletes all pods and returns how long it took until they were gone.

@@ -4,11 +4,9 @@ package datastore
 
 import (
 	"fmt"
-	"net/url"
 	"strings"
 	"sync"
 
-	"go.etcd.io/etcd/client/pkg/v3/types"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
@@ -114,13 +112,4 @@ func (s *Store) raw(c *storagebackend.ConfigForResource, resourcePrefix string, 
 type closableStorage interface {
 	storage.Interface
 	Close()
-}
-
-// memberURLs names the only member. Nothing listens there.
-func memberURLs() (types.URLsMap, error) {
-	u, err := url.Parse("http://localhost:2380")
-	if err != nil {
-		return nil, fmt.Errorf("parse etcd's member address: %w", err)
-	}
-	return types.URLsMap{"default": types.URLs{*u}}, nil
 }

@@ -22,7 +22,7 @@ import (
 // evictable is the node as the eviction manager sees it.
 type evictable struct{ k *Kubelet }
 
-func (e evictable) Pods() []*v1.Pod { return e.k.active("") }
+func (e evictable) Pods() []*v1.Pod { return e.k.active() }
 
 func (e evictable) PressureChanged() { e.k.agent.Poke() }
 

@@ -331,7 +331,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	group.Go(func() error { return k.devices.Run(ctx) })
 	group.Go(func() error {
 		return podresources.New(k.cfg.Root, podresources.Node{
-			Pods: func() []*v1.Pod { return k.active("") }, Devices: k.devices, Claims: k.claims, CPUs: func() *cpus.Manager { return k.cpus }, Memory: func() *memory.Manager { return k.memory },
+			Pods: func() []*v1.Pod { return k.active() }, Devices: k.devices, Claims: k.claims, CPUs: func() *cpus.Manager { return k.cpus }, Memory: func() *memory.Manager { return k.memory },
 		}).Run(ctx)
 	})
 	group.Go(func() error { return k.status.Run(ctx) })

@@ -496,6 +496,19 @@ func TestAdmission(t *testing.T) {
 	b.gone("big")
 }
 
+// A pod that was deleted by force does not keep others from the node, though it has not ended.
+func TestAdmissionBesideForced(t *testing.T) {
+	b := newBench(t, "app:1")
+	b.eventually("node is registered", func() bool { return b.kubelet.Node() != nil })
+	most := b.kubelet.Node().Status.Allocatable.Cpu().MilliValue() * 2 / 3
+	needs := v1.ResourceRequirements{Requests: v1.ResourceList{v1.ResourceCPU: *resource.NewMilliQuantity(most, resource.DecimalSI)}}
+	b.create(testPod("old", v1.Container{Name: "app", Command: []string{"stubborn"}, Resources: needs}))
+	b.eventually("the old pod is ready", func() bool { return b.ready("old") })
+	b.delete("old", 0)
+	b.create(testPod("new", v1.Container{Name: "app", Resources: needs}))
+	b.eventually("the new pod is ready", func() bool { return b.ready("new") })
+}
+
 // A liveness probe that fails has the container replaced; readiness decides about Ready.
 func TestProbes(t *testing.T) {
 	b := newBench(t, "app:1")

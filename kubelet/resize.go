@@ -77,7 +77,7 @@ func (k *Kubelet) tryToGrant(w *worker, pod *v1.Pod) error {
 	if node == nil {
 		return fmt.Errorf("node %q is not registered yet", k.cfg.Node.Name)
 	}
-	if r := admit.CheckResize(pod, node, k.active(pod.UID)); r != nil {
+	if r := admit.CheckResize(pod, node, k.rivals(pod.UID)); r != nil {
 		was, message := w.resize.pending, strings.TrimPrefix(r.Message, "Pod was rejected: ")
 		w.resize.pending = resizeCondition(v1.PodResizePending, v1.PodReasonDeferred, message, pod.Generation)
 		if was != nil && was.Reason == v1.PodReasonDeferred {

@@ -13,7 +13,7 @@ import (
 // ending is the node as the shutdown manager sees it.
 type ending struct{ k *Kubelet }
 
-func (e ending) Pods() []*v1.Pod { return e.k.active("") }
+func (e ending) Pods() []*v1.Pod { return e.k.active() }
 
 func (e ending) Changed() { e.k.agent.Poke() }
 

@@ -141,7 +141,7 @@ func (k *Kubelet) admit(ctx context.Context, w *worker, pod *v1.Pod, have *conta
 			r = &admit.Rejection{Reason: shutdown.Reason, Message: shutdown.Message}
 		}
 		if r == nil {
-			r = admit.Check(pod, node, k.active(pod.UID))
+			r = admit.Check(pod, node, k.rivals(pod.UID))
 		}
 		if r == nil {
 			r = k.assign(ctx, pod)
@@ -239,7 +239,7 @@ func (k *Kubelet) mountsFailed(pod *v1.Pod, err error) {
 // shareCPU gives the burstable pods together the CPU that they request.
 func (k *Kubelet) shareCPU() error {
 	var milli int64
-	for _, pod := range k.active("") {
+	for _, pod := range k.active() {
 		if qos.GetPodQOS(pod) == v1.PodQOSBurstable {
 			requests := resource.PodRequests(pod, resource.PodResourcesOptions{})
 			milli += requests.Cpu().MilliValue()

@@ -388,14 +388,25 @@ func (k *Kubelet) dismiss(w *worker) {
 	k.statics.dismissed(pod)
 }
 
-// active lists the pods that hold resources of the node, but one, each with what it was granted.
-func (k *Kubelet) active(but types.UID) []*v1.Pod {
+// active lists the pods that hold resources of the node, each with what it was granted.
+func (k *Kubelet) active() []*v1.Pod {
+	return k.granted(func(*worker) bool { return true })
+}
+
+// rivals lists the pods that a pod shares the node with as the API has it. Those that were deleted by force are not among
+// them, though they may not have ended: the scheduler has given their place away.
+func (k *Kubelet) rivals(of types.UID) []*v1.Pod {
+	return k.granted(func(w *worker) bool { return w.uid != of && !w.gone })
+}
+
+// granted lists those pods that hold resources of the node which are wanted.
+func (k *Kubelet) granted(wanted func(*worker) bool) []*v1.Pod {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var pods []*v1.Pod
-	for uid, w := range k.workers {
+	for _, w := range k.workers {
 		w.mu.Lock()
-		if uid != but && w.ready && w.stage < terminated {
+		if w.ready && w.stage < terminated && wanted(w) {
 			granted, _ := k.grants.Apply(w.pod)
 			pods = append(pods, granted)
 		}

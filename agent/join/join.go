@@ -194,7 +194,7 @@ func (a *Agent) join(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if a.ca, err = fetchCA(ctx, a.servers, token.CAHash); err != nil {
+	if a.ca, err = fetchCA(ctx, a.servers.dialer.DialContext, token.CAHash); err != nil {
 		return err
 	}
 	config := a.config(&tls.Config{MinVersion: tls.VersionTLS12, ServerName: apiName, RootCAs: a.roots()})
