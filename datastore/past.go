@@ -50,9 +50,9 @@ const (
 	calmBefore = 10
 	// worthForgetting is how much room for events the cache must have made.
 	worthForgetting = 8 * leastRoom
-	// pace is how many events take places at a time: as many as the slowest of watchers may be behind. pause is how long they have for it.
+	// pace is how many events take places at a time: as many as the slowest of watchers may be behind. breath is how long they have for it.
 	pace  = 10
-	pause = 10 * time.Millisecond
+	breath = 10 * time.Millisecond
 )
 
 // key is a watch cache's function of keys for objects that include the one that is none.
@@ -220,7 +220,7 @@ func (f *follower) forget() (again time.Duration, ok bool) {
 			return 0, false
 		}
 	}
-	return pause, true
+	return breath, true
 }
 
 // unmark lets the cache have the object that is none no longer.
