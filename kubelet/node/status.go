@@ -106,7 +106,7 @@ func (c *Config) status(have *v1.Node, m Machine, o Observed, now time.Time) v1.
 	}
 	s.Addresses = append(s.Addresses, v1.NodeAddress{Type: v1.NodeHostName, Address: c.Hostname})
 	s.Capacity = withForeign(c.capacity(m), have.Status.Capacity)
-	s.Allocatable = withForeign(c.allocatable(c.capacity(m)), have.Status.Allocatable)
+	s.Allocatable = withForeign(c.allocatable(c.capacity(m)), s.Capacity) // who offers a resource says so in the capacity alone
 	maps.Copy(s.Capacity, o.Devices)
 	maps.Copy(s.Allocatable, o.UsableDevices)
 	s.DeclaredFeatures = declaredFeatures()

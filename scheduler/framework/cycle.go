@@ -264,7 +264,9 @@ func (c *Cycle) PreFilter(ctx context.Context) (names sets.Set[string], by sets.
 			return nil, by, f.plugin.Name(), RejectForGood(emptyIntersection(by))
 		}
 	}
-	c.others = c.asksOthers()
+	if names == nil {
+		c.keepVerdicts()
+	}
 	return names, by, "", nil
 }
 

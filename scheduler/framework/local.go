@@ -112,12 +112,18 @@ func (c *Cycle) Remember() {
 	if node := c.Snapshot.ByName[c.nominator.NodeOf(c.Pod.Pod.UID)]; node != nil {
 		c.own = node.position // all pods of the signature but this one count it there
 	}
-	c.verdicts = c.Snapshot.Keep("filter/"+signature, func(nodes int) Kept { return make(localVerdicts, nodes) }).(localVerdicts)
 }
 
-// Signature tells pods apart by what Local plugins say; false if filters that are not Local
-// have a say, or if nothing is to be kept.
-func (c *Cycle) Signature() (id string, ok bool) { return c.signature, c.signature != "" && !c.others }
+// keepVerdicts is called once it is clear that all nodes may be looked at.
+func (c *Cycle) keepVerdicts() {
+	c.others = c.asksOthers()
+	if c.signature != "" {
+		c.verdicts = c.Snapshot.Keep("filter/"+c.signature, func(nodes int) Kept { return make(localVerdicts, nodes) }).(localVerdicts)
+	}
+}
+
+// Signature tells pods apart by what Local plugins say; false if filters that are not Local have a say, or if nothing is kept about such pods.
+func (c *Cycle) Signature() (id string, ok bool) { return c.signature, c.verdicts != nil && !c.others }
 
 // IsOwn says whether the pod is nominated to the node at the position, which makes it differ from other pods like it.
 func (c *Cycle) IsOwn(position int) bool { return c.own == position }

@@ -14,7 +14,9 @@ import (
 // NodeInfo is a node with its pods, added up. The cache owns and changes its own; those in a
 // Snapshot do not change, except clones inside a preemption's dry run.
 type NodeInfo struct {
-	Node *v1.Node // nil while only pods of the node are known
+	Node     *v1.Node // nil while only pods of the node are known
+	position int      // in Snapshot.Nodes
+	version  uint64   // the snapshot's, when it changed
 
 	Pods             []*PodInfo
 	PodsWithAffinity []*PodInfo // subset of Pods
@@ -26,9 +28,6 @@ type NodeInfo struct {
 	UsedPorts HostPorts
 	Images    map[string]*ImageState // by image name; shared, not changed
 	PVCUsers  map[types.NamespacedName]int
-
-	position int    // in Snapshot.Nodes
-	version  uint64 // the snapshot's, when it changed
 }
 
 // ImageState is what image locality knows of an image.

@@ -110,7 +110,7 @@ func (p *plugin) plan(ctx context.Context, cycle *framework.Cycle, d *framework.
 }
 
 // askOthers has extenders choose among candidates.
-func (p *plugin) askOthers(ctx context.Context, pod *v1.Pod, found []candidate) ([]candidate, error) {
+func (p *plugin) askOthers(ctx context.Context, pod *v1.Pod, found []*candidate) ([]*candidate, error) {
 	choice := make(map[string]*framework.Victims, len(found))
 	for _, c := range found {
 		choice[c.Node.Node.Name] = c.Victims
@@ -121,7 +121,8 @@ func (p *plugin) askOthers(ctx context.Context, pod *v1.Pod, found []candidate) 
 	}
 	found = nil
 	for _, victims := range left {
-		found = append(found, newCandidate(victims))
+		c := newCandidate(victims)
+		found = append(found, &c)
 	}
 	return found, nil
 }

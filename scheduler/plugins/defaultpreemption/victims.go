@@ -56,16 +56,15 @@ var (
 
 // findCandidates tries nodes that rejected the pod for something that other pods take up, from a random one on,
 // until it has enough choice. If there is none, the diagnosis says why.
-func (p *plugin) findCandidates(ctx context.Context, cycle *framework.Cycle, d *framework.Diagnosis) ([]candidate, *framework.Diagnosis, error) {
+func (p *plugin) findCandidates(ctx context.Context, cycle *framework.Cycle, d *framework.Diagnosis) ([]*candidate, *framework.Diagnosis, error) {
 	positions := make([]int, 0, len(d.Nodes))
 	for i := range d.Nodes {
 		if d.Status(i).Code() == framework.Unschedulable {
 			positions = append(positions, i)
 		}
 	}
-	failed := &framework.Diagnosis{Nodes: d.Nodes, Absent: notHelpful}
 	if len(positions) == 0 {
-		return nil, failed, nil
+		return nil, &framework.Diagnosis{Nodes: d.Nodes, Absent: notHelpful}, nil
 	}
 	budgets, err := p.budgets(ctx)
 	if err != nil {
@@ -73,24 +72,33 @@ func (p *plugin) findCandidates(ctx context.Context, cycle *framework.Cycle, d *
 	}
 	try := trial{cycle, d.Nodes, budgets, keptOutcomes(cycle, budgets)}
 	enough := min(len(positions), max(p.MinCandidateNodesAbsolute, len(positions)*p.MinCandidateNodesPercentage/100))
-	found := make([]candidate, 0, enough)
+	found := make([]*candidate, 0, enough)
+	type failure struct {
+		position int
+		status   *framework.Status
+	}
+	var failures []failure
 	harmless := false // some candidate violates no budget
 	offset := rand.IntN(len(positions))
 	for from := 0; from < len(positions) && (!harmless || len(found) < enough); from += enough {
 		at := func(i int) int { return positions[(offset+from+i)%len(positions)] }
 		for i, r := range try.batch(min(enough, len(positions)-from), at) {
-			if r.status != nil {
-				if failed.Statuses == nil {
-					failed.Statuses = make([]*framework.Status, len(d.Nodes))
-				}
-				failed.Statuses[at(i)] = r.status
-				continue
+			if r.status == nil {
+				found = append(found, &r.candidate)
+				harmless = harmless || r.Violations == 0
+			} else {
+				failures = append(failures, failure{at(i), r.status})
 			}
-			found = append(found, r.candidate)
-			harmless = harmless || r.Violations == 0
 		}
 	}
-	return found, failed, nil
+	if len(found) > 0 {
+		return found, nil, nil
+	}
+	failed := &framework.Diagnosis{Nodes: d.Nodes, Absent: notHelpful, Statuses: make([]*framework.Status, len(d.Nodes))}
+	for _, f := range failures {
+		failed.Statuses[f.position] = f.status
+	}
+	return nil, failed, nil
 }
 
 // trial finds out what would happen if pods of lower priority were gone.
@@ -115,23 +123,25 @@ func keptOutcomes(cycle *framework.Cycle, budgets []budget) outcomes {
 }
 
 // batch tries n nodes.
-func (t *trial) batch(n int, at func(int) int) []outcome {
-	results := make([]outcome, n)
+func (t *trial) batch(n int, at func(int) int) []*outcome {
+	results := make([]*outcome, n)
 	var unknown []int
 	for i := range results {
 		if position := at(i); t.kept != nil && !t.cycle.IsOwn(position) {
-			results[i] = t.kept[position]
+			results[i] = &t.kept[position]
+		} else {
+			results[i] = &outcome{}
 		}
 		if results[i].Victims == nil && results[i].status == nil {
 			unknown = append(unknown, i)
 		}
 	}
 	framework.Parallel(len(unknown), func(i int) {
-		position := at(unknown[i])
-		r := selectVictims(t.cycle.Clone(), t.nodes[position], t.budgets)
-		results[unknown[i]] = r
-		if t.kept != nil && !t.cycle.IsOwn(position) && (r.status == nil || r.status.IsRejected()) {
-			t.kept[position] = r
+		r := selectVictims(t.cycle.Clone(), t.nodes[at(unknown[i])], t.budgets)
+		if r.status.Code() == framework.Error {
+			results[unknown[i]] = &r // not worth keeping
+		} else {
+			*results[unknown[i]] = r
 		}
 	})
 	return results
@@ -258,8 +268,8 @@ func violatesBudget(pod *v1.Pod, budgets []budget, allowed []int32) bool {
 
 // pickOne returns the candidate that hurts least: by violated budgets, by the most important victim's
 // priority, by the sum of priorities, by their number, and by who of the most important victims started last.
-func pickOne(candidates []candidate) candidate {
-	return slices.MinFunc(candidates, func(a, b candidate) int {
+func pickOne(candidates []*candidate) *candidate {
+	return slices.MinFunc(candidates, func(a, b *candidate) int {
 		return cmp.Or(
 			cmp.Compare(a.Violations, b.Violations),
 			cmp.Compare(a.highest, b.highest),

@@ -67,7 +67,7 @@ type filterState struct {
 // tally counts by the domains of a key.
 type tally struct {
 	*framework.Tally
-	key string
+	labels framework.Labels
 }
 
 // counts has a number for each domain; no entry is 0.
@@ -105,13 +105,13 @@ func (p *plugin) PreFilter(_ context.Context, pod *framework.PodInfo, view *fram
 		return nil, nil, framework.SkipStatus
 	}
 	s := &filterState{namespaceLabels: p.labelsOf(pod.Pod.Namespace), labelsOf: p.labelsOf}
-	s.existingAnti = wishes.about(pod.Pod, s.namespaceLabels, [kinds]int64{requiredAnti: 1})
+	s.existingAnti = wishes.about(view, pod.Pod, s.namespaceLabels, [kinds]int64{requiredAnti: 1})
 	if len(s.existingAnti)+len(pod.RequiredAffinity)+len(pod.RequiredAntiAffinity) == 0 {
 		return nil, nil, framework.SkipStatus
 	}
 	for i := range pod.RequiredAffinity {
 		key := pod.RequiredAffinity[i].TopologyKey
-		if !slices.ContainsFunc(s.affinity, func(t tally) bool { return t.key == key }) {
+		if !slices.ContainsFunc(s.affinity, func(t tally) bool { return t.labels.Key == key }) {
 			s.affinity = append(s.affinity, p.tally(view, pod.RequiredAffinity, key))
 		}
 	}
@@ -144,7 +144,7 @@ func (p *plugin) tally(view *framework.Snapshot, terms []framework.AffinityTerm,
 			return value, n, n > 0
 		})
 	})
-	return tally{kept.(*framework.Tally), key}
+	return tally{kept.(*framework.Tally), view.Labels(key)}
 }
 
 func matchesIn(terms []framework.AffinityTerm, where []namespaceFilter, pod *v1.Pod) bool {
@@ -190,11 +190,11 @@ func matchesAll(terms []framework.AffinityTerm, pod *v1.Pod, namespaceLabels lab
 func (p *plugin) Filter(state framework.State, pod *framework.PodInfo, node *framework.NodeInfo) *framework.Status {
 	s := state.(*filterState)
 	switch {
-	case !s.affinityHolds(pod, node.Node):
+	case !s.affinityHolds(pod, node):
 		return ownAffinity
-	case s.violatesOwnAnti(node.Node):
+	case s.violatesOwnAnti(node):
 		return ownAnti
-	case s.violatesExistingAnti(node.Node):
+	case s.violatesExistingAnti(node):
 		return existingAnti
 	}
 	return nil
@@ -202,11 +202,11 @@ func (p *plugin) Filter(state framework.State, pod *framework.PodInfo, node *fra
 
 // affinityHolds wants pods around that match. The first pod of a group that wants to be among its own may start
 // it: when none matches anywhere, a pod that matches its own terms may go to any node that has the domains.
-func (s *filterState) affinityHolds(pod *framework.PodInfo, node *v1.Node) bool {
+func (s *filterState) affinityHolds(pod *framework.PodInfo, node *framework.NodeInfo) bool {
 	holds := true
 	for i := range s.affinity {
 		t := &s.affinity[i]
-		value, ok := node.Labels[t.key]
+		value, ok := t.labels.Of(node)
 		if !ok {
 			return false
 		}
@@ -227,20 +227,20 @@ func (s *filterState) isFirst() bool {
 	return sum == 0
 }
 
-func (s *filterState) violatesOwnAnti(node *v1.Node) bool {
+func (s *filterState) violatesOwnAnti(node *framework.NodeInfo) bool {
 	for i := range s.anti {
 		t := &s.anti[i]
-		if value, ok := node.Labels[t.key]; ok && t.Domains[value].Pods+s.moreAnti[at{i, value}] > 0 {
+		if value, ok := t.labels.Of(node); ok && t.Domains[value].Pods+s.moreAnti[at{i, value}] > 0 {
 			return true
 		}
 	}
 	return false
 }
 
-func (s *filterState) violatesExistingAnti(node *v1.Node) bool {
+func (s *filterState) violatesExistingAnti(node *framework.NodeInfo) bool {
 	for i := range s.existingAnti {
 		w := &s.existingAnti[i]
-		if value, ok := node.Labels[w.key]; ok && int(w.at(value))+s.moreExistingAnti[at{i, value}] > 0 {
+		if value, ok := w.labels.Of(node); ok && int(w.at(value))+s.moreExistingAnti[at{i, value}] > 0 {
 			return true
 		}
 	}
@@ -271,7 +271,7 @@ func (s *filterState) change(pod, other *framework.PodInfo, node *v1.Node, n int
 	namespaceLabels := s.labelsOf(other.Pod.Namespace)
 	if matchesAll(pod.RequiredAffinity, other.Pod, namespaceLabels) {
 		for i := range s.affinity {
-			s.moreAffinity.add(i, node, s.affinity[i].key, n)
+			s.moreAffinity.add(i, node, s.affinity[i].labels.Key, n)
 		}
 	}
 	for i := range pod.RequiredAntiAffinity {
@@ -283,10 +283,10 @@ func (s *filterState) change(pod, other *framework.PodInfo, node *v1.Node, n int
 
 // position of a key in existingAnti, where it gets one if only a pod of a what-if is about it.
 func (s *filterState) position(key string) int {
-	i := slices.IndexFunc(s.existingAnti, func(w wishesOfKey) bool { return w.key == key })
+	i := slices.IndexFunc(s.existingAnti, func(w wishesOfKey) bool { return w.labels.Key == key })
 	if i < 0 {
 		i = len(s.existingAnti)
-		s.existingAnti = append(slices.Clip(s.existingAnti), wishesOfKey{key: key})
+		s.existingAnti = append(slices.Clip(s.existingAnti), wishesOfKey{labels: framework.Labels{Key: key}})
 	}
 	return i
 }
@@ -347,7 +347,7 @@ func (p *plugin) PreScore(_ context.Context, pod *framework.PodInfo, view *frame
 	s := &scoreState{}
 	s.addOwn(p, view, pod.PreferredAffinity, 1)
 	s.addOwn(p, view, pod.PreferredAntiAffinity, -1)
-	s.wishes = wishes.about(pod.Pod, p.labelsOf(pod.Pod.Namespace), [kinds]int64{
+	s.wishes = wishes.about(view, pod.Pod, p.labelsOf(pod.Pod.Namespace), [kinds]int64{
 		required: int64(max(p.HardPodAffinityWeight, 0)), preferred: 1, preferredAnti: -1,
 	})
 	if len(s.own)+len(s.wishes) == 0 {
@@ -370,13 +370,13 @@ func (p *plugin) Score(state framework.State, _ *framework.PodInfo, node *framew
 	score := int64(0)
 	for i := range s.own {
 		t := &s.own[i]
-		if value, ok := node.Node.Labels[t.key]; ok {
+		if value, ok := t.labels.Of(node); ok {
 			score += t.weight * int64(t.Domains[value].Pods)
 		}
 	}
 	for i := range s.wishes {
 		w := &s.wishes[i]
-		if value, ok := node.Node.Labels[w.key]; ok {
+		if value, ok := w.labels.Of(node); ok {
 			score += w.at(value)
 		}
 	}

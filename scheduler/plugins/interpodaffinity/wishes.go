@@ -106,7 +106,7 @@ func (w *wishes) collect(shares []wishShare, node *v1.Node, k kind, term *framew
 
 // wishesOfKey are wishes about one pod whose terms have one key.
 type wishesOfKey struct {
-	key    string
+	labels framework.Labels
 	wishes []weighted
 }
 
@@ -120,7 +120,7 @@ type weighted struct {
 const manyWishes = 8
 
 // about returns the wishes that select a pod, of the kinds that have a factor other than 0.
-func (w *wishes) about(pod *v1.Pod, namespaceLabels labels.Set, factors [kinds]int64) []wishesOfKey {
+func (w *wishes) about(view *framework.Snapshot, pod *v1.Pod, namespaceLabels labels.Set, factors [kinds]int64) []wishesOfKey {
 	var found []wishesOfKey
 	for k, factor := range factors {
 		if factor == 0 {
@@ -130,10 +130,10 @@ func (w *wishes) about(pod *v1.Pod, namespaceLabels labels.Set, factors [kinds]i
 			if !wish.term.Matches(pod, namespaceLabels) {
 				continue
 			}
-			i := slices.IndexFunc(found, func(f wishesOfKey) bool { return f.key == wish.term.TopologyKey })
+			i := slices.IndexFunc(found, func(f wishesOfKey) bool { return f.labels.Key == wish.term.TopologyKey })
 			if i < 0 {
 				i = len(found)
-				found = append(found, wishesOfKey{key: wish.term.TopologyKey})
+				found = append(found, wishesOfKey{labels: view.Labels(wish.term.TopologyKey)})
 			}
 			found[i].wishes = append(found[i].wishes, weighted{wish.sums, factor})
 		}

@@ -202,6 +202,7 @@ var (
 type filterState struct {
 	constraints []constraint
 	tallies     []*framework.Tally
+	labels      []framework.Labels
 	self        []bool
 	required    nodeaffinity.RequiredNodeAffinity
 
@@ -221,6 +222,7 @@ func (p *plugin) PreFilter(ctx context.Context, pod *framework.PodInfo, view *fr
 	s := &filterState{
 		constraints: constraints,
 		tallies:     make([]*framework.Tally, len(constraints)),
+		labels:      make([]framework.Labels, len(constraints)),
 		self:        make([]bool, len(constraints)),
 		required:    nodeaffinity.GetRequiredNodeAffinity(pod.Pod),
 		more:        make([]map[string]int, len(constraints)),
@@ -229,6 +231,7 @@ func (p *plugin) PreFilter(ctx context.Context, pod *framework.PodInfo, view *fr
 	among := among{pod.Pod, &s.required, constraints, true}
 	for i := range constraints {
 		s.tallies[i] = among.tally(view, &constraints[i])
+		s.labels[i] = view.Labels(constraints[i].key)
 		s.self[i] = constraints[i].selector.Matches(labels.Set(pod.Pod.Labels))
 		s.findLowest(i)
 	}
@@ -240,7 +243,7 @@ func (p *plugin) Filter(state framework.State, _ *framework.PodInfo, node *frame
 	s := state.(*filterState)
 	for i := range s.constraints {
 		c := &s.constraints[i]
-		domain, ok := node.Node.Labels[c.key]
+		domain, ok := s.labels[i].Of(node)
 		if !ok {
 			return missingLabel
 		}
