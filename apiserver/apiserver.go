@@ -33,6 +33,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericrest "k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/apiserver/pkg/server/healthz"
@@ -131,8 +132,9 @@ type Server struct {
 	generic *genericapiserver.GenericAPIServer // what is built in
 	crds    *apiextensionsserver.CustomResourceDefinitions
 
-	stores map[schema.GroupResource]*rest.Store
-	scheme *runtime.Scheme
+	stores  map[schema.GroupResource]*rest.Store
+	servers storage.Interface
+	scheme  *runtime.Scheme
 }
 
 // New builds the server. Nothing is served until Run. Of ctx it keeps the values, not the end.
@@ -219,6 +221,13 @@ func (s *Server) Store(resource schema.GroupResource) *rest.Store { return s.sto
 
 // Scheme knows all served types. It must not be changed.
 func (s *Server) Scheme() *runtime.Scheme { return s.scheme }
+
+// MasterLeases is where API servers say that they live: an Endpoints for each address, that expires. They are no API
+// resource; upstream keeps them in the same place.
+func (s *Server) MasterLeases() storage.Interface { return s.servers }
+
+// MasterLeasesPrefix is the folder of MasterLeases.
+const MasterLeasesPrefix = "masterleases"
 
 // Generic is the machinery, for what hooks into it (more health checks, handlers, post-start hooks).
 func (s *Server) Generic() *genericapiserver.GenericAPIServer { return s.front.GenericAPIServer }
@@ -394,6 +403,17 @@ func (s *Server) buildResources(ctx context.Context, cfg Config, codecs serializ
 			}
 		}
 	}
+	leases := layout(corev1.SchemeGroupVersion, MasterLeasesPrefix)
+	leases.Transformer = cfg.transformer(corev1.Resource("apiServerIPInfo"))
+	var destroy func()
+	var err error
+	s.servers, destroy, err = cfg.Store.Raw(corev1.Resource("apiServerIPInfo"), leases,
+		func() runtime.Object { return &corev1.Endpoints{} },     //nolint:staticcheck // as upstream stores them
+		func() runtime.Object { return &corev1.EndpointsList{} }) //nolint:staticcheck // as above
+	if err != nil {
+		return nil, err
+	}
+	s.generic.RegisterDestroyFunc(destroy)
 	if cfg.Services != nil {
 		return out, s.openAllocator(ctx, cfg, layout(corev1.SchemeGroupVersion, "ranges"))
 	}
@@ -404,7 +424,7 @@ func (s *Server) buildResources(ctx context.Context, cfg Config, codecs serializ
 func (s *Server) openAllocator(ctx context.Context, cfg Config, ranges datastore.Layout) error {
 	resource := corev1.Resource("servicenodeportallocations")
 	ranges.Transformer = cfg.transformer(resource)
-	storage, destroy, err := cfg.Store.Raw(resource, ranges,
+	held, destroy, err := cfg.Store.Raw(resource, ranges,
 		func() runtime.Object { return &corev1.RangeAllocation{} }, nil)
 	if err != nil {
 		return err
@@ -414,7 +434,7 @@ func (s *Server) openAllocator(ctx context.Context, cfg Config, ranges datastore
 		Services:     s.Store(corev1.Resource("services")),
 		IPAddresses:  s.Store(networkingv1.Resource("ipaddresses")),
 		ServiceCIDRs: s.Store(networkingv1.Resource("servicecidrs")),
-		Ranges:       storage,
+		Ranges:       held,
 	})
 	return nil
 }

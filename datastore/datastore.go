@@ -7,17 +7,23 @@
 // can open the other's data. Nothing here knows what a resource means.
 //
 // The client calls the server's functions directly (etcdserver/api/v3client), which makes twice the creates
-// and four times the gets of loopback TCP at half the CPU.
+// and four times the gets of loopback TCP at half the CPU. Several servers have a member of one etcd cluster each
+// (members.go); a single one listens nowhere.
 package datastore
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+	"go.etcd.io/etcd/client/pkg/v3/types"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/kubernetes"
 	"go.etcd.io/etcd/server/v3/config"
@@ -41,23 +47,40 @@ type Config struct {
 	UnsafeNoFsync bool
 	// CompactionInterval is how much history is kept for watchers (0: 5 minutes, as upstream).
 	CompactionInterval time.Duration
+	// Name is the server's, by which the members of a cluster are told apart.
+	Name string
+	// Peers is how other members reach this one (nil: there are never any).
+	Peers *Peers
+	// Join are the members of a cluster that has invited this one, which is among them. It counts as long as there is no data.
+	Join []Member
+	// Reset makes a cluster of one of the data, and forgets all other members.
+	Reset bool
+	// Waiting is told how many members there are if too few of them answer. Optional.
+	Waiting func(members int)
 	// Logger takes etcd's own messages (nil: errors go to klog, warnings at verbosity 2).
 	Logger *zap.Logger
 }
 
 // Store is a running etcd with its in-process client.
 type Store struct {
+	cfg       Config
 	server    *etcdserver.EtcdServer
 	client    *kubernetes.Client
+	watches   *watches
 	compactor interface {
 		etcd3.Compactor
 		Stop()
 	}
 	counts    *Counts
 	fieldSets fieldSets
+	passage   passage // of the time in which watch caches forget
 	closeOnce sync.Once
+	working   context.Context // of work
 	stopWork  context.CancelFunc
 	work      sync.WaitGroup // what goes on in the background
+
+	listening sync.Mutex
+	peers     *http.Server // of other members; guarded by listening, nil while there are none
 }
 
 // Open starts etcd on cfg.Dir and returns once it serves, or with ctx's error if that ends first.
@@ -69,10 +92,11 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = zap.New(klogCore{})
 	}
-	if err := prepare(cfg.Dir, cfg.Logger); err != nil {
+	known, err := prepare(cfg.Dir, cfg.Logger)
+	if err != nil {
 		return nil, err
 	}
-	serverConfig, err := cfg.serverConfig()
+	serverConfig, err := cfg.serverConfig(max(known, len(cfg.Join)))
 	if err != nil {
 		return nil, err
 	}
@@ -81,16 +105,19 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("open etcd in %s: %w", cfg.Dir, err)
 	}
 	server.Start()
-	select {
-	case <-server.ReadyNotify():
-	case <-server.StopNotify():
-		return nil, fmt.Errorf("open etcd in %s: the server stopped while starting", cfg.Dir)
-	case <-ctx.Done():
-		server.Stop()
-		return nil, fmt.Errorf("open etcd in %s: %w", cfg.Dir, ctx.Err())
+	s := &Store{cfg: cfg, server: server, counts: newCounts(), passage: passage{now: time.Now, after: time.After}}
+	s.working, s.stopWork = context.WithCancel(context.WithoutCancel(ctx))
+	c := v3client.New(server)
+	s.watches = newWatches(c.Watcher)
+	c.KV, c.Watcher = patient{c.KV}, s.watches
+	if err := s.becomeReady(ctx); err != nil {
+		s.stopWork()
+		s.work.Wait()
+		_ = c.Close()
+		s.stop()
+		return nil, fmt.Errorf("open etcd in %s: %w", cfg.Dir, err)
 	}
 
-	c := v3client.New(server)
 	kc := &kubernetes.Client{Client: c}
 	kc.Kubernetes = kc
 	announceWatchProgress(ctx, c)
@@ -98,15 +125,10 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if interval == 0 {
 		interval = 5 * time.Minute
 	}
-	s := &Store{
-		server:    server,
-		client:    kc,
-		counts:    newCounts(),
-		compactor: etcd3.NewCompactor(c, interval, clock.RealClock{}, nil),
-	}
-	ctx, s.stopWork = context.WithCancel(context.WithoutCancel(ctx))
+	s.client = kc
+	s.compactor = etcd3.NewCompactor(c, interval, clock.RealClock{}, nil)
 	if !cfg.UnsafeNoFsync {
-		s.work.Go(func() { keepRoom(ctx, cfg.Dir, interval) })
+		s.work.Go(func() { keepRoom(s.working, cfg.Dir, interval) })
 	}
 	return s, nil
 }
@@ -122,7 +144,7 @@ func (s *Store) Health(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	if _, err := s.Client().Get(ctx, "health"); err != nil {
-		return fmt.Errorf("read from etcd: %w", err)
+		return errors.Join(s.majority(), fmt.Errorf("read from etcd: %w", err))
 	}
 	return nil
 }
@@ -134,41 +156,72 @@ func (s *Store) Close() error {
 		s.work.Wait()
 		s.compactor.Stop()
 		_ = s.client.Close()
-		s.server.Stop()
+		s.stop()
 	})
 	return nil
+}
+
+// stop ends etcd, which may hand leadership over to another member before.
+func (s *Store) stop() {
+	s.server.Stop()
+	s.listening.Lock()
+	defer s.listening.Unlock()
+	if s.peers != nil {
+		_ = s.peers.Close()
+	}
 }
 
 // batchInterval is how often the database itself is written: a wake-up each, also when there is nothing to write. What was
 // acknowledged is in the write-ahead log before.
 const batchInterval = time.Second
 
-// serverConfig is a single member without listeners. What embed would fill in is set here, since
-// etcdserver.NewServer is called directly.
-func (cfg Config) serverConfig() (config.ServerConfig, error) {
+// What etcd keeps in memory for members that are behind, in entries of its log. One that is further behind gets the whole
+// database. A single member keeps few: there is nobody to be behind.
+const (
+	catchUpAlone   = 100
+	catchUpSeveral = 5000 // etcd's default
+)
+
+// electionTicks is after how many ticks without a leader there is an election. etcd's default is 10, a second: less than
+// a busy machine with a slow disk is silent now and then.
+const electionTicks = 30
+
+// serverConfig is a member without listeners, one of that many if its data says so already. What embed would fill in is
+// set here, since etcdserver.NewServer is called directly.
+func (cfg Config) serverConfig(members int) (config.ServerConfig, error) {
 	tick := cfg.TickMs
 	if tick == 0 {
 		tick = 100
 	}
-	urls, err := memberURLs()
+	name := cmp.Or(cfg.Name, "default")
+	own, err := types.NewURLs([]string{cfg.peerURL()})
 	if err != nil {
-		return config.ServerConfig{}, err
+		return config.ServerConfig{}, fmt.Errorf("parse etcd's member address: %w", err)
 	}
-	const name = "default"
-	return config.ServerConfig{
+	cluster := types.URLsMap{name: own}
+	if len(cfg.Join) > 0 {
+		if cluster, err = urlsOf(cfg.Join); err != nil {
+			return config.ServerConfig{}, err
+		}
+	}
+	catchUp := uint64(catchUpAlone)
+	if members > 1 {
+		catchUp = catchUpSeveral
+	}
+	serverConfig := config.ServerConfig{
 		Name:                        name,
-		ClientURLs:                  urls[name],
-		PeerURLs:                    urls[name],
+		ClientURLs:                  own, // which nobody calls: clients are in the process
+		PeerURLs:                    own,
 		DataDir:                     cfg.Dir,
-		InitialPeerURLsMap:          urls,
-		InitialClusterToken:         "skiff",
-		NewCluster:                  !exists(filepath.Join(cfg.Dir, "member")),
+		InitialPeerURLsMap:          cluster,
+		InitialClusterToken:         uuid.NewString(), // no two clusters ever have members of the same ID
+		NewCluster:                  len(cfg.Join) == 0 && !exists(filepath.Join(cfg.Dir, "member")),
 		SnapshotCount:               10000,
-		SnapshotCatchUpEntries:      100, // they lie in memory for members that are behind, of which there are none
+		SnapshotCatchUpEntries:      catchUp,
 		MaxSnapFiles:                5,
 		MaxWALFiles:                 5,
 		TickMs:                      tick,
-		ElectionTicks:               2, // a single member only ever waits for itself
+		ElectionTicks:               electionTicks,
 		InitialElectionTickAdvance:  true,
 		BootstrapTimeout:            10 * time.Second,
 		CompactionBatchLimit:        1000,
@@ -188,11 +241,16 @@ func (cfg Config) serverConfig() (config.ServerConfig, error) {
 		Logger:                      cfg.Logger,
 		WatchProgressNotifyInterval: 10 * time.Minute,
 		UnsafeNoFsync:               cfg.UnsafeNoFsync,
-		DowngradeCheckTime:          0, // there is one member: nothing to negotiate a downgrade with
+		DowngradeCheckTime:          0, // nobody asks etcd for a downgrade
 		MaxLearners:                 1,
 		ServerFeatureGate:           features.NewDefaultServerFeatureGate(name, cfg.Logger),
 		Metrics:                     "basic",
-	}, nil
+		ForceNewCluster:             cfg.Reset,
+	}
+	if cfg.Peers != nil {
+		serverConfig.PeerTLSInfo = cfg.Peers.Dial
+	}
+	return serverConfig, nil
 }
 
 func exists(path string) bool {

@@ -3,6 +3,8 @@
 package datastore
 
 import (
+	"slices"
+
 	"go.uber.org/zap/zapcore"
 	"k8s.io/klog/v2"
 )
@@ -38,13 +40,18 @@ func (c klogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	for k, v := range values.Fields {
 		keysAndValues = append(keysAndValues, k, v)
 	}
-	// A new database has no version until the first snapshot, which the version monitor takes for an error.
-	if e.Level >= zapcore.ErrorLevel && e.Message != "failed to update storage version" {
+	if e.Level >= zapcore.ErrorLevel && !slices.Contains(noErrors, e.Message) {
 		klog.ErrorS(nil, e.Message, keysAndValues...)
 		return nil
 	}
 	klog.V(2).InfoS(e.Message, keysAndValues...)
 	return nil
+}
+
+// noErrors are what etcd takes for errors, and what is no more than the course of things.
+var noErrors = []string{
+	"failed to update storage version",                // of a new database, until its first snapshot
+	"rejecting promote learner: learner is not ready", // a server that joins, and asks until it is
 }
 
 func (klogCore) Sync() error { return nil }

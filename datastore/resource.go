@@ -4,11 +4,9 @@ package datastore
 
 import (
 	"fmt"
-	"net/url"
 	"strings"
 	"sync"
 
-	"go.etcd.io/etcd/client/pkg/v3/types"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
@@ -59,16 +57,17 @@ func (s *Store) cached(c *storagebackend.ConfigForResource, resourcePrefix strin
 	if err != nil {
 		return nil, nil, err
 	}
+	past := newPast(raw, newFunc, s.passage)
 	caching, err := cacher.NewCacherFromConfig(cacher.Config{
-		Storage:             raw,
+		Storage:             past,
 		Versioner:           storage.APIObjectVersioner{},
 		GroupResource:       c.GroupResource,
 		EventsHistoryWindow: c.EventsHistoryWindow,
 		ResourcePrefix:      resourcePrefix,
-		KeyFunc:             keyFunc,
+		KeyFunc:             past.key(keyFunc),
 		NewFunc:             newFunc,
 		NewListFunc:         newListFunc,
-		GetAttrsFunc:        getAttrs,
+		GetAttrsFunc:        past.attributes(getAttrs),
 		IndexerFuncs:        triggers,
 		Indexers:            indexers,
 		Codec:               c.Codec,
@@ -114,13 +113,4 @@ func (s *Store) raw(c *storagebackend.ConfigForResource, resourcePrefix string, 
 type closableStorage interface {
 	storage.Interface
 	Close()
-}
-
-// memberURLs names the only member. Nothing listens there.
-func memberURLs() (types.URLsMap, error) {
-	u, err := url.Parse("http://localhost:2380")
-	if err != nil {
-		return nil, fmt.Errorf("parse etcd's member address: %w", err)
-	}
-	return types.URLsMap{"default": types.URLs{*u}}, nil
 }

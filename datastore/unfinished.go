@@ -19,31 +19,46 @@ import (
 
 // prepare looks at what an earlier process has left, before etcd does: etcd panics on a database that it cannot
 // open, and waits for ever for a member whose first start was cut short before its log had a first entry. Such a
-// member has never served; it is removed, so that a new one can be made.
-func prepare(dir string, logger *zap.Logger) error {
+// member has never served; it is removed, so that a new one can be made. prepare returns how many members the
+// database knows, 0 if there is none.
+func prepare(dir string, logger *zap.Logger) (members int, err error) {
 	member := filepath.Join(dir, "member")
 	if !exists(member) {
-		return nil
+		return 0, nil
 	}
-	hasServed, err := served(member, logger)
+	hasServed, members, err := served(member, logger)
 	if err != nil {
-		return fmt.Errorf("%w (put a copy of the data in its place, or remove %s to begin anew)", err, dir)
+		return 0, fmt.Errorf("%w (put a copy of the data in its place, or remove %s to begin anew)", err, dir)
 	}
 	if hasServed {
-		return nil
+		return members, nil
 	}
 	logger.Info("removing a database whose first start was cut short", zap.String("dir", member))
-	return os.RemoveAll(member)
+	return 0, os.RemoveAll(member)
 }
 
-// served tells whether a member has ever committed anything. Its log is read only if the database says nothing
-// about it, which it does a tenth of a second after the first commit.
-func served(member string, logger *zap.Logger) (bool, error) {
-	applied, err := hasApplied(filepath.Join(member, "snap", "db"))
-	if applied || err != nil {
-		return applied, err
+// HasData tells whether a directory has the data of a member that has served.
+func HasData(dir string) (bool, error) {
+	member := filepath.Join(dir, "member")
+	if !exists(member) {
+		return false, nil
 	}
-	dir := filepath.Join(member, "wal")
+	hasServed, _, err := served(member, zap.New(klogCore{}))
+	return hasServed, err
+}
+
+// served tells whether a member has ever committed anything, and how many members its database knows. Its log is read
+// only if the database says nothing about it, which it does a tenth of a second after the first commit.
+func served(member string, logger *zap.Logger) (_ bool, members int, _ error) {
+	applied, members, err := readDatabase(filepath.Join(member, "snap", "db"))
+	if applied || err != nil {
+		return applied, members, err
+	}
+	committed, err := hasCommitted(filepath.Join(member, "wal"), logger)
+	return committed, members, err
+}
+
+func hasCommitted(dir string, logger *zap.Logger) (bool, error) {
 	if !wal.Exist(dir) {
 		return false, nil
 	}
@@ -62,22 +77,25 @@ func served(member string, logger *zap.Logger) (bool, error) {
 // lockPatience is how long a process that ends may still hold the database.
 const lockPatience = time.Second
 
-// hasApplied tells whether a database says that something was applied to it.
-func hasApplied(path string) (applied bool, err error) {
+// readDatabase tells whether a database says that something was applied to it, and how many members it knows.
+func readDatabase(path string) (applied bool, members int, err error) {
 	if !exists(path) {
-		return false, nil
+		return false, 0, nil
 	}
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: lockPatience})
 	if errors.Is(err, bbolterrors.ErrTimeout) {
-		return false, fmt.Errorf("open the database %s: another process has it open", path)
+		return false, 0, fmt.Errorf("open the database %s: another process has it open", path)
 	}
 	if err != nil {
-		return false, fmt.Errorf("open the database %s: %w", path, err)
+		return false, 0, fmt.Errorf("open the database %s: %w", path, err)
 	}
 	err = db.View(func(tx *bbolt.Tx) error {
 		meta := tx.Bucket(schema.Meta.Name())
 		applied = meta != nil && len(meta.Get(schema.MetaConsistentIndexKeyName)) > 0
+		if known := tx.Bucket(schema.Members.Name()); known != nil {
+			return known.ForEach(func(_, _ []byte) error { members++; return nil })
+		}
 		return nil
 	})
-	return applied, errors.Join(err, db.Close())
+	return applied, members, errors.Join(err, db.Close())
 }

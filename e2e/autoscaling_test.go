@@ -50,17 +50,11 @@ func TestAddOnAutoscaling(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "load.yaml"), []byte(load), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	n.flags = []string{"--leader-elect"}
 	n.start()
 	n.eventually(time.Minute, "the add-on is applied", func() error {
 		_, err := n.try("get", "deployment", "load")
 		return err
 	})
-	for _, lease := range []string{"kube-controller-manager", "kube-scheduler"} {
-		if holder := n.kubectl("get", "lease", "-n", "kube-system", lease, "-o", "jsonpath={.spec.holderIdentity}"); holder == "" {
-			t.Errorf("nobody holds the Lease %s", lease)
-		}
-	}
 	n.kubectl("rollout", "status", "deployment/load", "--timeout=120s")
 	n.eventually(time.Minute, "kubectl top knows the node", func() error {
 		out, err := n.try("top", "nodes")

@@ -119,6 +119,9 @@ func (a *Authority) follow(ctx context.Context) {
 	}, fail)
 }
 
+// File is where the bundle is.
+func (a *Authority) File() string { return a.file + ".crt" }
+
 // Certificate is the authority's own certificate.
 func (a *Authority) Certificate() *x509.Certificate { return a.cert }
 

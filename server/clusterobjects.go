@@ -6,13 +6,11 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"reflect"
 	"slices"
 	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
@@ -34,14 +32,15 @@ import (
 // priority classes of system pods, the range of Service addresses, and the Service by which pods reach the
 // API.
 type clusterObjects struct {
-	client kubernetes.Interface
-	cfg    Config
-	rootCA []byte
+	client    kubernetes.Interface
+	cfg       Config
+	rootCA    []byte
+	endpoints func(context.Context) error // says where the API is
 }
 
 // ensure creates what is missing. Several servers may do so at the same time.
 func (o clusterObjects) ensure(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{o.namespaces, o.priorities, o.serviceCIDR, o.apiService, o.apiEndpoints, o.clusterInfo, o.localPath, o.ingress, o.tokenTracking} {
+	for _, step := range []func(context.Context) error{o.namespaces, o.priorities, o.serviceCIDR, o.apiService, o.endpoints, o.clusterInfo, o.localPath, o.ingress, o.tokenTracking} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -111,9 +110,12 @@ func (o clusterObjects) serviceCIDR(ctx context.Context) error {
 	return nil
 }
 
+// apiService is the name of the Service by which pods reach the API.
+const apiService = "kubernetes"
+
 func (o clusterObjects) apiService(ctx context.Context) error {
 	// Asked first: a second create would be refused for its address, not for its name.
-	_, err := o.client.CoreV1().Services(metav1.NamespaceDefault).Get(ctx, "kubernetes", metav1.GetOptions{})
+	_, err := o.client.CoreV1().Services(metav1.NamespaceDefault).Get(ctx, apiService, metav1.GetOptions{})
 	if err == nil {
 		return nil
 	}
@@ -121,7 +123,7 @@ func (o clusterObjects) apiService(ctx context.Context) error {
 		return fmt.Errorf("look for the kubernetes Service: %w", err)
 	}
 	service := &corev1.Service{
-		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Namespace: metav1.NamespaceDefault, Labels: map[string]string{"provider": "kubernetes", "component": "apiserver"}},
+		ObjectMeta: metav1.ObjectMeta{Name: apiService, Namespace: metav1.NamespaceDefault, Labels: map[string]string{"provider": "kubernetes", "component": "apiserver"}},
 		Spec: corev1.ServiceSpec{
 			Type:            corev1.ServiceTypeClusterIP,
 			ClusterIP:       o.cfg.apiServiceIP().String(),
@@ -133,46 +135,6 @@ func (o clusterObjects) apiService(ctx context.Context) error {
 	}
 	if _, err := o.client.CoreV1().Services(metav1.NamespaceDefault).Create(ctx, service, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create the kubernetes Service: %w", err)
-	}
-	return nil
-}
-
-// apiEndpoints says where the API is: in the Endpoints and the EndpointSlice that upstream's API servers keep.
-func (o clusterObjects) apiEndpoints(ctx context.Context) error {
-	const name = "kubernetes"
-	ip, port := o.cfg.NodeIP.String(), int32(o.cfg.SecurePort)
-	meta := metav1.ObjectMeta{Name: name, Namespace: metav1.NamespaceDefault, Labels: map[string]string{discoveryv1.LabelSkipMirror: "true"}}
-	endpoints := &corev1.Endpoints{ //nolint:staticcheck // upstream keeps it too, and clients read it
-		ObjectMeta: meta,
-		Subsets: []corev1.EndpointSubset{{ //nolint:staticcheck // as above
-			Addresses: []corev1.EndpointAddress{{IP: ip}},
-			Ports:     []corev1.EndpointPort{{Name: "https", Port: port, Protocol: corev1.ProtocolTCP}},
-		}},
-	}
-	if err := o.put(ctx, endpoints); err != nil {
-		return fmt.Errorf("publish the API's Endpoints: %w", err)
-	}
-	family := discoveryv1.AddressTypeIPv4
-	if o.cfg.NodeIP.To4() == nil {
-		family = discoveryv1.AddressTypeIPv6
-	}
-	slice := &discoveryv1.EndpointSlice{
-		ObjectMeta:  metav1.ObjectMeta{Name: name, Namespace: metav1.NamespaceDefault, Labels: map[string]string{discoveryv1.LabelServiceName: name}},
-		AddressType: family,
-		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{ip}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}}},
-		Ports:       []discoveryv1.EndpointPort{{Name: ptr.To("https"), Port: &port, Protocol: ptr.To(corev1.ProtocolTCP)}},
-	}
-	slices := o.client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault)
-	old, err := slices.Get(ctx, name, metav1.GetOptions{})
-	switch {
-	case apierrors.IsNotFound(err):
-		_, err = slices.Create(ctx, slice, metav1.CreateOptions{})
-	case err == nil && (!reflect.DeepEqual(old.Endpoints, slice.Endpoints) || !reflect.DeepEqual(old.Ports, slice.Ports)):
-		old.Endpoints, old.Ports = slice.Endpoints, slice.Ports
-		_, err = slices.Update(ctx, old, metav1.UpdateOptions{})
-	}
-	if err != nil {
-		return fmt.Errorf("publish the API's EndpointSlice: %w", err)
 	}
 	return nil
 }
@@ -204,21 +166,6 @@ func (o clusterObjects) clusterInfo(ctx context.Context) error {
 		return fmt.Errorf("publish cluster-info: %w", err)
 	}
 	return nil
-}
-
-func (o clusterObjects) put(ctx context.Context, endpoints *corev1.Endpoints) error { //nolint:staticcheck // see apiEndpoints
-	client := o.client.CoreV1().Endpoints(endpoints.Namespace)
-	old, err := client.Get(ctx, endpoints.Name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		_, err = client.Create(ctx, endpoints, metav1.CreateOptions{})
-		return err
-	}
-	if err != nil || reflect.DeepEqual(old.Subsets, endpoints.Subsets) {
-		return err
-	}
-	old.Subsets = endpoints.Subsets
-	_, err = client.Update(ctx, old, metav1.UpdateOptions{})
-	return err
 }
 
 // localPath makes the default StorageClass, and lets its provisioner do what it does. What is there stays as it is.

@@ -29,6 +29,10 @@ type Config struct {
 	NodeIP2    net.IP   // the one of the other family, if it has any
 	TLSSANs    []string // more names and addresses in the API server's certificate
 	SecurePort int      // of the API, 6443
+	PeerPort   int      // of the database, for other servers; nothing listens there while there are none; 2380
+
+	Server string `json:"-"` // https://host:port of a server of the cluster to become a server of; needed once
+	Token  string `json:"-"` // of skiff token create --server; needed once
 
 	ClusterCIDRs  []netip.Prefix // of pods, one or one of each family; 10.42.0.0/16
 	ServiceCIDRs  []netip.Prefix // of Services, likewise; 10.43.0.0/16
@@ -44,8 +48,7 @@ type Config struct {
 
 	NoNode bool // control plane only
 
-	LeaderElect bool     // other servers work on the same data: by Leases they agree whose controllers and scheduler act
-	Disable     []string // what is not wanted: add-ons in DataDir/server/manifests, by name, local-path, ingress and gateway
+	Disable []string // what is not wanted: add-ons in DataDir/server/manifests, by name, local-path, ingress and gateway
 
 	API     APISettings
 	Node    agent.Settings
@@ -56,6 +59,9 @@ type Config struct {
 
 	// Simulated nodes exist besides this machine's, in the API only; none if Nodes is 0.
 	Simulated simulated.Config `json:"-"`
+
+	// Said tells whether a person has set a flag. What was not said, a server takes over from the servers that it joins.
+	Said func(flag string) bool `json:"-"`
 
 	// Progress is told each step of the start, and how long it took from Started. Optional.
 	Progress func(step Step, after time.Duration) `json:"-"`
@@ -72,6 +78,7 @@ const (
 	StepAPI     Step = "api"     // the API serves, and has what every cluster has
 	StepRuntime Step = "runtime" // containers can be started
 	StepNode    Step = "node"    // the Node is Ready
+	StepWaiting Step = "waiting" // for other servers, comes only if there is no majority
 )
 
 // Where Services of type LoadBalancer have their addresses from.
@@ -91,6 +98,7 @@ func Default() Config {
 		DataDir:        "/var/lib/skiff",
 		StateDir:       "/run/skiff",
 		SecurePort:     6443,
+		PeerPort:       2380,
 		ClusterCIDRs:   []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")},
 		ServiceCIDRs:   []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
 		ClusterDomain:  "cluster.local",
@@ -126,6 +134,9 @@ func (c *Config) Complete() error {
 	}
 	if c.SecurePort < 1 || c.SecurePort > 65535 {
 		return fmt.Errorf("port %d is not between 1 and 65535 (change --secure-port)", c.SecurePort)
+	}
+	if c.PeerPort < 1 || c.PeerPort > 65535 || c.PeerPort == c.SecurePort {
+		return fmt.Errorf("port %d is not between 1 and 65535, or is that of the API (change --peer-port)", c.PeerPort)
 	}
 	if c.NodePorts.First < 1 || c.NodePorts.Last > 65535 || c.NodePorts.First > c.NodePorts.Last {
 		return fmt.Errorf("node port range %s is not a range of ports (change --service-node-port-range)", c.NodePorts)

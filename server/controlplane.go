@@ -4,6 +4,8 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -13,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
@@ -81,7 +84,7 @@ type controlPlane struct {
 
 // newControlPlane opens the data, makes what is missing of the keys, and builds the API server. It listens
 // when it returns, and serves when run.
-func newControlPlane(ctx context.Context, cfg Config) (_ *controlPlane, err error) {
+func newControlPlane(ctx context.Context, cfg Config, invited []datastore.Member) (_ *controlPlane, err error) {
 	listener, err := listen(cfg.SecurePort)
 	if err != nil {
 		return nil, err
@@ -97,7 +100,7 @@ func newControlPlane(ctx context.Context, cfg Config) (_ *controlPlane, err erro
 			}
 		}
 	}()
-	if err := c.open(ctx, cfg); err != nil {
+	if err := c.open(ctx, cfg, invited); err != nil {
 		return nil, err
 	}
 	cfg.progress(StepData)
@@ -116,26 +119,42 @@ func newControlPlane(ctx context.Context, cfg Config) (_ *controlPlane, err erro
 	return c, nil
 }
 
-// open makes the keys and starts etcd, at the same time: both wait for the disk.
-func (c *controlPlane) open(ctx context.Context, cfg Config) error {
-	var wg sync.WaitGroup
-	var pkiErr, storeErr error
-	wg.Go(func() {
-		c.pki, pkiErr = pki.New(pki.Config{
-			Dir:            cfg.tlsDir(),
-			NodeName:       cfg.NodeName,
-			NodeIPs:        cfg.nodeIPs(),
-			ServiceIP:      cfg.apiServiceIP().AsSlice(),
-			ClusterDomain:  cfg.ClusterDomain,
-			ExtraSANs:      cfg.TLSSANs,
-			Endpoint:       "https://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(cfg.SecurePort)),
-			Kubeconfig:     cfg.Kubeconfig,
-			KubeconfigMode: cfg.KubeconfigMode,
-		})
+// open makes the keys and starts etcd, as a new member of others' if it was invited.
+func (c *controlPlane) open(ctx context.Context, cfg Config, invited []datastore.Member) (err error) {
+	c.pki, err = pki.New(pki.Config{
+		Dir:            cfg.tlsDir(),
+		NodeName:       cfg.NodeName,
+		NodeIPs:        cfg.nodeIPs(),
+		ServiceIP:      cfg.apiServiceIP().AsSlice(),
+		ClusterDomain:  cfg.ClusterDomain,
+		ExtraSANs:      cfg.TLSSANs,
+		Endpoint:       "https://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(cfg.SecurePort)),
+		Kubeconfig:     cfg.Kubeconfig,
+		KubeconfigMode: cfg.KubeconfigMode,
 	})
-	wg.Go(func() { c.store, storeErr = datastore.Open(ctx, datastore.Config{Dir: cfg.dbDir()}) })
-	wg.Wait()
-	return errors.Join(pkiErr, storeErr)
+	if err != nil {
+		return err
+	}
+	c.store, err = datastore.Open(ctx, datastore.Config{
+		Dir: cfg.dbDir(), Name: cfg.NodeName, Peers: c.peers(cfg), Join: invited,
+		Waiting: func(int) { cfg.progress(StepWaiting) },
+	})
+	return err
+}
+
+// peers is how the databases of other servers reach this one's, and it theirs.
+func (c *controlPlane) peers(cfg Config) *datastore.Peers {
+	trusted := x509.NewCertPool()
+	trusted.AppendCertsFromPEM(c.pki.EtcdPeerCA.PEM())
+	certFile, keyFile := c.pki.EtcdPeer.Files()
+	return &datastore.Peers{
+		Address: cfg.peerAddress(),
+		Serve: &tls.Config{
+			MinVersion: tls.VersionTLS12, GetCertificate: c.pki.EtcdPeer.GetCertificate,
+			ClientCAs: trusted, ClientAuth: tls.RequireAndVerifyClientCert,
+		},
+		Dial: transport.TLSInfo{CertFile: certFile, KeyFile: keyFile, TrustedCAFile: c.pki.EtcdPeerCA.File()},
+	}
 }
 
 // adminConfig is for the machinery itself and for the shared informers.
@@ -320,8 +339,10 @@ func (c *controlPlane) run(ctx context.Context) error {
 	for _, follow := range c.follow {
 		following.Go(func() { follow(c.lifetime) })
 	}
-	if err := c.services.Repair(ctx); err != nil {
-		return err
+	if len(c.store.Members()) == 1 { // nobody else writes
+		if err := c.services.Repair(ctx); err != nil {
+			return err
+		}
 	}
 	return c.api.Run(ctx, c.door)
 }

@@ -15,7 +15,9 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/klog/v2"
 	gatewayclient "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned"
+	gatewayconsts "sigs.k8s.io/gateway-api/pkg/consts"
 
 	"github.com/skiff-k8s/skiff/apiserver/ondemand"
 	"github.com/skiff-k8s/skiff/gateway/crds"
@@ -67,6 +69,11 @@ func (s *Server) serveGatewayAPI(ctx context.Context, api crds.API) error {
 	if err := s.allowGateway(ctx); err != nil {
 		return err
 	}
+	if api.Bundle != gatewayconsts.BundleVersion {
+		if err := s.upgradeGatewayAPI(ctx); err != nil {
+			klog.FromContext(ctx).Error(err, "The Gateway API is served in the version that is there", "version", api.Bundle)
+		}
+	}
 	config := s.plane.configForController(gatewayapi.Account)
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
@@ -89,6 +96,15 @@ func (s *Server) serveGatewayAPI(ctx context.Context, api crds.API) error {
 	})
 	s.plane.informers.Start(s.informersDone) // it may have asked for one more
 	return controller.Run(ctx)
+}
+
+// upgradeGatewayAPI brings the definitions up to date if they are an older Skiff's. Whoever follows them sees that.
+func (s *Server) upgradeGatewayAPI(ctx context.Context) error {
+	client, err := dynamic.NewForConfig(s.plane.adminConfig())
+	if err != nil {
+		return fmt.Errorf("make the client of the Gateway API: %w", err)
+	}
+	return crds.Upgrade(ctx, client)
 }
 
 // allowGateway lets the gateway's account do what it does.

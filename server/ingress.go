@@ -81,10 +81,9 @@ func (s *Server) runDataPlane(ctx context.Context) error {
 	return group.Wait()
 }
 
-// ingressPort tells that a port is in use for Ingresses, if it is.
+// ingressPort tells that a port is for Ingresses, if it is.
 func (s *Server) ingressPort(port int32) string {
-	of := s.cfg.Gateway
-	if s.dataPlane != nil && (int(port) == of.IngressHTTPPort || int(port) == of.IngressHTTPSPort) && s.dataPlane.Listens(uint16(port)) {
+	if s.ingress != nil && s.ingress.Holds(uint16(port)) {
 		return "Ingress"
 	}
 	return ""

@@ -35,17 +35,22 @@ const (
 	retryPeriod   = 2 * time.Second
 )
 
-// errLostLease ends the server: what acts cannot be stopped and started again in one process, and another one acts by
-// now.
-var errLostLease = errors.New("another server leads now")
+// ErrLostLease ends the server: what acts cannot be stopped and started again in one process, and another one acts by
+// now. Who runs the server starts it again.
+var ErrLostLease = errors.New("another server leads now")
 
-// lead calls act once this process holds the Lease of that name, and until it holds it no more. The Lease is given
-// back after act has returned, so that another server need not wait until it has run out.
-func lead(ctx context.Context, client kubernetes.Interface, name string, act func(context.Context) error) error {
+// candidate wants a Lease.
+type candidate struct {
+	name  string
+	terms chan context.Context // gets the term when it has begun
+	run   func(context.Context)
+	close func()
+}
+
+func newCandidate(ctx context.Context, client kubernetes.Interface, name string) (*candidate, error) {
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
-	defer broadcaster.Shutdown()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
-	terms := make(chan context.Context, 1)
+	c := &candidate{name: name, terms: make(chan context.Context, 1), close: broadcaster.Shutdown}
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Name: name,
 		Lock: &resourcelock.LeaseLock{
@@ -59,34 +64,72 @@ func lead(ctx context.Context, client kubernetes.Interface, name string, act fun
 		LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod,
 		ReleaseOnCancel: true,
 		Callbacks: leaderelection.LeaderCallbacks{
-			OnStartedLeading: func(term context.Context) { terms <- term },
+			OnStartedLeading: func(term context.Context) { c.terms <- term },
 			OnStoppedLeading: func() {}, // the term ends
 		},
 	})
 	if err != nil {
-		return fmt.Errorf("set up the election of %s: %w", name, err)
+		c.close()
+		return nil, fmt.Errorf("set up the election of %s: %w", name, err)
 	}
-	var running sync.WaitGroup
-	defer running.Wait()
-	electing, giveBack := context.WithCancel(context.WithoutCancel(ctx))
-	defer giveBack()
-	running.Go(func() { elector.Run(electing) })
-	select {
-	case term := <-terms:
-		return during(ctx, term, name, act)
-	case <-ctx.Done():
-		return nil
-	}
+	c.run = elector.Run
+	return c, nil
 }
 
-// during calls act until the term ends, which is an error.
-func during(ctx, term context.Context, name string, act func(context.Context) error) error {
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	defer context.AfterFunc(term, func() { stop(errLostLease) })()
-	err := act(ctx)
-	if errors.Is(context.Cause(ctx), errLostLease) {
-		return errors.Join(fmt.Errorf("act as %s: %w", name, errLostLease), err)
+// lead calls act once this process holds the Lease of that name, and gives it back when act has returned. If the Lease
+// is lost meanwhile, act's context ends, and lead returns ErrLostLease.
+func lead(ctx context.Context, client kubernetes.Interface, name string, act func(context.Context) error) error {
+	now := make(chan struct{})
+	close(now)
+	return leadFrom(ctx, client, name, now, false, func() {}, act)
+}
+
+// leadLater is lead for a process that is alone until the channel is closed: it acts at once. held is called when
+// it has the Lease.
+func leadLater(ctx context.Context, client kubernetes.Interface, name string, several <-chan struct{}, held func(), act func(context.Context) error) error {
+	return leadFrom(ctx, client, name, several, true, held, act)
+}
+
+// leadFrom wants the Lease from when on. Before it has it, it acts only if it is alone.
+func leadFrom(ctx context.Context, client kubernetes.Interface, name string, when <-chan struct{}, alone bool, held func(), act func(context.Context) error) error {
+	c, err := newCandidate(ctx, client, name)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	var running sync.WaitGroup
+	defer running.Wait()
+	acting, lose := context.WithCancelCause(ctx)
+	defer lose(nil)
+	electing, giveBack := context.WithCancel(context.WithoutCancel(ctx)) // after act has returned
+	defer giveBack()
+	leads := make(chan struct{})
+	running.Go(func() {
+		select {
+		case <-when:
+		case <-electing.Done():
+			return
+		}
+		running.Go(func() { c.run(electing) })
+		select {
+		case term := <-c.terms:
+			held()
+			close(leads)
+			<-term.Done()
+			lose(ErrLostLease) // which comes too late if act has returned
+		case <-electing.Done():
+		}
+	})
+	if !alone {
+		select {
+		case <-leads:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	err = act(acting)
+	if errors.Is(context.Cause(acting), ErrLostLease) {
+		return errors.Join(fmt.Errorf("act as %s: %w", name, ErrLostLease), err)
 	}
 	return err
 }

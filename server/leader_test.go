@@ -109,11 +109,60 @@ func TestLostLease(t *testing.T) {
 		client.PrependReactor("update", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
 			return true, nil, apierrors.NewConflict(schema.GroupResource{Group: coordinationv1.GroupName, Resource: "leases"}, controllersLease, errors.New("it was changed")) // which a fake does not see
 		})
-		if err := <-leader.done; !errors.Is(err, errLostLease) || leader.leading {
+		if err := <-leader.done; !errors.Is(err, ErrLostLease) || leader.leading {
 			t.Errorf("lead = %v, leading: %v; want it to have stopped", err, leader.leading)
 		}
 		if got := masterStatus(t); got != 0 {
 			t.Errorf("leader_election_master_status of who has lost the Lease = %v", got)
+		}
+	})
+}
+
+// Who is alone acts at once and has nothing to do with the Lease. Before others come it takes it, and goes on acting.
+func TestLeadLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset()
+		several, held := make(chan struct{}), make(chan struct{})
+		ctx, stop := context.WithCancel(t.Context())
+		started, ended := 0, make(chan error, 1)
+		go func() {
+			ended <- leadLater(ctx, client, controllersLease, several, func() { close(held) }, func(ctx context.Context) error {
+				started++
+				<-ctx.Done()
+				return nil
+			})
+		}()
+		time.Sleep(time.Minute)
+		if actions := client.Actions(); started != 1 || len(actions) != 0 {
+			t.Fatalf("alone it has started %d times and done %v; want once, and nothing", started, actions)
+		}
+		close(several)
+		<-held
+		other := contend(t, client)
+		time.Sleep(time.Minute)
+		if started != 1 || other.leading {
+			t.Errorf("started %d times, the other one leads: %v", started, other.leading)
+		}
+		stop()
+		if err := <-ended; err != nil {
+			t.Errorf("leadLater = %v", err)
+		}
+		time.Sleep(3 * retryPeriod)
+		if !other.leading {
+			t.Error("nobody leads")
+		}
+		other.stop()
+		<-other.done
+	})
+}
+
+// Who was alone until it ended has never wanted the Lease.
+func TestLeadLaterNever(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset()
+		err := leadLater(t.Context(), client, controllersLease, make(chan struct{}), func() { t.Error("held") }, func(context.Context) error { return errors.ErrUnsupported })
+		if !errors.Is(err, errors.ErrUnsupported) || len(client.Actions()) != 0 {
+			t.Errorf("leadLater = %v, and did %v", err, client.Actions())
 		}
 	})
 }

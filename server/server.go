@@ -28,6 +28,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers"
 	"github.com/skiff-k8s/skiff/controllers/csrsigning"
 	"github.com/skiff-k8s/skiff/controllers/nodeipam"
+	"github.com/skiff-k8s/skiff/datastore"
 	"github.com/skiff-k8s/skiff/gateway/ingress"
 	"github.com/skiff-k8s/skiff/gateway/proxy"
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
@@ -46,6 +47,8 @@ type Server struct {
 	ingress     *ingress.Controller // nil if Ingresses are not served
 	simulated   *simulated.Fleet    // nil without simulated nodes
 	claim       *agent.Claim
+	growth      *growth
+	endpoints   *apiEndpoints
 
 	clusterReady  chan struct{}   // closed when the API has what every cluster has
 	informersDone <-chan struct{} // closed when informers are to end; set before the scheduler runs
@@ -66,10 +69,14 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 			s.close()
 		}
 	}()
-	if err := cfg.record(); err != nil {
+	invited, err := s.cfg.enter(ctx)
+	if err != nil {
 		return nil, err
 	}
-	if err := s.prepare(ctx); err != nil {
+	if err := s.cfg.record(); err != nil {
+		return nil, err
+	}
+	if err := s.prepare(ctx, invited); err != nil {
 		return nil, err
 	}
 	return s, s.buildParts()
@@ -77,12 +84,12 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 
 // prepare looks at the machine, and meanwhile builds the control plane: one waits for the kernel, the other
 // for the disk.
-func (s *Server) prepare(ctx context.Context) error {
+func (s *Server) prepare(ctx context.Context, invited []datastore.Member) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var group errgroup.Group
 	group.Go(func() (err error) {
-		s.plane, err = newControlPlane(ctx, s.cfg)
+		s.plane, err = newControlPlane(ctx, s.cfg, invited)
 		return err
 	})
 	if !s.cfg.NoNode {
@@ -109,6 +116,11 @@ func (s *Server) close() {
 }
 
 func (s *Server) buildParts() error {
+	s.growth = newGrowth(len(s.plane.store.Members()) > 1)
+	own, _ := netip.AddrFromSlice(s.cfg.NodeIP)
+	s.endpoints = &apiEndpoints{
+		client: s.plane.admin, leases: s.plane.api.MasterLeases(), etcd: s.plane.store.Client(), own: own.Unmap(), port: int32(s.cfg.SecurePort),
+	}
 	manager, err := kubernetes.NewForConfig(s.plane.configFor("system:kube-controller-manager"))
 	if err != nil {
 		return fmt.Errorf("make the controllers' client: %w", err)
@@ -150,6 +162,9 @@ func (s *Server) buildParts() error {
 	}
 	mux := s.plane.api.Generic().Handler.NonGoRestfulMux
 	mux.HandlePrefix(scheduler.ExplainPath, s.scheduler)
+	servers := &members{cfg: s.cfg, plane: s.plane, growth: s.growth, ready: s.clusterReady}
+	mux.Handle(MembersPath, servers)
+	mux.HandlePrefix(MembersPath+"/", servers)
 	mux.Handle(schedulermetrics.ResourcesPath, schedulermetrics.NewResources(s.plane.informers.Core().V1().Pods().Lister()).Handler())
 	if err := s.simulate(); err != nil || s.cfg.NoNode {
 		return err
@@ -233,6 +248,8 @@ func (s *Server) Run(ctx context.Context) error {
 		case err := <-planeDone:
 			planeDone <- err
 			return errors.Join(errors.New("the API server stopped"), err)
+		case <-s.plane.store.Stopped():
+			return datastore.ErrRemoved
 		case <-partsCtx.Done():
 			return nil
 		}
@@ -260,13 +277,11 @@ func (s *Server) runParts(ctx context.Context) error {
 			return err
 		}
 		group.Go(func() error { return keepAuthentication(ctx, s.plane.admin, s.plane.pki) })
-		group.Go(func() error { return s.act(ctx, controllersLease, "system:kube-controller-manager", s.controllers.Run) })
+		group.Go(func() error { return s.keepEndpoints(ctx) })
+		group.Go(func() error { return s.act(ctx, controllersLease, "system:kube-controller-manager", s.actOnce) })
 		group.Go(func() error { return s.act(ctx, schedulerLease, "system:kube-scheduler", s.scheduler.Run) })
 		if s.dataPlane != nil {
 			group.Go(func() error { return s.runDataPlane(ctx) })
-		}
-		if s.simulated != nil {
-			group.Go(func() error { return s.simulated.Run(ctx) })
 		}
 		group.Go(func() error { return s.runGateway(ctx) })
 		return nil
@@ -274,16 +289,50 @@ func (s *Server) runParts(ctx context.Context) error {
 	return group.Wait()
 }
 
+// actOnce is what one server only does, besides the scheduler.
+func (s *Server) actOnce(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.controllers.Run(ctx) })
+	if s.simulated != nil {
+		group.Go(func() error { return s.simulated.Run(ctx) })
+	}
+	if s.growth.done() { // else it was done before anybody could write
+		group.Go(func() error { return s.plane.services.RepairBesideOthers(ctx, repairPause) })
+	}
+	return group.Wait()
+}
+
+// repairPause is longer than any request takes.
+const repairPause = 2 * time.Minute
+
 // act runs a part that must act in one server only. Where there is one, nothing needs to be decided.
 func (s *Server) act(ctx context.Context, lease, user string, run func(context.Context) error) error {
-	if !s.cfg.LeaderElect {
-		return run(ctx)
-	}
 	client, err := kubernetes.NewForConfig(s.plane.configFor(user))
 	if err != nil {
 		return fmt.Errorf("make the client of %s: %w", user, err)
 	}
-	return lead(ctx, client, lease, run)
+	if s.growth.done() {
+		return lead(ctx, client, lease, run)
+	}
+	return leadLater(ctx, client, lease, s.growth.several, func() { close(s.growth.held[lease]) }, run)
+}
+
+// keepEndpoints keeps this server among the endpoints of the API, once there are others.
+func (s *Server) keepEndpoints(ctx context.Context) error {
+	select {
+	case <-s.growth.several:
+		return s.endpoints.run(ctx)
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// publishEndpoints says where the API is.
+func (s *Server) publishEndpoints(ctx context.Context) error {
+	if s.growth.done() {
+		return s.endpoints.renew(ctx)
+	}
+	return s.endpoints.publishOwn(ctx)
 }
 
 // makeCluster brings the cluster's own objects in place.
@@ -293,7 +342,7 @@ func (s *Server) makeCluster(ctx context.Context) error {
 	if err := s.plane.authz.Policy.Ensure(ctx, s.plane.admin); err != nil {
 		return fmt.Errorf("put the default roles in place: %w", err)
 	}
-	if err := (clusterObjects{client: s.plane.admin, cfg: s.cfg, rootCA: s.plane.pki.ServerCA.PEM()}).ensure(ctx); err != nil {
+	if err := (clusterObjects{client: s.plane.admin, cfg: s.cfg, rootCA: s.plane.pki.ServerCA.PEM(), endpoints: s.publishEndpoints}).ensure(ctx); err != nil {
 		return err
 	}
 	if err := publishAuthentication(ctx, s.plane.admin, s.plane.pki); err != nil {

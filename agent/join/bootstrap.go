@@ -14,7 +14,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -31,6 +33,8 @@ import (
 	"k8s.io/client-go/util/certificate/csr"
 	"k8s.io/client-go/util/keyutil"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
+
+	"github.com/skiff-k8s/skiff/version"
 )
 
 const (
@@ -48,9 +52,9 @@ const (
 
 // fetchCA asks a server that is not known yet for the cluster's certificate authority, and takes it if its hash is that
 // in the token: then it is the right one, whoever sent it.
-func fetchCA(ctx context.Context, at *servers, hash string) ([]byte, error) {
+func fetchCA(ctx context.Context, dial func(ctx context.Context, network, address string) (net.Conn, error), hash string) ([]byte, error) {
 	transport := &http.Transport{
-		DialContext:       at.dialer.DialContext,
+		DialContext:       dial,
 		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, ServerName: apiName, InsecureSkipVerify: true}, //nolint:gosec // the hash is what is checked
 		DisableKeepAlives: true,
 	}
@@ -89,6 +93,30 @@ func fetchCA(ctx context.Context, at *servers, hash string) ([]byte, error) {
 		return nil, fmt.Errorf("the server is not of the cluster that the token is for: its certificate authority has another hash (check --server, or the token: %s)", newTokenAdvice)
 	}
 	return cert.EncodeCertificates(certificates[0]) // the others nobody vouches for
+}
+
+// Introduce makes sure that a server, like https://192.0.2.1:6443, is of the cluster that a token is for, and returns the
+// way to it for who has the token.
+func Introduce(ctx context.Context, server, token string) (*restclient.Config, error) {
+	address, err := parseServer(server)
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := ParseToken(token)
+	if err != nil {
+		return nil, err
+	}
+	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, network, address)
+	}
+	ca, err := fetchCA(ctx, dial, parsed.CAHash)
+	if err != nil {
+		return nil, err
+	}
+	return &restclient.Config{
+		Host: "https://" + address, BearerToken: parsed.bearer(), TLSClientConfig: restclient.TLSClientConfig{ServerName: apiName, CAData: ca},
+		Proxy: func(*http.Request) (*url.URL, error) { return nil, nil }, UserAgent: "skiff/" + version.Skiff,
+	}, nil
 }
 
 // bare is an error of net/http without the URL, which says nothing here.

@@ -194,7 +194,7 @@ func (a *Agent) join(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if a.ca, err = fetchCA(ctx, a.servers, token.CAHash); err != nil {
+	if a.ca, err = fetchCA(ctx, a.servers.dialer.DialContext, token.CAHash); err != nil {
 		return err
 	}
 	config := a.config(&tls.Config{MinVersion: tls.VersionTLS12, ServerName: apiName, RootCAs: a.roots()})
@@ -238,7 +238,7 @@ func (a *Agent) config(tlsConfig *tls.Config) *restclient.Config {
 		Host:      "https://" + apiName,
 		Transport: utilnet.SetTransportDefaults(&http.Transport{DialContext: a.servers.dialer.DialContext, TLSClientConfig: tlsConfig, Proxy: nil}),
 		QPS:       qps, Burst: burst,
-		UserAgent: "skiff-agent/" + version.Skiff,
+		UserAgent: "kubelet/" + version.Skiff + " skiff-agent", // its first word manages the fields that the node writes
 	}
 }
 

@@ -128,17 +128,17 @@ func TestFetchCA(t *testing.T) {
 	}
 	ca, other := keys.ServerCA.PEM(), keys.ClientCA.PEM()
 	hash := must(HashCA(ca))
-	if got, err := fetchCA(t.Context(), clusterServer(t, ca, time.Now()), hash); err != nil || string(got) != string(ca) {
+	if got, err := fetchCA(t.Context(), clusterServer(t, ca, time.Now()).dialer.DialContext, hash); err != nil || string(got) != string(ca) {
 		t.Errorf("fetchCA = %q, %v", got, err)
 	}
 	// What comes after the authority that the hash is of is not trusted because of it.
-	if _, err := fetchCA(t.Context(), clusterServer(t, slices.Concat(other, ca), time.Now()), hash); err == nil || !strings.Contains(err.Error(), "another hash") {
+	if _, err := fetchCA(t.Context(), clusterServer(t, slices.Concat(other, ca), time.Now()).dialer.DialContext, hash); err == nil || !strings.Contains(err.Error(), "another hash") {
 		t.Errorf("fetchCA of another cluster = %v", err)
 	}
-	if got, err := fetchCA(t.Context(), clusterServer(t, slices.Concat(ca, other), time.Now()), hash); err == nil && string(got) != string(ca) {
+	if got, err := fetchCA(t.Context(), clusterServer(t, slices.Concat(ca, other), time.Now()).dialer.DialContext, hash); err == nil && string(got) != string(ca) {
 		t.Errorf("fetchCA takes an authority that nobody vouches for:\n%s", got)
 	}
-	if _, err := fetchCA(t.Context(), clusterServer(t, ca, time.Now().Add(-time.Hour)), hash); err == nil || !strings.Contains(err.Error(), "clock is 1h0m") {
+	if _, err := fetchCA(t.Context(), clusterServer(t, ca, time.Now().Add(-time.Hour)).dialer.DialContext, hash); err == nil || !strings.Contains(err.Error(), "clock is 1h0m") {
 		t.Errorf("fetchCA with clocks that differ = %v", err)
 	}
 }

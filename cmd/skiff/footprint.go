@@ -3,8 +3,7 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
+	"iter"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -31,7 +30,7 @@ func forgetStart() {
 		debug.SetGCPercent(100)
 	}
 	debug.FreeOSMemory()
-	forgetProgram()
+	forgetFiles()
 	giveBackAfterLoad()
 }
 
@@ -52,6 +51,7 @@ func giveBackAfterLoad() {
 		runtime.ReadMemStats(&m)
 		if m.HeapIdle-m.HeapReleased > worthwhile {
 			debug.FreeOSMemory()
+			forgetFiles()
 		}
 	})
 	var collected func(int)
@@ -62,33 +62,33 @@ func giveBackAfterLoad() {
 	collected(0)
 }
 
-// forgetProgram unmaps the pages of the program that were used so far. Those that are used again come back
-// from the page cache, one fault for sixteen of them.
-func forgetProgram() {
-	program, err := os.Readlink("/proc/self/exe")
-	if err != nil {
-		return
-	}
+// forgetFiles unmaps the pages of files that were read so far: of the program, and of etcd's database, which a time of load makes
+// large. They stay in the page cache; those that are used again come back from there, one fault for sixteen of them.
+func forgetFiles() {
 	maps, err := os.ReadFile("/proc/self/maps")
 	if err != nil {
 		return
 	}
-	lines := bufio.NewScanner(bytes.NewReader(maps))
-	for lines.Scan() {
-		// 00400000-02b1e000 r-xp 00000000 fe:00 1234  /usr/local/bin/skiff
-		fields := strings.Fields(lines.Text())
-		if len(fields) < 6 || fields[5] != program || strings.Contains(fields[1], "w") {
-			continue // written pages would be lost
+	for begin, end := range filePages(maps) {
+		_, _, _ = unix.Syscall(unix.SYS_MADVISE, begin, end-begin, unix.MADV_DONTNEED) // advice may be ignored
+	}
+}
+
+// filePages are the parts of memory that files are mapped to and that are not written to: what is written would be lost.
+func filePages(maps []byte) iter.Seq2[uintptr, uintptr] {
+	return func(yield func(begin, end uintptr) bool) {
+		for line := range strings.Lines(string(maps)) {
+			// 00400000-02b1e000 r-xp 00000000 fe:00 1234  /usr/local/bin/skiff
+			fields := strings.Fields(line)
+			if len(fields) < 6 || !strings.HasPrefix(fields[5], "/") || strings.Contains(fields[1], "w") {
+				continue
+			}
+			from, to, _ := strings.Cut(fields[0], "-")
+			begin, beginErr := strconv.ParseUint(from, 16, 64)
+			end, endErr := strconv.ParseUint(to, 16, 64)
+			if beginErr != nil || endErr != nil || !yield(uintptr(begin), uintptr(end)) {
+				return
+			}
 		}
-		from, to, _ := strings.Cut(fields[0], "-")
-		begin, err := strconv.ParseUint(from, 16, 64)
-		if err != nil {
-			return
-		}
-		end, err := strconv.ParseUint(to, 16, 64)
-		if err != nil {
-			return
-		}
-		_, _, _ = unix.Syscall(unix.SYS_MADVISE, uintptr(begin), uintptr(end-begin), unix.MADV_DONTNEED) // advice may be ignored
 	}
 }

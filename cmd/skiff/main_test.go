@@ -124,7 +124,7 @@ func TestSettings(t *testing.T) {
 func TestConfirmed(t *testing.T) {
 	for answer, want := range map[string]bool{"yes\n": true, " yes ": true, "": false, "y\n": false, "no\nyes\n": false} {
 		var out bytes.Buffer
-		if got := confirmed(strings.NewReader(answer), &out, "/data"); got != want {
+		if got := confirmed(strings.NewReader(answer), &out, "This removes /data."); got != want {
 			t.Errorf("confirmed(%q) = %v", answer, got)
 		}
 		if !strings.Contains(out.String(), "/data") {

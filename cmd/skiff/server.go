@@ -46,6 +46,7 @@ environment variable (SKIFF_NODE_NAME). A flag wins over the environment, which 
 		if err := s.load(cmd.Flags()); err != nil {
 			return err
 		}
+		s.server.Said = cmd.Flags().Changed
 		return runServer(cmd, s)
 	}
 	return cmd
@@ -83,7 +84,21 @@ func runServer(cmd *cobra.Command, s *settings) error {
 	if err != nil {
 		return err
 	}
-	return runUntilTold(ctx, out, srv.Run)
+	err = runUntilTold(ctx, out, srv.Run)
+	if errors.Is(err, server.ErrLostLease) && ctx.Err() == nil {
+		return startAgain(out, err)
+	}
+	return err
+}
+
+// startAgain puts the process into the state of its start. Pods go on meanwhile.
+func startAgain(out io.Writer, why error) error {
+	fmt.Fprintf(out, "Starting again: %v.\n", why)
+	program, err := os.Executable()
+	if err != nil {
+		return errors.Join(why, err)
+	}
+	return errors.Join(why, unix.Exec(program, os.Args, os.Environ())) // returns only if it fails
 }
 
 func greet(out io.Writer) {
@@ -114,6 +129,7 @@ func tell(out io.Writer, cfg *server.Config, step server.Step, after time.Durati
 		server.StepAPI:     fmt.Sprintf("API serves at port %d", cfg.SecurePort),
 		server.StepRuntime: "container runtime is ready",
 		server.StepNode:    fmt.Sprintf("node %s is Ready", cfg.NodeName),
+		server.StepWaiting: "waiting for other servers: more than half of them must run and reach each other",
 	}[step]
 	fmt.Fprintf(out, "%6.1f s  %s\n", after.Seconds(), what)
 	if step == lastStep(cfg) {
@@ -159,6 +175,9 @@ func serverFlags(fs *pflag.FlagSet, cfg *server.Config) {
 	nodeIPVar(fs, &cfg.NodeIP, &cfg.NodeIP2)
 	fs.StringSliceVar(&cfg.TLSSANs, "tls-san", nil, "more names or addresses under which clients reach the API")
 	fs.IntVar(&cfg.SecurePort, "secure-port", cfg.SecurePort, "port of the API")
+	fs.StringVar(&cfg.Server, "server", "", "a server of the cluster to become one more server of, like https://192.0.2.1:6443; needed to join, and not any more then")
+	fs.StringVar(&cfg.Token, "token", "", "what skiff token create --server has printed; likewise")
+	fs.IntVar(&cfg.PeerPort, "peer-port", cfg.PeerPort, "port of the database, by which servers reach each other; nothing listens there if there is one server")
 	prefixesVar(fs, &cfg.ClusterCIDRs, "cluster-cidr", "addresses of pods; with a comma one range of each family")
 	prefixesVar(fs, &cfg.ServiceCIDRs, "service-cidr", "addresses of Services; likewise")
 	fs.Func("cluster-dns", "address of the cluster's DNS Service (default: the tenth of --service-cidr)", func(v string) (err error) {
@@ -184,7 +203,6 @@ func serverFlags(fs *pflag.FlagSet, cfg *server.Config) {
 		cfg.KubeconfigMode = os.FileMode(mode)
 		return nil
 	})
-	fs.BoolVar(&cfg.LeaderElect, "leader-elect", false, "agree with other servers on the same data, by Leases, whose controllers and scheduler act")
 	fs.StringSliceVar(&cfg.Disable, "disable", nil, "what is not wanted: local-path (the default StorageClass), ingress (serving Ingresses), gateway (the Gateway API), and manifests in server/manifests of the data directory, by name without suffix")
 	fs.BoolVar(&cfg.NoNode, "no-node", false, "control plane only: do not make this machine a node")
 	apiFlags(fs, &cfg.API)

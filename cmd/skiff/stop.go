@@ -70,7 +70,7 @@ deleted there. What you brought yourself stays: the program and
 		if err != nil {
 			return err
 		}
-		if !*yes && !confirmed(cmd.InOrStdin(), cmd.OutOrStdout(), cfg.DataDir) {
+		if !*yes && !confirmed(cmd.InOrStdin(), cmd.OutOrStdout(), "This ends all pods on this machine and removes the cluster in "+cfg.DataDir+" for good.") {
 			return errors.New("nothing was removed (answer yes, or call it with --yes)")
 		}
 		claim, err := m.stop(ctx, cfg, true)
@@ -83,8 +83,8 @@ deleted there. What you brought yourself stays: the program and
 	return cmd
 }
 
-func confirmed(in io.Reader, out io.Writer, dataDir string) bool {
-	fmt.Fprintf(out, "This ends all pods on this machine and removes the cluster in %s for good.\nType yes to go on: ", dataDir)
+func confirmed(in io.Reader, out io.Writer, what string) bool {
+	fmt.Fprintf(out, "%s\nType yes to go on: ", what)
 	answer, _ := bufio.NewReader(in).ReadString('\n') // the end of the input is an answer too
 	return strings.TrimSpace(answer) == "yes"
 }
@@ -109,9 +109,6 @@ func (m *machine) open(cmd *cobra.Command) (context.Context, server.Config, erro
 	all := pflag.NewFlagSet("server", pflag.ContinueOnError)
 	given := *m.settings
 	m.settings.addFlags(all) // which sets the defaults
-	for _, name := range []string{"server", "token"} {
-		all.String(name, "", "") // of an agent, in the file of its machine
-	}
 	if err := all.Set("config", given.file); err != nil {
 		return nil, server.Config{}, err
 	}

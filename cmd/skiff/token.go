@@ -3,22 +3,27 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/client-go/kubernetes"
+	restclient "k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 	bootstraputil "k8s.io/cluster-bootstrap/token/util"
@@ -28,8 +33,11 @@ import (
 	"github.com/skiff-k8s/skiff/server"
 )
 
-// joinGroup is who a machine with a token is, besides a bootstrapper: roles are bound to it.
-const joinGroup = "system:bootstrappers:skiff:nodes"
+// Who a machine with a token is, besides a bootstrapper: roles are bound to it.
+const (
+	nodesGroup   = "system:bootstrappers:skiff:nodes"
+	serversGroup = "system:bootstrappers:skiff:servers"
+)
 
 // tokens are the commands' way to the cluster.
 type tokens struct{ kubeconfig string }
@@ -39,13 +47,14 @@ func newTokenCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "token",
 		Short: "Make, list and delete the tokens by which machines join",
-		Long: `Make, list and delete the tokens by which machines join the cluster as nodes. A token names the cluster's certificate
-by its hash, so that a machine that joins knows its servers; and it lets any machine join that has it, until it
-expires or is deleted. Nodes that have joined need it no more.`,
+		Long: `Make, list and delete the tokens by which machines join the cluster, as nodes or as servers. A token names the cluster's
+certificate by its hash, so that a machine that joins knows its servers; and it lets any machine join that has it,
+until it expires or is deleted. Machines that have joined need it no more. Who has a token for servers can get the
+cluster's keys: make it when it is needed, and delete it then.`,
 		Args: knownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.PersistentFlags().StringVar(&t.kubeconfig, "kubeconfig", "", "credentials of an administrator (default: $KUBECONFIG, or "+server.Default().Kubeconfig+")")
+	kubeconfigFlag(cmd.PersistentFlags(), &t.kubeconfig)
 	cmd.AddCommand(t.newCreate(), t.newList(), t.newDelete())
 	return cmd
 }
@@ -58,6 +67,7 @@ func (t *tokens) newCreate() *cobra.Command {
 	}
 	ttl := cmd.Flags().Duration("ttl", 24*time.Hour, "after how long it expires; 0 for never")
 	description := cmd.Flags().String("description", "", "what it is for, for skiff token list")
+	forServer := cmd.Flags().Bool("server", false, "for one more server, which gets the cluster's keys and a copy of its data; docs/servers.md")
 	bare := cmd.Flags().Bool("quiet", false, "print the token alone")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		client, err := t.client()
@@ -76,7 +86,7 @@ func (t *tokens) newCreate() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		secret, token, err := newToken(*ttl, *description, time.Now())
+		secret, token, err := newToken(*forServer, *ttl, *description, time.Now())
 		if err != nil {
 			return err
 		}
@@ -87,15 +97,37 @@ func (t *tokens) newCreate() *cobra.Command {
 		if *bare {
 			fmt.Fprintln(cmd.OutOrStdout(), token)
 		} else {
-			fmt.Fprintf(cmd.OutOrStdout(), "sudo skiff agent --server %s --token %s\n", config.Clusters[""].Server, token)
+			what := "agent"
+			if *forServer {
+				what = "server"
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "sudo skiff %s --server %s --token %s\n", what, aliveServer(cmd.Context(), client, config.Clusters[""].Server), token)
 		}
 		return nil
 	}
 	return cmd
 }
 
+// aliveServer is the server that is published, unless it is one of several that has gone.
+func aliveServer(ctx context.Context, client kubernetes.Interface, published string) string {
+	slice, err := client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).Get(ctx, "kubernetes", metav1.GetOptions{})
+	if err != nil || len(slice.Ports) == 0 || slice.Ports[0].Port == nil {
+		return published
+	}
+	var alive []string
+	for _, endpoint := range slice.Endpoints {
+		for _, address := range endpoint.Addresses {
+			alive = append(alive, "https://"+net.JoinHostPort(address, strconv.Itoa(int(*slice.Ports[0].Port))))
+		}
+	}
+	if len(alive) == 0 || slices.Contains(alive, published) {
+		return published
+	}
+	return alive[0]
+}
+
 // newToken is a new bootstrap token as the Secret that it is in the cluster.
-func newToken(ttl time.Duration, description string, now time.Time) (*corev1.Secret, join.Token, error) {
+func newToken(forServer bool, ttl time.Duration, description string, now time.Time) (*corev1.Secret, join.Token, error) {
 	if ttl < 0 {
 		return nil, join.Token{}, usagef("--ttl is %s but must not be in the past", ttl)
 	}
@@ -104,6 +136,10 @@ func newToken(ttl time.Duration, description string, now time.Time) (*corev1.Sec
 		return nil, join.Token{}, fmt.Errorf("make a token: %w", err)
 	}
 	id, key, _ := strings.Cut(text, ".")
+	group := nodesGroup
+	if forServer {
+		group = serversGroup
+	}
 	secret := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: bootstraputil.BootstrapTokenSecretName(id)},
 		Type:       corev1.SecretTypeBootstrapToken,
@@ -112,7 +148,7 @@ func newToken(ttl time.Duration, description string, now time.Time) (*corev1.Sec
 			bootstrapapi.BootstrapTokenSecretKey:           key,
 			bootstrapapi.BootstrapTokenUsageAuthentication: "true",
 			bootstrapapi.BootstrapTokenUsageSigningKey:     "true",
-			bootstrapapi.BootstrapTokenExtraGroupsKey:      joinGroup,
+			bootstrapapi.BootstrapTokenExtraGroupsKey:      group,
 		},
 	}
 	if ttl > 0 {
@@ -141,10 +177,10 @@ func (t *tokens) newList() *cobra.Command {
 				return fmt.Errorf("list tokens: %w", err)
 			}
 			table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 3, ' ', 0)
-			fmt.Fprintln(table, "ID\tEXPIRES IN\tJOINS NODES\tDESCRIPTION")
+			fmt.Fprintln(table, "ID\tEXPIRES IN\tJOINS\tDESCRIPTION")
 			for _, s := range list.Items {
 				fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", secrets.GetData(&s, bootstrapapi.BootstrapTokenIDKey), timeLeft(&s, time.Now()),
-					yesNo(joinsNodes(&s)), secrets.GetData(&s, bootstrapapi.BootstrapTokenDescriptionKey))
+					joins(&s), secrets.GetData(&s, bootstrapapi.BootstrapTokenDescriptionKey))
 			}
 			return table.Flush()
 		},
@@ -162,17 +198,17 @@ func timeLeft(token *corev1.Secret, now time.Time) string {
 	return duration.HumanDuration(left)
 }
 
-// joinsNodes tells whether a token is one that skiff agent takes.
-func joinsNodes(token *corev1.Secret) bool {
+// joins says what machines with a token become.
+func joins(token *corev1.Secret) string {
 	groups, err := secrets.GetGroups(token)
-	return err == nil && slices.Contains(groups, joinGroup) && secrets.GetData(token, bootstrapapi.BootstrapTokenUsageAuthentication) == "true"
-}
-
-func yesNo(b bool) string {
-	if b {
-		return "yes"
+	switch {
+	case err != nil || secrets.GetData(token, bootstrapapi.BootstrapTokenUsageAuthentication) != "true":
+	case slices.Contains(groups, serversGroup):
+		return "servers"
+	case slices.Contains(groups, nodesGroup):
+		return "nodes"
 	}
-	return "no"
+	return "nothing"
 }
 
 func (t *tokens) newDelete() *cobra.Command {
@@ -210,9 +246,18 @@ func (t *tokens) newDelete() *cobra.Command {
 }
 
 func (t *tokens) client() (kubernetes.Interface, error) {
+	config, err := adminConfig(t.kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	return kubernetes.NewForConfig(config)
+}
+
+// adminConfig is the way to the cluster for an administrator.
+func adminConfig(kubeconfig string) (*restclient.Config, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
-	rules.ExplicitPath = t.kubeconfig
-	if t.kubeconfig == "" && os.Getenv(clientcmd.RecommendedConfigPathEnvVar) == "" {
+	rules.ExplicitPath = kubeconfig
+	if kubeconfig == "" && os.Getenv(clientcmd.RecommendedConfigPathEnvVar) == "" {
 		rules.ExplicitPath = server.Default().Kubeconfig
 	}
 	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
@@ -222,5 +267,10 @@ func (t *tokens) client() (kubernetes.Interface, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the kubeconfig: %w (call it on a server as root, or set --kubeconfig)", err)
 	}
-	return kubernetes.NewForConfig(config)
+	return config, nil
+}
+
+// kubeconfigFlag adds the flag that adminConfig wants.
+func kubeconfigFlag(fs *pflag.FlagSet, to *string) {
+	fs.StringVar(to, "kubeconfig", "", "credentials of an administrator (default: $KUBECONFIG, or "+server.Default().Kubeconfig+")")
 }

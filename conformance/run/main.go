@@ -20,6 +20,8 @@ import (
 	"syscall"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/skiff-k8s/skiff/conformance/cluster"
 	"github.com/skiff-k8s/skiff/conformance/images"
 	"github.com/skiff-k8s/skiff/conformance/programs"
@@ -43,6 +45,7 @@ type options struct {
 	prepareOnly bool
 	serverFlags string
 	agents      int
+	dualStack   bool
 }
 
 func main() {
@@ -73,6 +76,7 @@ func parse() options {
 	flag.BoolVar(&o.prepareOnly, "prepare", false, "build programs and images, and run nothing")
 	flag.StringVar(&o.serverFlags, "server-flags", "", "more flags for skiff server")
 	flag.IntVar(&o.agents, "agents", 1, "how many nodes there are besides the server's")
+	flag.BoolVar(&o.dualStack, "dual-stack", false, "give all things addresses of both families")
 	flag.Parse()
 	kind, verdicts := "run", "results.json"
 	if o.all {
@@ -117,6 +121,9 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	found, err := ask(ctx, testee, built["kubectl"])
+	if err == nil {
+		err = checkNodes(ctx, testee, built["kubectl"])
+	}
 	if err != nil {
 		return errors.Join(err, testee.Close())
 	}
@@ -136,7 +143,7 @@ func start(ctx context.Context, o options, archive string) (cluster.Cluster, err
 	}
 	say("starting Skiff on %d test hosts; their logs are in %s", 1+o.agents, o.output)
 	return cluster.Start(ctx, cluster.Config{
-		Binary: binary, Archive: archive, Agents: o.agents, Registry: true, LogDir: o.output, Flags: strings.Fields(o.serverFlags), Say: say,
+		Binary: binary, Archive: archive, Agents: o.agents, Registry: true, LogDir: o.output, Flags: strings.Fields(o.serverFlags), DualStack: o.dualStack, Say: say,
 	})
 }
 
@@ -151,6 +158,32 @@ func ask(ctx context.Context, c cluster.Cluster, kubectl string) (results.Found,
 		return results.Found{}, fmt.Errorf("ask the cluster for its version: %w", err)
 	}
 	return results.Found{Skiff: said.GitVersion, Commit: said.GitCommit}, nil
+}
+
+// checkNodes finds nodes on which nothing would start: the tests would wait for them for half an hour and not say why.
+func checkNodes(ctx context.Context, c cluster.Cluster, kubectl string) error {
+	out, err := c.Command(ctx, kubectl, "--kubeconfig="+c.Kubeconfig(), "get", "nodes", "-o", "json").Output()
+	if err != nil {
+		return fmt.Errorf("ask the cluster for its nodes: %w", err)
+	}
+	var nodes corev1.NodeList
+	if err := json.Unmarshal(out, &nodes); err != nil {
+		return fmt.Errorf("ask the cluster for its nodes: %w", err)
+	}
+	return pressed(nodes.Items)
+}
+
+// pressed says which nodes lack what, nil if none does.
+func pressed(nodes []corev1.Node) error {
+	var errs []error
+	for _, n := range nodes {
+		for _, c := range n.Status.Conditions {
+			if c.Type != corev1.NodeReady && c.Status == corev1.ConditionTrue {
+				errs = append(errs, fmt.Errorf("node %s: %s: %s (make room on the machine, then run again)", n.Name, c.Type, c.Message))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // testeeKey is a digest of what is tested: an interrupted run of something else is not continued.

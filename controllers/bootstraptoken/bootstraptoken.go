@@ -51,15 +51,21 @@ type controller struct {
 
 // New returns the controllers. cleaner and signer act under their names.
 func New(cleaner, signer kubernetes.Interface, factory informers.SharedInformerFactory) reconcile.Controller {
-	configMaps := factory.Core().V1().ConfigMaps()
-	c := &controller{cleaner: cleaner, signer: signer, configMaps: configMaps.Lister()}
+	return newController(cleaner, signer, factory).declare(factory)
+}
+
+func newController(cleaner, signer kubernetes.Interface, factory informers.SharedInformerFactory) *controller {
+	return &controller{cleaner: cleaner, signer: signer, configMaps: factory.Core().V1().ConfigMaps().Lister()}
+}
+
+func (c *controller) declare(factory informers.SharedInformerFactory) reconcile.Controller {
 	return reconcile.Controller{
 		Name:      "token_cleaner",
 		Reconcile: c.Reconcile,
 		Workers:   1,
 		Loop:      c.watchTokens,
 		Watches: []reconcile.Watch{
-			reconcile.On(configMaps.Informer(), func(q reconcile.Queue, _, new *corev1.ConfigMap) {
+			reconcile.On(factory.Core().V1().ConfigMaps().Informer(), func(q reconcile.Queue, _, new *corev1.ConfigMap) {
 				if new != nil && reconcile.KeyOf(new) == clusterInfo && c.tokens.Load() != nil {
 					q.Add(clusterInfo)
 				}

@@ -95,21 +95,25 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, e
 		backoff:      flowcontrol.NewBackOff(firstDelay, maxDelay),
 		metrics:      measured,
 	}
-	all := func(namespace string) ([]*appsv1.DaemonSet, error) {
-		return c.sets.DaemonSets(namespace).List(labels.Everything())
+	adopters := owner.Adopters[*appsv1.DaemonSet]{
+		In: func(namespace string) ([]*appsv1.DaemonSet, error) {
+			return c.sets.DaemonSets(namespace).List(labels.Everything())
+		},
+		Selector: func(set *appsv1.DaemonSet) *metav1.LabelSelector { return set.Spec.Selector },
 	}
-	selector := func(set *appsv1.DaemonSet) *metav1.LabelSelector { return set.Spec.Selector }
+	revisionInformer := factory.Apps().V1().ControllerRevisions().Informer()
 	return reconcile.Controller{
 		Name:      "daemonset",
 		Reconcile: c.Reconcile,
 		Watches: []reconcile.Watch{
 			reconcile.On(sets.Informer(), c.setChanged),
 			reconcile.On(pods, c.observe), // before the next, which queues
-			podcontrol.OnPods(pods, kind, all, selector),
+			reconcile.OnOwned[*corev1.Pod](pods, kind),
+			owner.OnOrphans[*corev1.Pod](pods, adopters),
 			reconcile.On(nodes.Informer(), c.nodeChanged),
-			// A new revision is no news: the DaemonSet makes them itself, and what somebody else adds is merged into the others
-			// no sooner than it has something to do.
-			reconcile.OnOwnedButNew[*appsv1.ControllerRevision](factory.Apps().V1().ControllerRevisions().Informer(), kind),
+			// A new revision of its own is no news: the DaemonSet has made it.
+			reconcile.OnOwnedButNew[*appsv1.ControllerRevision](revisionInformer, kind),
+			owner.OnOrphans[*appsv1.ControllerRevision](revisionInformer, adopters),
 		},
 	}, nil
 }

@@ -17,6 +17,9 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/flowcontrol"
 	"k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/controllers/controllertest"
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 )
 
 var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
@@ -172,6 +175,7 @@ func TestUpdate(t *testing.T) {
 		{"those that do not serve go at once", newSet(), "a b c", "a old, b old, c old ready", "-a0 -b1"},
 		{"half of them", newSet(limits("50%", "0")), "a b c", "a old ready, b old ready, c old ready", "-a0 -b1"},
 		{"at least one", newSet(limits("0", "0")), "a b", "a old ready, b old ready", "-a0"},
+		{"a share of no nodes is none", newSet(limits("10%", "0")), "a!", "a old ready", ""},
 		{"all done", newSet(), "a b", "a new ready, b new ready", ""},
 		{"surge: one at a time", newSet(limits("0", "1")), "a b c", "a old ready, b old ready, c old ready", "+a"},
 		{"surge: half of them", newSet(limits("0", "50%")), "a b c", "a old ready, b old ready, c old ready", "+a +b"},
@@ -263,4 +267,33 @@ func TestSurplusRevisions(t *testing.T) {
 	if len(got) != 3 || got[0].Name != "1" || got[1].Name != "2" || got[2].Name != "3" {
 		t.Errorf("surplus are %v", got)
 	}
+}
+
+// A revision without an owner that somebody puts there is the DaemonSet's as soon as it is seen.
+func TestAdoptsRevisions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		labels := map[string]string{"app": "agent"}
+		set := newSet(func(s *appsv1.DaemonSetSpec) {
+			s.Selector = &metav1.LabelSelector{MatchLabels: labels}
+			s.Template.Labels = labels
+		})
+		cluster := controllertest.New(t, set)
+		c, err := New(cluster.Clientset, cluster.Factory, cluster.Events, metrics.New().Daemons)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cluster.Run(c)
+		time.Sleep(time.Second)
+		revisions := cluster.AppsV1().ControllerRevisions("ns")
+		orphan := &appsv1.ControllerRevision{ObjectMeta: metav1.ObjectMeta{Name: "kept", Namespace: "ns", Labels: map[string]string{"app": "agent", hashLabel: "kept"}}, Revision: 1}
+		if _, err := revisions.Create(t.Context(), orphan, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		adopted, err := revisions.Get(t.Context(), "kept", metav1.GetOptions{})
+		if err != nil || !metav1.IsControlledBy(adopted, set) {
+			t.Errorf("the revision is %+v, %v; want it owned by the DaemonSet", adopted, err)
+		}
+	})
 }

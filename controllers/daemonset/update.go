@@ -50,10 +50,13 @@ func (s *state) update() (plan, error) {
 		return plan{}, fmt.Errorf("invalid value for MaxUnavailable: %w", err)
 	}
 	nodes := sets.List(wanted.Union(sets.KeySet(s.byNode)))
-	if surge > 0 {
+	switch {
+	case surge > 0:
 		return s.updateBySurge(nodes, wanted, surge), nil
+	case wanted.Len() > 0: // else there are only pods that may stay where no new ones may come
+		unavailable = max(unavailable, 1)
 	}
-	return s.updateInPlace(nodes, max(unavailable, 1)), nil
+	return s.updateInPlace(nodes, unavailable), nil
 }
 
 // updateInPlace deletes old pods, which are replaced later: all that do not serve, and of the others as many as may be

@@ -80,42 +80,16 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, e
 		Reconcile: c.Reconcile,
 		Watches: []reconcile.Watch{
 			reconcile.OnSelf[*appsv1.Deployment](deployments.Informer()),
-			reconcile.On(sets.Informer(), c.setChanged),
+			reconcile.OnOwned[*appsv1.ReplicaSet](sets.Informer(), kind),
+			owner.OnOrphans[*appsv1.ReplicaSet](sets.Informer(), owner.Adopters[*appsv1.Deployment]{
+				In: func(namespace string) ([]*appsv1.Deployment, error) {
+					return c.deployments.Deployments(namespace).List(labels.Everything())
+				},
+				Selector: func(d *appsv1.Deployment) *metav1.LabelSelector { return d.Spec.Selector },
+			}),
 			reconcile.On(pods, c.podChanged),
 		},
 	}, nil
-}
-
-// setChanged queues the owner of a ReplicaSet, before and after the change, or those that may adopt it.
-func (c *controller) setChanged(q reconcile.Queue, old, new *appsv1.ReplicaSet) {
-	for _, set := range []*appsv1.ReplicaSet{old, new} {
-		if set == nil {
-			continue
-		}
-		if key, ok := reconcile.OwnerKey(set, kind); ok {
-			q.Add(key)
-		}
-	}
-	if new == nil || metav1.GetControllerOfNoCopy(new) != nil || new.DeletionTimestamp != nil {
-		return
-	}
-	if old == nil || metav1.GetControllerOfNoCopy(old) != nil || !maps.Equal(old.Labels, new.Labels) {
-		c.queueMatching(q, new)
-	}
-}
-
-// queueMatching queues the Deployments that may want to adopt an orphan.
-func (c *controller) queueMatching(q reconcile.Queue, set *appsv1.ReplicaSet) {
-	deployments, err := c.deployments.Deployments(set.Namespace).List(labels.Everything())
-	if err != nil {
-		return
-	}
-	for _, d := range deployments {
-		selector, err := metav1.LabelSelectorAsSelector(d.Spec.Selector)
-		if err == nil && !selector.Empty() && selector.Matches(labels.Set(set.Labels)) {
-			q.Add(reconcile.KeyOf(d))
-		}
-	}
 }
 
 // podChanged queues a Deployment that may be waiting for its last old pod to go.
@@ -259,8 +233,10 @@ func (r *rollout) step(ctx context.Context) error {
 		if err := r.scale(ctx); err != nil {
 			return err
 		}
-		if err := r.cleanUp(ctx); err != nil {
-			return err
+		if _, ok := rollbackTo(r.Deployment); !ok { // else an old ReplicaSet may be wanted again
+			if err := r.cleanUp(ctx); err != nil {
+				return err
+			}
 		}
 		r.count()
 		return nil

@@ -4,6 +4,7 @@ package deployment
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -279,6 +281,59 @@ func TestDeprecatedRollback(t *testing.T) {
 		w.wantSizes("v1:1 v2:0")
 		if _, still := rollbackTo(w.get()); still {
 			t.Error("the request to roll back is still there")
+		}
+	})
+}
+
+// A Deployment that is paused does not lose the ReplicaSet that it is to go back to.
+func TestPausedDeploymentKeepsWhatItGoesBackTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := run(t, newDeployment(1, "v1"))
+		w.settle()
+		w.setImage("v2")
+		w.settle()
+		w.change(func(d *appsv1.Deployment) {
+			d.Spec.Paused = true
+			d.Spec.RevisionHistoryLimit = ptr.To[int32](0)
+			d.Annotations[appsv1.DeprecatedRollbackTo] = "1"
+		})
+		w.settle()
+		w.wantSizes("v1:0 v2:1")
+		w.change(func(d *appsv1.Deployment) { d.Spec.Paused = false })
+		w.settle()
+		w.wantSizes("v1:1")
+	})
+}
+
+// That a Deployment was rolled back is told once, when it is true.
+func TestRollbackIsToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := run(t, newDeployment(1, "v1"))
+		w.settle()
+		w.setImage("v2")
+		w.settle()
+		refused := 0
+		w.change(func(d *appsv1.Deployment) {
+			d.Annotations[appsv1.DeprecatedRollbackTo] = "1"
+			w.PrependReactor("update", "deployments", func(action clienttesting.Action) (bool, runtime.Object, error) {
+				update := action.(clienttesting.UpdateAction).GetObject().(*appsv1.Deployment)
+				if _, asked := rollbackTo(update); asked || action.GetSubresource() != "" || refused == 2 {
+					return false, nil, nil
+				}
+				refused++
+				return true, nil, apierrors.NewConflict(appsv1.Resource("deployments"), update.Name, errors.New("it has changed"))
+			})
+		})
+		w.settle()
+		w.wantSizes("v1:1 v2:0")
+		told := 0
+		for len(w.Events.Events) > 0 {
+			if strings.Contains(<-w.Events.Events, "DeploymentRollback") {
+				told++
+			}
+		}
+		if refused != 2 || told != 1 {
+			t.Errorf("%d updates were refused and the rollback was told %d times; want 2 and 1", refused, told)
 		}
 	})
 }

@@ -138,38 +138,38 @@ func (r *rollout) rollback(ctx context.Context) error {
 	if wanted == 0 {
 		wanted = secondHighest(r.all())
 	}
-	r.rollbackToRevision(wanted)
+	tell := r.rollbackToRevision(wanted)
 	delete(r.Annotations, appsv1.DeprecatedRollbackTo)
 	if _, err := r.client.AppsV1().Deployments(r.Namespace).Update(ctx, r.Deployment, metav1.UpdateOptions{}); err != nil {
 		return fmt.Errorf("roll back: %w", err)
 	}
+	tell()
 	r.replaced = true
 	return nil
 }
 
-func (r *rollout) rollbackToRevision(wanted int64) {
-	warn := func(reason, message string) {
-		r.events.Event(r.Deployment, corev1.EventTypeWarning, reason, message)
+// rollbackToRevision gives the Deployment the template of the revision, if there is one and it is another. tell says what came of it:
+// it is for when that is written.
+func (r *rollout) rollbackToRevision(wanted int64) (tell func()) {
+	event := func(kind, reason, format string, args ...any) func() {
+		return func() { r.events.Eventf(r.Deployment, kind, reason, format, args...) }
 	}
 	if wanted == 0 {
-		warn("DeploymentRollbackRevisionNotFound", "Unable to find last revision.")
-		return
+		return event(corev1.EventTypeWarning, "DeploymentRollbackRevisionNotFound", "Unable to find last revision.")
 	}
 	for _, set := range r.all() {
 		if revision(set) != wanted {
 			continue
 		}
 		if sameTemplate(&r.Spec.Template, &set.Spec.Template) {
-			warn("DeploymentRollbackTemplateUnchanged", fmt.Sprintf("The rollback revision contains the same template as current deployment %q", r.Name))
-			return
+			return event(corev1.EventTypeWarning, "DeploymentRollbackTemplateUnchanged", "The rollback revision contains the same template as current deployment %q", r.Name)
 		}
 		r.Spec.Template = *set.Spec.Template.DeepCopy()
 		delete(r.Spec.Template.Labels, appsv1.DefaultDeploymentUniqueLabelKey)
 		r.takeAnnotations(set)
-		r.events.Eventf(r.Deployment, corev1.EventTypeNormal, "DeploymentRollback", "Rolled back deployment %q to revision %d", r.Name, wanted)
-		return
+		return event(corev1.EventTypeNormal, "DeploymentRollback", "Rolled back deployment %q to revision %d", r.Name, wanted)
 	}
-	warn("DeploymentRollbackRevisionNotFound", "Unable to find the revision to rollback to.")
+	return event(corev1.EventTypeWarning, "DeploymentRollbackRevisionNotFound", "Unable to find the revision to rollback to.")
 }
 
 // takeAnnotations replaces the Deployment's annotations by those it had when the ReplicaSet was new.

@@ -57,6 +57,11 @@ type controller struct {
 	topology   *topologycache.TopologyCache
 	reconciler *slicelib.Reconciler
 
+	nodesChanged chan struct{} // wakes followNodes
+
+	nodesMu  sync.Mutex
+	newNodes bool // the topology cache does not know the nodes as they are; guarded by nodesMu
+
 	mu    sync.Mutex
 	stale sets.Set[types.NamespacedName] // Services that wait for our own writes to show up; guarded by mu
 }
@@ -77,6 +82,8 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, e
 		triggers: sliceutil.NewTriggerTimeTracker(),
 		topology: topologycache.NewTopologyCache(),
 		stale:    sets.New[types.NamespacedName](),
+
+		nodesChanged: make(chan struct{}, 1),
 	}
 	c.reconciler = slicelib.NewReconciler(client, c.nodes, maxEndpoints, c.tracker, c.topology, events, managedBy,
 		slicelib.WithPreferSameTrafficDistributionEnabled(true))
@@ -91,6 +98,7 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, e
 			reconcile.On(nodes.Informer(), c.nodeChanged),
 		},
 		Reads: []cache.SharedIndexInformer{pods.Informer(), nodes.Informer()},
+		Loop:  c.followNodes,
 	}, nil
 }
 
@@ -159,20 +167,49 @@ func (c *controller) sliceChanged(q reconcile.Queue, old, new *discoveryv1.Endpo
 	}
 }
 
-// nodeChanged lets the topology cache know the nodes, and queues Services whose hints no longer fit.
-func (c *controller) nodeChanged(q reconcile.Queue, old, new *corev1.Node) {
+// nodeChanged notes that nodes have changed. The topology cache always takes all nodes, and many may change at once.
+func (c *controller) nodeChanged(_ reconcile.Queue, old, new *corev1.Node) {
 	if old != nil && new != nil && nodeReady(old) == nodeReady(new) &&
 		old.Labels[corev1.LabelTopologyZone] == new.Labels[corev1.LabelTopologyZone] {
+		return
+	}
+	c.nodesMu.Lock()
+	c.newNodes = true
+	c.nodesMu.Unlock()
+	select {
+	case c.nodesChanged <- struct{}{}:
+	default: // it will wake anyway
+	}
+}
+
+// knowNodes lets the topology cache know the nodes as they are.
+func (c *controller) knowNodes() {
+	c.nodesMu.Lock()
+	defer c.nodesMu.Unlock()
+	if !c.newNodes {
 		return
 	}
 	nodes, err := c.nodes.List(labels.Everything())
 	if err != nil {
 		return
 	}
+	c.newNodes = false
 	c.topology.SetNodes(klog.Background(), nodes)
-	for _, name := range c.topology.GetOverloadedServices() {
-		if namespace, name, err := cache.SplitMetaNamespaceKey(name); err == nil {
-			q.Add(types.NamespacedName{Namespace: namespace, Name: name})
+}
+
+// followNodes queues Services whose hints no longer fit the nodes.
+func (c *controller) followNodes(ctx context.Context, q reconcile.Queue) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.nodesChanged:
+		}
+		c.knowNodes()
+		for _, name := range c.topology.GetOverloadedServices() {
+			if namespace, name, err := cache.SplitMetaNamespaceKey(name); err == nil {
+				q.Add(types.NamespacedName{Namespace: namespace, Name: name})
+			}
 		}
 	}
 }
@@ -217,6 +254,7 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 		c.setStale(key, true)
 		return reconcile.Result{}, fmt.Errorf("EndpointSlices of Service: %w", reconcile.ErrStale)
 	}
+	c.knowNodes()
 	triggered := c.triggers.ComputeEndpointLastChangeTriggerTime(key.Namespace, service, pods)
 	if err := c.reconciler.Reconcile(klog.FromContext(ctx), service, pods, existing, triggered); err != nil {
 		c.events.Eventf(service, corev1.EventTypeWarning, "FailedToUpdateEndpointSlices", "Error updating Endpoint Slices for Service %s: %v", key, err)

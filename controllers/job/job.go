@@ -189,18 +189,14 @@ func (c *controller) queueOwner(q reconcile.Queue, pod *corev1.Pod) {
 
 // queueMatching queues the Jobs that may want to adopt an orphan.
 func (c *controller) queueMatching(q reconcile.Queue, pod *corev1.Pod) {
-	if len(pod.Labels) == 0 {
-		return
+	adopters := owner.Adopters[*batchv1.Job]{
+		In: func(namespace string) ([]*batchv1.Job, error) {
+			return c.jobs.Jobs(namespace).List(labels.Everything())
+		},
+		Selector: func(job *batchv1.Job) *metav1.LabelSelector { return job.Spec.Selector },
 	}
-	jobs, err := c.jobs.Jobs(pod.Namespace).List(labels.Everything())
-	if err != nil {
-		return
-	}
-	for _, job := range jobs {
-		selector, err := metav1.LabelSelectorAsSelector(job.Spec.Selector)
-		if err == nil && !selector.Empty() && selector.Matches(labels.Set(pod.Labels)) {
-			q.AddAfter(reconcile.KeyOf(job), batchPeriod)
-		}
+	for _, key := range adopters.Of(pod) {
+		q.AddAfter(key, batchPeriod)
 	}
 }
 

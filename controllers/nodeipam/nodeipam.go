@@ -3,7 +3,8 @@
 // Package nodeipam gives each node a part of the cluster's pod addresses: spec.podCIDRs.
 //
 // There is one range per IP family, cut into equal blocks. Which blocks are taken is learned from the nodes
-// themselves, so there is nothing to store. A node's block is free again when the node is deleted.
+// themselves, so there is nothing to store. A node's block is free again when the node is deleted. Another server may
+// have given blocks away until a moment ago, which informers need not know yet: before the first one the API is asked.
 package nodeipam
 
 import (
@@ -45,6 +46,7 @@ type controller struct {
 	nodes   corelisters.NodeLister
 	events  record.EventRecorder
 	metrics *metrics.Blocks
+	asked   bool // the API, for all nodes; of the one worker
 
 	mu     sync.Mutex
 	blocks []*blocks                 // one per range; guarded by mu
@@ -126,6 +128,9 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 	if err != nil {
 		return reconcile.Result{}, err
 	}
+	if err := c.askOnce(ctx); err != nil {
+		return reconcile.Result{}, err
+	}
 	prefixes, err := c.allocate(node.Name)
 	if err != nil {
 		c.tell(node, "CIDRNotAvailable")
@@ -152,6 +157,24 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 	}
 	klog.FromContext(ctx).Info("Set node PodCIDR", "podCIDRs", cidrs)
 	return reconcile.Result{}, nil
+}
+
+// askOnce learns what nodes have from the API itself.
+func (c *controller) askOnce(ctx context.Context) error {
+	if c.asked {
+		return nil
+	}
+	all, err := c.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list nodes: %w", err)
+	}
+	for i := range all.Items {
+		if len(all.Items[i].Spec.PodCIDRs) > 0 {
+			c.learn(&all.Items[i])
+		}
+	}
+	c.asked = true
+	return nil
 }
 
 func (c *controller) measureUsage(b *blocks) {

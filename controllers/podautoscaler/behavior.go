@@ -21,7 +21,7 @@ const (
 	usualAtLeast = 4
 )
 
-// history is what was recommended and done for one autoscaler lately.
+// history is what was recommended and done for one autoscaler lately. Its times are the process's own, which go on when the clock is set.
 type history struct {
 	owner           types.UID
 	recommendations []event

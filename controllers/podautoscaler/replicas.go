@@ -200,14 +200,15 @@ func group(pods []*corev1.Pod, used Samples, name corev1.ResourceName, now time.
 	return g
 }
 
-// isStarting tells whether what a pod uses of CPU may be due to its start.
+// isStarting tells whether what a pod uses of CPU may be due to its start. One whose start is long to come was there before the clock
+// was set back, and is judged by its own times alone.
 func isStarting(pod *corev1.Pod, s Sample, now time.Time) bool {
 	ready := podcontrol.Condition(pod, corev1.PodReady)
 	if ready == nil || pod.Status.StartTime == nil {
 		return true
 	}
 	start, changed := pod.Status.StartTime.Time, ready.LastTransitionTime.Time
-	if start.Add(cpuInit).After(now) {
+	if start.Add(cpuInit).After(now) && start.Sub(now) < cpuInit {
 		return ready.Status == corev1.ConditionFalse || s.Time.Before(changed.Add(s.Window))
 	}
 	return ready.Status == corev1.ConditionFalse && start.Add(initialReadiness).After(changed) // it has never been ready

@@ -70,6 +70,35 @@ func TestPerPod(t *testing.T) {
 	}
 }
 
+// Setting the clock neither makes pods that run count as new, nor new ones as old.
+func TestStartingWhenTheClockIsSet(t *testing.T) {
+	now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
+	for _, tc := range []struct {
+		name        string
+		started     time.Duration // before now, by the clock as it is
+		ready       corev1.ConditionStatus
+		becameReady time.Duration // after the start
+		sampled     time.Duration // before now
+		want        bool
+	}{
+		{"new", time.Minute, corev1.ConditionTrue, 50 * time.Second, 5 * time.Second, true},
+		{"old", time.Hour, corev1.ConditionTrue, 10 * time.Second, 5 * time.Second, false},
+		{"of a node whose clock is a little fast", -10 * time.Second, corev1.ConditionTrue, time.Second, 5 * time.Second, true},
+		{"old, and the clock was set back", -2 * time.Hour, corev1.ConditionTrue, 10 * time.Second, 5 * time.Second, false},
+		{"never ready, and the clock was set back", -2 * time.Hour, corev1.ConditionFalse, 0, 5 * time.Second, true},
+		{"ready once, and the clock was set back", -2 * time.Hour, corev1.ConditionFalse, time.Hour, 5 * time.Second, false},
+		{"new, and the clock was set forward", time.Hour, corev1.ConditionTrue, 10 * time.Second, 5 * time.Second, false},
+	} {
+		start := now.Add(-tc.started)
+		pod := &corev1.Pod{Status: corev1.PodStatus{StartTime: &metav1.Time{Time: start}, Conditions: []corev1.PodCondition{{
+			Type: corev1.PodReady, Status: tc.ready, LastTransitionTime: metav1.Time{Time: start.Add(tc.becameReady)},
+		}}}}
+		if got := isStarting(pod, Sample{Time: now.Add(-tc.sampled), Window: 30 * time.Second}, now); got != tc.want {
+			t.Errorf("%s: starting is %v, want %v", tc.name, got, tc.want)
+		}
+	}
+}
+
 func orNil(text string) any {
 	if text == "" {
 		return nil

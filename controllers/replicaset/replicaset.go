@@ -14,7 +14,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -109,7 +108,12 @@ func NewFor(sets Sets, client kubernetes.Interface, factory informers.SharedInfo
 		Reconcile: c.Reconcile,
 		Watches: []reconcile.Watch{
 			reconcile.On(sets.Informer, c.setChanged),
-			reconcile.On(pods, c.podChanged),
+			reconcile.On(pods, c.observe), // before the next, which queues
+			reconcile.OnOwned[*corev1.Pod](pods, sets.Kind),
+			owner.OnOrphans[*corev1.Pod](pods, owner.Adopters[*appsv1.ReplicaSet]{
+				In:       sets.List,
+				Selector: func(set *appsv1.ReplicaSet) *metav1.LabelSelector { return set.Spec.Selector },
+			}),
 		},
 	}, nil
 }
@@ -131,70 +135,17 @@ func (c *controller) setChanged(q reconcile.Queue, old, new metav1.Object) {
 	q.Add(reconcile.KeyOf(new))
 }
 
-// podChanged queues the sets that the change concerns and settles what they expected to see.
-func (c *controller) podChanged(q reconcile.Queue, old, new *corev1.Pod) {
+// observe settles what a set expected to see of its pods. One that is asked to end is no replica any more, even if it is the first
+// that is seen of it.
+func (c *controller) observe(_ reconcile.Queue, old, new *corev1.Pod) {
+	pod := cmp.Or(new, old)
+	ref := metav1.GetControllerOfNoCopy(pod)
 	switch {
-	case new == nil:
-		c.podGone(q, old)
-	case new.DeletionTimestamp != nil:
-		// Asked to end: no replica any more. After a restart this may be the first that is seen of it.
-		c.podGone(q, new)
-		if old != nil && metav1.GetControllerOfNoCopy(old) != nil {
-			c.queueOwner(q, old)
-		}
-	case old == nil:
-		if ref := metav1.GetControllerOfNoCopy(new); ref != nil {
-			c.expectations.Created(ref.UID)
-			c.queueOwner(q, new)
-		} else {
-			c.queueMatching(q, new)
-		}
-	default:
-		c.podUpdated(q, old, new)
-	}
-}
-
-func (c *controller) podGone(q reconcile.Queue, pod *corev1.Pod) {
-	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
+	case ref == nil:
+	case new == nil || new.DeletionTimestamp != nil:
 		c.expectations.Deleted(ref.UID, reconcile.KeyOf(pod))
-		c.queueOwner(q, pod)
-	}
-}
-
-func (c *controller) podUpdated(q reconcile.Queue, old, new *corev1.Pod) {
-	oldRef, newRef := metav1.GetControllerOfNoCopy(old), metav1.GetControllerOfNoCopy(new)
-	moved := !apiequality.Semantic.DeepEqual(oldRef, newRef)
-	if moved && oldRef != nil {
-		c.queueOwner(q, old)
-	}
-	switch {
-	case newRef != nil:
-		c.queueOwner(q, new)
-	case moved || !maps.Equal(old.Labels, new.Labels):
-		c.queueMatching(q, new)
-	}
-}
-
-func (c *controller) queueOwner(q reconcile.Queue, pod *corev1.Pod) {
-	if key, ok := reconcile.OwnerKey(pod, c.sets.Kind); ok {
-		q.Add(key)
-	}
-}
-
-// queueMatching queues the sets that may want to adopt an orphan.
-func (c *controller) queueMatching(q reconcile.Queue, pod *corev1.Pod) {
-	if len(pod.Labels) == 0 {
-		return
-	}
-	sets, err := c.sets.List(pod.Namespace)
-	if err != nil {
-		return
-	}
-	for _, set := range sets {
-		selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
-		if err == nil && !selector.Empty() && selector.Matches(labels.Set(pod.Labels)) {
-			q.Add(reconcile.KeyOf(set))
-		}
+	case old == nil:
+		c.expectations.Created(ref.UID)
 	}
 }
 

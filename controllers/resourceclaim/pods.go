@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	resourcelisters "k8s.io/client-go/listers/resource/v1"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/dynamic-resource-allocation/resourceclaim"
 
@@ -38,12 +39,28 @@ type generator struct {
 	claims    resourcelisters.ResourceClaimLister
 	templates resourcelisters.ResourceClaimTemplateLister
 	pods      corelisters.PodLister
+	users     cache.Indexer // the same pods, by claimIndex
 }
+
+// claimIndex finds the pods that use a claim.
+const claimIndex = "podResourceClaim"
 
 // NewForPods returns the controller that gives pods the claims that they have templates for.
 func NewForPods(client kubernetes.Interface, factory informers.SharedInformerFactory, events record.EventRecorder) (reconcile.Controller, error) {
 	claims, templates, pods := factory.Resource().V1().ResourceClaims(), factory.Resource().V1().ResourceClaimTemplates(), factory.Core().V1().Pods()
-	g := &generator{client: client, events: events, claims: claims.Lister(), templates: templates.Lister(), pods: pods.Lister()}
+	if err := reconcile.AddIndex(pods.Informer(), claimIndex, func(obj any) ([]string, error) {
+		pod, _ := obj.(*corev1.Pod)
+		var keys []string
+		for name := range resourceclaim.PodClaims(pod) {
+			keys = append(keys, pod.Namespace+"/"+name)
+		}
+		return keys, nil
+	}); err != nil {
+		return reconcile.Controller{}, err
+	}
+	g := &generator{
+		client: client, events: events, claims: claims.Lister(), templates: templates.Lister(), pods: pods.Lister(), users: pods.Informer().GetIndexer(),
+	}
 	return reconcile.Controller{
 		Name:      "resource_claim_pods",
 		Reconcile: g.Reconcile,
@@ -53,24 +70,31 @@ func NewForPods(client kubernetes.Interface, factory informers.SharedInformerFac
 					q.Add(reconcile.KeyOf(pod))
 				}
 			}),
-			reconcile.On(claims.Informer(), claimChanged),
+			reconcile.On(claims.Informer(), g.claimChanged),
 			reconcile.On(templates.Informer(), g.templateChanged),
 		},
 	}, nil
 }
 
-// claimChanged queues the pod of a claim that is gone, which may have to be made again, or that has got its devices.
-func claimChanged(q reconcile.Queue, old, now *resourcev1.ResourceClaim) {
-	if now != nil && (now.Status.Allocation == nil || old != nil && old.Status.Allocation != nil) {
+// claimChanged queues the pod of a claim that is gone, which may have to be made again, and pods that a claim may now be reserved for.
+func (g *generator) claimChanged(q reconcile.Queue, old, now *resourcev1.ResourceClaim) {
+	if now == nil {
+		if owner := metav1.GetControllerOf(old); owner != nil && owner.Kind == "Pod" {
+			q.Add(types.NamespacedName{Namespace: old.Namespace, Name: owner.Name})
+		}
 		return
 	}
-	claim := now
-	if now == nil {
-		claim = old
+	pods, _ := reconcile.ByIndex[*corev1.Pod](g.users, claimIndex, reconcile.KeyOf(now).String()) // the index exists
+	for _, pod := range pods {
+		if lacks(pod, now) {
+			q.Add(reconcile.KeyOf(pod))
+		}
 	}
-	if owner := metav1.GetControllerOf(claim); owner != nil && owner.Kind == "Pod" {
-		q.Add(types.NamespacedName{Namespace: claim.Namespace, Name: owner.Name})
-	}
+}
+
+// lacks tells whether the claim can and must be reserved for a pod that is on its node already.
+func lacks(pod *corev1.Pod, claim *resourcev1.ResourceClaim) bool {
+	return pod.Spec.NodeName != "" && claim.Status.Allocation != nil && !resourceclaim.IsReservedForPod(pod, claim, false) && resourceclaim.CanBeReserved(claim)
 }
 
 // templateChanged queues the pods that wait for a template that is new.
@@ -226,21 +250,28 @@ func (g *generator) record(ctx context.Context, pod *corev1.Pod, made map[string
 
 // reserve reserves allocated claims for a pod that came to its node without a scheduler.
 func (g *generator) reserve(ctx context.Context, pod *corev1.Pod) error {
-	for _, name := range claimNames(pod) {
-		claim, err := g.claims.ResourceClaims(pod.Namespace).Get(name)
+	for i := range pod.Spec.ResourceClaims {
+		name, mustOwn, err := resourceclaim.Name(pod, &pod.Spec.ResourceClaims[i])
+		if err != nil || name == nil {
+			continue
+		}
+		claim, err := g.claims.ResourceClaims(pod.Namespace).Get(*name)
 		if apierrors.IsNotFound(err) {
 			return nil
+		}
+		if err == nil && mustOwn {
+			err = resourceclaim.IsForPod(pod, claim, false)
 		}
 		if err != nil {
 			return err
 		}
-		if claim.Status.Allocation == nil || resourceclaim.IsReservedForPod(pod, claim, false) || !resourceclaim.CanBeReserved(claim) {
+		if !lacks(pod, claim) {
 			continue
 		}
 		next := claim.DeepCopy()
 		next.Status.ReservedFor = append(next.Status.ReservedFor, resourcev1.ResourceClaimConsumerReference{Resource: "pods", Name: pod.Name, UID: pod.UID})
 		if _, err := g.client.ResourceV1().ResourceClaims(pod.Namespace).UpdateStatus(ctx, next, metav1.UpdateOptions{}); err != nil {
-			return fmt.Errorf("reserve ResourceClaim %s: %w", name, err)
+			return fmt.Errorf("reserve ResourceClaim %s: %w", *name, err)
 		}
 	}
 	return nil

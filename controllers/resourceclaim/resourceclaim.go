@@ -11,6 +11,7 @@
 package resourceclaim
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -57,14 +58,11 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory) r
 
 // podChanged queues the claims of a pod that has come to its end.
 func podChanged(q reconcile.Queue, old, now *corev1.Pod) {
-	pod := now
-	if now == nil {
-		pod = old
-	}
-	if len(pod.Spec.ResourceClaims) == 0 || now != nil && (!done(now) || old != nil && done(old)) {
+	if now != nil && (!done(now) || old != nil && done(old)) {
 		return
 	}
-	for _, name := range claimNames(pod) {
+	pod := cmp.Or(now, old)
+	for name := range resourceclaim.PodClaims(pod) { // with the one that the scheduler makes for extended resources
 		q.Add(types.NamespacedName{Namespace: pod.Namespace, Name: name})
 	}
 }
@@ -73,16 +71,6 @@ func podChanged(q reconcile.Queue, old, now *corev1.Pod) {
 func done(pod *corev1.Pod) bool {
 	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed ||
 		pod.DeletionTimestamp != nil && pod.Spec.NodeName == ""
-}
-
-func claimNames(pod *corev1.Pod) []string {
-	var names []string
-	for i := range pod.Spec.ResourceClaims {
-		if name, _, err := resourceclaim.Name(pod, &pod.Spec.ResourceClaims[i]); err == nil && name != nil {
-			names = append(names, *name)
-		}
-	}
-	return names
 }
 
 // Reconcile brings the reservations of a claim up to date, and what follows from them.

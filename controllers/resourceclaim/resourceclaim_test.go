@@ -145,6 +145,76 @@ func TestClaimsOfPods(t *testing.T) {
 	}
 }
 
+// What happens to pods and claims while the controllers run.
+func TestClaimsWhileRunning(t *testing.T) {
+	run := func(t *testing.T, objects ...runtime.Object) *controllertest.Cluster {
+		c := controllertest.New(t, objects...)
+		pods, err := NewForPods(c, c.Factory, c.Events)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Run(pods, New(c, c.Factory))
+		return c
+	}
+	want := func(t *testing.T, c *controllertest.Cluster, when, want string) {
+		t.Helper()
+		synctest.Wait()
+		if got := claimsOf(t, c); got != want {
+			t.Errorf("%s: claims are %q, want %q", when, got, want)
+		}
+	}
+	must := func(t *testing.T, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Run("a claim that a person makes for a pod without a scheduler", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			c := run(t, newPod(bound(func(pod *corev1.Pod) {
+				pod.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "a", ResourceClaimName: ptr.To("x")}}
+			})))
+			claim := &resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "x"}}
+			claim, err := c.ResourceV1().ResourceClaims("ns").Create(t.Context(), claim, metav1.CreateOptions{})
+			must(t, err)
+			want(t, c, "not allocated", "x")
+			// Others have it, as many as can.
+			reserved()(claim)
+			for i := range resourcev1.ResourceClaimReservedForMaxSize {
+				claim.Status.ReservedFor = append(claim.Status.ReservedFor, resourcev1.ResourceClaimConsumerReference{APIGroup: "example.com", Resource: "things", Name: fmt.Sprint(i)})
+			}
+			claim, err = c.ResourceV1().ResourceClaims("ns").UpdateStatus(t.Context(), claim, metav1.UpdateOptions{})
+			must(t, err)
+			synctest.Wait()
+			claim.Status.ReservedFor = claim.Status.ReservedFor[:1]
+			_, err = c.ResourceV1().ResourceClaims("ns").UpdateStatus(t.Context(), claim, metav1.UpdateOptions{})
+			must(t, err)
+			want(t, c, "there is room", "x[things pod-uid]+")
+		})
+	})
+	t.Run("a claim of the right name that is not the pod's", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			c := run(t, newPod(bound(says("a=x")), "a"), made("x", "a", "old-uid", reserved("other:things")))
+			want(t, c, "never reserved", "x[things]+")
+		})
+	})
+	t.Run("the claim for extended resources of a pod that ends", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			pod := newPod(bound(func(pod *corev1.Pod) {
+				pod.Status.Phase = corev1.PodRunning
+				pod.Status.ExtendedResourceClaimStatus = &corev1.PodExtendedResourceClaimStatus{ResourceClaimName: "x"}
+			}))
+			c := run(t, pod, made("x", "", "pod-uid", reserved("pod-uid")))
+			want(t, c, "in use", "x[pod-uid]+")
+			pod = c.Pods()[0].DeepCopy()
+			succeeded(pod)
+			_, err := c.CoreV1().Pods("ns").UpdateStatus(t.Context(), pod, metav1.UpdateOptions{})
+			must(t, err)
+			want(t, c, "ended", "")
+		})
+	})
+}
+
 func claimsOf(t *testing.T, c *controllertest.Cluster) string {
 	t.Helper()
 	list, err := c.ResourceV1().ResourceClaims("ns").List(t.Context(), metav1.ListOptions{})

@@ -19,6 +19,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -41,7 +42,7 @@ const Name = "service-controller"
 
 // Config says what nodes cannot give away.
 type Config struct {
-	// Reserved tells for what nodes need a TCP or UDP port; "" if they do not. Optional.
+	// Reserved tells for what nodes need a TCP or UDP port now; "" if they do not. Optional.
 	Reserved func(port int32) string
 }
 
@@ -52,7 +53,11 @@ type controller struct {
 	nodes    corelisters.NodeLister
 	slices   discoverylisters.EndpointSliceLister
 	events   record.EventRecorder
+	told     map[types.UID]string // why a Service has no address, as events have told; only Reconcile uses it
 }
+
+// lookAgain is when to see whether a node still needs a port that a Service wants: nobody tells.
+const lookAgain = 30 * time.Second
 
 // all is the one key: who gets a port depends on all Services.
 var all = types.NamespacedName{Name: "all"}
@@ -108,7 +113,8 @@ func (c *controller) Reconcile(ctx context.Context, _ types.NamespacedName) (rec
 		return reconcile.Result{}, err
 	}
 	members := usable(nodes)
-	denied := c.distribute(services)
+	denied, reserved := c.distribute(services)
+	told := map[types.UID]string{}
 	var errs []error
 	for _, svc := range services {
 		var ingress []corev1.LoadBalancerIngress
@@ -121,16 +127,24 @@ func (c *controller) Reconcile(ctx context.Context, _ types.NamespacedName) (rec
 			}
 			ingress = addresses(svc, eligible)
 		} else {
-			c.events.Event(svc, corev1.EventTypeWarning, "SyncLoadBalancerFailed", why)
+			if c.told[svc.UID] != why {
+				c.events.Event(svc, corev1.EventTypeWarning, "SyncLoadBalancerFailed", why)
+			}
+			told[svc.UID] = why
 		}
 		errs = append(errs, loadbalancer.WriteAddresses(ctx, c.client, svc, ingress))
 	}
-	return reconcile.Result{}, errors.Join(errs...)
+	c.told = told
+	result := reconcile.Result{}
+	if reserved {
+		result.RequeueAfter = lookAgain
+	}
+	return result, errors.Join(errs...)
 }
 
 // distribute gives ports to the Services that want them: first to those that have an address, then to older ones.
-// It returns who gets none of its ports, and why.
-func (c *controller) distribute(services []*corev1.Service) map[types.NamespacedName]string {
+// It returns who gets none of its ports, and why; and whether a port is among the reasons that nodes need themselves.
+func (c *controller) distribute(services []*corev1.Service) (denied map[types.NamespacedName]string, reserved bool) {
 	slices.SortFunc(services, func(a, b *corev1.Service) int {
 		return cmp.Or(min(1, len(b.Status.LoadBalancer.Ingress))-min(1, len(a.Status.LoadBalancer.Ingress)), reconcile.OlderFirst(a, b))
 	})
@@ -138,14 +152,15 @@ func (c *controller) distribute(services []*corev1.Service) map[types.Namespaced
 		protocol corev1.Protocol
 		number   int32
 	}
-	taken, denied := map[port]string{}, map[types.NamespacedName]string{}
+	taken := map[port]string{}
+	denied = map[types.NamespacedName]string{}
 	for _, svc := range services {
 		name := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
 		for _, p := range svc.Spec.Ports {
 			if other, is := taken[port{p.Protocol, p.Port}]; is {
 				denied[name] = fmt.Sprintf("%s port %d of the nodes belongs to Service %s", p.Protocol, p.Port, other)
 			} else if why := c.reserved(p.Port); why != "" {
-				denied[name] = fmt.Sprintf("port %d of the nodes is needed for %s", p.Port, why)
+				denied[name], reserved = fmt.Sprintf("port %d of the nodes is needed for %s", p.Port, why), true
 			}
 		}
 		if denied[name] != "" {
@@ -155,7 +170,7 @@ func (c *controller) distribute(services []*corev1.Service) map[types.Namespaced
 			taken[port{p.Protocol, p.Port}] = name.String()
 		}
 	}
-	return denied
+	return denied, reserved
 }
 
 func (c *controller) reserved(port int32) string {

@@ -85,9 +85,13 @@ func TestAddresses(t *testing.T) {
 func harness(t *testing.T, f func(c *controllertest.Cluster, addresses func(name string) string)) {
 	synctest.Test(t, func(t *testing.T) {
 		c := controllertest.New(t, node("a", nil, "192.0.2.1"), node("b", nil, "192.0.2.2"))
+		start := time.Now()
 		reserved := func(port int32) string {
-			if port == 6443 {
+			switch {
+			case port == 6443:
 				return "the API server"
+			case port == 8080 && time.Since(start) < time.Hour:
+				return "Ingress"
 			}
 			return ""
 		}
@@ -151,13 +155,30 @@ func TestPorts(t *testing.T) {
 	})
 }
 
+// A port that a node gives back goes to the Service that waits for it. It is told once what it waits for.
+func TestPortIsGivenBack(t *testing.T) {
+	harness(t, func(c *controllertest.Cluster, addresses func(string) string) {
+		create(t, c, service("web", 8080, nil))
+		if got := addresses("web"); got != "" {
+			t.Errorf("it has %q, of a port that is needed", got)
+		}
+		time.Sleep(time.Hour + lookAgain)
+		if got := addresses("web"); got != "192.0.2.1 192.0.2.2" {
+			t.Errorf("when the port is free it has %q", got)
+		}
+		if told := len(c.Events.Events); told != 1 {
+			t.Errorf("there are %d events, want one", told)
+		}
+	})
+}
+
 // What was made in the same second as the owner of a port, and comes before it by name, does not take the port away.
 func TestPortIsKept(t *testing.T) {
 	owner := service("web", 80, func(svc *corev1.Service) {
 		svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}
 	})
 	c := &controller{}
-	denied := c.distribute([]*corev1.Service{service("second", 80, nil), owner})
+	denied, _ := c.distribute([]*corev1.Service{service("second", 80, nil), owner})
 	if got := slices.Collect(maps.Keys(denied)); len(got) != 1 || got[0].Name != "second" {
 		t.Errorf("%v get nothing, want only the second", got)
 	}

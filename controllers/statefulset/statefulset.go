@@ -81,16 +81,19 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, e
 		history: revisions,
 		metrics: measured,
 	}
-	all := func(namespace string) ([]*appsv1.StatefulSet, error) {
-		return c.sets.StatefulSets(namespace).List(labels.Everything())
+	adopters := owner.Adopters[*appsv1.StatefulSet]{
+		In: func(namespace string) ([]*appsv1.StatefulSet, error) {
+			return c.sets.StatefulSets(namespace).List(labels.Everything())
+		},
+		Selector: func(set *appsv1.StatefulSet) *metav1.LabelSelector { return set.Spec.Selector },
 	}
-	selector := func(set *appsv1.StatefulSet) *metav1.LabelSelector { return set.Spec.Selector }
 	return reconcile.Controller{
 		Name:      "statefulset",
 		Reconcile: c.Reconcile,
 		Watches: []reconcile.Watch{
 			reconcile.On(sets.Informer(), c.setChanged),
-			podcontrol.OnPods(pods, kind, all, selector),
+			reconcile.OnOwned[*corev1.Pod](pods, kind),
+			owner.OnOrphans[*corev1.Pod](pods, adopters),
 		},
 		Reads: []cache.SharedIndexInformer{claims.Informer(), factory.Apps().V1().ControllerRevisions().Informer()},
 	}, nil

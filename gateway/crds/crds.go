@@ -3,7 +3,8 @@
 // Package crds brings the Gateway API into a cluster: the CustomResourceDefinitions of the standard channel, and the policy
 // that keeps others from replacing them by older or experimental ones.
 //
-// What is there already stays as it is. Where a user has brought the API in another version or channel, nothing is added to it.
+// What is there already stays as it is. Where a user has brought the API in another version or channel, nothing is added to it. What an
+// older Skiff has installed is brought up to date.
 //
 // Ten definitions, once they are served, cost the API server 30 MB of live memory (60 MB resident) and two seconds of a core. So
 // nothing is installed before somebody uses the API: package apiserver/ondemand knows when that is, and until then shows clients what
@@ -30,6 +31,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/apimachinery/pkg/util/wait"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/dynamic"
@@ -49,6 +51,12 @@ const (
 
 //go:embed files
 var files embed.FS
+
+// The label of what Skiff has installed.
+const (
+	managedBy = "app.kubernetes.io/managed-by"
+	skiff     = "skiff"
+)
 
 // ErrMissing means that this binary was built without the definitions.
 var ErrMissing = errors.New("built without the Gateway API: run make")
@@ -106,6 +114,12 @@ func Objects() ([]*unstructured.Unstructured, error) {
 		if err := yaml.Unmarshal(raw, &object.Object); err != nil {
 			return nil, fmt.Errorf("read the Gateway API: %w", err)
 		}
+		labels := object.GetLabels()
+		if labels == nil {
+			labels = map[string]string{}
+		}
+		labels[managedBy] = skiff
+		object.SetLabels(labels)
 		switch {
 		case object.GetKind() == "":
 		case object.GetKind() == "CustomResourceDefinition":
@@ -173,6 +187,54 @@ func foreignBundle(ctx context.Context, client dynamic.Interface, ours []*unstru
 		}
 	}
 	return false, nil
+}
+
+// Upgrade brings what an older Skiff has installed up to date. Where any definition is somebody else's, or newer, or of another
+// channel, all stays as it is.
+func Upgrade(ctx context.Context, client dynamic.Interface) error {
+	objects, err := Objects()
+	if err != nil {
+		return err
+	}
+	there := map[*unstructured.Unstructured]*unstructured.Unstructured{}
+	for _, object := range objects {
+		have, err := client.Resource(resources[object.GetKind()]).Get(ctx, object.GetName(), metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("look for %s %s: %w", object.GetKind(), object.GetName(), err)
+		}
+		if !isOlder(have, object) {
+			return nil
+		}
+		there[object] = have
+	}
+	for _, object := range objects {
+		resource := client.Resource(resources[object.GetKind()])
+		if have := there[object]; have != nil {
+			object.SetResourceVersion(have.GetResourceVersion())
+			_, err = resource.Update(ctx, object, metav1.UpdateOptions{})
+		} else {
+			_, err = resource.Create(ctx, object, metav1.CreateOptions{})
+		}
+		if err != nil {
+			return fmt.Errorf("bring %s %s up to date: %w", object.GetKind(), object.GetName(), err)
+		}
+	}
+	return nil
+}
+
+// isOlder tells whether an object was installed by an older Skiff than this one.
+func isOlder(have, ours *unstructured.Unstructured) bool {
+	if have.GetLabels()[managedBy] != skiff || have.GetAnnotations()[gatewayconsts.ChannelAnnotation] != ours.GetAnnotations()[gatewayconsts.ChannelAnnotation] {
+		return false
+	}
+	before, err := version.ParseSemantic(have.GetAnnotations()[gatewayconsts.BundleVersionAnnotation])
+	if err != nil {
+		return false
+	}
+	return before.LessThan(version.MustParseSemantic(ours.GetAnnotations()[gatewayconsts.BundleVersionAnnotation]))
 }
 
 // Installed tells whether the cluster serves the Gateway API.

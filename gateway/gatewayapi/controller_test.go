@@ -218,10 +218,26 @@ func TestLifeOfAGateway(t *testing.T) {
 		return slice.Endpoints[0].Addresses[0] == "192.0.2.1" && *slice.Endpoints[0].NodeName == "alpha", fmt.Sprint(slice)
 	})
 
+	// The class goes when no Gateway is of it any more.
+	classes := c.gateways.GatewayV1().GatewayClasses()
+	c.await("the class to be guarded", func() (bool, string) {
+		class, err := classes.Get(t.Context(), ClassName, metav1.GetOptions{})
+		return err == nil && slices.Contains(class.Finalizers, gatewayv1.GatewayClassFinalizerGatewaysExist), fmt.Sprint(class, err)
+	})
+	if err := classes.Delete(t.Context(), ClassName, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if class, err := classes.Get(t.Context(), ClassName, metav1.GetOptions{}); err != nil || class.DeletionTimestamp == nil {
+		t.Errorf("the class that a Gateway uses is %v, %v; want one that is to be deleted", class, err)
+	}
 	if err := c.gateways.GatewayV1().Gateways("default").Delete(t.Context(), "web", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	c.await("nothing to be served", func() (bool, string) { return len(c.served()) == 0, fmt.Sprint(c.served()) })
+	c.await("the class to be gone", func() (bool, string) {
+		_, err := classes.Get(t.Context(), ClassName, metav1.GetOptions{})
+		return apierrors.IsNotFound(err), fmt.Sprint(err)
+	})
 }
 
 // A route is told how it fares, and others' part of its status stays.

@@ -209,6 +209,37 @@ func (c *Controller) ensureClass(ctx context.Context) error {
 	return nil
 }
 
+// guardClasses keeps classes of ours from being deleted as long as there are Gateways of them.
+func (c *Controller) guardClasses(ctx context.Context, classes []*gatewayv1.GatewayClass) error {
+	gateways, err := c.gateways.Gateway().V1().Gateways().Lister().List(labels.Everything())
+	if err != nil {
+		return err
+	}
+	used := map[string]bool{}
+	for _, gw := range gateways {
+		used[string(gw.Spec.GatewayClassName)] = true
+	}
+	const guard = gatewayv1.GatewayClassFinalizerGatewaysExist
+	var errs []error
+	for _, class := range classes {
+		guarded := slices.Contains(class.Finalizers, guard)
+		if class.Spec.ControllerName != ControllerName || used[class.Name] == guarded || used[class.Name] && class.DeletionTimestamp != nil {
+			continue
+		}
+		class = class.DeepCopy()
+		if guarded {
+			class.Finalizers = slices.DeleteFunc(class.Finalizers, func(f string) bool { return f == guard })
+		} else {
+			class.Finalizers = append(class.Finalizers, guard)
+		}
+		_, err := c.cfg.Gateways.GatewayV1().GatewayClasses().Update(ctx, class, metav1.UpdateOptions{})
+		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) { // it will be seen as it is now
+			errs = append(errs, fmt.Errorf("guard GatewayClass %s: %w", class.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // full is the controller that looks at everything.
 func (c *Controller) full() reconcile.Controller {
 	v1 := c.gateways.Gateway().V1()
@@ -352,7 +383,7 @@ func (c *Controller) Reconcile(ctx context.Context, _ types.NamespacedName) (rec
 	if !maps.Equal(refused, c.refused) {
 		outcome = c.decide(ctx, world)
 	}
-	err = errors.Join(err, c.writeStatuses(ctx, world, outcome))
+	err = errors.Join(err, c.writeStatuses(ctx, world, outcome), c.guardClasses(ctx, world.Classes))
 	if len(c.failed) > 0 {
 		return reconcile.Result{RequeueAfter: 10 * time.Second}, err
 	}

@@ -17,7 +17,7 @@ const Account = "gateway-controller"
 func Role() (*rbacv1.ClusterRole, *rbacv1.ClusterRoleBinding) {
 	return role.New(Account,
 		role.Rule("get list watch", gatewayv1.GroupName, "*"),
-		role.Rule("create", gatewayv1.GroupName, "gatewayclasses"),
+		role.Rule("create update", gatewayv1.GroupName, "gatewayclasses"),
 		role.Rule("update", gatewayv1.GroupName, "gatewayclasses/status gateways/status listenersets/status httproutes/status grpcroutes/status "+
 			"tlsroutes/status tcproutes/status udproutes/status backendtlspolicies/status"),
 		role.Rule("create update delete", "", "services"),

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -51,6 +52,8 @@ const Name = "ingress-controller"
 type DataPlane interface {
 	// Set replaces what is served for an owner, and returns the sockets that could not be opened.
 	Set(owner string, t *table.Table) map[netip.AddrPort]error
+	// Listens says whether a port of this machine is open.
+	Listens(port uint16) bool
 }
 
 // Config is what a Controller works with.
@@ -279,7 +282,38 @@ func (c *Controller) tell(in *networkingv1.Ingress, problems []problem) string {
 	return text.String()
 }
 
-// holders returns which of our ports the Service proxy of this node sends to a Service, and its name.
+// Holds tells whether a port of this node is for Ingresses. If they are not served there yet, as after a restart, who had it keeps
+// it, by what the status of Ingresses and Services says. Until that is known nobody else may have it.
+func (c *Controller) Holds(port uint16) bool {
+	if port != c.cfg.HTTP.Port() && port != c.cfg.HTTPS.Port() {
+		return false
+	}
+	if c.cfg.DataPlane.Listens(port) || !c.synced() {
+		return true
+	}
+	holders, err := c.holders()
+	if err != nil || holders[port] != "" {
+		return false
+	}
+	ingresses, err := c.ours()
+	if err != nil {
+		return false
+	}
+	own, _, err := c.addresses()
+	return err == nil && slices.ContainsFunc(ingresses, func(in *networkingv1.Ingress) bool {
+		return (port == c.cfg.HTTP.Port() || len(in.Spec.TLS) > 0) && isAt(in, own)
+	})
+}
+
+// synced tells whether all that Holds looks at is known.
+func (c *Controller) synced() bool {
+	networking, core := c.cfg.Informers.Networking().V1(), c.cfg.Informers.Core().V1()
+	return networking.Ingresses().Informer().HasSynced() && networking.IngressClasses().Informer().HasSynced() &&
+		core.Services().Informer().HasSynced() && core.Nodes().Informer().HasSynced()
+}
+
+// holders returns which of our ports the Service proxy of this node sends to a Service, and its name. What we listen at is ours: such a
+// Service came later, and loses its address again.
 func (c *Controller) holders() (map[uint16]string, error) {
 	services, err := c.services.List(labels.Everything())
 	if err != nil {
@@ -300,7 +334,7 @@ func (c *Controller) holders() (map[uint16]string, error) {
 		}
 		for _, at := range svc.Status.LoadBalancer.Ingress {
 			for _, p := range svc.Spec.Ports {
-				if own[at.IP] && p.Protocol != corev1.ProtocolUDP {
+				if own[at.IP] && p.Protocol != corev1.ProtocolUDP && !c.cfg.DataPlane.Listens(uint16(p.Port)) {
 					holders[uint16(p.Port)] = svc.Namespace + "/" + svc.Name
 				}
 			}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -19,8 +20,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/gateway/proxy"
@@ -30,10 +33,11 @@ import (
 // cloud is an API server with a controller and its data plane, where pods are servers on loopback.
 type cloud struct {
 	kubernetes.Interface
-	t       *testing.T
-	http    netip.AddrPort
-	https   netip.AddrPort
-	servers map[string]string // addresses of pods, and where they really are
+	t          *testing.T
+	controller *Controller
+	http       netip.AddrPort
+	https      netip.AddrPort
+	servers    map[string]string // addresses of pods, and where they really are
 }
 
 func newCloud(t *testing.T) *cloud {
@@ -51,6 +55,7 @@ func newCloud(t *testing.T) *cloud {
 	}})
 	factory := informers.NewSharedInformerFactory(env.Client, 0)
 	controller := New(Config{NodeName: "node", HTTP: c.http, HTTPS: c.https, Client: env.Client, Secrets: env.Client, Informers: factory, DataPlane: plane})
+	c.controller = controller
 	registered := controller.controller() // asks for the informers, as building a server does
 	if len(registered.Watches) == 0 {
 		t.Fatal("the controller watches nothing")
@@ -263,6 +268,7 @@ func TestPortsOfOthers(t *testing.T) {
 	balanced = must(t)(c.CoreV1().Services("default").Create(t.Context(), balanced, metav1.CreateOptions{})).(*corev1.Service)
 	balanced.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}
 	must(t)(c.CoreV1().Services("default").UpdateStatus(t.Context(), balanced, metav1.UpdateOptions{}))
+	c.awaitAddressOf("balanced")
 	in := newIngress("default", "web", 0, func(s *networkingv1.IngressSpec) { s.DefaultBackend = ptr.To(to("a", 80)) })
 	c.ingress(in)
 	c.event("web", "PortUnavailable", fmt.Sprintf("port %d of node node belongs to Service default/balanced", c.http.Port()))
@@ -270,4 +276,81 @@ func TestPortsOfOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.want("http://any.org/", "200 a any.org / http")
+
+	// A Service that comes later does not take the port away.
+	late := newService("default", "late", corev1.ServicePort{Port: int32(c.http.Port())})
+	late.Spec.Type = corev1.ServiceTypeLoadBalancer
+	late = must(t)(c.CoreV1().Services("default").Create(t.Context(), late, metav1.CreateOptions{})).(*corev1.Service)
+	late.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}
+	must(t)(c.CoreV1().Services("default").UpdateStatus(t.Context(), late, metav1.UpdateOptions{}))
+	c.awaitAddressOf("late")
+	if holders := must(t)(c.controller.holders()).(map[uint16]string); len(holders) > 0 || !c.controller.Holds(c.http.Port()) || c.controller.Holds(c.https.Port()) {
+		t.Errorf("the ports belong to %v, want only the Ingress's to be taken", holders)
+	}
+	c.want("http://any.org/", "200 a any.org / http")
+}
+
+// awaitAddressOf waits until the controller has seen that a Service has an address.
+func (c *cloud) awaitAddressOf(service string) {
+	c.t.Helper()
+	c.eventually(func() error {
+		seen, err := c.controller.services.Services("default").Get(service)
+		if err == nil && len(seen.Status.LoadBalancer.Ingress) == 0 {
+			err = errors.New("the controller has not seen the address of Service " + service)
+		}
+		return err
+	})
+}
+
+// After a restart nothing is listened at for a moment. Who had a port then keeps it.
+func TestHolds(t *testing.T) {
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node"}, Status: corev1.NodeStatus{
+		Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}},
+	}}
+	served := func(address string, secured bool) *networkingv1.Ingress {
+		in := newIngress("default", "web", 0, func(s *networkingv1.IngressSpec) {
+			s.IngressClassName = ptr.To(ClassName)
+			if secured {
+				s.TLS = []networkingv1.IngressTLS{{SecretName: "tls"}}
+			}
+		})
+		in.Status.LoadBalancer.Ingress = []networkingv1.IngressLoadBalancerIngress{{IP: address}}
+		return in
+	}
+	balanced := newService("default", "balanced", corev1.ServicePort{Port: 80})
+	balanced.Spec.Type = corev1.ServiceTypeLoadBalancer
+	balanced.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}
+	for name, tc := range map[string]struct {
+		there []runtime.Object
+		want  string
+	}{
+		"nobody wants any":               {nil, ""},
+		"an Ingress was served":          {[]runtime.Object{served("192.0.2.1", false)}, "80"},
+		"with TLS":                       {[]runtime.Object{served("192.0.2.1", true)}, "80 443"},
+		"it was at another node":         {[]runtime.Object{served("192.0.2.2", true)}, ""},
+		"a Service had one of the ports": {[]runtime.Object{served("192.0.2.1", true), balanced}, "443"},
+	} {
+		factory := informers.NewSharedInformerFactory(fake.NewClientset(append(tc.there, node, Class(true))...), 0)
+		c := New(Config{
+			NodeName: "node", HTTP: netip.MustParseAddrPort("0.0.0.0:80"), HTTPS: netip.MustParseAddrPort("0.0.0.0:443"),
+			Informers: factory, DataPlane: proxy.New(proxy.Config{}),
+		})
+		if registered := c.controller(); len(registered.Watches) == 0 || !c.Holds(80) || c.Holds(81) {
+			t.Errorf("%s: as long as nothing is known, its ports and no others have to be kept", name)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		factory.Start(ctx.Done())
+		factory.WaitForCacheSync(ctx.Done())
+		var held []string
+		for _, port := range []uint16{80, 443, 81} {
+			if c.Holds(port) {
+				held = append(held, fmt.Sprint(port))
+			}
+		}
+		if got := strings.Join(held, " "); got != tc.want {
+			t.Errorf("%s: held are %q, want %q", name, got, tc.want)
+		}
+		cancel()
+		factory.Shutdown()
+	}
 }

@@ -56,6 +56,14 @@ func points(old []networkingv1.IngressLoadBalancerIngress, own []netip.Addr, oth
 	return points
 }
 
+// isAt tells whether an Ingress says that it is served at one of the addresses.
+func isAt(in *networkingv1.Ingress, addresses []netip.Addr) bool {
+	return slices.ContainsFunc(in.Status.LoadBalancer.Ingress, func(p networkingv1.IngressLoadBalancerIngress) bool {
+		ip, err := netip.ParseAddr(p.IP)
+		return err == nil && slices.Contains(addresses, ip)
+	})
+}
+
 // addresses returns where this node is reached, and where all others are that are ready.
 func (c *Controller) addresses() (own []netip.Addr, others map[netip.Addr]bool, err error) {
 	nodes, err := c.nodes.List(labels.Everything())

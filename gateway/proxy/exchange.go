@@ -51,6 +51,10 @@ func (s *socket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.proxy.cfg.Metrics.begin()
 	defer s.proxy.cfg.Metrics.end(x)
 	x.serve()
+	if r.ProtoMajor == 1 && r.ContentLength != 0 && x.status != http.StatusSwitchingProtocols {
+		// What is left of the body is read now, before the next request. It must not take for ever either.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(stallTimeout))
+	}
 }
 
 func (x *exchange) serve() {
@@ -298,11 +302,11 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	control := http.NewResponseController(b.exchange.ResponseWriter)
 	_ = control.SetReadDeadline(time.Now().Add(stallTimeout))
 	n, err := b.ReadCloser.Read(p)
-	if err != nil { // io.EOF as well: the connection is read on, for what comes next
+	switch {
+	case err == io.EOF: // the connection is read on, for what comes next
 		_ = control.SetReadDeadline(time.Time{})
-		if err != io.EOF {
-			b.exchange.bodyErr.Store(&err)
-		}
+	case err != nil:
+		b.exchange.bodyErr.Store(&err)
 	}
 	return n, err
 }

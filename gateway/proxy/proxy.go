@@ -34,6 +34,8 @@ import (
 type Config struct {
 	// Dial connects to endpoints; nil means directly.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Listen listens for TCP clients; nil means net.Listen.
+	Listen func(network, address string) (net.Listener, error)
 	// TrustedProxies are clients whose X-Forwarded headers are believed and extended. All others' are replaced.
 	TrustedProxies []netip.Prefix
 	// MaxConnections of clients at a time; more wait to be accepted. 0 means 8192.
@@ -78,6 +80,9 @@ func New(cfg Config) *Proxy {
 	}
 	if cfg.Dial == nil {
 		cfg.Dial = (&net.Dialer{Timeout: dialTimeout}).DialContext
+	}
+	if cfg.Listen == nil {
+		cfg.Listen = net.Listen
 	}
 	p := &Proxy{
 		cfg:         cfg,

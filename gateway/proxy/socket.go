@@ -54,7 +54,7 @@ func (p *Proxy) open(key netip.AddrPort, kind kind) (*socket, error) {
 	if kind == udp {
 		return s, s.listenUDP(address)
 	}
-	listener, err := net.Listen("tcp", address)
+	listener, err := s.proxy.cfg.Listen("tcp", address)
 	if err != nil {
 		s.cancel()
 		return nil, err

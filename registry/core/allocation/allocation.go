@@ -10,7 +10,8 @@
 //
 // An Allocator hooks into the store of Services. What a write takes is taken before the Service is written
 // and given back if that fails; what it frees is freed after. A process that dies between the two leaves
-// something behind that no Service has: Repair, before the first write, puts that right.
+// something behind that no Service has: Repair, before the first write, puts that right. Where other servers write,
+// RepairBesideOthers does.
 //
 // Everything here works below the API, on the resources' stores: a ClusterIP costs one more write to etcd and
 // no request.

@@ -4,9 +4,11 @@ package allocation_test
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -16,6 +18,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
 
+	"github.com/skiff-k8s/skiff/apiserver"
+	"github.com/skiff-k8s/skiff/registry/core/allocation"
 	"github.com/skiff-k8s/skiff/testenv"
 )
 
@@ -253,6 +257,53 @@ func TestRepair(t *testing.T) {
 	if s := c.create(service("next", ofType("NodePort"))); s.Spec.Ports[0].NodePort != 30000 {
 		t.Errorf("node port = %d, want the one that was freed", s.Spec.Ports[0].NodePort)
 	}
+}
+
+// The same while others write: what is left over goes, what is being used stays.
+func TestRepairBesideOthers(t *testing.T) {
+	var services *allocation.Allocator
+	c := start(t, testenv.NodePorts(30000, 30002), testenv.Configure(func(cfg *apiserver.Config) { services = cfg.Services }))
+	kept := c.create(service("kept"))
+	c.create(service("crashed", ofType("NodePort")))
+	for _, key := range []string{"/registry/services/specs/default/crashed", "/registry/ipaddresses/" + kept.Spec.ClusterIP} {
+		if _, err := c.env.Store.Client().Delete(c.ctx, key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(c.ctx)
+	done := make(chan error, 1)
+	go func() { done <- services.RepairBesideOthers(ctx, 200*time.Millisecond) }()
+	var written []*corev1.Service
+	for i := 0; ; i++ { // as quickly as it goes
+		s := c.create(service(fmt.Sprintf("s%d", i), ofType("NodePort")))
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			done = nil
+		default:
+		}
+		if done == nil {
+			written = append(written, s)
+			break
+		}
+		if err := c.api.CoreV1().Services("default").Delete(c.ctx, s.Name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cancel()
+	want := map[string]bool{kept.Spec.ClusterIP: true}
+	for _, s := range written {
+		want[s.Spec.ClusterIP] = true
+	}
+	if left := c.addresses(); len(left) != len(want) {
+		t.Errorf("addresses = %v, want %v", left, want)
+	}
+	// Of three ports one is in use: there are two more, and no third one.
+	c.create(service("second", ofType("NodePort")))
+	c.create(service("third", ofType("NodePort")))
+	c.refused(service("full", ofType("NodePort")), "failed to allocate a nodePort: range is full")
 }
 
 // An upstream API server finds the ports where it looks for them.

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datastore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/raft/v3"
+	"k8s.io/klog/v2"
+)
+
+// majority says that there is none, if that is so.
+func (s *Store) majority() error {
+	if members := len(s.Members()); members > 1 && s.server.Lead() == 0 {
+		return fmt.Errorf("no majority: of %d servers %d must run and reach each other", members, members/2+1)
+	}
+	return nil
+}
+
+// How often a member of several looks whether somebody leads, and how often nobody must have led for it to count. etcd's
+// own server does the same for clients that call it by a network.
+const (
+	lookForLeader = time.Second
+	leaderless    = 3
+)
+
+// followMajority ends all watches when there is no majority any more, until ctx ends: what they tell may be old then, and
+// who reads from their caches has to hear of it.
+func (s *Store) followMajority(ctx context.Context) {
+	ticker := time.NewTicker(lookForLeader)
+	defer ticker.Stop()
+	for without := 0; ; {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		err := s.majority()
+		switch {
+		case err != nil && without < leaderless:
+			if without++; without == leaderless {
+				klog.FromContext(ctx).Error(err, "Nothing can be written or read until there is one")
+				s.watches.endAll()
+			}
+		case err == nil:
+			if without == leaderless {
+				klog.FromContext(ctx).Info("There is a majority of servers again")
+			}
+			without = 0
+		}
+	}
+}
+
+// watches are the client's watches, which can be ended.
+type watches struct {
+	clientv3.Watcher
+
+	mu   sync.Mutex
+	ends map[int]context.CancelFunc // guarded by mu, as is next
+	next int
+}
+
+func newWatches(w clientv3.Watcher) *watches {
+	return &watches{Watcher: w, ends: map[int]context.CancelFunc{}}
+}
+
+func (w *watches) Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan {
+	ctx, end := context.WithCancel(ctx)
+	w.mu.Lock()
+	id := w.next
+	w.next++
+	w.ends[id] = end
+	w.mu.Unlock()
+	context.AfterFunc(ctx, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.ends, id)
+	})
+	return w.Watcher.Watch(ctx, key, opts...)
+}
+
+func (w *watches) endAll() {
+	w.mu.Lock()
+	var ends []context.CancelFunc
+	for _, end := range w.ends {
+		ends = append(ends, end)
+	}
+	w.mu.Unlock()
+	for _, end := range ends {
+		end()
+	}
+}
+
+// patient waits out an election of the members. A read is asked once more, as etcd's client does by a network. A
+// transaction is if it was surely not taken, because nobody led.
+type patient struct{ clientv3.KV }
+
+// Of what meets an election, for as long as one may take.
+const (
+	tries = 200
+	pause = 50 * time.Millisecond
+)
+
+func (p patient) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	return again(ctx, electing, func() (*clientv3.GetResponse, error) { return p.KV.Get(ctx, key, opts...) })
+}
+
+func (p patient) Txn(ctx context.Context) clientv3.Txn { return patientTxn{ctx, p.KV.Txn(ctx)} }
+
+// patientTxn is a transaction that may be committed until it is taken.
+type patientTxn struct {
+	ctx context.Context
+	clientv3.Txn
+}
+
+func (t patientTxn) If(cs ...clientv3.Cmp) clientv3.Txn { return patientTxn{t.ctx, t.Txn.If(cs...)} }
+func (t patientTxn) Then(ops ...clientv3.Op) clientv3.Txn {
+	return patientTxn{t.ctx, t.Txn.Then(ops...)}
+}
+func (t patientTxn) Else(ops ...clientv3.Op) clientv3.Txn {
+	return patientTxn{t.ctx, t.Txn.Else(ops...)}
+}
+
+func (t patientTxn) Commit() (*clientv3.TxnResponse, error) {
+	return again(t.ctx, dropped, t.Txn.Commit)
+}
+
+// electing says of an error of a read that there is a new leader, or none yet.
+func electing(err error) bool {
+	return errors.Is(err, rpctypes.ErrLeaderChanged) || errors.Is(err, rpctypes.ErrNoLeader) || dropped(err)
+}
+
+// dropped says of an error that nobody led who could have taken what was asked for. etcd has only words for it.
+func dropped(err error) bool {
+	return err != nil && strings.Contains(err.Error(), raft.ErrProposalDropped.Error())
+}
+
+func again[T any](ctx context.Context, passes func(error) bool, do func() (T, error)) (T, error) {
+	for try := 1; ; try++ {
+		got, err := do()
+		if try == tries || !passes(err) {
+			return got, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return got, err
+		}
+	}
+}
