@@ -59,8 +59,8 @@ e2e: build test-deps ## run whole nodes on test hosts, with real containers
 bench: build test-deps ## measure starts, memory, idle CPU and pods, on test hosts; about three minutes
 	@go run ./bench $(BENCH_FLAGS)
 
-bench-scheduler: ## measure the scheduler by the shapes of upstream's scheduler_perf; about ten minutes
-	go test ./scheduler -run '^$$' -bench 'Alone|ThroughAPI' -benchtime 1x -timeout 60m $(BENCH_FLAGS)
+bench-scheduler: ## measure the scheduler by the shapes of upstream's scheduler_perf, as tables with the aims; about ten minutes
+	@go run ./bench/scheduler $(BENCH_FLAGS)
 
 bench-network: build test-deps ## measure Services by both proxy modes, names and Gateways; about half an hour
 	go test ./proxy -run '^$$' -bench Sync -benchtime 5x -timeout 60m

@@ -3,8 +3,11 @@
 package scheduler
 
 import (
+	"cmp"
 	"encoding/json"
+	"flag"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -13,12 +16,15 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/scheduler/cache"
 	"github.com/skiff-k8s/skiff/scheduler/framework"
+	"github.com/skiff-k8s/skiff/scheduler/queue"
 )
 
 // A model of the documented rules, as plain and slow as can be: it says whether a pod may run on a node of a
@@ -363,6 +369,9 @@ func (g *generator) pod(name string) *v1.Pod {
 		p.Spec.NodeSelector = map[string]string{"disk": pick(g, "ssd", "hdd")}
 	}
 	p.Spec.Affinity = g.affinity()
+	if g.chance(40) {
+		p.Spec.Priority = ptr.To(pick[int32](g, 5, 10))
+	}
 	if g.chance(35) {
 		p.Spec.TopologySpreadConstraints = []v1.TopologySpreadConstraint{g.spread()}
 		if g.chance(30) {
@@ -450,6 +459,43 @@ func newCycle(t testing.TB, s *Scheduler, m *modelCluster) *framework.Cycle {
 	return framework.NewCycle(s.profiles[v1.DefaultSchedulerName], framework.NewPodInfo(m.pod), &s.snapshot, s.queue.Nominated)
 }
 
+// A long run takes other seeds, and more of them: go test ./scheduler -run Agree -args -first-seed 1000000 -seeds 100000
+var (
+	firstSeed = flag.Uint64("first-seed", 0, "of the clusters that are generated")
+	seeds     = flag.Uint64("seeds", 0, "how many clusters to generate; 0 for as few as are quick")
+)
+
+// eachSeed yields quick seeds, or as many as are asked for.
+func eachSeed(quick uint64) iter.Seq[uint64] {
+	return func(yield func(uint64) bool) {
+		for i := range cmp.Or(*seeds, quick) {
+			if !yield(*firstSeed + i) {
+				return
+			}
+		}
+	}
+}
+
+// manifest is the cluster as kubectl would create it.
+func (m *modelCluster) manifest() string {
+	list := v1.List{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "List"}}
+	for _, n := range m.nodes {
+		n = n.DeepCopy()
+		n.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}
+		list.Items = append(list.Items, runtime.RawExtension{Object: n})
+	}
+	for _, p := range append(slices.Clip(m.pods), m.pod) {
+		p = p.DeepCopy()
+		p.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}
+		list.Items = append(list.Items, runtime.RawExtension{Object: p})
+	}
+	text, err := json.Marshal(list)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
 func TestFiltersAgreeWithModel(t *testing.T) {
 	client := fake.NewClientset()
 	s, err := New(Config{}, client, informers.NewSharedInformerFactory(client, 0), nil)
@@ -457,7 +503,7 @@ func TestFiltersAgreeWithModel(t *testing.T) {
 		t.Fatal(err)
 	}
 	fitting, rejected := 0, 0
-	for seed := range uint64(5000) {
+	for seed := range eachSeed(5000) {
 		m := generate(rand.New(rand.NewPCG(seed, 1)))
 		cycle := newCycle(t, s, m)
 		_, _, _, status := cycle.PreFilter(t.Context())
@@ -473,8 +519,7 @@ func TestFiltersAgreeWithModel(t *testing.T) {
 				rejected++
 			}
 			if want != (verdict == nil) {
-				manifest, _ := json.Marshal(map[string]any{"nodes": m.nodes, "pods": m.pods, "pod": m.pod})
-				t.Fatalf("seed %d: the model says %v for node %s, the plugins say %v\n%s", seed, want, node.Name, verdict.Reasons(), manifest)
+				t.Fatalf("seed %d: the model says %v for node %s, the plugins say %v\n%s", seed, want, node.Name, verdict.Reasons(), m.manifest())
 			}
 		}
 	}
@@ -490,7 +535,7 @@ func TestTrackersAgreeWithNewCycle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for seed := range uint64(2000) {
+	for seed := range eachSeed(2000) {
 		m := generate(rand.New(rand.NewPCG(seed, 2)))
 		if len(m.pods) == 0 {
 			continue
@@ -566,15 +611,28 @@ func (g *generator) change(m *modelCluster, c *cache.Cache, id int) {
 	}
 }
 
-// What is kept from one cycle to the next has to say what counting anew would: verdicts as the model, scores as those of a snapshot
-// made anew.
+// pending is a pod to place: often it is like one of those before it, as replicas are.
+func (g *generator) pending(before *[]*v1.Pod, id int) *v1.Pod {
+	p := g.pod("pending")
+	if len(*before) > 0 && g.chance(70) {
+		p = pick(g, *before...).DeepCopy()
+	} else {
+		*before = append(*before, p)
+	}
+	p.UID = types.UID(fmt.Sprint("pending-", id))
+	return p
+}
+
+// What is kept from one cycle to the next has to say what counting anew would: verdicts as the model, scores and victims as those of a
+// snapshot made anew; also while pods are nominated to nodes.
 func TestKeptAgreesWithModel(t *testing.T) {
 	client := fake.NewClientset()
 	s, err := New(Config{}, client, informers.NewSharedInformerFactory(client, 0), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for seed := range uint64(200) {
+	preempting := 0
+	for seed := range eachSeed(200) {
 		r := rand.New(rand.NewPCG(seed, 3))
 		g, m := &generator{r}, generate(r)
 		c, snapshot := cache.New(), framework.NewSnapshot()
@@ -584,27 +642,46 @@ func TestKeptAgreesWithModel(t *testing.T) {
 		for _, p := range m.pods {
 			c.SetPod(framework.NewPodInfo(p))
 		}
+		nominated, before := queue.NewNominated(), []*v1.Pod(nil)
 		for step := range 40 {
 			for i := range r.IntN(3) {
 				g.change(m, c, 10*step+i)
 			}
 			c.UpdateSnapshot(snapshot)
-			m.pod = g.pod("pending")
+			m.pod = g.pending(&before, step)
 			pod := framework.NewPodInfo(m.pod)
-			kept := framework.NewCycle(s.profiles[v1.DefaultSchedulerName], pod, snapshot, s.queue.Nominated)
-			anew := framework.NewCycle(s.profiles[v1.DefaultSchedulerName], pod, framework.NewSnapshot(cloneAll(snapshot.Nodes)...), s.queue.Nominated)
+			if step%2 == 0 { // one is nominated, maybe the pod itself; or the first is so no longer
+				other := framework.NewPodInfo(g.pending(&before, step+g.IntN(2)))
+				nominated.Set(other, pick(g, m.nodes...).Name)
+			} else if step%7 == 0 {
+				for i := range step {
+					nominated.Remove(&v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: types.UID(fmt.Sprint("pending-", i))}})
+				}
+			}
+			nominated.Changed(snapshot.Touch)
+			kept := framework.NewCycle(s.profiles[v1.DefaultSchedulerName], pod, snapshot, nominated)
+			anew := framework.NewCycle(s.profiles[v1.DefaultSchedulerName], pod, framework.NewSnapshot(cloneAll(snapshot.Nodes)...), nominated)
+			kept.Remember()
 			_, _, _, status := kept.PreFilter(t.Context())
 			_, _, _, _ = anew.PreFilter(t.Context())
 			var feasible []*framework.NodeInfo
-			for _, node := range snapshot.Nodes {
+			diagnosis := &framework.Diagnosis{Nodes: snapshot.Nodes, Absent: status, Statuses: make([]*framework.Status, len(snapshot.Nodes))}
+			for i, node := range snapshot.Nodes {
 				verdict := status
 				if verdict == nil {
-					_, verdict = kept.Filter(node)
+					var by, byAnew string
+					var verdictAnew *framework.Status
+					by, verdict = kept.FilterAt(i)
+					byAnew, verdictAnew = anew.Filter(anew.Snapshot.Nodes[i])
+					if by != byAnew || verdict.Message() != verdictAnew.Message() {
+						t.Fatalf("seed %d, step %d: of node %s is kept %s %q, anew it is %s %q", seed, step, node.Node.Name, by, verdict.Message(), byAnew, verdictAnew.Message())
+					}
 				}
+				diagnosis.Statuses[i] = verdict
 				if verdict == nil {
 					feasible = append(feasible, node)
 				}
-				if m.fits(node.Node) != (verdict == nil) {
+				if len(nominated.NominatedPods(node.Node.Name)) == 0 && m.fits(node.Node) != (verdict == nil) {
 					t.Fatalf("seed %d, step %d: the model says %v for node %s, the plugins say %v", seed, step, verdict != nil, node.Node.Name, verdict.Reasons())
 				}
 			}
@@ -613,8 +690,35 @@ func TestKeptAgreesWithModel(t *testing.T) {
 			if err != nil || err2 != nil || !slices.Equal(got, want) {
 				t.Fatalf("seed %d, step %d: scores are %v (%v), counted anew %v (%v)", seed, step, got, err, want, err2)
 			}
+			if status == nil && len(feasible) == 0 {
+				got, want := victims(t, kept, diagnosis), victims(t, anew, &framework.Diagnosis{Nodes: anew.Snapshot.Nodes, Statuses: diagnosis.Statuses})
+				if got != want {
+					t.Fatalf("seed %d, step %d: kept are the victims %s, anew they are %s", seed, step, got, want)
+				}
+				if got != "[]" {
+					preempting++
+				}
+			}
 		}
 	}
+	if preempting < 100 {
+		t.Errorf("%d pods would preempt others: the generator is lopsided", preempting)
+	}
+}
+
+// victims says how much the best preemption hurts: which of several it is may be any.
+func victims(t *testing.T, cycle *framework.Cycle, d *framework.Diagnosis) string {
+	best, status := cycle.Plan(t.Context(), d)
+	if status.Code() == framework.Error {
+		t.Fatal(status.Message())
+	}
+	priorities := []int32{}
+	if best != nil {
+		for _, p := range best.Pods {
+			priorities = append(priorities, framework.Priority(p))
+		}
+	}
+	return fmt.Sprint(priorities)
 }
 
 func cloneAll(nodes []*framework.NodeInfo) []*framework.NodeInfo {

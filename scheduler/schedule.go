@@ -48,7 +48,9 @@ func (s *Scheduler) scheduleOne(ctx context.Context, p *framework.QueuedPod) {
 
 	began := time.Now()
 	s.cache.UpdateSnapshot(&s.snapshot)
+	s.queue.Nominated.Changed(s.snapshot.Touch)
 	cycle := framework.NewCycle(profile, p.PodInfo, &s.snapshot, s.queue.Nominated)
+	cycle.Remember()
 	s.measure(cycle)
 	nodeName, err := s.pickNode(ctx, cycle)
 	if err != nil {
@@ -188,37 +190,40 @@ func (s *Scheduler) newDiagnosis() *framework.Diagnosis {
 // filter asks about node after node, starting where the last search ended so that all get their turn, until there is
 // enough choice. names, if not nil, are the only nodes to look at.
 func (s *Scheduler) filter(cycle *framework.Cycle, names sets.Set[string], d *framework.Diagnosis) ([]*framework.NodeInfo, error) {
-	nodes, start := s.snapshot.Nodes, s.next
+	total, at := len(s.snapshot.Nodes), func(i int) int { return (s.next + i) % len(s.snapshot.Nodes) }
 	if names != nil {
-		nodes, start = s.named(names), 0
+		named := s.named(names)
+		total, at = len(named), func(i int) int { return named[i] }
 	}
-	want := enough(len(nodes), s.percentage[cycle.Profile.SchedulerName])
+	want := enough(total, s.percentage[cycle.Profile.SchedulerName])
 	s.feasible = s.feasible[:0]
-	looked, rejected := 0, make(map[string]int)
-	for ; looked < len(nodes) && len(s.feasible) < want; looked++ {
-		node := nodes[(start+looked)%len(nodes)]
-		v := s.search.ask(cycle, nodes, start, looked)
+	looked, rejected := 0, make(framework.Rejections, 0, 8)
+	for ; looked < total && len(s.feasible) < want; looked++ {
+		v := s.search.ask(cycle, at, total, looked)
 		switch {
 		case v.status == nil:
-			s.feasible = append(s.feasible, node)
+			s.feasible = append(s.feasible, s.snapshot.Nodes[at(looked)])
 		case !v.status.IsRejected():
 			return nil, fmt.Errorf("running %q filter plugin: %s", v.plugin, v.status.Message())
 		default:
-			d.Statuses[node.Position()] = v.status
-			if rejected[v.plugin]++; rejected[v.plugin] == 1 || v.status.Code() == framework.Pending {
+			d.Statuses[at(looked)] = v.status
+			if rejected.Add(v.plugin) == 1 || v.status.Code() == framework.Pending {
 				d.AddRejection(v.plugin, v.status)
 			}
 		}
 	}
 	cycle.Filtered(looked, rejected)
 	if names == nil {
-		s.next = (start + looked) % len(nodes)
+		s.next = at(looked)
 	}
 	return s.feasible, nil
 }
 
 // search asks about nodes one by one at first. When that takes long, because few of them are feasible, it looks ahead, on all processors.
-type search struct{ verdicts [ahead]verdict }
+type search struct {
+	verdicts [ahead]verdict
+	to       int // verdicts end before the node with this number; none are there if it is not past the batch's start
+}
 
 // verdict on a node.
 type verdict struct {
@@ -231,32 +236,47 @@ const (
 	ahead = 1024
 )
 
-// ask returns the verdict on the node with the number looked, counted from the position first. It is asked for in order.
-func (s *search) ask(cycle *framework.Cycle, nodes []*framework.NodeInfo, first, looked int) verdict {
-	if looked < alone {
-		plugin, status := cycle.Filter(nodes[(first+looked)%len(nodes)])
-		return verdict{plugin, status}
-	}
+// ask returns the verdict on the node with the number looked, of a total whose positions in the snapshot at tells. It is asked for in order.
+func (s *search) ask(cycle *framework.Cycle, at func(int) int, total, looked int) verdict {
 	i := (looked - alone) % ahead
-	if i == 0 {
-		framework.Parallel(min(ahead, len(nodes)-looked), func(j int) {
-			v := &s.verdicts[j]
-			v.plugin, v.status = cycle.Filter(nodes[(first+looked+j)%len(nodes)])
-		})
-	}
-	return s.verdicts[i]
-}
-
-// named returns the nodes with the names, in the order of the snapshot.
-func (s *Scheduler) named(names sets.Set[string]) []*framework.NodeInfo {
-	nodes := make([]*framework.NodeInfo, 0, len(names))
-	for name := range names {
-		if node := s.snapshot.ByName[name]; node != nil {
-			nodes = append(nodes, node)
+	if looked >= alone && i == 0 {
+		s.to = looked
+		if n := min(ahead, total-looked); !knows(cycle, at, looked, n) {
+			s.to += n
+			framework.Parallel(n, func(j int) {
+				v := &s.verdicts[j]
+				v.plugin, v.status = cycle.FilterAt(at(looked + j))
+			})
 		}
 	}
-	slices.SortFunc(nodes, func(a, b *framework.NodeInfo) int { return a.Position() - b.Position() })
-	return nodes
+	if looked >= alone && looked < s.to {
+		return s.verdicts[i]
+	}
+	plugin, status := cycle.FilterAt(at(looked))
+	return verdict{plugin, status}
+}
+
+// knows says whether there is little to find out about n nodes.
+func knows(cycle *framework.Cycle, at func(int) int, from, n int) bool {
+	unknown := 0
+	for i := from; i < from+n && unknown <= n/16; i++ {
+		if !cycle.Knows(at(i)) {
+			unknown++
+		}
+	}
+	return unknown <= n/16
+}
+
+// named returns the positions of the nodes with the names, in the order of the snapshot.
+func (s *Scheduler) named(names sets.Set[string]) []int {
+	positions := make([]int, 0, len(names))
+	for name := range names {
+		if node := s.snapshot.ByName[name]; node != nil {
+			positions = append(positions, node.Position())
+		}
+	}
+	slices.Sort(positions)
+	return positions
 }
 
 // enough says how many feasible nodes are enough of a choice among nodes; of 0 percent the less the more there are.

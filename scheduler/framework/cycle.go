@@ -43,6 +43,11 @@ type Profile struct {
 	postBinds  []at[PostBinder]
 	sorter     QueueSorter
 	hints      map[string][]Hint
+
+	locals       []Local
+	localFilters int   // so many of filters, from the first on, are Local
+	localScore   []int // of each of scorers, its number among those that are Local; -1 if it is not
+	localScorers int
 }
 
 // at is a plugin's interface with its position in Profile.Plugins, where its state lies.
@@ -106,6 +111,7 @@ func NewProfile(schedulerName string, weighted []Weighted) (*Profile, error) {
 		return nil, fmt.Errorf("profile %q: must have a bind plugin", schedulerName)
 	}
 	p.sorter = sorters[0]
+	p.findLocal()
 	return p, nil
 }
 
@@ -133,6 +139,7 @@ func (p *Profile) Hints(plugin string) []Hint {
 // Nominator knows which pods are nominated to which node.
 type Nominator interface {
 	NominatedPods(nodeName string) []*PodInfo
+	NodeOf(pod types.UID) string // "" if the pod is not nominated
 }
 
 // Cycle is one attempt to place one pod. It is used by one goroutine at a time, but for Filter.
@@ -150,6 +157,12 @@ type Cycle struct {
 	skipFilter  []bool
 	scoreStates []State
 	skipScore   []bool
+
+	// What Remember sets: nothing is kept without.
+	signature string
+	verdicts  localVerdicts
+	own       int  // position of the node that the pod itself is nominated to; -1 if there is none
+	others    bool // filters that are not Local have something to do; PreFilter finds out
 }
 
 // NewCycle starts an attempt.
@@ -184,14 +197,43 @@ func (c *Cycle) evaluated(p Plugin, point string, times int) {
 }
 
 // Filtered tells Evaluated of so many nodes that Filter was asked about, of which plugins rejected so many.
-func (c *Cycle) Filtered(nodes int, rejected map[string]int) {
+func (c *Cycle) Filtered(nodes int, rejected Rejections) {
 	for i := range c.Profile.filters {
 		f := &c.Profile.filters[i]
 		if !c.skipFilter[f.pos] {
 			c.evaluated(f.plugin, "Filter", nodes)
-			nodes -= rejected[f.plugin.Name()]
+			nodes -= rejected.of(f.plugin.Name())
 		}
 	}
+}
+
+// Rejections counts nodes by the plugin that rejects them. There are few plugins and many nodes, for which a map would be slow.
+type Rejections []rejections
+
+type rejections struct {
+	plugin string
+	nodes  int
+}
+
+// Add counts a node, and says how many the plugin has rejected now.
+func (r *Rejections) Add(plugin string) int {
+	for i := range *r {
+		if (*r)[i].plugin == plugin {
+			(*r)[i].nodes++
+			return (*r)[i].nodes
+		}
+	}
+	*r = append(*r, rejections{plugin, 1})
+	return 1
+}
+
+func (r Rejections) of(plugin string) int {
+	for i := range r {
+		if r[i].plugin == plugin {
+			return r[i].nodes
+		}
+	}
+	return 0
 }
 
 // PreFilter asks all plugins. It returns the nodes to look at, nil for all, and which plugins narrowed them down.
@@ -222,6 +264,7 @@ func (c *Cycle) PreFilter(ctx context.Context) (names sets.Set[string], by sets.
 			return nil, by, f.plugin.Name(), RejectForGood(emptyIntersection(by))
 		}
 	}
+	c.others = c.asksOthers()
 	return names, by, "", nil
 }
 
@@ -248,7 +291,20 @@ func (c *Cycle) Filter(node *NodeInfo) (plugin string, status *Status) {
 }
 
 func (c *Cycle) filter(node *NodeInfo) (plugin string, status *Status) {
-	for i := range c.Profile.filters {
+	at, status := c.ask(node, 0, len(c.Profile.filters))
+	return c.rejector(at, status), status
+}
+
+func (c *Cycle) rejector(at int, status *Status) string {
+	if status == nil {
+		return ""
+	}
+	return c.Profile.filters[at].plugin.Name()
+}
+
+// ask asks the filters from one position up to another, and returns where the first is that rejects the node.
+func (c *Cycle) ask(node *NodeInfo, from, to int) (at int, status *Status) {
+	for i := from; i < to; i++ {
 		f := &c.Profile.filters[i]
 		if c.skipFilter[f.pos] {
 			continue
@@ -257,10 +313,10 @@ func (c *Cycle) filter(node *NodeInfo) (plugin string, status *Status) {
 		s := f.plugin.Filter(c.states[f.pos], c.Pod, node)
 		c.ended(began, f.plugin, "Filter", s)
 		if s != nil {
-			return f.plugin.Name(), s
+			return i, s
 		}
 	}
-	return "", nil
+	return 0, nil
 }
 
 // FilterAll tells what all plugins object to the node, where Filter ends at the first. Nominated pods are left out.
@@ -366,14 +422,21 @@ func (c *Cycle) Score(ctx context.Context, nodes []*NodeInfo) ([]int64, error) {
 	}
 	buffer := make([]int64, 2*len(nodes))
 	total, scores := buffer[:len(nodes)], buffer[len(nodes):]
+	kept, positions := c.keptScores(nodes)
 	for i, s := range c.Profile.scorers {
 		state, skip := c.scoreState(s.pos)
 		if skip {
 			continue
 		}
 		began := c.begin()
-		for j, node := range nodes {
-			scores[j] = s.plugin.Score(state, c.Pod, node)
+		if at := c.Profile.localScore[i]; kept != nil && at >= 0 {
+			for j, position := range positions {
+				scores[j] = kept.scores[position*kept.perNode+at]
+			}
+		} else {
+			for j, node := range nodes {
+				scores[j] = s.plugin.Score(state, c.Pod, node)
+			}
 		}
 		c.ended(began, s.plugin, "Score", nil)
 		c.evaluated(s.plugin, "Score", len(nodes))
@@ -536,20 +599,10 @@ func insert(set sets.Set[string], s string) sets.Set[string] {
 
 // Status of the node at position i.
 func (d *Diagnosis) Status(i int) *Status {
-	if d.Statuses[i] != nil {
+	if i < len(d.Statuses) && d.Statuses[i] != nil {
 		return d.Statuses[i]
 	}
 	return d.Absent
-}
-
-// StatusOf the node with the name, nil if there is none.
-func (d *Diagnosis) StatusOf(nodeName string) *Status {
-	for i, n := range d.Nodes {
-		if n.Node.Name == nodeName {
-			return d.Status(i)
-		}
-	}
-	return nil
 }
 
 // Message counts the reasons, as kubectl users know it: 0/3 nodes are available: 1 Insufficient cpu, ...
@@ -569,9 +622,13 @@ func (d *Diagnosis) Message() string {
 
 func (d *Diagnosis) countReasons() []string {
 	counts := make(map[string]int)
-	for i := range d.Nodes {
-		for _, reason := range d.Status(i).Reasons() {
-			counts[reason]++
+	for i := 0; i < len(d.Nodes); {
+		status, from := d.Status(i), i
+		for i < len(d.Nodes) && d.Status(i) == status { // verdicts are shared, so many in a row are the same
+			i++
+		}
+		for _, reason := range status.Reasons() {
+			counts[reason] += i - from
 		}
 	}
 	texts := make([]string, 0, len(counts))

@@ -3,7 +3,9 @@
 package framework
 
 import (
+	"encoding/binary"
 	"maps"
+	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
@@ -62,6 +64,17 @@ func (r *Resource) Add(other *Resource, sign int64) {
 func (r *Resource) Equal(other *Resource) bool {
 	return r.MilliCPU == other.MilliCPU && r.Memory == other.Memory && r.EphemeralStorage == other.EphemeralStorage &&
 		r.AllowedPods == other.AllowedPods && maps.Equal(r.Scalar, other.Scalar)
+}
+
+// Sign appends all amounts to a signature.
+func (r *Resource) Sign(b []byte) []byte {
+	for _, amount := range [...]int64{r.MilliCPU, r.Memory, r.EphemeralStorage, r.AllowedPods, int64(len(r.Scalar))} {
+		b = binary.AppendVarint(b, amount)
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Scalar)) {
+		b = binary.AppendVarint(SignString(b, string(name)), r.Scalar[name])
+	}
+	return b
 }
 
 // Get returns the amount of one resource.

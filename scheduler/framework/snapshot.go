@@ -19,6 +19,8 @@ type Snapshot struct {
 	log     []*NodeInfo
 	kept    map[string]*kept
 	asked   uint64 // how often Keep was called
+
+	signatures map[string]struct{} // of pods, the latest
 }
 
 // Kept is something worked out of all nodes.
@@ -38,6 +40,8 @@ const (
 	maxLog = 1024
 	// maxKept is how much is kept: this number of values, each of them once for each node.
 	maxKept, minKeptValues, maxKeptValues = 1 << 18, 8, 256
+	// maxSignatures are remembered.
+	maxSignatures = 256
 )
 
 // NewSnapshot makes a snapshot of its own from nodes; the cache keeps one up to date instead.
@@ -57,13 +61,37 @@ func (s *Snapshot) SetNode(node *NodeInfo) {
 		s.ByName[node.Node.Name] = node
 		return
 	}
-	s.version++
-	node.position, node.version = old.position, s.version
+	node.position = old.position
 	*old = *node
+	s.changed(old)
+}
+
+// Touch has what is kept about a node counted again, if there is such a node: something has changed that is not in the node itself.
+func (s *Snapshot) Touch(nodeName string) {
+	if node := s.ByName[nodeName]; node != nil {
+		s.changed(node)
+	}
+}
+
+func (s *Snapshot) changed(node *NodeInfo) {
+	s.version++
+	node.version = s.version
 	if len(s.log) >= 2*maxLog {
 		s.log = append(s.log[:0], s.log[maxLog:]...)
 	}
-	s.log = append(s.log, old)
+	s.log = append(s.log, node)
+}
+
+// again says whether there was such a signature of late.
+func (s *Snapshot) again(signature string) bool {
+	if _, seen := s.signatures[signature]; seen {
+		return true
+	}
+	if s.signatures == nil || len(s.signatures) >= maxSignatures {
+		s.signatures = make(map[string]struct{})
+	}
+	s.signatures[signature] = struct{}{}
+	return false
 }
 
 // SetOrder says which nodes there are, in which order. What was kept is forgotten.

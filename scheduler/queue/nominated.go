@@ -19,11 +19,13 @@ type Nominated struct {
 	mu     sync.RWMutex
 	byNode map[string][]*framework.PodInfo // a list is replaced, never changed: readers keep it
 	node   map[types.UID]string
+	// changed has the nodes whose list has changed since Changed was called last.
+	changed map[string]struct{}
 }
 
 // NewNominated returns an empty table.
 func NewNominated() *Nominated {
-	return &Nominated{byNode: make(map[string][]*framework.PodInfo), node: make(map[types.UID]string)}
+	return &Nominated{byNode: make(map[string][]*framework.PodInfo), node: make(map[types.UID]string), changed: make(map[string]struct{})}
 }
 
 // NominatedPods implements framework.Nominator.
@@ -47,6 +49,27 @@ func (n *Nominated) Set(p *framework.PodInfo, nodeName string) {
 	n.node[p.Pod.UID] = nodeName
 	n.pods.Store(int64(len(n.node)))
 	n.byNode[nodeName] = append(slices.Clip(n.byNode[nodeName]), p)
+	n.changed[nodeName] = struct{}{}
+}
+
+// NodeOf implements framework.Nominator.
+func (n *Nominated) NodeOf(pod types.UID) string {
+	if n.pods.Load() == 0 {
+		return ""
+	}
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return n.node[pod]
+}
+
+// Changed tells which nodes have gained or lost a nominated pod since it was called last.
+func (n *Nominated) Changed(tell func(nodeName string)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for nodeName := range n.changed {
+		tell(nodeName)
+	}
+	clear(n.changed)
 }
 
 // Update takes over a changed pod. A nomination that this process made and the API server has not yet
@@ -75,6 +98,7 @@ func (n *Nominated) remove(uid types.UID) {
 		return
 	}
 	delete(n.node, uid)
+	n.changed[nodeName] = struct{}{}
 	n.pods.Store(int64(len(n.node)))
 	rest := slices.DeleteFunc(slices.Clone(n.byNode[nodeName]), func(p *framework.PodInfo) bool { return p.Pod.UID == uid })
 	if len(rest) == 0 {

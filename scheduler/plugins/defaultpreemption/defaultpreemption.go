@@ -121,7 +121,7 @@ func (p *plugin) askOthers(ctx context.Context, pod *v1.Pod, found []candidate) 
 	}
 	found = nil
 	for _, victims := range left {
-		found = append(found, candidate{victims})
+		found = append(found, newCandidate(victims))
 	}
 	return found, nil
 }
@@ -132,9 +132,8 @@ func mayNotPreempt(cycle *framework.Cycle, d *framework.Diagnosis) string {
 	if pod.Spec.PreemptionPolicy != nil && *pod.Spec.PreemptionPolicy == v1.PreemptNever {
 		return "not eligible due to preemptionPolicy=Never."
 	}
-	nominated := pod.Status.NominatedNodeName
-	node := cycle.Snapshot.ByName[nominated]
-	if node == nil || d.StatusOf(nominated).Code() == framework.UnschedulableAndUnresolvable {
+	node := cycle.Snapshot.ByName[pod.Status.NominatedNodeName]
+	if node == nil || d.Status(node.Position()).Code() == framework.UnschedulableAndUnresolvable {
 		return ""
 	}
 	for _, other := range node.Pods {

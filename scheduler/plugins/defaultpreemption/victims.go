@@ -8,7 +8,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
-	"time"
 
 	v1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -18,8 +17,37 @@ import (
 	"github.com/skiff-k8s/skiff/scheduler/framework"
 )
 
-// candidate is a node where preemption helps.
-type candidate struct{ *framework.Victims }
+// candidate is a node where preemption helps, and how much that hurts.
+type candidate struct {
+	*framework.Victims
+	highest     int32 // priority of the most important victim
+	prioritySum int64 // shifted so that none is negative: more victims are always worse
+	started     int64 // when the earliest of the victims with the highest priority did
+}
+
+func newCandidate(v *framework.Victims) candidate {
+	c := candidate{Victims: v, highest: framework.Priority(v.Pods[0]), started: started(v.Pods[0])}
+	for _, pod := range v.Pods {
+		priority := framework.Priority(pod)
+		c.prioritySum += int64(priority) + math.MaxInt32 + 1
+		if priority == c.highest {
+			c.started = min(c.started, started(pod))
+		}
+	}
+	return c
+}
+
+// outcome of a search for victims on one node. At most one of its fields is set.
+type outcome struct {
+	candidate
+	status *framework.Status // why there are none
+}
+
+// outcomes are kept for pods of one signature, by position of the node: an outcome without fields is not known.
+type outcomes []outcome
+
+// Recount implements framework.Kept.
+func (o outcomes) Recount(position int, _ *framework.NodeInfo) { o[position] = outcome{} }
 
 var (
 	notHelpful = framework.RejectForGood("Preemption is not helpful for scheduling")
@@ -29,13 +57,13 @@ var (
 // findCandidates tries nodes that rejected the pod for something that other pods take up, from a random one on,
 // until it has enough choice. If there is none, the diagnosis says why.
 func (p *plugin) findCandidates(ctx context.Context, cycle *framework.Cycle, d *framework.Diagnosis) ([]candidate, *framework.Diagnosis, error) {
-	var positions []int
+	positions := make([]int, 0, len(d.Nodes))
 	for i := range d.Nodes {
 		if d.Status(i).Code() == framework.Unschedulable {
 			positions = append(positions, i)
 		}
 	}
-	failed := &framework.Diagnosis{Nodes: d.Nodes, Statuses: make([]*framework.Status, len(d.Nodes)), Absent: notHelpful}
+	failed := &framework.Diagnosis{Nodes: d.Nodes, Absent: notHelpful}
 	if len(positions) == 0 {
 		return nil, failed, nil
 	}
@@ -43,22 +71,18 @@ func (p *plugin) findCandidates(ctx context.Context, cycle *framework.Cycle, d *
 	if err != nil {
 		return nil, nil, err
 	}
+	try := trial{cycle, d.Nodes, budgets, keptOutcomes(cycle, budgets)}
 	enough := min(len(positions), max(p.MinCandidateNodesAbsolute, len(positions)*p.MinCandidateNodesPercentage/100))
-	var found []candidate
+	found := make([]candidate, 0, enough)
 	harmless := false // some candidate violates no budget
 	offset := rand.IntN(len(positions))
 	for from := 0; from < len(positions) && (!harmless || len(found) < enough); from += enough {
-		type result struct {
-			candidate
-			status *framework.Status
-		}
-		results := make([]result, min(enough, len(positions)-from))
 		at := func(i int) int { return positions[(offset+from+i)%len(positions)] }
-		framework.Parallel(len(results), func(i int) {
-			results[i].candidate, results[i].status = selectVictims(cycle.Clone(), d.Nodes[at(i)], budgets)
-		})
-		for i, r := range results {
+		for i, r := range try.batch(min(enough, len(positions)-from), at) {
 			if r.status != nil {
+				if failed.Statuses == nil {
+					failed.Statuses = make([]*framework.Status, len(d.Nodes))
+				}
 				failed.Statuses[at(i)] = r.status
 				continue
 			}
@@ -67,6 +91,50 @@ func (p *plugin) findCandidates(ctx context.Context, cycle *framework.Cycle, d *
 		}
 	}
 	return found, failed, nil
+}
+
+// trial finds out what would happen if pods of lower priority were gone.
+type trial struct {
+	cycle   *framework.Cycle
+	nodes   []*framework.NodeInfo
+	budgets []budget
+	kept    outcomes // nil if nothing is kept
+}
+
+// keptOutcomes returns what is known from earlier pods like this one: as long as a node stays as it is, and so do the budgets, they have the same victims.
+func keptOutcomes(cycle *framework.Cycle, budgets []budget) outcomes {
+	id, ok := cycle.Signature()
+	if !ok {
+		return nil
+	}
+	b := []byte("victims/" + id)
+	for i := range budgets {
+		b = framework.SignString(framework.SignString(b, string(budgets[i].UID)), budgets[i].ResourceVersion)
+	}
+	return cycle.Snapshot.Keep(string(b), func(nodes int) framework.Kept { return make(outcomes, nodes) }).(outcomes)
+}
+
+// batch tries n nodes.
+func (t *trial) batch(n int, at func(int) int) []outcome {
+	results := make([]outcome, n)
+	var unknown []int
+	for i := range results {
+		if position := at(i); t.kept != nil && !t.cycle.IsOwn(position) {
+			results[i] = t.kept[position]
+		}
+		if results[i].Victims == nil && results[i].status == nil {
+			unknown = append(unknown, i)
+		}
+	}
+	framework.Parallel(len(unknown), func(i int) {
+		position := at(unknown[i])
+		r := selectVictims(t.cycle.Clone(), t.nodes[position], t.budgets)
+		results[unknown[i]] = r
+		if t.kept != nil && !t.cycle.IsOwn(position) && (r.status == nil || r.status.IsRejected()) {
+			t.kept[position] = r
+		}
+	})
+	return results
 }
 
 // budget is a PodDisruptionBudget with its selector, which selects something.
@@ -94,7 +162,7 @@ func (p *plugin) budgets(ctx context.Context) ([]budget, error) {
 
 // selectVictims takes all pods of lower priority off the node and, if the pod fits then, puts back as many as possible,
 // first those protected by a budget, the most important first. It changes cycle, which is its own.
-func selectVictims(cycle *framework.Cycle, of *framework.NodeInfo, budgets []budget) (candidate, *framework.Status) {
+func selectVictims(cycle *framework.Cycle, of *framework.NodeInfo, budgets []budget) outcome {
 	node := of.Clone()
 	var potential []*framework.PodInfo
 	for _, other := range node.Pods {
@@ -102,40 +170,40 @@ func selectVictims(cycle *framework.Cycle, of *framework.NodeInfo, budgets []bud
 			potential = append(potential, other)
 		}
 	}
-	c := candidate{&framework.Victims{Node: of}}
 	if len(potential) == 0 {
-		return c, noVictims
+		return outcome{status: noVictims}
 	}
 	for _, victim := range potential {
 		cycle.RemovePod(victim, node)
 	}
 	if _, status := cycle.Filter(node); status != nil {
-		return c, status
+		return outcome{status: status}
 	}
 	slices.SortFunc(potential, moreImportant)
 	violating, rest := splitByBudget(potential, budgets)
+	victims := &framework.Victims{Node: of}
 	reprieve := func(victim *framework.PodInfo) bool {
 		cycle.AddPod(victim, node)
 		if _, status := cycle.Filter(node); status == nil {
 			return true
 		}
 		cycle.RemovePod(victim, node)
-		c.Pods = append(c.Pods, victim.Pod)
+		victims.Pods = append(victims.Pods, victim.Pod)
 		return false
 	}
 	for _, victim := range violating {
 		if !reprieve(victim) {
-			c.Violations++
+			victims.Violations++
 		}
 	}
 	for _, victim := range rest {
 		reprieve(victim)
 	}
-	slices.SortStableFunc(c.Pods, moreImportantPod)
-	if len(c.Pods) == 0 {
-		return c, noVictims // the pod fits as it is: something else has changed, and the next attempt will see it
+	slices.SortStableFunc(victims.Pods, moreImportantPod)
+	if len(victims.Pods) == 0 {
+		return outcome{status: noVictims} // the pod fits as it is: something else has changed, and the next attempt will see it
 	}
-	return c, nil
+	return outcome{candidate: newCandidate(victims)}
 }
 
 func moreImportant(a, b *framework.PodInfo) int { return moreImportantPod(a.Pod, b.Pod) }
@@ -145,15 +213,15 @@ func moreImportantPod(a, b *v1.Pod) int {
 	if c := cmp.Compare(framework.Priority(b), framework.Priority(a)); c != 0 {
 		return c
 	}
-	return startTime(a).Compare(startTime(b))
+	return cmp.Compare(started(a), started(b))
 }
 
-// startTime of a pod that has not started is in the future.
-func startTime(pod *v1.Pod) time.Time {
+// started is when the pod did; one that has not will be the last.
+func started(pod *v1.Pod) int64 {
 	if pod.Status.StartTime != nil {
-		return pod.Status.StartTime.Time
+		return pod.Status.StartTime.UnixNano()
 	}
-	return time.Now()
+	return math.MaxInt64
 }
 
 // splitByBudget tells apart the pods whose loss would violate a PodDisruptionBudget, taking them in order.
@@ -194,30 +262,10 @@ func pickOne(candidates []candidate) candidate {
 	return slices.MinFunc(candidates, func(a, b candidate) int {
 		return cmp.Or(
 			cmp.Compare(a.Violations, b.Violations),
-			cmp.Compare(framework.Priority(a.Pods[0]), framework.Priority(b.Pods[0])),
-			cmp.Compare(a.prioritySum(), b.prioritySum()),
+			cmp.Compare(a.highest, b.highest),
+			cmp.Compare(a.prioritySum, b.prioritySum),
 			cmp.Compare(len(a.Pods), len(b.Pods)),
-			b.earliestStart().Compare(a.earliestStart()),
+			cmp.Compare(b.started, a.started),
 		)
 	})
-}
-
-// prioritySum shifts priorities so that none is negative: more victims are always worse.
-func (c candidate) prioritySum() int64 {
-	sum := int64(0)
-	for _, v := range c.Pods {
-		sum += int64(framework.Priority(v)) + math.MaxInt32 + 1
-	}
-	return sum
-}
-
-// earliestStart of the victims with the highest priority.
-func (c candidate) earliestStart() time.Time {
-	first := startTime(c.Pods[0])
-	for _, v := range c.Pods {
-		if t := startTime(v); framework.Priority(v) == framework.Priority(c.Pods[0]) && t.Before(first) {
-			first = t
-		}
-	}
-	return first
 }

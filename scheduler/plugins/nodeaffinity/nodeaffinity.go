@@ -6,7 +6,10 @@ package nodeaffinity
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
+	"maps"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -107,6 +110,19 @@ func (p plugin) Filter(state framework.State, _ *framework.PodInfo, node *framew
 		return mismatch
 	}
 	return nil
+}
+
+// Sign implements framework.Local.
+func (plugin) Sign(b []byte, pod *framework.PodInfo) ([]byte, bool) {
+	spec := &pod.Pod.Spec
+	b = binary.AppendUvarint(b, uint64(len(spec.NodeSelector)))
+	for _, key := range slices.Sorted(maps.Keys(spec.NodeSelector)) {
+		b = framework.SignString(framework.SignString(b, key), spec.NodeSelector[key])
+	}
+	if spec.Affinity == nil || spec.Affinity.NodeAffinity == nil {
+		return append(b, 0), true
+	}
+	return framework.SignMessage(append(b, 1), spec.Affinity.NodeAffinity), true
 }
 
 func (p plugin) PreScore(_ context.Context, pod *framework.PodInfo, _ *framework.Snapshot, _ []*framework.NodeInfo) (framework.State, *framework.Status) {

@@ -21,6 +21,11 @@ func (plugin) Filter(_ framework.State, pod *framework.PodInfo, node *framework.
 	return nil
 }
 
+// Sign implements framework.Local.
+func (plugin) Sign(b []byte, pod *framework.PodInfo) ([]byte, bool) {
+	return framework.SignString(b, pod.Pod.Spec.NodeName), true
+}
+
 func (plugin) Hints() []framework.Hint {
 	return []framework.Hint{{Kind: framework.Node, Action: framework.Add}}
 }

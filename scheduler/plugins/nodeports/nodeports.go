@@ -5,6 +5,7 @@ package nodeports
 
 import (
 	"context"
+	"encoding/binary"
 
 	"k8s.io/apimachinery/pkg/util/sets"
 
@@ -34,6 +35,15 @@ func (plugin) Filter(_ framework.State, pod *framework.PodInfo, node *framework.
 		}
 	}
 	return nil
+}
+
+// Sign implements framework.Local.
+func (plugin) Sign(b []byte, pod *framework.PodInfo) ([]byte, bool) {
+	b = binary.AppendUvarint(b, uint64(len(pod.Ports)))
+	for i := range pod.Ports {
+		b = framework.SignMessage(b, &pod.Ports[i])
+	}
+	return b, true
 }
 
 func (plugin) Hints() []framework.Hint {

@@ -145,6 +145,16 @@ func (f *fit) Filter(state framework.State, pod *framework.PodInfo, node *framew
 	return f.short[short]
 }
 
+// Sign implements framework.Local. For extended resources, DeviceClasses may offer devices.
+func (*fit) Sign(b []byte, pod *framework.PodInfo) ([]byte, bool) {
+	for name := range pod.Request.Scalar {
+		if framework.IsExtendedResource(name) {
+			return b, false
+		}
+	}
+	return pod.NonZero.Sign(pod.Request.Sign(b)), true
+}
+
 // shortage is a set of what every node has some of.
 type shortage uint8
 

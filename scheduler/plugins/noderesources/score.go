@@ -153,6 +153,11 @@ func (b *balanced) Score(state framework.State, _ *framework.PodInfo, node *fram
 	return b.score(state.(*scoreState), node)
 }
 
+// Sign implements framework.Local.
+func (*balanced) Sign(b []byte, pod *framework.PodInfo) ([]byte, bool) {
+	return pod.Request.Sign(b), true
+}
+
 // balance rates how much more even the use of resources becomes: 75 if it stays as even as it is.
 func balance(usages []usage) int64 {
 	const half = framework.MaxScore / 2

@@ -30,6 +30,14 @@ func (plugin) Filter(_ framework.State, pod *framework.PodInfo, node *framework.
 	return nil
 }
 
+// Sign implements framework.Local.
+func (plugin) Sign(b []byte, pod *framework.PodInfo) ([]byte, bool) {
+	if tolerates(pod.Pod) {
+		return append(b, 1), true
+	}
+	return append(b, 0), true
+}
+
 func tolerates(pod *v1.Pod) bool {
 	return corev1.TolerationsTolerateTaint(klog.Logger{}, pod.Spec.Tolerations, &taint, false)
 }

@@ -6,6 +6,7 @@ package tainttoleration
 
 import (
 	"context"
+	"encoding/binary"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/scheduling/corev1"
@@ -42,6 +43,15 @@ func Tolerates(pod *v1.Pod, node *v1.Node) bool {
 		}
 	}
 	return true
+}
+
+// Sign implements framework.Local.
+func (plugin) Sign(b []byte, pod *framework.PodInfo) ([]byte, bool) {
+	b = binary.AppendUvarint(b, uint64(len(pod.Pod.Spec.Tolerations)))
+	for i := range pod.Pod.Spec.Tolerations {
+		b = framework.SignMessage(b, &pod.Pod.Spec.Tolerations[i])
+	}
+	return b, true
 }
 
 // PreScore collects the tolerations that matter to Score.
