@@ -51,7 +51,7 @@ const (
 	// worthForgetting is how much room for events the cache must have made.
 	worthForgetting = 8 * leastRoom
 	// pace is how many events take places at a time: as many as the slowest of watchers may be behind. breath is how long they have for it.
-	pace  = 10
+	pace   = 10
 	breath = 10 * time.Millisecond
 )
 
