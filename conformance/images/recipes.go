@@ -20,7 +20,7 @@ import (
 // packages are what the images take files from.
 var packages = []string{
 	"busybox-static", "bash", "bind9-dnsutils", "curl", "netcat-openbsd", "iproute2", "iperf", "socat", "util-linux",
-	"conntrack", "libc-bin", "nginx", "perl-base", "stress",
+	"conntrack", "libc-bin", "nginx", "perl-base", "stress", "wget",
 }
 
 // image says what one image is.
@@ -139,10 +139,11 @@ func baseLayer(ctx context.Context, in ingredients) ([]entry, error) {
 func toolsLayer(_ context.Context, in ingredients) ([]entry, error) {
 	entries, err := packaged(in.tree,
 		"/usr/bin/dig", "/usr/bin/getent", "/usr/bin/nslookup", "/usr/bin/host", "/usr/bin/curl", "/bin/nc.openbsd", "/sbin/ip", "/bin/ip", "/bin/ss", "/sbin/tc",
-		"/usr/bin/iperf", "/usr/bin/socat", "/usr/bin/ipcs", "/usr/bin/ipcmk", "/usr/bin/ipcrm", "/usr/bin/nsenter", "/usr/bin/unshare")
+		"/usr/bin/iperf", "/usr/bin/socat", "/usr/bin/ipcs", "/usr/bin/ipcmk", "/usr/bin/ipcrm", "/usr/bin/nsenter", "/usr/bin/unshare", "/usr/bin/wget")
 	return append(entries,
 		link("/bin/nc", "nc.openbsd"),
 		link("/bin/nslookup", "/usr/bin/nslookup"),
+		link("/bin/wget", "/usr/bin/wget"), // busybox's dies of a segmentation fault with -T
 		link("/usr/local/bin/iperf", "/usr/bin/iperf"),
 	), err
 }
