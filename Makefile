@@ -24,7 +24,7 @@ BUILD_PACKAGES := gcc libc6-dev libseccomp-dev pkg-config
 RUN_PACKAGES := iptables
 TEST_PACKAGES := busybox-static curl dbus-daemon iproute2 util-linux conntrack nftables
 
-.PHONY: help build run test unit race e2e bench bench-scheduler lint generate bundle modules deps test-deps clean
+.PHONY: help build run test unit race e2e bench bench-scheduler bench-network lint generate bundle modules deps test-deps clean
 
 help: ## say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -61,6 +61,12 @@ bench: build test-deps ## measure starts, memory, idle CPU and pods, on test hos
 
 bench-scheduler: ## measure the scheduler by the shapes of upstream's scheduler_perf, as tables with the aims; about ten minutes
 	@go run ./bench/scheduler $(BENCH_FLAGS)
+
+bench-network: build test-deps ## measure Services by both proxy modes, names and Gateways; about half an hour
+	go test ./proxy -run '^$$' -bench Sync -benchtime 5x -timeout 60m
+	go test ./dns -run '^$$' -bench .
+	for mode in iptables nftables; do go run ./bench --services 0,100,1000,10000 --proxy-mode $$mode $(BENCH_FLAGS) || exit 1; done
+	go run ./bench --gateway $(BENCH_FLAGS)
 
 lint: bundle ## gofmt, go vet, staticcheck, and the rules of the house
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }

@@ -12,7 +12,8 @@
 //	go run ./bench --runs 1 --seconds 5 a quick look, after make build
 //	go run ./bench --deployments 1000   many Deployments, on simulated nodes
 //	go run ./bench --api 5000           requests to the API, beside a bare HTTP server with etcd
-//	go run ./bench --services 0,1000    Services, with so many others there
+//	go run ./bench --services 0,1000    Services, with so many others there, and names
+//	go run ./bench --gateway            requests through a Gateway, beside a bare reverse proxy
 package main
 
 import (
@@ -48,6 +49,7 @@ type options struct {
 	burst       int
 	fleet       int
 	services    []int
+	gateway     bool
 	proxyMode   string
 }
 
@@ -65,6 +67,7 @@ func main() {
 	fs.StringVar(&o.bare, "bare", "", "be the server that the API server is measured beside, at this address")
 	_ = fs.MarkHidden("bare")
 	fs.IntSliceVar(&o.services, "services", nil, "measure Services with so many others there, such as 0,100,1000,10000, and nothing else")
+	fs.BoolVar(&o.gateway, "gateway", false, "measure requests through a Gateway, and nothing else")
 	fs.StringVar(&o.proxyMode, "proxy-mode", "iptables", "what enforces Services then: iptables or nftables")
 	fs.BoolVar(&o.node, "only-node", false, "after the starts, measure pods and nothing else")
 	fs.IntVar(&o.singles, "singles", 30, "how many pods to start one after the other")
@@ -120,6 +123,8 @@ func run(ctx context.Context, o options) error {
 		take = api
 	case len(o.services) > 0:
 		take = services
+	case o.gateway:
+		take = gateway
 	}
 	err = take(ctx, o, results)
 	results.print(os.Stdout) // those that there are

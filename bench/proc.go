@@ -23,6 +23,7 @@ type process struct {
 	anonymous, file, threads float64
 	cpu                      time.Duration
 	children                 time.Duration // used by those that have ended
+	kernel                   time.Duration // the part of both that the kernel used
 }
 
 func (p process) resident() float64 { return p.anonymous + p.file }
@@ -63,6 +64,9 @@ func usageIn(dir string) (process, error) {
 			sum = &p.children
 		}
 		*sum += time.Duration(n) * clockTick
+		if i%2 == 1 {
+			p.kernel += time.Duration(n) * clockTick
+		}
 	}
 	return p, nil
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -28,6 +29,7 @@ const (
 	endpointsEach   = 5    // of the Services that are only there
 	requests        = 300  // of which the median counts
 	servicePatience = 10 * time.Minute
+	clusterDNS      = "10.43.0.10:53"
 )
 
 // services measures how soon Services work, with so many others there, in a real kernel; and what a request costs through
@@ -78,14 +80,9 @@ type serviceBench struct {
 // startEcho starts a pod, and in its network a server of ours that sends back what it gets, at both ports. At otherPort it
 // puts an X before.
 func startEcho(ctx context.Context, h *host, client kubernetes.Interface) (string, error) {
-	create := func(ctx context.Context, _ *host, client kubernetes.Interface, name string) error {
-		pod := sleeper(name)
-		pod.Labels = map[string]string{"app": "echo"}
-		_, err := client.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, pod, metav1.CreateOptions{})
-		return err
-	}
-	if err := startPod(ctx, h, client, "echo", create); err != nil {
-		return "", fmt.Errorf("start the pod: %w", err)
+	address, err := startLabelled(ctx, h, client)
+	if err != nil {
+		return "", err
 	}
 	for port, greeting := range map[int]string{echoPort: "", otherPort: "X"} {
 		l, err := listenInPod(ctx, h, port)
@@ -94,6 +91,20 @@ func startEcho(ctx context.Context, h *host, client kubernetes.Interface) (strin
 		}
 		h.Cleanup(func() { l.Close() })
 		go echo(l, greeting)
+	}
+	return address, nil
+}
+
+// startLabelled starts the pod that Services are for, and returns its address.
+func startLabelled(ctx context.Context, h *host, client kubernetes.Interface) (string, error) {
+	create := func(ctx context.Context, _ *host, client kubernetes.Interface, name string) error {
+		pod := sleeper(name)
+		pod.Labels = map[string]string{"app": "echo"}
+		_, err := client.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, pod, metav1.CreateOptions{})
+		return err
+	}
+	if err := startPod(ctx, h, client, "echo", create); err != nil {
+		return "", fmt.Errorf("start the pod: %w", err)
 	}
 	pod, err := client.CoreV1().Pods(metav1.NamespaceDefault).Get(ctx, "echo", metav1.GetOptions{})
 	if err != nil {
@@ -235,14 +246,22 @@ func (s *serviceBench) measure(ctx context.Context, n int) error {
 	r.seconds("service-answer-"+key, with+"create a Service until a connection is answered", answered, budget{later: 0.1})
 	r.seconds("service-name-"+key, "  until its name is answered", named, budget{later: 0.1})
 	r.seconds("service-endpoint-"+key, "  change an endpoint until connections go there", changed, noBudget)
-	r.add("service-cpu-"+key, "  CPU per round of these (5 changes), all processes", (after-before).Seconds()*1000/float64(s.host.options.runs), "ms", noBudget)
-	return s.requests(ctx, key, with)
+	rounds := float64(s.host.options.runs)
+	r.add("service-cpu-"+key, "  CPU per round of these (5 changes), all processes", (after.total-before.total).Seconds()*1000/rounds, "ms", noBudget)
+	r.add("service-kernel-"+key, "    of which in the kernel", (after.kernel-before.kernel).Seconds()*1000/rounds, "ms", noBudget)
+	if err := s.requests(ctx, key, with); err != nil {
+		return err
+	}
+	return s.names(ctx, key)
 }
 
+// used is processor time, and how much of it went by in the kernel.
+type used struct{ total, kernel time.Duration }
+
 // cpu is what the server and the commands that it has run have used.
-func (s *serviceBench) cpu() (time.Duration, error) {
+func (s *serviceBench) cpu() (used, error) {
 	p, err := usage(s.host.server.PID())
-	return p.cpu + p.children, err
+	return used{p.cpu + p.children, p.kernel}, err
 }
 
 // settle waits until the server has nothing more to do than usual.
@@ -259,7 +278,7 @@ func (s *serviceBench) settle(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if quiet++; after-before > 100*time.Millisecond {
+		if quiet++; after.total-before.total > 100*time.Millisecond {
 			quiet = 0
 		}
 	}
@@ -328,11 +347,10 @@ func (s *serviceBench) awaitAnswer(ctx context.Context, address, want string) er
 
 // awaitName asks the node's DNS for a Service until it is there, and returns how long that is after begin.
 func (s *serviceBench) awaitName(ctx context.Context, service string, begin time.Time) (time.Duration, error) {
-	const server = "10.43.0.10:53"
 	question := new(dns.Msg).SetQuestion(service+".default.svc.cluster.local.", dns.TypeA)
 	client := &dns.Client{Timeout: time.Second}
 	for {
-		conn, err := s.host.Dial(ctx, "udp", server)
+		conn, err := s.host.Dial(ctx, "udp", clusterDNS)
 		var answer *dns.Msg
 		if err == nil {
 			answer, _, err = client.ExchangeWithConnContext(ctx, question, &dns.Conn{Conn: conn})
@@ -347,6 +365,40 @@ func (s *serviceBench) awaitName(ctx context.Context, service string, begin time
 			return 0, errors.Join(context.Cause(ctx), err)
 		}
 	}
+}
+
+// names asks for a name of the cluster, with as many questions at once as bring most answers.
+func (s *serviceBench) names(ctx context.Context, key string) error {
+	const askers, window = 64, 2 * time.Second
+	var answers atomic.Int64
+	group, ctx := errgroup.WithContext(ctx)
+	begin := time.Now()
+	for range askers {
+		group.Go(func() error {
+			conn, err := s.host.Dial(ctx, "udp", clusterDNS)
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			client, question := &dns.Client{Timeout: time.Second}, new(dns.Msg).SetQuestion("kubernetes.default.svc.cluster.local.", dns.TypeA)
+			for time.Since(begin) < window {
+				answer, _, err := client.ExchangeWithConnContext(ctx, question, &dns.Conn{Conn: conn})
+				if err != nil {
+					return fmt.Errorf("ask for a name: %w", err)
+				}
+				if len(answer.Answer) == 0 {
+					return errors.New("a name of the cluster is not known")
+				}
+				answers.Add(1)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	s.results.add("names-"+key, "  answers for names, by the node's DNS (aim: 20,000)", float64(answers.Load())/time.Since(begin).Seconds(), "/s", noBudget)
+	return nil
 }
 
 // change moves a Service from one endpoint to another, and returns how long it takes until connections follow.

@@ -8,17 +8,18 @@
 #   REPEAT=3              run each of them that often: what does not always pass is named as flaky
 #   PARALLEL=3            that many at once
 #   KUBECONFIG=...        test this cluster (give it on the command line) and not one of its own
+#   DUAL=1                on a cluster of both IP families
 #   FRESH=1               do not continue a run that was interrupted
 
 CONFORMANCE_FLAGS = $(if $(FOCUS),-focus '$(FOCUS)') $(if $(SKIP),-skip '$(SKIP)') $(if $(ALL),-all) $(if $(UNPASSED),-unpassed) $(if $(REPEAT),-repeat $(REPEAT)) \
-	$(if $(PARALLEL),-parallel $(PARALLEL)) $(if $(FRESH),-fresh)
+	$(if $(PARALLEL),-parallel $(PARALLEL)) $(if $(FRESH),-fresh) $(if $(DUAL),-dual-stack)
 
 # From the environment it is the user's everyday cluster, where the suite must not go by accident.
 ifeq ($(origin KUBECONFIG),command line)
 CONFORMANCE_FLAGS += -kubeconfig '$(abspath $(KUBECONFIG))'
 endif
 
-.PHONY: conformance conformance-gateway conformance-smoke conformance-skiff conformance-report
+.PHONY: conformance conformance-netpol conformance-gateway conformance-smoke conformance-skiff conformance-report
 
 conformance: build ## run Kubernetes' conformance suite, or a part: FOCUS=, SKIP=, REPEAT=, PARALLEL=, KUBECONFIG=
 	cd conformance && go run ./run $(CONFORMANCE_FLAGS)
@@ -29,6 +30,9 @@ conformance-smoke: build ## run the ten minutes of it that say most
 conformance-skiff: build test-deps ## run our own suite: what Skiff promises beyond upstream's; KUBECONFIG=
 	cd conformance && $(if $(filter command line,$(origin KUBECONFIG)),SKIFF_CONFORMANCE_KUBECONFIG='$(abspath $(KUBECONFIG))') \
 		go test -p 1 -count=1 -timeout 20m $(if $(FOCUS),-run '$(FOCUS)') ./skiff
+
+conformance-netpol: build ## run upstream's tests of NetworkPolicy, with verdicts in conformance/beyond.json; those of SCTP need a kernel that has it
+	cd conformance && go run ./run -all -focus '^\[sig-network\] Netpol' -skip '$(or $(SKIP),SCTPConnectivity)' $(if $(PARALLEL),-parallel $(PARALLEL)) $(if $(FRESH),-fresh)
 
 conformance-gateway: build ## run the conformance suite of the Gateway API, or one test: TEST=; writes conformance/gateway-report.yaml
 	cd conformance && go run ./rungateway -version '$(VERSION)' $(if $(TEST),-run '$(TEST)')

@@ -241,6 +241,9 @@ var all = []func(*Manager) (reconcile.Controller, error){
 		return nodettl.New(m.deps.ClientFor(nodettl.Name), m.deps.Informers), nil
 	},
 	func(m *Manager) (reconcile.Controller, error) {
+		if len(m.deps.PodRanges) == 0 { // nodes get their addresses elsewhere
+			return reconcile.Controller{Name: nodeipam.Name}, nil
+		}
 		client := m.deps.ClientFor(nodeipam.Name)
 		return nodeipam.New(client, m.deps.Informers, m.events.source(nodeipam.Component, client), m.metrics.Blocks, m.deps.PodRanges)
 	},
@@ -293,6 +296,9 @@ var all = []func(*Manager) (reconcile.Controller, error){
 		}, m.deps.Informers), nil
 	},
 	func(m *Manager) (reconcile.Controller, error) {
+		if len(m.deps.RootCA) == 0 { // there is no anchor to trust
+			return reconcile.Controller{Name: clustertrustbundle.Name}, nil
+		}
 		return clustertrustbundle.New(m.deps.ClientFor(clustertrustbundle.Name), m.deps.Informers, m.deps.RootCA, m.metrics.Bundles), nil
 	},
 	func(m *Manager) (reconcile.Controller, error) {

@@ -73,6 +73,7 @@ type Store struct {
 	}
 	counts    *Counts
 	fieldSets fieldSets
+	passage   passage // of the time in which watch caches forget
 	closeOnce sync.Once
 	working   context.Context // of work
 	stopWork  context.CancelFunc
@@ -104,7 +105,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("open etcd in %s: %w", cfg.Dir, err)
 	}
 	server.Start()
-	s := &Store{cfg: cfg, server: server, counts: newCounts()}
+	s := &Store{cfg: cfg, server: server, counts: newCounts(), passage: passage{now: time.Now, after: time.After}}
 	s.working, s.stopWork = context.WithCancel(context.WithoutCancel(ctx))
 	c := v3client.New(server)
 	s.watches = newWatches(c.Watcher)

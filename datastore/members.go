@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"expvar"
 	"fmt"
 	"io"
 	"log"
@@ -22,6 +23,7 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/etcdhttp"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
 	etcderrors "go.etcd.io/etcd/server/v3/etcdserver/errors"
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"k8s.io/klog/v2"
 )
@@ -112,14 +114,15 @@ func (s *Store) awaitReady(ctx context.Context) error {
 	}
 }
 
-// electAlone has the only voter of a cluster elect itself, which it would do by itself a second later.
+// electAlone has the only voter of a cluster elect itself, which it would do by itself seconds later.
 func (s *Store) electAlone(ctx context.Context) error {
 	id := uint64(s.server.MemberID())
 	for s.server.Lead() == 0 && s.isOnlyVoter() {
-		// Raft refuses as long as there are changes of the membership that it has not applied yet.
-		err := s.server.Process(ctx, &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), To: &id, From: &id})
-		if err != nil {
-			return err
+		if hasApplied(id) {
+			err := s.server.Process(ctx, &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), To: &id, From: &id})
+			if err != nil {
+				return err
+			}
 		}
 		select {
 		case <-time.After(2 * time.Millisecond):
@@ -130,6 +133,19 @@ func (s *Store) electAlone(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// hasApplied tells whether raft knows that all that it has committed was applied. As long as it does not, who has it elect looks
+// through the rest for changes of the membership, and ends the process if etcd does not keep that in memory any more. Raft's own
+// state is only to be had from the variable that etcd publishes, which is of the member that was started last: another has to
+// wait for the silence that leads to an election.
+func hasApplied(id uint64) bool {
+	published, ok := expvar.Get("raft.status").(expvar.Func)
+	if !ok {
+		return false
+	}
+	status, ok := published.Value().(raft.Status)
+	return ok && status.ID == id && status.Applied >= status.HardState.GetCommit()
 }
 
 func (s *Store) isOnlyVoter() bool {

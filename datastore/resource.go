@@ -57,16 +57,17 @@ func (s *Store) cached(c *storagebackend.ConfigForResource, resourcePrefix strin
 	if err != nil {
 		return nil, nil, err
 	}
+	past := newPast(raw, newFunc, s.passage)
 	caching, err := cacher.NewCacherFromConfig(cacher.Config{
-		Storage:             raw,
+		Storage:             past,
 		Versioner:           storage.APIObjectVersioner{},
 		GroupResource:       c.GroupResource,
 		EventsHistoryWindow: c.EventsHistoryWindow,
 		ResourcePrefix:      resourcePrefix,
-		KeyFunc:             keyFunc,
+		KeyFunc:             past.key(keyFunc),
 		NewFunc:             newFunc,
 		NewListFunc:         newListFunc,
-		GetAttrsFunc:        getAttrs,
+		GetAttrsFunc:        past.attributes(getAttrs),
 		IndexerFuncs:        triggers,
 		Indexers:            indexers,
 		Codec:               c.Codec,

@@ -42,6 +42,7 @@ spec:
 // A manifest in the data directory is applied, kubectl top tells what its pods use, and its autoscaler acts on that:
 // whoever leads, which here is decided as where there are several servers.
 func TestAddOnAutoscaling(t *testing.T) {
+	t.Parallel()
 	n := newHost(t)
 	dir := n.Path("/var/lib/skiff/server/manifests")
 	if err := os.MkdirAll(dir, 0o700); err != nil {

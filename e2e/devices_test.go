@@ -21,6 +21,7 @@ import (
 
 // Pods get the devices of a device plugin and of a DRA driver, keep them while plugins and servers restart, and give them back.
 func TestDevices(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.kubectl("create", "namespace", "demo")
 	t.Run("a device plugin", func(t *testing.T) { n.with(t).usesDevicePlugin() })
@@ -237,6 +238,7 @@ spec: {spec: {devices: {requests: [{name: one, exactly: {deviceClassName: gizmo}
 
 // A Guaranteed pod gets CPUs of its own and memory on one NUMA node; others use what is left, and all of it when it has gone.
 func TestAlignment(t *testing.T) {
+	t.Parallel()
 	config := filepath.Join(t.TempDir(), "kubelet.yaml")
 	if err := os.WriteFile(config, []byte(`
 apiVersion: kubelet.config.k8s.io/v1beta1

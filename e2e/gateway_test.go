@@ -14,6 +14,7 @@ import (
 // What docs/gateway-api.md says: nothing is installed before somebody uses the Gateway API, and then the example is served at
 // the node's port 80.
 func TestGatewayAPI(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	at := n.IP().String()
 	if crds := n.kubectl("get", "crd", "-o", "name"); strings.TrimSpace(crds) != "" {

@@ -114,6 +114,7 @@ spec:
 
 // A mount that hangs holds up who uses it and nobody else; when it is over, all goes on.
 func TestHungMount(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.kubectl("create", "namespace", "demo")
 	n.runPod("neighbour", "sleep 3600", "")

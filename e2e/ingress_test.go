@@ -17,6 +17,7 @@ import (
 
 // What docs/gateway.md says of Ingress: the example is served on the node's ports 80 and 443 as soon as it is there, and not before.
 func TestIngress(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	at := n.IP().String()
 	if out, err := n.Output(t.Context(), "curl", "-sS", "--max-time", "5", "http://"+at+"/"); err == nil {

@@ -30,6 +30,7 @@ func (c *cluster) with(t *testing.T) *cluster {
 
 // A second machine becomes a node by the command that the server prints, and is one in every way.
 func TestJoin(t *testing.T) {
+	t.Parallel()
 	network := testhost.NewCluster(t, 0)
 	c := &cluster{node: newHostOn(t, network, "alpha"), beta: newHostOn(t, network, "beta")}
 	c.node.start()

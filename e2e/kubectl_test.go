@@ -19,6 +19,7 @@ import (
 // A stock kubectl and skiff kubectl do the same: they print the same and end with the same exit code, also for
 // what cannot work.
 func TestStockKubectl(t *testing.T) {
+	t.Parallel()
 	stock := buildKubectl(t)
 	n := newNode(t)
 	example, err := filepath.Abs("../examples/web.yaml")

@@ -51,6 +51,7 @@ func fetch(t *testing.T, h *testhost.Host, url string) (string, error) {
 
 // A LoadBalancer Service gets an address of its own, which one of the nodes announces; when that is lost, the other one does.
 func TestLoadBalancerPool(t *testing.T) {
+	t.Parallel()
 	network := testhost.NewCluster(t, 0)
 	c := newCluster(t, network, "--load-balancer-pool=192.168.231.240-192.168.231.241")
 	client := network.Add(t, testhost.Options{Name: "client"})
@@ -105,6 +106,7 @@ func TestLoadBalancerPool(t *testing.T) {
 
 // With ranges of both families pods and Services have addresses of both, whatever enforces the rules for Services.
 func TestDualStack(t *testing.T) {
+	t.Parallel()
 	network := testhost.NewCluster(t, 0)
 	addresses := func(number int) string { // of the hosts, by the order in which they are added
 		h := network.Hosts()[number]
@@ -204,6 +206,7 @@ func resolve(t *testing.T, n *node, name string, kind uint16) string {
 // Packets between pods of two nodes are lost, while both reach the server: nobody is given up. And rules that somebody
 // flushes come back.
 func TestNetworkFaults(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, testhost.NewCluster(t, 0))
 	c.kubectl("expose", "-n", "demo", "pod", "on-alpha", "--name=web", "--port=80", "--target-port=8080", "--selector=app=web")
 	c.podsReachEachOther()
@@ -243,6 +246,7 @@ func TestNetworkFaults(t *testing.T) {
 
 // An admission webhook is a pod of an agent's: the server, which is no node, has no other way to it than the tunnel.
 func TestWebhookThroughTunnel(t *testing.T) {
+	t.Parallel()
 	network := testhost.NewCluster(t, 0)
 	c := &cluster{node: newHostOn(t, network, "alpha"), beta: newHostOn(t, network, "beta")}
 	c.run("server", "--no-node")

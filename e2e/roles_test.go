@@ -22,6 +22,7 @@ var roles = map[string]func(context.Context) error{
 	"device plugin": runDevicePlugin,
 	"DRA driver":    runDRADriver,
 	"hung mount":    runHungMount,
+	"lock":          runLock,
 	"logind":        runLogind,
 }
 

@@ -16,6 +16,7 @@ import (
 // A container has what upstream's kubelet and containerd would give it and no more, volumes are no way to the host, and
 // nobody learns anything from the kubelet without saying who he is.
 func TestContainment(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.kubectl("create", "namespace", "demo")
 	t.Run("privileges", func(t *testing.T) { n.with(t).hasPrivileges() })

@@ -122,6 +122,7 @@ spec:
 // Volumes of the default class keep a pod's data and go with its claim; those of a CSI driver come and go with pods,
 // whatever becomes of the server meanwhile.
 func TestStorage(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	t.Run("local-path", func(t *testing.T) { n.with(t).keepsData() })
 	t.Run("CSI", func(t *testing.T) { n.with(t).usesDriver() })

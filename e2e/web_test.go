@@ -14,6 +14,7 @@ import (
 
 // The example of the README works as the README says, from kubectl apply to nothing left behind.
 func TestWeb(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.eventually(30*time.Second, "the DNS Service is in the rules", func() error {
 		if !strings.Contains(n.inside("iptables-save", "-t", "nat"), "kube-system/kube-dns:dns-tcp cluster IP") {

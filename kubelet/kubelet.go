@@ -197,12 +197,8 @@ type Kubelet struct {
 
 // New makes a Kubelet and registers its handlers on the informers. It touches nothing on the machine.
 func New(cfg Config, deps Deps) (*Kubelet, error) {
-	tree, err := cgroups.New(cfg.Cgroups)
-	if err != nil {
-		return nil, err
-	}
 	k := &Kubelet{
-		cfg: cfg, client: deps.Client, cri: deps.Runtime, images: deps.Images, volumes: deps.Volumes, env: deps.Env, tree: tree, onPodCIDR: deps.OnPodCIDR, lowLevel: deps.LowLevelRuntime,
+		cfg: cfg, client: deps.Client, cri: deps.Runtime, images: deps.Images, volumes: deps.Volumes, env: deps.Env, onPodCIDR: deps.OnPodCIDR, lowLevel: deps.LowLevelRuntime,
 		metrics: deps.Metrics, events: deps.Recorder, workers: map[types.UID]*worker{}, orphans: map[types.UID]bool{},
 	}
 	if k.metrics == nil {
@@ -212,6 +208,7 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 		k.broadcaster = record.NewBroadcaster()
 		k.events = k.broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: cfg.Node.Name})
 	}
+	var err error
 	k.agent, err = node.New(cfg.Node, deps.Client, deps.Runtime, deps.Images, k.events, deps.VolumesInUse, k.wakeAll)
 	if err != nil {
 		return nil, err
@@ -220,12 +217,16 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	k.users = userns.New(filepath.Join(cfg.Root, "pods"), cfg.Node.MaxPods)
 	k.prober = probe.New(execer{deps.Runtime}, k.events, k.metrics, k.wake)
 	machine := k.agent.Machine()
+	cfg.Cgroups.HugePageSizes = machine.HugePageNames()
+	if k.tree, err = cgroups.New(cfg.Cgroups); err != nil {
+		return nil, err
+	}
 	k.puller = images.NewPuller(cfg.Images, deps.Images, secrets{deps.Client}, k.events)
 	k.runtime = containers.New(containers.Config{
 		LogRoot: cfg.LogRoot, ContainerLogLinks: cfg.LogLinks, PodRoot: filepath.Join(cfg.Root, "pods"),
 		SeccompRoot: filepath.Join(cfg.Root, "seccomp"), CPUCFSQuota: cfg.CPUCFSQuota, CPUCFSPeriod: cfg.Cgroups.CPUPeriod,
 		MinOOMScoreAdj: cfg.MinOOMScoreAdj, MemoryCapacity: machine.Memory, HugePageSizes: machine.HugePageNames(),
-		Swap: containers.Swap{Controlled: tree.LimitsSwap(), Unified: tree.Unified(), Limited: cfg.LimitedSwap, Capacity: machine.Swap},
+		Swap: containers.Swap{Controlled: k.tree.LimitsSwap(), Unified: k.tree.Unified(), Limited: cfg.LimitedSwap, Capacity: machine.Swap},
 	}, deps.Runtime, k.puller, host{k}, k.prober, k.grants, k.events, k.metrics)
 	k.imageGC = images.NewCollector(cfg.ImageGC, deps.Images, deps.Runtime, deps.Volumes.Images, k.puller.Forget)
 	cfg.Eviction.Root = cfg.Root
@@ -377,7 +378,7 @@ func (k *Kubelet) prepare(ctx context.Context) error {
 	}
 	capacity := k.cfg.Node.Allocatable(k.agent.Machine(), false)
 	return k.tree.EnsureRoot(cgroups.Limits{
-		CPUShares: cgroups.Shares(capacity.Cpu().MilliValue()), MemoryBytes: capacity.Memory().Value(), Pids: k.podPids(),
+		CPUShares: cgroups.Shares(capacity.Cpu().MilliValue()), MemoryBytes: capacity.Memory().Value(), Pids: k.podPids(), HugePages: cgroups.HugePages(capacity),
 	})
 }
 

@@ -569,6 +569,33 @@ func TestAPIAway(t *testing.T) {
 	})
 }
 
+// A pod that takes its time to end is probed for readiness all the while, and says what comes of it.
+func TestReadinessWhileEnding(t *testing.T) {
+	b := newBench(t, "app:1")
+	var closed atomic.Bool
+	b.cri.OnExec = func(string, []string) (string, int32) {
+		if closed.Load() {
+			return "closed", 1
+		}
+		return "", 0
+	}
+	ready := &v1.Probe{ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"ready"}}}, PeriodSeconds: 1, TimeoutSeconds: 1, SuccessThreshold: 1, FailureThreshold: 1}
+	b.create(testPod("web", v1.Container{Name: "app", Command: []string{"stubborn"}, ReadinessProbe: ready}))
+	b.eventually("pod is ready", func() bool { return b.ready("web") })
+	b.delete("web", 600)
+	b.eventually("it is asked to stop", func() bool { return slices.Contains(b.cri.Dump(), "stop web/app 600") })
+	if !b.ready("web") {
+		t.Error("it is not ready, and nobody has said so")
+	}
+	closed.Store(true)
+	b.eventually("it is not ready any more", func() bool { return !b.ready("web") })
+	if s := b.get("web").Status.ContainerStatuses; len(s) != 1 || s[0].State.Running == nil {
+		t.Errorf("its container is %+v, want one that runs", s)
+	}
+	b.delete("web", 1)
+	b.gone("web")
+}
+
 // A shorter grace period ends a stubborn container earlier.
 func TestShorterGracePeriod(t *testing.T) {
 	b := newBench(t, "app:1")

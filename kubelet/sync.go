@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -311,7 +312,10 @@ func (k *Kubelet) terminate(ctx context.Context, w *worker, pod *v1.Pod) error {
 	}
 	k.prober.StopHealth(pod.UID)
 	_, grace := w.decided()
-	if err := k.runtime.KillPod(ctx, pod, have, grace); err != nil {
+	stop := k.reportReadiness(w, pod, have, rejected)
+	err = k.runtime.KillPod(ctx, pod, have, grace)
+	stop()
+	if err != nil {
 		if ctx.Err() == nil {
 			k.events.Eventf(pod, v1.EventTypeWarning, "FailedKillPod", "error killing pod: %v", err)
 		}
@@ -335,6 +339,30 @@ func (k *Kubelet) terminate(ctx context.Context, w *worker, pod *v1.Pod) error {
 	}
 	klog.FromContext(ctx).V(4).Info("All containers of the pod have ended")
 	return nil
+}
+
+// reportReadiness writes the status of a pod that takes its time to end when a probe has changed its mind, until stop is called: what
+// is not ready any more shall get no more traffic.
+func (k *Kubelet) reportReadiness(w *worker, pod *v1.Pod, have *containers.Status, rejected bool) (stop func()) {
+	if rejected {
+		return func() {}
+	}
+	var reporting sync.WaitGroup
+	ended := make(chan struct{})
+	reporting.Go(func() {
+		for {
+			select {
+			case <-w.wake:
+				k.status.Set(pod, k.generate(w, pod, have, false))
+			case <-ended:
+				return
+			}
+		}
+	})
+	return func() {
+		close(ended)
+		reporting.Wait()
+	}
 }
 
 // neverStarted says that a pod was refused, now or by an earlier process: its status says why, and nothing about containers.

@@ -298,20 +298,24 @@ func TestCleanupLeavesNothing(t *testing.T) {
 	}
 }
 
+// Rules come back that somebody has flushed, all of them or those of one table, as a firewall's reload does.
 func TestRulesComeBack(t *testing.T) {
 	n := newNode(t, "10.42.3.0/24")
-	for _, table := range []string{"nat", "filter", "mangle"} { // as the reload of a firewall does
-		for _, flag := range []string{"-F", "-X"} {
-			if out, err := exec.Command("iptables", "-t", table, flag).CombinedOutput(); err != nil {
+	for _, flushes := range [][]string{{"-t filter -F"}, {"-t nat -F"}, {"-t nat -F", "-t nat -X", "-t filter -F", "-t filter -X", "-t mangle -F", "-t mangle -X"}} {
+		for _, args := range flushes {
+			if out, err := exec.Command("iptables", strings.Fields(args)...).CombinedOutput(); err != nil {
 				t.Fatalf("flush: %v: %s", err, out)
 			}
 		}
-	}
-	if err := n.net.rules.restoreIfGone(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	if saved := save(t, iptables.NAT); !strings.Contains(saved, "-A SKIFF-POSTROUTING -s 10.42.3.0/24 -d 10.42.0.0/16 -j RETURN") {
-		t.Errorf("rules did not come back:\n%s", saved)
+		if err := n.net.rules.restoreIfGone(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if saved := save(t, iptables.NAT); !strings.Contains(saved, "-A SKIFF-POSTROUTING -s 10.42.3.0/24 -d 10.42.0.0/16 -j RETURN") {
+			t.Errorf("after %q rules did not come back:\n%s", flushes, saved)
+		}
+		if saved := save(t, iptables.Filter); !strings.Contains(saved, "-j SKIFF-FORWARD") || strings.Count(saved, "-j SKIFF-INPUT") != 1 {
+			t.Errorf("after %q rules did not come back:\n%s", flushes, saved)
+		}
 	}
 }
 

@@ -26,7 +26,6 @@ const (
 	hostPortSetMarkChain = "CNI-HOSTPORT-SETMARK"
 	hostPortMasqChain    = "CNI-HOSTPORT-MASQ"
 	podPortsPrefix       = "CNI-DN-"      // one chain per pod with host ports
-	canaryChain          = "SKIFF-CANARY" // in a table that is always small: gone when somebody flushed all rules
 	hostPortMark         = "0x2000/0x2000"
 )
 
@@ -94,15 +93,24 @@ func (r *rules) restoreIfGone(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, family := range r.used() {
-		saved, err := r.tables[family].Save(ctx, iptables.Mangle)
+		there, err := leads(ctx, r.tables[family])
 		if err != nil {
 			return err
 		}
-		if !iptables.Chains(saved)[canaryChain] {
+		if !there {
 			return r.writeAll(ctx)
 		}
 	}
 	return nil
+}
+
+// leads tells whether the built-in chains still lead to ours: who flushes a table takes that with it.
+func leads(ctx context.Context, tables *iptables.Runner) (bool, error) {
+	filter, err := tables.Leads(ctx, iptables.Filter, "FORWARD", forwardChain)
+	if !filter || err != nil {
+		return false, err
+	}
+	return tables.Leads(ctx, iptables.NAT, "POSTROUTING", postroutingChain)
 }
 
 // used returns the families that the node's pods have.
@@ -134,7 +142,7 @@ func (r *rules) writeAll(ctx context.Context) error {
 		writeJumps(&b, iptables.Filter, filter)
 		b.WriteString("COMMIT\n*nat\n" + natRules(family, r.clusterCIDRs, r.podCIDRs) + ports)
 		writeJumps(&b, iptables.NAT, nat)
-		b.WriteString("COMMIT\n*mangle\n:" + canaryChain + " - [0:0]\nCOMMIT\n")
+		b.WriteString("COMMIT\n")
 		if err := r.tables[family].Restore(ctx, b.Bytes()); err != nil {
 			return fmt.Errorf("write %s rules: %w", family, err)
 		}
@@ -161,13 +169,13 @@ func writeJumps(b *bytes.Buffer, table iptables.Table, saved []byte) {
 func (r *rules) cleanup(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	own := []string{postroutingChain, forwardChain, inputChain, hostPortDNATChain, hostPortSetMarkChain, hostPortMasqChain, canaryChain}
+	own := []string{postroutingChain, forwardChain, inputChain, hostPortDNATChain, hostPortSetMarkChain, hostPortMasqChain}
 	isOurs := func(chain string) bool {
 		return slices.Contains(own, chain) || strings.HasPrefix(chain, podPortsPrefix)
 	}
 	var errs []error
 	for _, family := range families {
-		for _, table := range []iptables.Table{iptables.NAT, iptables.Filter, iptables.Mangle} {
+		for _, table := range []iptables.Table{iptables.NAT, iptables.Filter} {
 			if err := r.tables[family].RemoveChains(ctx, table, isOurs); err != nil && (family == iptables.IPv4 || len(ofFamily(r.clusterCIDRs, family)) > 0) {
 				errs = append(errs, fmt.Errorf("remove %s rules: %w", family, err))
 			}

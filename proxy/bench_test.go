@@ -16,7 +16,7 @@ import (
 
 // BenchmarkSync measures the proxy's work in a real kernel, for Services with five endpoints each: writing all of
 // them, one of their endpoints more or less, and one Service more or less. cpu-ms is what the proxy and its commands take
-// together.
+// together, kernel-ms the part of it in the kernel: nf_tables follows all jumps of a table whenever a rule with one comes.
 //
 //	go test ./proxy -run '^$' -bench Sync -benchtime 5x
 func BenchmarkSync(b *testing.B) {
@@ -68,24 +68,27 @@ var benchBackends = map[string]func() backend{
 }
 
 func measure(b *testing.B, f func(i int) error) {
-	before, n := cpuTime(), 0
+	before, kernelBefore := cpuTime()
+	n := 0
 	for b.Loop() {
 		if err := f(n); err != nil {
 			b.Fatal(err)
 		}
 		n++
 	}
-	b.ReportMetric(float64(cpuTime()-before)/float64(n)/1000, "cpu-ms/op")
+	total, kernel := cpuTime()
+	b.ReportMetric(float64(total-before)/float64(n)/1000, "cpu-ms/op")
+	b.ReportMetric(float64(kernel-kernelBefore)/float64(n)/1000, "kernel-ms/op")
 }
 
-// cpuTime returns what this process and its ended children have used, in microseconds.
-func cpuTime() int64 {
-	total := int64(0)
+// cpuTime returns what this process and its ended children have used, and how much of it in the kernel, in microseconds.
+func cpuTime() (total, kernel int64) {
 	for _, who := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
 		var usage syscall.Rusage
 		if syscall.Getrusage(who, &usage) == nil {
 			total += usage.Utime.Nano() + usage.Stime.Nano()
+			kernel += usage.Stime.Nano()
 		}
 	}
-	return total / 1000
+	return total / 1000, kernel / 1000
 }

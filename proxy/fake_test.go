@@ -51,6 +51,10 @@ func (f *fakeTables) Save(_ context.Context, table iptables.Table) ([]byte, erro
 	return []byte(f.dump(table)), nil
 }
 
+func (f *fakeTables) Leads(_ context.Context, table iptables.Table, from, to string) (bool, error) {
+	return len(iptables.Jumps([]byte(f.dump(table)), from, to)) > 0, nil
+}
+
 func (f *fakeTables) RemoveChains(context.Context, iptables.Table, func(string) bool) error {
 	return nil
 }

@@ -21,6 +21,7 @@ import (
 // tables is the part of iptables.Runner that the backend needs.
 type tables interface {
 	Save(ctx context.Context, table iptables.Table) ([]byte, error)
+	Leads(ctx context.Context, table iptables.Table, from, to string) (bool, error)
 	Restore(ctx context.Context, rules []byte) error
 	RemoveChains(ctx context.Context, table iptables.Table, ours func(chain string) bool) error
 }
@@ -377,13 +378,13 @@ func (p *plan) edit(out *bytes.Buffer, table iptables.Table) {
 	}
 }
 
-// intact tells whether the rules are still there: a reload of a firewall takes the canary chain with it.
+// intact tells whether the rules are still there: who flushes a table takes the jumps to ours with it.
 func (b *iptablesBackend) intact(ctx context.Context) (bool, error) {
-	saved, err := b.tables.Save(ctx, iptables.Mangle)
-	if err != nil {
+	nat, err := b.tables.Leads(ctx, iptables.NAT, "PREROUTING", servicesChain)
+	if !nat || err != nil {
 		return false, err
 	}
-	return iptables.Chains(saved)[canaryChain], nil
+	return b.tables.Leads(ctx, iptables.Filter, "FORWARD", forwardChain)
 }
 
 // cleanup removes all chains of a Kubernetes proxy.

@@ -440,20 +440,33 @@ func TestRulesAreReconciled(t *testing.T) {
 		return nil
 	})
 	before := saved(t, iptables.NAT)
-	for _, table := range []string{"nat", "filter", "mangle"} {
-		for _, args := range [][]string{{"-F"}, {"-X"}} {
-			if out, err := exec.Command("iptables", append([]string{"-t", table}, args...)...).CombinedOutput(); err != nil {
+	intact := func() bool { // what the loop does when it checks
+		t.Helper()
+		is, err := m.proxy.families[corev1.IPv4Protocol].backend.intact(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return is
+	}
+	// A flush of all rules, or what a firewall's reload does to one table.
+	for _, flushes := range [][]string{{"-t nat -F"}, {"-t filter -F"}, {"-t nat -F", "-t nat -X", "-t filter -F", "-t filter -X", "-t mangle -F", "-t mangle -X"}} {
+		nettest.Eventually(t, "the rules are called intact", func() error {
+			if !intact() {
+				return errors.New(saved(t, iptables.Filter) + saved(t, iptables.NAT))
+			}
+			return nil
+		})
+		m.stop()
+		for _, args := range flushes {
+			if out, err := exec.Command("iptables", strings.Fields(args)...).CombinedOutput(); err != nil {
 				t.Fatalf("flush: %v: %s", err, out)
 			}
 		}
-	}
-	for _, f := range m.proxy.families { // what the loop does when it checks
-		if intact, err := f.backend.intact(context.Background()); f.active && (intact || err != nil) {
-			t.Errorf("after a flush the %s rules are called intact (%v)", f.name, err)
+		if intact() {
+			t.Errorf("after %q the rules are called intact", flushes)
 		}
+		m.start()
 	}
-	m.stop()
-	m.start()
 	m.answers("", "tcp", "10.43.0.100:80", "a")
 	if after := saved(t, iptables.NAT); strings.Count(after, "\n-A KUBE-") != strings.Count(before, "\n-A KUBE-") {
 		t.Errorf("rules after a flush:\n%s\nwant:\n%s", after, before)

@@ -94,9 +94,28 @@ func (b *nftablesBackend) replace(ctx context.Context, all map[types.NamespacedN
 	}
 	b.settings = s
 	b.forget()
+	touched := map[nftKey]bool{}
 	tx := b.nft.NewTransaction()
+	b.ground(tx)
+	// In several transactions: nothing leads to new chains before the last. The time that the kernel takes for one grows with
+	// the square of the rules in it that spread traffic.
+	chunks := 0
+	for names := range slices.Chunk(slices.SortedFunc(maps.Keys(all), compareNames), maxServices) {
+		if chunks++; chunks > 1 {
+			if err := b.nft.Run(ctx, tx); err != nil {
+				return err
+			}
+			tx = b.nft.NewTransaction()
+			b.ground(tx)
+		}
+		some := make(map[types.NamespacedName][]servicePort, len(names))
+		for _, name := range names {
+			some[name] = all[name]
+		}
+		b.chains(tx, some, touched)
+	}
 	b.base(tx)
-	b.change(tx, all)
+	b.elements(tx, touched)
 	kept := map[string]bool{}
 	for _, chain := range nftChains(s) {
 		kept[chain.Name] = true
@@ -137,9 +156,17 @@ const (
 // nftPort is the part of a map's key that is not an address.
 const nftPort = "meta l4proto . th dport"
 
+// maxServices bounds the services in one transaction.
+const maxServices = 200
+
+// ground adds what chains of services stand on.
+func (b *nftablesBackend) ground(tx *knftables.Transaction) {
+	tx.Add(&knftables.Table{Comment: knftables.PtrTo("rules for Services")})
+	tx.Add(&knftables.Chain{Name: nftMark})
+}
+
 // base writes what no service changes, over an earlier run's, and empties the maps.
 func (b *nftablesBackend) base(tx *knftables.Transaction) {
-	tx.Add(&knftables.Table{Comment: knftables.PtrTo("rules for Services")})
 	ip := "ipv4_addr"
 	if b.family == knftables.IPv6Family {
 		ip = "ipv6_addr"
@@ -230,8 +257,15 @@ func nftChains(s settings) []nftChain {
 // change adds to a transaction what makes the rules those of the changed services, and remembers it as written. If
 // the transaction then fails, the caller must replace everything.
 func (b *nftablesBackend) change(tx *knftables.Transaction, changed map[types.NamespacedName][]servicePort) {
-	var staleChains, staleSets []string
 	touched := map[nftKey]bool{}
+	staleChains, staleSets := b.chains(tx, changed, touched)
+	b.elements(tx, touched)
+	b.drop(tx, staleChains, staleSets)
+}
+
+// chains adds to a transaction the sets and chains of the changed services. It notes the elements that may change, and returns
+// what is to go when these have.
+func (b *nftablesBackend) chains(tx *knftables.Transaction, changed map[types.NamespacedName][]servicePort, touched map[nftKey]bool) (staleChains, staleSets []string) {
 	var write []func()
 	for _, name := range slices.SortedFunc(maps.Keys(changed), compareNames) {
 		old, now := b.services[name], nftRules(changed[name], b.settings)
@@ -268,8 +302,7 @@ func (b *nftablesBackend) change(tx *knftables.Transaction, changed map[types.Na
 	for _, f := range write { // when all chains are there
 		f()
 	}
-	b.elements(tx, touched)
-	b.drop(tx, staleChains, staleSets)
+	return staleChains, staleSets
 }
 
 // without returns the keys of old that now does not have, sorted.

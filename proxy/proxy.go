@@ -47,8 +47,8 @@ type Config struct {
 	// ExternalIPs makes spec.externalIPs work. Who may write Services can then take the traffic of any
 	// address over (CVE-2020-8554), so by default they are left alone.
 	ExternalIPs bool
-	// NodePortAddresses are the ranges in which this node's addresses take node ports; none: all addresses do. In mode
-	// NFTables those at loopback never do.
+	// NodePortAddresses are the ranges in which this node's addresses take node ports. In a family of which there is none, all
+	// addresses do. In mode NFTables those at loopback never do.
 	NodePortAddresses []netip.Prefix
 	HealthAddress     string        // of /healthz and /livez; default 0.0.0.0:10256; "none" turns it off
 	MinSyncPeriod     time.Duration // changes wait at most this long for the next sync; default 1s
@@ -508,10 +508,10 @@ func (p *Proxy) settings(family corev1.IPFamily) settings {
 		masqueradeAll:      p.cfg.MasqueradeAll,
 		dropInvalid:        !conntrackIsLiberal(),
 		localhostNodePorts: family == corev1.IPv4Protocol && p.cfg.takesNodePorts(netip.AddrFrom4([4]byte{127, 0, 0, 1})),
-		allNodePortIPs:     len(p.cfg.NodePortAddresses) == 0,
+		allNodePortIPs:     len(p.cfg.nodePortRanges(family)) == 0,
 	}
 	for _, ip := range p.here.nodePortIPs {
-		if isFamily(ip, family) {
+		if isFamily(ip, family) && !s.allNodePortIPs {
 			s.nodePortIPs = append(s.nodePortIPs, ip)
 		}
 	}
@@ -552,15 +552,34 @@ func (p *Proxy) describe(n *corev1.Node) node {
 	return here
 }
 
-// takesNodePorts tells whether node ports are open at an address of this node.
-func (c *Config) takesNodePorts(ip netip.Addr) bool {
-	return len(c.NodePortAddresses) == 0 ||
-		slices.ContainsFunc(c.NodePortAddresses, func(prefix netip.Prefix) bool { return prefix.Contains(ip) })
+// nodePortRanges are those of a family in which addresses take node ports; none if all do.
+func (c *Config) nodePortRanges(family corev1.IPFamily) []netip.Prefix {
+	var ranges []netip.Prefix
+	for _, prefix := range c.NodePortAddresses {
+		if !isFamily(prefix.Addr(), family) {
+			continue
+		}
+		if prefix.Bits() == 0 {
+			return nil
+		}
+		ranges = append(ranges, prefix)
+	}
+	return ranges
 }
 
-// nodePortIPs returns the addresses of this node that were chosen for node ports; none if all are.
+// takesNodePorts tells whether node ports are open at an address of this node.
+func (c *Config) takesNodePorts(ip netip.Addr) bool {
+	family := corev1.IPv6Protocol
+	if ip.Is4() {
+		family = corev1.IPv4Protocol
+	}
+	ranges := c.nodePortRanges(family)
+	return len(ranges) == 0 || slices.ContainsFunc(ranges, func(prefix netip.Prefix) bool { return prefix.Contains(ip) })
+}
+
+// nodePortIPs returns the addresses of this node that take node ports; none if all do in both families.
 func (c *Config) nodePortIPs() []netip.Addr {
-	if len(c.NodePortAddresses) == 0 {
+	if len(c.nodePortRanges(corev1.IPv4Protocol)) == 0 && len(c.nodePortRanges(corev1.IPv6Protocol)) == 0 {
 		return nil
 	}
 	addrs, err := net.InterfaceAddrs()

@@ -372,6 +372,33 @@ func TestNFTablesUpdatesEndLikeReplace(t *testing.T) {
 	}
 }
 
+// Many Services are written in several transactions, to the same end, and to one that does not lead astray on the way.
+func TestNFTablesWritesManyServices(t *testing.T) {
+	all := named(2*maxServices+1, nil)
+	backend, fake := fakeNFTables()
+	if err := backend.replace(t.Context(), all, testSettings); err != nil {
+		t.Fatal(err)
+	}
+	other, updated := fakeNFTables()
+	err := other.replace(t.Context(), nil, testSettings)
+	if err == nil {
+		err = other.update(t.Context(), all)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fake.Dump() != updated.Dump() {
+		t.Error("written in parts, the rules are not those that are written at once")
+	}
+	// Over what is there, it is done again, and what is gone goes.
+	if err := backend.replace(t.Context(), named(maxServices+1, nil), testSettings); err != nil {
+		t.Fatal(err)
+	}
+	if chains, want := len(fake.Table.Chains), len(nftChains(testSettings))+6*(maxServices+1); chains != want {
+		t.Errorf("there are %d chains, want %d", chains, want)
+	}
+}
+
 func TestServicesWithoutRules(t *testing.T) {
 	for name, change := range map[string]func(*corev1.Service){
 		"headless":      func(svc *corev1.Service) { svc.Spec.ClusterIP, svc.Spec.ClusterIPs = "None", []string{"None"} },
@@ -604,3 +631,38 @@ type discard struct {
 }
 
 func (d *discard) Restore(_ context.Context, input []byte) error { d.bytes = len(input); return nil }
+
+// Ranges of one family say nothing of the other, whose addresses all take node ports; so they do where a range has all.
+func TestNodePortRanges(t *testing.T) {
+	for _, c := range []struct {
+		ranges []string
+		open   []string // of the addresses below
+		all    []corev1.IPFamily
+	}{
+		{nil, []string{"127.0.0.1", "192.0.2.1", "::1", "2001:db8::1"}, families},
+		{[]string{"192.0.2.0/24"}, []string{"192.0.2.1", "::1", "2001:db8::1"}, []corev1.IPFamily{corev1.IPv6Protocol}},
+		{[]string{"2001:db8::/64", "127.0.0.0/8"}, []string{"127.0.0.1", "2001:db8::1"}, nil},
+		{[]string{"192.0.2.0/24", "0.0.0.0/0", "::1/128"}, []string{"127.0.0.1", "192.0.2.1", "::1"}, []corev1.IPFamily{corev1.IPv4Protocol}},
+	} {
+		p := &Proxy{}
+		for _, text := range c.ranges {
+			p.cfg.NodePortAddresses = append(p.cfg.NodePortAddresses, netip.MustParsePrefix(text))
+		}
+		var open []string
+		for _, ip := range []string{"127.0.0.1", "192.0.2.1", "::1", "2001:db8::1"} {
+			if p.cfg.takesNodePorts(netip.MustParseAddr(ip)) {
+				open = append(open, ip)
+			}
+			p.here.nodePortIPs = append(p.here.nodePortIPs, netip.MustParseAddr(ip))
+		}
+		if !slices.Equal(open, c.open) {
+			t.Errorf("%v: open are %v, want %v", c.ranges, open, c.open)
+		}
+		for _, family := range families {
+			s, want := p.settings(family), slices.Contains(c.all, family)
+			if s.allNodePortIPs != want || (len(s.nodePortIPs) == 0) != want {
+				t.Errorf("%v: of %s all is %t with %v, want %t", c.ranges, family, s.allNodePortIPs, s.nodePortIPs, want)
+			}
+		}
+	}
+}

@@ -209,7 +209,7 @@ func (c *Config) serviceLB(inUse func(port int32) string) *servicelb.Config {
 	if c.LoadBalancer != LoadBalancerNodes || len(c.LoadBalancerPool) > 0 {
 		return nil
 	}
-	needed := map[int]string{22: "SSH", c.SecurePort: "the API server", c.Node.KubeletPort: "the kubelet"}
+	needed := map[int]string{22: "SSH", c.SecurePort: "the API server", c.PeerPort: "other servers", c.Node.KubeletPort: "the kubelet"}
 	return &servicelb.Config{Reserved: func(port int32) string {
 		if n := int(port); n >= c.NodePorts.First && n <= c.NodePorts.Last {
 			return "node ports"

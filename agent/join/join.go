@@ -238,7 +238,7 @@ func (a *Agent) config(tlsConfig *tls.Config) *restclient.Config {
 		Host:      "https://" + apiName,
 		Transport: utilnet.SetTransportDefaults(&http.Transport{DialContext: a.servers.dialer.DialContext, TLSClientConfig: tlsConfig, Proxy: nil}),
 		QPS:       qps, Burst: burst,
-		UserAgent: "skiff-agent/" + version.Skiff,
+		UserAgent: "kubelet/" + version.Skiff + " skiff-agent", // its first word manages the fields that the node writes
 	}
 }
 

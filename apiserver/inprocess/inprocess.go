@@ -14,8 +14,10 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"sync"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -51,10 +53,28 @@ func (d *Door) ClientConfig(u user.Info) *restclient.Config {
 			ContentType:        runtime.ContentTypeProtobuf,
 			AcceptContentTypes: runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON,
 		},
-		UserAgent: "skiff/" + u.GetName(),
+		UserAgent: program(u.GetName()) + "/" + u.GetName(),
 		// Warnings are for people at the other end.
 		WarningHandlerWithContext: restclient.NoWarnings{},
 	}
+}
+
+// program is the one that a user would be of in a cluster of many programs. It becomes the manager of the fields that the user writes,
+// which tools that compare objects with manifests know by these names.
+func program(name string) string {
+	switch {
+	case name == user.KubeControllerManager, strings.HasPrefix(name, "system:serviceaccount:"+metav1.NamespaceSystem+":"):
+		return "kube-controller-manager"
+	case name == user.KubeScheduler:
+		return "kube-scheduler"
+	case name == user.KubeProxy:
+		return "kube-proxy"
+	case name == user.APIServerUser:
+		return "kube-apiserver"
+	case strings.HasPrefix(name, "system:node:"):
+		return "kubelet"
+	}
+	return "skiff"
 }
 
 // Authenticator recognizes the users of in-process requests, and no others.

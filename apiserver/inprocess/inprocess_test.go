@@ -129,3 +129,21 @@ func TestRequestsAreStrangers(t *testing.T) {
 		response.Body.Close()
 	}
 }
+
+// Who writes is known by the name of upstream's program: it becomes the manager of the fields.
+func TestUserAgent(t *testing.T) {
+	for name, want := range map[string]string{
+		"system:serviceaccount:kube-system:deployment-controller": "kube-controller-manager",
+		"system:kube-controller-manager":                          "kube-controller-manager",
+		"system:kube-scheduler":                                   "kube-scheduler",
+		"system:node:a":                                           "kubelet",
+		"system:apiserver":                                        "kube-apiserver",
+		"system:serviceaccount:default:mine":                      "skiff",
+		"somebody":                                                "skiff",
+	} {
+		agent := NewDoor().ClientConfig(&user.DefaultInfo{Name: name}).UserAgent
+		if program, rest, _ := strings.Cut(agent, "/"); program != want || rest != name {
+			t.Errorf("%s says that it is %q, want %s", name, agent, want)
+		}
+	}
+}

@@ -3,11 +3,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -98,11 +101,29 @@ func (t *tokens) newCreate() *cobra.Command {
 			if *forServer {
 				what = "server"
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "sudo skiff %s --server %s --token %s\n", what, config.Clusters[""].Server, token)
+			fmt.Fprintf(cmd.OutOrStdout(), "sudo skiff %s --server %s --token %s\n", what, aliveServer(cmd.Context(), client, config.Clusters[""].Server), token)
 		}
 		return nil
 	}
 	return cmd
+}
+
+// aliveServer is the server that is published, unless it is one of several that has gone.
+func aliveServer(ctx context.Context, client kubernetes.Interface, published string) string {
+	slice, err := client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).Get(ctx, "kubernetes", metav1.GetOptions{})
+	if err != nil || len(slice.Ports) == 0 || slice.Ports[0].Port == nil {
+		return published
+	}
+	var alive []string
+	for _, endpoint := range slice.Endpoints {
+		for _, address := range endpoint.Addresses {
+			alive = append(alive, "https://"+net.JoinHostPort(address, strconv.Itoa(int(*slice.Ports[0].Port))))
+		}
+	}
+	if len(alive) == 0 || slices.Contains(alive, published) {
+		return published
+	}
+	return alive[0]
 }
 
 // newToken is a new bootstrap token as the Secret that it is in the cluster.

@@ -60,7 +60,9 @@ type Config struct {
 	Prepare func(*testhost.Host) error
 	LogDir  string // for the servers' logs
 	Flags   []string
-	Say     func(format string, args ...any)
+	// DualStack gives nodes, pods and Services addresses of both families, IPv4 first.
+	DualStack bool
+	Say       func(format string, args ...any)
 }
 
 // agentNames are those of the nodes besides the server.
@@ -216,7 +218,11 @@ func (o *Own) startServer(ctx context.Context) error {
 			return err
 		}
 	}
-	o.server, err = o.run(ctx, o.host, o.log, append([]string{"server"}, o.config.Flags...)...)
+	flags := append([]string{"server"}, o.config.Flags...)
+	if o.config.DualStack {
+		flags = append(flags, "--cluster-cidr=10.42.0.0/16,fd42::/56", "--service-cidr=10.43.0.0/16,fd43::/112")
+	}
+	o.server, err = o.run(ctx, o.host, o.log, flags...)
 	return err
 }
 
@@ -230,7 +236,11 @@ func (o *Own) createLog(node string) (*os.File, error) {
 
 // run runs a server or an agent on a host.
 func (o *Own) run(ctx context.Context, host *testhost.Host, log *os.File, flags ...string) (*testhost.Process, error) {
-	flags = append(flags, "--node-name="+host.Name(), "--node-ip="+host.IP().String(), "--cgroup-root="+host.CgroupRoot())
+	address := host.IP().String()
+	if o.config.DualStack {
+		address += "," + host.IPv6().String()
+	}
+	flags = append(flags, "--node-name="+host.Name(), "--node-ip="+address, "--cgroup-root="+host.CgroupRoot())
 	cmd := host.Command(context.WithoutCancel(ctx), o.config.Binary, flags...)
 	cmd.Stdout, cmd.Stderr = log, log
 	return host.Start(cmd)

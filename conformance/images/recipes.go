@@ -20,7 +20,7 @@ import (
 // packages are what the images take files from.
 var packages = []string{
 	"busybox-static", "bash", "bind9-dnsutils", "curl", "netcat-openbsd", "iproute2", "iperf", "socat", "util-linux",
-	"libc-bin", "nginx", "perl-base", "stress",
+	"conntrack", "libc-bin", "nginx", "perl-base", "stress", "wget",
 }
 
 // image says what one image is.
@@ -58,8 +58,11 @@ var recipes = map[string]image{
 	testImages + "nonewprivs:1.4":          {layers: []string{"base", "nonewprivs"}, config: v1.Config{Cmd: []string{"nnp"}}},
 	testImages + "nonroot:1.5":             {layers: []string{"base"}, config: v1.Config{Cmd: []string{"sh"}, User: "1234"}},
 	testImages + "perl:5.26":               {layers: []string{"base", "perl"}, config: v1.Config{Cmd: []string{"perl", "-de0"}}},
-	testImages + "resource-consumer:1.14":  {layers: []string{"base", "resource-consumer"}, config: v1.Config{Entrypoint: []string{"/consumer"}}},
-	testImages + "sample-apiserver:1.29.2": {layers: []string{"base", "sample-apiserver"}, config: v1.Config{Entrypoint: []string{"/sample-apiserver"}}},
+	// Of its tools the tests call conntrack.
+	"registry.k8s.io/build-image/distroless-iptables:v0.9.9": {layers: []string{"base", "conntrack"}},
+	testImages + "regression-issue-74839:1.5":                {layers: []string{"base", "regression-issue-74839"}, config: v1.Config{Entrypoint: []string{"/regression-issue-74839"}}},
+	testImages + "resource-consumer:1.14":                    {layers: []string{"base", "resource-consumer"}, config: v1.Config{Entrypoint: []string{"/consumer"}}},
+	testImages + "sample-apiserver:1.29.2":                   {layers: []string{"base", "sample-apiserver"}, config: v1.Config{Entrypoint: []string{"/sample-apiserver"}}},
 }
 
 func website(base image, layer string) image {
@@ -93,6 +96,10 @@ var layers = map[string]func(context.Context, ingredients) ([]entry, error){
 	"perl": func(_ context.Context, in ingredients) ([]entry, error) {
 		return packaged(in.tree, "/usr/bin/perl", "/usr/lib/"+multiarch(in.tree)+"/perl-base")
 	},
+	"conntrack": func(_ context.Context, in ingredients) ([]entry, error) {
+		return packaged(in.tree, "/usr/sbin/conntrack")
+	},
+	"regression-issue-74839": programLayer("/regression-issue-74839", "regression-issue-74839"),
 	"resource-consumer": func(_ context.Context, in ingredients) ([]entry, error) {
 		entries, err := packaged(in.tree, "/usr/bin/stress")
 		return append(entries, program("/consumer", in.programs["consumer"]), program("/consume-cpu", in.programs["consume-cpu"])), err
@@ -132,10 +139,11 @@ func baseLayer(ctx context.Context, in ingredients) ([]entry, error) {
 func toolsLayer(_ context.Context, in ingredients) ([]entry, error) {
 	entries, err := packaged(in.tree,
 		"/usr/bin/dig", "/usr/bin/getent", "/usr/bin/nslookup", "/usr/bin/host", "/usr/bin/curl", "/bin/nc.openbsd", "/sbin/ip", "/bin/ip", "/bin/ss", "/sbin/tc",
-		"/usr/bin/iperf", "/usr/bin/socat", "/usr/bin/ipcs", "/usr/bin/ipcmk", "/usr/bin/ipcrm", "/usr/bin/nsenter", "/usr/bin/unshare")
+		"/usr/bin/iperf", "/usr/bin/socat", "/usr/bin/ipcs", "/usr/bin/ipcmk", "/usr/bin/ipcrm", "/usr/bin/nsenter", "/usr/bin/unshare", "/usr/bin/wget")
 	return append(entries,
 		link("/bin/nc", "nc.openbsd"),
 		link("/bin/nslookup", "/usr/bin/nslookup"),
+		link("/bin/wget", "/usr/bin/wget"), // busybox's dies of a segmentation fault with -T
 		link("/usr/local/bin/iperf", "/usr/bin/iperf"),
 	), err
 }

@@ -40,6 +40,7 @@ var Suite = []Program{
 var Images = []Program{
 	{Name: "agnhost", Package: "k8s.io/kubernetes/test/images/agnhost"},
 	{Name: "nnp", Package: "k8s.io/kubernetes/test/images/nonewprivs"},
+	{Name: "regression-issue-74839", Package: "k8s.io/kubernetes/test/images/regression-issue-74839"},
 	{Name: "consumer", Package: "k8s.io/kubernetes/test/images/resource-consumer"},
 	{Name: "consume-cpu", Package: "k8s.io/kubernetes/test/images/resource-consumer/consume-cpu"},
 	{Name: "etcd", Package: "go.etcd.io/etcd/server/v3"},

@@ -45,6 +45,7 @@ type options struct {
 	prepareOnly bool
 	serverFlags string
 	agents      int
+	dualStack   bool
 }
 
 func main() {
@@ -75,6 +76,7 @@ func parse() options {
 	flag.BoolVar(&o.prepareOnly, "prepare", false, "build programs and images, and run nothing")
 	flag.StringVar(&o.serverFlags, "server-flags", "", "more flags for skiff server")
 	flag.IntVar(&o.agents, "agents", 1, "how many nodes there are besides the server's")
+	flag.BoolVar(&o.dualStack, "dual-stack", false, "give all things addresses of both families")
 	flag.Parse()
 	kind, verdicts := "run", "results.json"
 	if o.all {
@@ -141,7 +143,7 @@ func start(ctx context.Context, o options, archive string) (cluster.Cluster, err
 	}
 	say("starting Skiff on %d test hosts; their logs are in %s", 1+o.agents, o.output)
 	return cluster.Start(ctx, cluster.Config{
-		Binary: binary, Archive: archive, Agents: o.agents, Registry: true, LogDir: o.output, Flags: strings.Fields(o.serverFlags), Say: say,
+		Binary: binary, Archive: archive, Agents: o.agents, Registry: true, LogDir: o.output, Flags: strings.Fields(o.serverFlags), DualStack: o.dualStack, Say: say,
 	})
 }
 

@@ -106,7 +106,7 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 	err = c.say(ctx, cidr, metav1.Condition{
 		Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue, Message: "Kubernetes Service CIDR is ready",
 	})
-	if err != nil {
+	if err != nil && !apierrors.IsConflict(err) { // that is only the cache, which does not have our last write yet
 		c.events.Event(cidr, corev1.EventTypeWarning, "KubernetesServiceCIDRError", "The ServiceCIDR Status can not be set to Ready=True")
 	}
 	return reconcile.Result{}, err

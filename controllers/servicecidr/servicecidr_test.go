@@ -3,14 +3,18 @@
 package servicecidr
 
 import (
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/controllertest"
@@ -109,4 +113,42 @@ func TestWaitsForAddresses(t *testing.T) {
 			t.Error("stays though nothing depends on it")
 		}
 	})
+}
+
+// A write that comes too early, for the cache has not seen the last one, is nothing to warn of; one that is refused is.
+func TestWarnsOfWhatIsWrong(t *testing.T) {
+	resource := schema.GroupResource{Group: networkingv1.GroupName, Resource: "servicecidrs"}
+	for _, tc := range []struct {
+		name  string
+		err   error
+		warns bool
+	}{
+		{"too early", apierrors.NewConflict(resource, "a", errors.New("it has changed")), false},
+		{"refused", apierrors.NewForbidden(resource, "a", errors.New("somebody does not want it")), true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c := controllertest.New(t, cidr("a", "10.0.0.0/24"))
+			refused := false
+			c.PrependReactor("update", "servicecidrs", func(action clienttesting.Action) (bool, runtime.Object, error) {
+				if action.GetSubresource() != "status" || refused {
+					return false, nil, nil
+				}
+				refused = true
+				return true, nil, tc.err
+			})
+			controller, err := New(c, c.Factory, c.Events)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Run(controller)
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if ready, _ := state(t, c, "a"); ready == nil || ready.Status != metav1.ConditionTrue {
+				t.Errorf("%s: Ready = %+v", tc.name, ready)
+			}
+			if warned := len(c.Events.Events) > 0; warned != tc.warns {
+				t.Errorf("%s: warned %v, want %v", tc.name, warned, tc.warns)
+			}
+		})
+	}
 }

@@ -44,6 +44,8 @@ type Config struct {
 	Driver    Driver
 	CPUPeriod time.Duration
 	PodPids   int64 // 0: no limit
+
+	HugePageSizes []string // that the kernel has, as it writes them ("2MB")
 }
 
 // Tree is the tree of groups of one node. It keeps no state but what the kernel keeps.
@@ -51,6 +53,13 @@ type Tree struct {
 	cfg         Config
 	unified     bool     // cgroup v2
 	controllers []string // v1: folders of the mounted controllers
+	kernel      kernel
+}
+
+// kernel is what makes and changes groups.
+type kernel interface {
+	mkdir(dir string) error
+	write(path, value string) error // a file that the kernel made
 }
 
 // v1Controllers are those that Kubernetes uses; named as the kernel does. On a hybrid machine runc makes each
@@ -62,7 +71,7 @@ func New(cfg Config) (*Tree, error) {
 	if cfg.CPUPeriod == 0 {
 		cfg.CPUPeriod = 100 * time.Millisecond
 	}
-	t := &Tree{cfg: cfg}
+	t := &Tree{cfg: cfg, kernel: realKernel{}}
 	if _, err := os.Stat(filepath.Join(cfg.Mount, "cgroup.controllers")); err == nil {
 		t.unified = true
 		return t, nil
@@ -103,13 +112,14 @@ type Limits struct {
 	CPUQuota    int64 // microseconds per CPUPeriod
 	MemoryBytes int64
 	Pids        int64
+	HugePages   map[string]int64 // bytes by page size, "2MB"; nil: as they are, else 0 for each that is not among them
 }
 
 // PodLimits are the limits of a pod's group. A limit holds only if each container has one.
 func (t *Tree) PodLimits(pod *v1.Pod) Limits {
 	options := resource.PodResourcesOptions{}
 	requests, limits := resource.PodRequests(pod, options), resource.PodLimits(pod, options)
-	out := Limits{CPUShares: Shares(requests.Cpu().MilliValue()), Pids: t.cfg.PodPids}
+	out := Limits{CPUShares: Shares(requests.Cpu().MilliValue()), Pids: t.cfg.PodPids, HugePages: HugePages(requests)}
 	if qos.GetPodQOS(pod) == v1.PodQOSBestEffort {
 		out.CPUShares = minShares
 		return out
@@ -121,6 +131,18 @@ func (t *Tree) PodLimits(pod *v1.Pod) Limits {
 		out.MemoryBytes = limits.Memory().Value()
 	}
 	return out
+}
+
+// HugePages are those of a list of resources, by the kernel's name of their size.
+func HugePages(list v1.ResourceList) map[string]int64 {
+	pages := map[string]int64{}
+	for name, amount := range list {
+		size, is := strings.CutPrefix(string(name), v1.ResourceHugePagesPrefix)
+		if size, iec := strings.CutSuffix(size, "i"); is && iec { // the API's "2Mi" is the kernel's "2MB"
+			pages[size+"B"] = amount.Value()
+		}
+	}
+	return pages
 }
 
 func (t *Tree) period() int64 { return int64(t.cfg.CPUPeriod / time.Microsecond) }
@@ -354,15 +376,15 @@ func (t *Tree) makeDir(dir string) error {
 		}
 	}
 	if t.unified {
-		if err := enableControllers(filepath.Dir(dir)); err != nil {
+		if err := t.enableControllers(filepath.Dir(dir)); err != nil {
 			return err
 		}
 	}
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := t.kernel.mkdir(dir); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
 	if strings.HasSuffix(t.controllerOf(dir), "cpuset") {
-		return inheritCpuset(dir)
+		return t.inheritCpuset(dir)
 	}
 	return nil
 }
@@ -381,13 +403,13 @@ func (t *Tree) controllerOf(dir string) string {
 }
 
 // inheritCpuset copies the parent's CPUs and memory nodes; without them no process may enter the group (v1).
-func inheritCpuset(dir string) error {
+func (t *Tree) inheritCpuset(dir string) error {
 	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
 		data, err := os.ReadFile(filepath.Join(filepath.Dir(dir), file))
 		if err != nil {
 			return err
 		}
-		if err := writeFile(filepath.Join(dir, file), string(data)); err != nil {
+		if err := t.kernel.write(filepath.Join(dir, file), string(data)); err != nil {
 			return err
 		}
 	}
@@ -395,14 +417,14 @@ func inheritCpuset(dir string) error {
 }
 
 // enableControllers lets the children of a group be limited (v2).
-func enableControllers(dir string) error {
+func (t *Tree) enableControllers(dir string) error {
 	data, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {
 		return err
 	}
 	for _, c := range strings.Fields(string(data)) {
 		// One at a time: the kernel refuses the whole line for one that cannot be had.
-		_ = writeFile(filepath.Join(dir, "cgroup.subtree_control"), "+"+c)
+		_ = t.kernel.write(filepath.Join(dir, "cgroup.subtree_control"), "+"+c)
 	}
 	return nil
 }
@@ -418,7 +440,7 @@ func (t *Tree) apply(n name, l Limits) error {
 			if c := t.controllerOf(dir); !t.unified && filepath.Base(c) != s.controller && !strings.Contains(filepath.Base(c), s.controller+",") && !strings.HasSuffix(filepath.Base(c), ","+s.controller) {
 				continue
 			}
-			err := writeFile(filepath.Join(dir, s.file), s.value)
+			err := t.kernel.write(filepath.Join(dir, s.file), s.value)
 			if err != nil && !errors.Is(err, os.ErrNotExist) { // the controller may not be there
 				return fmt.Errorf("set %s of cgroup %s to %s: %w", s.file, t.path(n), s.value, err)
 			}
@@ -427,8 +449,12 @@ func (t *Tree) apply(n name, l Limits) error {
 	return nil
 }
 
-// writeFile writes a file that the kernel made; it never makes one.
-func writeFile(path, value string) error {
+type realKernel struct{}
+
+func (realKernel) mkdir(dir string) error { return os.Mkdir(dir, 0o755) }
+
+// write never makes a file.
+func (realKernel) write(path, value string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
 	if err != nil {
 		return err
@@ -453,6 +479,19 @@ func (t *Tree) settingsV1(l Limits) []setting {
 	if l.Pids > 0 {
 		s = append(s, setting{"pids", "pids.max", text(l.Pids)})
 	}
+	return append(s, t.hugePages(l, ".limit_in_bytes")...)
+}
+
+// hugePages limits all sizes that the kernel has, by files that end so.
+func (t *Tree) hugePages(l Limits, suffix string) (s []setting) {
+	if l.HugePages == nil {
+		return nil
+	}
+	for _, size := range t.cfg.HugePageSizes {
+		for _, kind := range []string{"", ".rsvd"} { // what is used, and what is only set aside
+			s = append(s, setting{"hugetlb", "hugetlb." + size + kind + suffix, text(l.HugePages[size])})
+		}
+	}
 	return s
 }
 
@@ -470,7 +509,7 @@ func (t *Tree) settingsV2(l Limits) []setting {
 	if l.Pids > 0 {
 		s = append(s, setting{"pids", "pids.max", text(l.Pids)})
 	}
-	return s
+	return append(s, t.hugePages(l, ".max")...)
 }
 
 func text(n int64) string { return strconv.FormatInt(n, 10) }

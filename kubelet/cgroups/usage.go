@@ -47,6 +47,9 @@ func (t *Tree) Groups() []Group {
 	return groups
 }
 
+// AllPods is the group that all pods are in.
+func (t *Tree) AllPods() Group { return Group{Path: t.path(name{kubepods})} }
+
 // containerID finds a runtime's ID in the name that it gave to a group: "<id>" or "cri-containerd-<id>.scope".
 func containerID(group string) string {
 	group = strings.TrimSuffix(group, ".scope")
@@ -65,16 +68,24 @@ type Usage struct {
 	CPU, UserCPU, SystemCPU time.Duration
 	Periods, Throttled      uint64
 	ThrottledTime           time.Duration
+	Bursts                  uint64
+	BurstTime               time.Duration
 
-	Memory, WorkingSet, RSS, Cache, MappedFile, Swap, MaxMemory uint64
-	MemoryFailures, PageFaults, MajorPageFaults, OOMKills       uint64
+	Memory, WorkingSet, RSS, Cache, MappedFile, Swap, MaxMemory                       uint64
+	KernelMemory, ActiveFile, InactiveFile, Dirty, Writeback                          uint64
+	MemoryFailures, PageFaults, MajorPageFaults, OOMKills                             uint64
+	MemoryHigh, MemoryMax, PagesScanned, PagesReclaimed, RefaultsOfFile, RefaultsAnon uint64 // of version 2 alone
 
 	Processes, Threads uint64
 	Disks              map[string]DiskUsage // by device number, "8:0"
+	Pressure           map[string]Pressure  // of "cpu", "memory" and "io", where the kernel tells
 
 	// What it may use; 0 for no limit.
-	Shares, Quota, Period, MemoryLimit, MostThreads uint64
+	Shares, Quota, Period, MemoryLimit, MemorySwapLimit, MemoryReservation, MostThreads uint64
 }
+
+// Pressure is how long some of the processes of a group waited, and how long all of them did.
+type Pressure struct{ Some, All time.Duration }
 
 // DiskUsage is what was read from and written to a disk.
 type DiskUsage struct{ ReadBytes, WriteBytes, Reads, Writes uint64 }
@@ -141,16 +152,21 @@ func usageV2(g group) (u Usage, ok bool) {
 	u = Usage{
 		CPU: micros(cpu["usage_usec"]), UserCPU: micros(cpu["user_usec"]), SystemCPU: micros(cpu["system_usec"]),
 		Periods: cpu["nr_periods"], Throttled: cpu["nr_throttled"], ThrottledTime: micros(cpu["throttled_usec"]),
+		Bursts: cpu["nr_bursts"], BurstTime: micros(cpu["burst_usec"]),
 		Memory: g.number("memory.current"), RSS: memory["anon"], Cache: memory["file"], MappedFile: memory["file_mapped"],
 		Swap: g.number("memory.swap.current"), MaxMemory: g.number("memory.peak"), MemoryFailures: g.table("memory.events")["max"],
 		PageFaults: memory["pgfault"], MajorPageFaults: memory["pgmajfault"], OOMKills: g.table("memory.events")["oom_kill"],
 		Processes: g.processes(), Threads: g.number("pids.current"), Disks: disksV2(g.text("io.stat")),
-		Shares: sharesOf(g.number("cpu.weight")), MemoryLimit: g.number("memory.max"), MostThreads: g.number("pids.max"),
+		KernelMemory: memory["kernel"], ActiveFile: memory["active_file"], InactiveFile: memory["inactive_file"], Dirty: memory["file_dirty"], Writeback: memory["file_writeback"],
+		MemoryHigh: g.table("memory.events")["high"], MemoryMax: g.table("memory.events")["max"], PagesScanned: memory["pgscan"], PagesReclaimed: memory["pgsteal"],
+		RefaultsOfFile: memory["workingset_refault_file"], RefaultsAnon: memory["workingset_refault_anon"], Pressure: g.pressure(),
+		Shares: sharesOf(g.number("cpu.weight")), MemoryLimit: g.number("memory.max"), MemorySwapLimit: g.number("memory.swap.max"),
+		MemoryReservation: g.number("memory.low"), MostThreads: g.number("pids.max"),
 	}
 	if quota, period, ok := strings.Cut(strings.TrimSpace(g.text("cpu.max")), " "); ok {
 		u.Quota, u.Period = unsigned(quota), unsigned(period)
 	}
-	u.WorkingSet = u.Memory - min(u.Memory, memory["inactive_file"])
+	u.WorkingSet = u.Memory - min(u.Memory, u.InactiveFile)
 	return u, true
 }
 
@@ -162,6 +178,23 @@ func sharesOf(weight uint64) uint64 {
 		return 0
 	}
 	return 2 + (weight-1)*262142/9999
+}
+
+// pressure reads files of lines such as "some avg10=0.00 avg60=0.00 avg300=0.00 total=12", in microseconds.
+func (g group) pressure() map[string]Pressure {
+	all := map[string]Pressure{}
+	for _, resource := range []string{"cpu", "memory", "io"} {
+		waits := map[string]time.Duration{}
+		for line := range strings.Lines(g.text(resource + ".pressure")) {
+			who, _, _ := strings.Cut(line, " ")
+			_, total, _ := strings.Cut(strings.TrimSpace(line), "total=")
+			waits[who] = micros(unsigned(total))
+		}
+		if len(waits) > 0 {
+			all[resource] = Pressure{Some: waits["some"], All: waits["full"]}
+		}
+	}
+	return all
 }
 
 // disksV2 reads lines such as "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0".
@@ -203,18 +236,26 @@ func usageV1(at func(controller string) group) (u Usage, ok bool) {
 	u = Usage{
 		CPU: time.Duration(account.number("cpuacct.usage")), UserCPU: time.Duration(times["user"]) * tick, SystemCPU: time.Duration(times["system"]) * tick,
 		Periods: throttling["nr_periods"], Throttled: throttling["nr_throttled"], ThrottledTime: time.Duration(throttling["throttled_time"]),
+		Bursts: throttling["nr_bursts"], BurstTime: time.Duration(throttling["burst_time"]),
 		Memory: memory.number("memory.usage_in_bytes"), RSS: stat["total_rss"], Cache: stat["total_cache"], MappedFile: stat["total_mapped_file"],
 		Swap: stat["total_swap"], MaxMemory: memory.number("memory.max_usage_in_bytes"), MemoryFailures: memory.number("memory.failcnt"),
 		PageFaults: stat["total_pgfault"], MajorPageFaults: stat["total_pgmajfault"], OOMKills: memory.table("memory.oom_control")["oom_kill"],
 		Processes: memory.processes(), Threads: pids.number("pids.current"), Disks: disksV1(io),
 		Shares: cpu.number("cpu.shares"), Quota: cpu.number("cpu.cfs_quota_us"), Period: cpu.number("cpu.cfs_period_us"),
-		MemoryLimit: memory.number("memory.limit_in_bytes"), MostThreads: pids.number("pids.max"),
+		KernelMemory: memory.number("memory.kmem.usage_in_bytes"), ActiveFile: stat["total_active_file"], InactiveFile: stat["total_inactive_file"],
+		MemoryLimit: limit(memory.number("memory.limit_in_bytes")), MemorySwapLimit: limit(memory.number("memory.memsw.limit_in_bytes")),
+		MemoryReservation: limit(memory.number("memory.soft_limit_in_bytes")), MostThreads: pids.number("pids.max"),
 	}
-	if u.MemoryLimit > 1<<62 {
-		u.MemoryLimit = 0 // how v1 writes no limit
-	}
-	u.WorkingSet = u.Memory - min(u.Memory, stat["total_inactive_file"])
+	u.WorkingSet = u.Memory - min(u.Memory, u.InactiveFile)
 	return u, true
+}
+
+// limit is 0 for none, as which v1 writes the highest that there could be.
+func limit(n uint64) uint64 {
+	if n > 1<<62 {
+		return 0
+	}
+	return n
 }
 
 // disksV1 reads lines such as "8:0 Read 4096", of bytes and of operations.
@@ -250,16 +291,16 @@ func disksV1(g group) map[string]DiskUsage {
 	return disks
 }
 
-// Process is one of the group, to look into its namespaces; 0 if there is none.
-func (t *Tree) Process(g Group) int {
+// Members are the processes of the group itself.
+func (t *Tree) Members(g Group) (pids []int) {
 	dir := filepath.Join(t.cfg.Mount, g.Path)
 	if !t.unified {
 		dir = filepath.Join(t.controllers[0], g.Path)
 	}
-	first, _, _ := strings.Cut(group{dir}.text("cgroup.procs"), "\n")
-	pid, err := strconv.Atoi(first)
-	if err != nil {
-		return 0
+	for _, line := range strings.Fields(group{dir}.text("cgroup.procs")) {
+		if pid, err := strconv.Atoi(line); err == nil {
+			pids = append(pids, pid)
+		}
 	}
-	return pid
+	return pids
 }

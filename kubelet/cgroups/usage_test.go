@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -37,20 +38,31 @@ func TestUsage(t *testing.T) {
 		CPU: 3 * time.Second, UserCPU: 2 * time.Second, SystemCPU: time.Second, Periods: 10, Throttled: 4, ThrottledTime: 500 * time.Millisecond,
 		Memory: 1000, WorkingSet: 900, RSS: 600, Cache: 300, MappedFile: 50, Swap: 7, MaxMemory: 2000, MemoryFailures: 5, PageFaults: 11, MajorPageFaults: 1, OOMKills: 2,
 		Processes: 2, Threads: 3, Disks: map[string]DiskUsage{"8:0": {4096, 8192, 1, 2}},
-		Quota: 50000, Period: 100000, MemoryLimit: 4000, MostThreads: 100,
+		Bursts: 2, BurstTime: 20 * time.Millisecond, KernelMemory: 30, ActiveFile: 200, InactiveFile: 100,
+		Quota: 50000, Period: 100000, MemoryLimit: 4000, MemorySwapLimit: 6000, MemoryReservation: 800, MostThreads: 100,
+	}
+	onlyV2 := want
+	onlyV2.Dirty, onlyV2.Writeback, onlyV2.MemoryHigh, onlyV2.MemoryMax = 21, 22, 8, 5
+	onlyV2.PagesScanned, onlyV2.PagesReclaimed, onlyV2.RefaultsOfFile, onlyV2.RefaultsAnon = 23, 24, 25, 26
+	onlyV2.Pressure = map[string]Pressure{
+		"cpu": {Some: 5 * time.Millisecond}, "memory": {Some: 3 * time.Millisecond, All: time.Millisecond}, "io": {Some: 7 * time.Millisecond, All: 2 * time.Millisecond},
 	}
 	v1, v2 := t.TempDir(), t.TempDir()
 	files(t, v1, map[string]string{
 		"cpu,cpuacct/" + podPath + "/c1/cpuacct.usage": "3000000000\n", "cpu,cpuacct/" + podPath + "/c1/cpuacct.stat": "user 200\nsystem 100\n",
-		"cpu,cpuacct/" + podPath + "/c1/cpu.stat":          "nr_periods 10\nnr_throttled 4\nthrottled_time 500000000\n",
+		"cpu,cpuacct/" + podPath + "/c1/cpu.stat":          "nr_periods 10\nnr_throttled 4\nthrottled_time 500000000\nnr_bursts 2\nburst_time 20000000\n",
 		"cpu,cpuacct/" + podPath + "/c1/cpu.cfs_quota_us":  "50000\n",
 		"cpu,cpuacct/" + podPath + "/c1/cpu.cfs_period_us": "100000\n", "cpu,cpuacct/" + podPath + "/c1/cpu.shares": "1024\n",
 		"memory/" + podPath + "/c1/memory.usage_in_bytes":                    "1000\n",
-		"memory/" + podPath + "/c1/memory.stat":                              "rss 1\ntotal_rss 600\ntotal_cache 300\ntotal_mapped_file 50\ntotal_swap 7\ntotal_inactive_file 100\ntotal_pgfault 11\ntotal_pgmajfault 1\n",
+		"memory/" + podPath + "/c1/memory.stat":                              "rss 1\ntotal_rss 600\ntotal_cache 300\ntotal_mapped_file 50\ntotal_swap 7\ntotal_inactive_file 100\ntotal_active_file 200\ntotal_pgfault 11\ntotal_pgmajfault 1\n",
 		"memory/" + podPath + "/c1/memory.max_usage_in_bytes":                "2000\n",
 		"memory/" + podPath + "/c1/memory.failcnt":                           "5\n",
 		"memory/" + podPath + "/c1/memory.oom_control":                       "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
 		"memory/" + podPath + "/c1/memory.limit_in_bytes":                    "4000\n",
+		"memory/" + podPath + "/c1/memory.memsw.limit_in_bytes":              "6000\n",
+		"memory/" + podPath + "/c1/memory.soft_limit_in_bytes":               "800\n",
+		"memory/" + podPath + "/c1/memory.kmem.usage_in_bytes":               "30\n",
+		"cpu,cpuacct/" + podPath + "/c1/cgroup.procs":                        "11\n12\n",
 		"memory/" + podPath + "/c1/cgroup.procs":                             "11\n12\n",
 		"pids/" + podPath + "/c1/pids.current":                               "3\n",
 		"pids/" + podPath + "/c1/pids.max":                                   "100\n",
@@ -64,14 +76,19 @@ func TestUsage(t *testing.T) {
 	}
 	files(t, v2, map[string]string{
 		"cgroup.controllers":                "cpu memory\n",
-		podPath + "/c1/cpu.stat":            "usage_usec 3000000\nuser_usec 2000000\nsystem_usec 1000000\nnr_periods 10\nnr_throttled 4\nthrottled_usec 500000\n",
+		podPath + "/c1/cpu.stat":            "usage_usec 3000000\nuser_usec 2000000\nsystem_usec 1000000\nnr_periods 10\nnr_throttled 4\nthrottled_usec 500000\nnr_bursts 2\nburst_usec 20000\n",
 		podPath + "/c1/cpu.max":             "50000 100000\n",
 		podPath + "/c1/cpu.weight":          "39\n",
 		podPath + "/c1/memory.current":      "1000\n",
-		podPath + "/c1/memory.stat":         "anon 600\nfile 300\nfile_mapped 50\ninactive_file 100\npgfault 11\npgmajfault 1\n",
+		podPath + "/c1/memory.stat":         "anon 600\nfile 300\nfile_mapped 50\ninactive_file 100\nactive_file 200\nkernel 30\nfile_dirty 21\nfile_writeback 22\npgscan 23\npgsteal 24\nworkingset_refault_file 25\nworkingset_refault_anon 26\npgfault 11\npgmajfault 1\n",
 		podPath + "/c1/memory.peak":         "2000\n",
 		podPath + "/c1/memory.max":          "4000\n",
-		podPath + "/c1/memory.events":       "low 0\nmax 5\noom_kill 2\n",
+		podPath + "/c1/memory.events":       "low 0\nhigh 8\nmax 5\noom_kill 2\n",
+		podPath + "/c1/memory.swap.max":     "6000\n",
+		podPath + "/c1/memory.low":          "800\n",
+		podPath + "/c1/cpu.pressure":        "some avg10=0.00 avg60=0.00 avg300=0.00 total=5000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n",
+		podPath + "/c1/memory.pressure":     "some avg10=0.00 avg60=0.00 avg300=0.00 total=3000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=1000\n",
+		podPath + "/c1/io.pressure":         "some avg10=0.00 avg60=0.00 avg300=0.00 total=7000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=2000\n",
 		podPath + "/c1/memory.swap.current": "7\n",
 		podPath + "/c1/cgroup.procs":        "11\n12\n",
 		podPath + "/c1/pids.current":        "3\n",
@@ -101,14 +118,18 @@ func TestUsage(t *testing.T) {
 		if !ok || got.Shares < 990 || got.Shares > 1060 {
 			t.Errorf("%s: shares %d", name, got.Shares)
 		}
+		want := want
+		if name == "v2" {
+			want = onlyV2
+		}
 		if got.Shares = 0; !reflect.DeepEqual(got, want) {
 			t.Errorf("%s:\n got %+v\nwant %+v", name, got, want)
 		}
 		if _, ok := tree.Usage(Group{Path: "/gone"}); ok {
 			t.Errorf("%s: a group that is not there has a usage", name)
 		}
-		if pid := tree.Process(last); name == "v2" && pid != 11 {
-			t.Errorf("process %d", pid)
+		if pids := tree.Members(last); !slices.Equal(pids, []int{11, 12}) {
+			t.Errorf("%s: processes %v", name, pids)
 		}
 	}
 }

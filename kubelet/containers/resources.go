@@ -3,11 +3,9 @@
 package containers
 
 import (
-	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	podresource "k8s.io/component-helpers/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/kubectl/pkg/util/qos"
@@ -54,6 +52,9 @@ func (r *Runtime) containerResources(pod *v1.Pod, c *v1.Container) *runtimeapi.L
 	out := r.linuxResources(c.Resources.Requests, limits)
 	out.OomScoreAdj = max(oomScore(pod, c, r.cfg.MemoryCapacity), r.cfg.MinOOMScoreAdj)
 	out.HugepageLimits = r.hugepages(c.Resources.Limits)
+	if r.cfg.Swap.Unified {
+		out.Unified = map[string]string{"memory.oom.group": "1"} // when memory runs out, all of a container's processes end
+	}
 	r.limitSwap(pod, c, out)
 	return out
 }
@@ -61,24 +62,11 @@ func (r *Runtime) containerResources(pod *v1.Pod, c *v1.Container) *runtimeapi.L
 // hugepages limits every page size the kernel has, to zero unless the container asks for some.
 func (r *Runtime) hugepages(limits v1.ResourceList) []*runtimeapi.HugepageLimit {
 	var out []*runtimeapi.HugepageLimit
+	asked := cgroups.HugePages(limits)
 	for _, size := range r.cfg.HugePageSizes {
-		limit := uint64(0)
-		for name, q := range limits {
-			if asked, ok := strings.CutPrefix(string(name), v1.ResourceHugePagesPrefix); ok && hugePageName(asked) == size {
-				limit = uint64(q.Value())
-			}
-		}
-		out = append(out, &runtimeapi.HugepageLimit{PageSize: size, Limit: limit})
+		out = append(out, &runtimeapi.HugepageLimit{PageSize: size, Limit: uint64(asked[size])})
 	}
 	return out
-}
-
-// hugePageName turns the API's "2Mi" into the kernel's "2MB".
-func hugePageName(asked string) string {
-	if _, err := resource.ParseQuantity(asked); err != nil {
-		return ""
-	}
-	return strings.TrimSuffix(asked, "i") + "B"
 }
 
 // oomScore makes those who use more than they asked for go first, and guaranteed pods last.

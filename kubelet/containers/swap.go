@@ -20,13 +20,13 @@ type Swap struct {
 	Capacity   int64 // of the machine, in bytes
 }
 
-// limitSwap says in the resources of a container how much it may swap.
+// limitSwap says in the resources of a container how much it may swap; with version 2 they have a table of settings.
 // Reference: https://kubernetes.io/docs/concepts/cluster-administration/swap-memory-management/
 func (r *Runtime) limitSwap(pod *v1.Pod, c *v1.Container, out *runtimeapi.LinuxContainerResources) {
 	switch swap := r.cfg.Swap; {
 	case !swap.Controlled:
 	case swap.Unified:
-		out.Unified = map[string]string{"memory.swap.max": strconv.FormatInt(r.swapOf(pod, c), 10)}
+		out.Unified["memory.swap.max"] = strconv.FormatInt(r.swapOf(pod, c), 10)
 	default:
 		out.MemorySwapLimitInBytes = out.MemoryLimitInBytes // of memory and swap together: nothing beyond memory
 	}

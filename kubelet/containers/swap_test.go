@@ -41,6 +41,9 @@ func TestLimitSwap(t *testing.T) {
 		r := &Runtime{cfg: Config{MemoryCapacity: 8 << 30, Swap: c.swap}}
 		pod := &v1.Pod{Spec: v1.PodSpec{Priority: c.priority, Containers: []v1.Container{{Name: "c", Resources: v1.ResourceRequirements{Requests: memory(c.asks), Limits: memory(c.most)}}}}}
 		out := &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: pod.Spec.Containers[0].Resources.Limits.Memory().Value()}
+		if c.swap.Unified {
+			out.Unified = map[string]string{}
+		}
 		r.limitSwap(pod, &pod.Spec.Containers[0], out)
 		if out.Unified["memory.swap.max"] != c.unified || out.MemorySwapLimitInBytes != c.memoryWithSwap {
 			t.Errorf("%s: %v and %d, want %q and %d", c.name, out.Unified, out.MemorySwapLimitInBytes, c.unified, c.memoryWithSwap)

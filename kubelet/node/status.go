@@ -155,26 +155,27 @@ func (c *Config) capacity(m Machine) v1.ResourceList {
 // allocatable is what is left for pods.
 func (c *Config) allocatable(capacity v1.ResourceList) v1.ResourceList {
 	out := capacity.DeepCopy()
+	keep := func(name v1.ResourceName, q resource.Quantity) {
+		have, ok := out[name]
+		if !ok {
+			return
+		}
+		have.Sub(q)
+		if have.Sign() < 0 {
+			have = *resource.NewQuantity(0, have.Format)
+		}
+		out[name] = have
+	}
 	for _, kept := range []v1.ResourceList{c.Reserved, c.EvictionHard} {
 		for name, q := range kept {
-			have, ok := out[name]
-			if !ok {
-				continue
-			}
-			have.Sub(q)
-			if have.Sign() < 0 {
-				have = *resource.NewQuantity(0, have.Format)
-			}
-			out[name] = have
+			keep(name, q)
 		}
 	}
-	memory := out[v1.ResourceMemory]
 	for name, q := range capacity {
 		if strings.HasPrefix(string(name), v1.ResourceHugePagesPrefix) {
-			memory.Sub(q)
+			keep(v1.ResourceMemory, q)
 		}
 	}
-	out[v1.ResourceMemory] = memory
 	return out
 }
 

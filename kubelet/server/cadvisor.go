@@ -20,19 +20,23 @@ import (
 	kubelettypes "k8s.io/kubelet/pkg/types"
 
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
+	kubeletnode "github.com/skiff-k8s/skiff/kubelet/node"
 )
 
 // cadvisorMetrics serves the series that cAdvisor has of the machine, the pods and their containers. They come from the
 // cgroups' own counts, which are read now; the runtime only says whose a cgroup is.
 func (s *Server) cadvisorMetrics(w http.ResponseWriter, r *http.Request) {
 	c := &cadvisor{descs: map[string]*metrics.Desc{}, now: time.Now()}
-	c.machine(s.stats)
+	c.about(s.stats.machine)
+	if t, err := readTopology("/sys/devices/system"); err == nil { // not every kernel tells
+		c.topology(t, idsOf(s.stats.machine))
+	}
 	failed := 0.0
 	if err := s.usages(r.Context(), c); err != nil {
 		klog.FromContext(r.Context()).Error(err, "Cannot read the usage of containers", "path", r.URL.Path)
 		failed = 1
 	}
-	c.gauge("container_scrape_error", "1 if there was an error while getting container metrics, 0 otherwise", failed, nil)
+	c.errors(failed)
 	serveSamples(w, r, &c.sampler)
 }
 
@@ -69,11 +73,20 @@ func (s *Server) usages(ctx context.Context, c *cadvisor) error {
 		}
 		labels := []string{o.container, g.Path, o.image, o.name, o.namespace, o.pod}
 		c.usage(u, labels)
-		if !o.created.IsZero() {
-			c.gauge("container_start_time_seconds", "Start time of the container since unix epoch in seconds.", float64(o.created.Unix()), labels)
+		if g.Path == "/" {
+			c.fileSystem(s.config.RootDir, labels)
 		}
-		if o.sandbox {
-			c.network(s.config.Cgroups.Process(g), labels)
+		if !o.created.IsZero() {
+			c.born(o.created, labels)
+		}
+		if g.Container == "" {
+			continue
+		}
+		if pids := s.config.Cgroups.Members(g); len(pids) > 0 {
+			c.files(pids, labels)
+			if o.sandbox {
+				c.network(pids[0], labels)
+			}
 		}
 	}
 	return nil
@@ -150,15 +163,32 @@ func (c *cadvisor) gauge(name, help string, value float64, labels []string, more
 	c.add(metrics.GaugeValue, name, help, value, labels, more...)
 }
 
-func (c *cadvisor) machine(p *statsProvider) {
-	m := p.machine
-	about := []string{"boot_id", m.BootID, "machine_id", m.MachineID, "system_uuid", m.SystemUUID}
-	c.gauge("machine_cpu_cores", "Number of logical CPU cores.", float64(m.CPUs), nil, about...)
-	c.gauge("machine_memory_bytes", "Amount of memory installed on the machine.", float64(m.Memory), nil, about...)
+func idsOf(m kubeletnode.Machine) []string {
+	return []string{"boot_id", m.BootID, "machine_id", m.MachineID, "system_uuid", m.SystemUUID}
+}
+
+func (c *cadvisor) about(m kubeletnode.Machine) {
+	ids := idsOf(m)
+	c.gauge("machine_cpu_cores", "Number of logical CPU cores.", float64(m.CPUs), nil, ids...)
+	c.gauge("machine_memory_bytes", "Amount of memory installed on the machine.", float64(m.Memory), nil, ids...)
+	c.gauge("machine_swap_bytes", "Amount of swap memory available on the machine.", float64(m.Swap), nil, ids...)
+	c.gauge("cadvisor_version_info", "A metric with a constant '1' value labeled by kernel version, OS version, docker version, cadvisor version & cadvisor revision.", 1, nil,
+		"kernelVersion", m.Kernel, "osVersion", m.OSImage, "dockerVersion", "", "cadvisorVersion", "", "cadvisorRevision", "")
+}
+
+func (c *cadvisor) born(at time.Time, labels []string) {
+	c.gauge("container_creation_time_seconds", "Container creation time since unix epoch in seconds.", float64(at.Unix()), labels)
+	c.gauge("container_start_time_seconds", "Start time of the container since unix epoch in seconds.", float64(at.Unix()), labels)
+}
+
+func (c *cadvisor) errors(failed float64) {
+	c.gauge("machine_scrape_error", "1 if there was an error while getting machine metrics, 0 otherwise.", 0, nil)
+	c.gauge("container_scrape_error", "1 if there was an error while getting container metrics, 0 otherwise", failed, nil)
 }
 
 func (c *cadvisor) usage(u cgroups.Usage, labels []string) {
 	c.gauge("container_last_seen", "Last time a container was seen by the exporter", float64(c.now.Unix()), labels)
+	c.gauge("container_health_state", "The result of the container's health check", -1, labels) // it has none: probes are the kubelet's
 	c.count("container_cpu_usage_seconds_total", "Cumulative cpu time consumed in seconds.", u.CPU.Seconds(), labels, "cpu", "total")
 	c.count("container_cpu_user_seconds_total", "Cumulative user cpu time consumed in seconds.", u.UserCPU.Seconds(), labels)
 	c.count("container_cpu_system_seconds_total", "Cumulative system cpu time consumed in seconds.", u.SystemCPU.Seconds(), labels)
@@ -166,11 +196,15 @@ func (c *cadvisor) usage(u cgroups.Usage, labels []string) {
 		c.count("container_cpu_cfs_periods_total", "Number of elapsed enforcement period intervals.", float64(u.Periods), labels)
 		c.count("container_cpu_cfs_throttled_periods_total", "Number of throttled period intervals.", float64(u.Throttled), labels)
 		c.count("container_cpu_cfs_throttled_seconds_total", "Total time duration the container has been throttled.", u.ThrottledTime.Seconds(), labels)
+		c.count("container_cpu_cfs_burst_periods_total", "Number of periods when burst occurs.", float64(u.Bursts), labels)
+		c.count("container_cpu_cfs_burst_seconds_total", "Total time duration the container has been bursted.", u.BurstTime.Seconds(), labels)
 		c.gauge("container_spec_cpu_quota", "CPU quota of the container.", float64(u.Quota), labels)
 	}
 	c.gauge("container_spec_cpu_period", "CPU period of the container.", float64(u.Period), labels)
 	c.gauge("container_spec_cpu_shares", "CPU share of the container.", float64(u.Shares), labels)
 	c.gauge("container_spec_memory_limit_bytes", "Memory limit for the container.", float64(u.MemoryLimit), labels)
+	c.gauge("container_spec_memory_swap_limit_bytes", "Memory swap limit for the container.", float64(u.MemorySwapLimit), labels)
+	c.gauge("container_spec_memory_reservation_limit_bytes", "Memory reservation limit for the container.", float64(u.MemoryReservation), labels)
 
 	c.gauge("container_memory_usage_bytes", "Current memory usage in bytes, including all memory regardless of when it was accessed", float64(u.Memory), labels)
 	c.gauge("container_memory_working_set_bytes", "Current working set in bytes.", float64(u.WorkingSet), labels)
@@ -180,20 +214,42 @@ func (c *cadvisor) usage(u cgroups.Usage, labels []string) {
 	c.gauge("container_memory_swap", "Container swap usage in bytes.", float64(u.Swap), labels)
 	c.gauge("container_memory_max_usage_bytes", "Maximum memory usage recorded in bytes", float64(u.MaxMemory), labels)
 	c.count("container_memory_failcnt", "Number of memory usage hits limits", float64(u.MemoryFailures), labels)
-	c.count("container_memory_failures_total", "Cumulative count of memory allocation failures.", float64(u.PageFaults), labels, "failure_type", "pgfault", "scope", "hierarchy")
-	c.count("container_memory_failures_total", "", float64(u.MajorPageFaults), labels, "failure_type", "pgmajfault", "scope", "hierarchy")
+	for _, scope := range []string{"container", "hierarchy"} { // cAdvisor knows no difference either
+		c.count("container_memory_failures_total", "Cumulative count of memory allocation failures.", float64(u.PageFaults), labels, "failure_type", "pgfault", "scope", scope)
+		c.count("container_memory_failures_total", "", float64(u.MajorPageFaults), labels, "failure_type", "pgmajfault", "scope", scope)
+	}
+	c.gauge("container_memory_kernel_usage", "Size of kernel memory allocated in bytes.", float64(u.KernelMemory), labels)
+	c.gauge("container_memory_total_active_file_bytes", "Current total active file in bytes.", float64(u.ActiveFile), labels)
+	c.gauge("container_memory_total_inactive_file_bytes", "Current total inactive file in bytes.", float64(u.InactiveFile), labels)
+	c.gauge("container_memory_file_dirty_bytes", "Number of bytes of file cache that has been modified but not yet written back to disk.", float64(u.Dirty), labels)
+	c.gauge("container_memory_file_writeback_bytes", "Number of bytes of file cache that is currently being written back to disk.", float64(u.Writeback), labels)
+	c.count("container_memory_events_high_total", "Cumulative count of memory.high throttle events for the container", float64(u.MemoryHigh), labels)
+	c.count("container_memory_events_max_total", "Cumulative count of memory.max limit hit events for the container", float64(u.MemoryMax), labels)
+	c.count("container_memory_pgscan_total", "Cumulative number of pages scanned by the page reclaim algorithm.", float64(u.PagesScanned), labels)
+	c.count("container_memory_pgsteal_total", "Cumulative number of pages reclaimed by the page reclaim algorithm.", float64(u.PagesReclaimed), labels)
+	c.count("container_memory_workingset_refault_file_total", "Cumulative number of refaults of previously evicted file pages.", float64(u.RefaultsOfFile), labels)
+	c.count("container_memory_workingset_refault_anon_total", "Cumulative number of refaults of previously evicted anonymous pages.", float64(u.RefaultsAnon), labels)
 	c.count("container_oom_events_total", "Count of out of memory events observed for the container", float64(u.OOMKills), labels)
 
 	c.gauge("container_processes", "Number of processes running inside the container.", float64(u.Processes), labels)
 	c.gauge("container_threads", "Number of threads running inside the container", float64(u.Threads), labels)
 	c.gauge("container_threads_max", "Maximum number of threads allowed inside the container, infinity if value is zero", float64(u.MostThreads), labels)
 
+	for resource, waited := range u.Pressure {
+		congestion := " due to " + map[string]string{"cpu": "CPU", "memory": "memory", "io": "IO"}[resource] + " congestion."
+		c.count("container_pressure_"+resource+"_waiting_seconds_total", "Total time duration tasks in the container have waited"+congestion, waited.Some.Seconds(), labels)
+		c.count("container_pressure_"+resource+"_stalled_seconds_total", "Total time duration no tasks in the container could make progress"+congestion, waited.All.Seconds(), labels)
+	}
 	for number, d := range u.Disks {
 		device := deviceName(number)
 		c.count("container_fs_reads_bytes_total", "Cumulative count of bytes read", float64(d.ReadBytes), labels, "device", device)
 		c.count("container_fs_writes_bytes_total", "Cumulative count of bytes written", float64(d.WriteBytes), labels, "device", device)
 		c.count("container_fs_reads_total", "Cumulative count of reads completed", float64(d.Reads), labels, "device", device)
 		c.count("container_fs_writes_total", "Cumulative count of writes completed", float64(d.Writes), labels, "device", device)
+		major, minor, _ := strings.Cut(number, ":")
+		for operation, bytes := range map[string]uint64{"Read": d.ReadBytes, "Write": d.WriteBytes} {
+			c.count("container_blkio_device_usage_total", "Blkio Device bytes usage", float64(bytes), labels, "device", device, "major", major, "minor", minor, "operation", operation)
+		}
 	}
 }
 
@@ -228,13 +284,14 @@ var networkSeries = []struct {
 
 // network looks into the network of a sandbox through one of its processes.
 func (c *cadvisor) network(process int, labels []string) {
-	if process == 0 {
-		return
-	}
 	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(process), "net/dev"))
 	if err != nil {
 		return // it ended
 	}
+	c.traffic(data, labels)
+}
+
+func (c *cadvisor) traffic(data []byte, labels []string) {
 	for name, columns := range interfaces(data) {
 		for _, s := range networkSeries {
 			c.count(s.name, s.help, columns[s.column], labels, "interface", name)

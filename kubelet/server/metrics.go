@@ -16,6 +16,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+	"k8s.io/utils/ptr"
 )
 
 // sample is one value of a metric.
@@ -81,6 +82,9 @@ func (s *Server) resourceMetrics(w http.ResponseWriter, r *http.Request) {
 	containerCPU := stable("container_cpu_usage_seconds_total", "Cumulative cpu time consumed by the container in core-seconds", "container", "pod", "namespace")
 	containerMemory := stable("container_memory_working_set_bytes", "Current working set of the container in bytes", "container", "pod", "namespace")
 	containerSwap := alpha("container_swap_usage_bytes", "Current amount of the container swap usage in bytes. Reported only on non-windows systems", "container", "pod", "namespace")
+	containerSwapLimit := alpha("container_swap_limit_bytes", "Current amount of the container swap limit in bytes. Reported only on non-windows systems", "container", "pod", "namespace")
+	nodeSwap := alpha("node_swap_usage_bytes", "Current swap usage of the node in bytes. Reported only on non-windows systems")
+	podSwap := alpha("pod_swap_usage_bytes", "Current amount of the pod swap usage in bytes. Reported only on non-windows systems", "pod", "namespace")
 	containerStart := stable("container_start_time_seconds", "Start time of the container since unix epoch in seconds", "container", "pod", "namespace")
 	podCPU := stable("pod_cpu_usage_seconds_total", "Cumulative cpu time consumed by the pod in core-seconds", "pod", "namespace")
 	podMemory := stable("pod_memory_working_set_bytes", "Current working set of the pod in bytes", "pod", "namespace")
@@ -89,6 +93,7 @@ func (s *Server) resourceMetrics(w http.ResponseWriter, r *http.Request) {
 	samples := s.gather(r, func(sum *stats.Summary) (all []sample) {
 		all = appendCPU(all, nodeCPU, sum.Node.CPU)
 		all = appendWorkingSet(all, nodeMemory, sum.Node.Memory)
+		all = appendSwap(all, nodeSwap, sum.Node.Swap)
 		for _, pod := range sum.Pods {
 			for _, c := range pod.Containers {
 				labels := []string{c.Name, pod.PodRef.Name, pod.PodRef.Namespace}
@@ -97,19 +102,22 @@ func (s *Server) resourceMetrics(w http.ResponseWriter, r *http.Request) {
 				}
 				all = appendCPU(all, containerCPU, c.CPU, labels...)
 				all = appendWorkingSet(all, containerMemory, c.Memory, labels...)
-				if c.Swap != nil {
-					all = appendValue(all, containerSwap, c.Swap.SwapUsageBytes, c.Swap.Time.Time, labels...)
+				all = appendSwap(all, containerSwap, c.Swap, labels...)
+				if c.Swap != nil && c.Swap.SwapAvailableBytes != nil {
+					limit := *c.Swap.SwapAvailableBytes + ptr.Deref(c.Swap.SwapUsageBytes, 0)
+					all = appendValue(all, containerSwapLimit, &limit, c.Swap.Time.Time, labels...)
 				}
 			}
 			all = appendCPU(all, podCPU, pod.CPU, pod.PodRef.Name, pod.PodRef.Namespace)
 			all = appendWorkingSet(all, podMemory, pod.Memory, pod.PodRef.Name, pod.PodRef.Namespace)
+			all = appendSwap(all, podSwap, pod.Swap, pod.PodRef.Name, pod.PodRef.Namespace)
 		}
 		return all
 	}, func(failed float64) []sample {
 		return []sample{{desc: scrapeError, kind: metrics.GaugeValue, value: failed}}
 	})
 	serveSamples(w, r, &sampler{
-		descs:   []*metrics.Desc{nodeCPU, nodeMemory, containerCPU, containerMemory, containerSwap, containerStart, podCPU, podMemory, scrapeError},
+		descs:   []*metrics.Desc{nodeCPU, nodeMemory, containerCPU, containerMemory, nodeSwap, containerSwap, containerSwapLimit, containerStart, podCPU, podMemory, podSwap, scrapeError},
 		samples: samples,
 	})
 }
@@ -224,6 +232,13 @@ func appendWorkingSet(all []sample, desc *metrics.Desc, m *stats.MemoryStats, la
 		return all
 	}
 	return appendValue(all, desc, m.WorkingSetBytes, m.Time.Time, labels...)
+}
+
+func appendSwap(all []sample, desc *metrics.Desc, s *stats.SwapStats, labels ...string) []sample {
+	if s == nil {
+		return all
+	}
+	return appendValue(all, desc, s.SwapUsageBytes, s.Time.Time, labels...)
 }
 
 func appendValue(all []sample, desc *metrics.Desc, v *uint64, at time.Time, labels ...string) []sample {

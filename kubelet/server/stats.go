@@ -3,11 +3,12 @@
 package server
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -23,7 +24,9 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+	"k8s.io/utils/ptr"
 
+	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 	"github.com/skiff-k8s/skiff/kubelet/diskusage"
 	kubeletnode "github.com/skiff-k8s/skiff/kubelet/node"
 )
@@ -36,6 +39,7 @@ type statsProvider struct {
 	images            runtimeapi.ImageServiceClient
 	started           time.Time
 	machine           kubeletnode.Machine
+	cgroups           *cgroups.Tree // nil: none
 
 	mu       sync.Mutex // guards what follows
 	lastCPU  time.Duration
@@ -55,7 +59,10 @@ func newStatsProvider(c Config) *statsProvider {
 	if err != nil {
 		klog.Background().Error(err, "Cannot describe the machine in metrics")
 	}
-	return &statsProvider{nodeName: c.NodeName, rootDir: c.RootDir, runtime: c.Runtime, images: c.Images, started: time.Now(), machine: machine}
+	return &statsProvider{
+		nodeName: c.NodeName, rootDir: c.RootDir, runtime: c.Runtime, images: c.Images, started: time.Now(), machine: machine,
+		cgroups: c.Cgroups,
+	}
 }
 
 func (s *Server) summary(w http.ResponseWriter, r *http.Request) {
@@ -164,6 +171,7 @@ func podStats(s *runtimeapi.PodSandboxStats, started map[string]time.Time) stats
 		Containers: []stats.ContainerStats{},
 		CPU:        cpuStats(linux.GetCpu()),
 		Memory:     memoryStats(linux.GetMemory()),
+		IO:         ioStats(linux.GetIo()),
 		Network:    networkStats(linux.GetNetwork()),
 	}
 	if processes := linux.GetProcess().GetProcessCount(); processes != nil {
@@ -175,11 +183,29 @@ func podStats(s *runtimeapi.PodSandboxStats, started map[string]time.Time) stats
 			StartTime: metav1.NewTime(started[c.GetAttributes().GetId()]),
 			CPU:       cpuStats(c.GetCpu()),
 			Memory:    memoryStats(c.GetMemory()),
+			IO:        ioStats(c.GetIo()),
 			Swap:      swapStats(c.GetSwap()),
 			Rootfs:    writableLayer(c.GetWritableLayer()),
 		})
 	}
+	pod.Swap = podSwap(pod.Containers)
 	return pod
+}
+
+// podSwap sums up what the containers swap: the runtime has nothing about their pod.
+func podSwap(containers []stats.ContainerStats) *stats.SwapStats {
+	var sum *stats.SwapStats
+	for _, c := range containers {
+		if c.Swap == nil {
+			continue
+		}
+		if sum == nil {
+			sum = &stats.SwapStats{Time: c.Swap.Time, SwapAvailableBytes: new(uint64), SwapUsageBytes: new(uint64)}
+		}
+		*sum.SwapAvailableBytes += ptr.Deref(c.Swap.SwapAvailableBytes, 0)
+		*sum.SwapUsageBytes += ptr.Deref(c.Swap.SwapUsageBytes, 0)
+	}
+	return sum
 }
 
 func value(v *runtimeapi.UInt64Value) *uint64 {
@@ -196,7 +222,25 @@ func cpuStats(c *runtimeapi.CpuUsage) *stats.CPUStats {
 	return &stats.CPUStats{
 		Time:           metav1.NewTime(time.Unix(0, c.Timestamp)),
 		UsageNanoCores: value(c.UsageNanoCores), UsageCoreNanoSeconds: value(c.UsageCoreNanoSeconds),
+		PSI: pressureOf(c.Psi),
 	}
+}
+
+func ioStats(io *runtimeapi.IoUsage) *stats.IOStats {
+	if io == nil {
+		return nil
+	}
+	return &stats.IOStats{Time: metav1.NewTime(time.Unix(0, io.Timestamp)), PSI: pressureOf(io.Psi)}
+}
+
+func pressureOf(p *runtimeapi.PsiStats) *stats.PSIStats {
+	if p == nil {
+		return nil
+	}
+	of := func(d *runtimeapi.PsiData) stats.PSIData {
+		return stats.PSIData{Total: d.GetTotal(), Avg10: d.GetAvg10(), Avg60: d.GetAvg60(), Avg300: d.GetAvg300()}
+	}
+	return &stats.PSIStats{Full: of(p.Full), Some: of(p.Some)}
 }
 
 func memoryStats(m *runtimeapi.MemoryUsage) *stats.MemoryStats {
@@ -207,6 +251,7 @@ func memoryStats(m *runtimeapi.MemoryUsage) *stats.MemoryStats {
 		Time:           metav1.NewTime(time.Unix(0, m.Timestamp)),
 		AvailableBytes: value(m.AvailableBytes), UsageBytes: value(m.UsageBytes), WorkingSetBytes: value(m.WorkingSetBytes),
 		RSSBytes: value(m.RssBytes), PageFaults: value(m.PageFaults), MajorPageFaults: value(m.MajorPageFaults),
+		PSI: pressureOf(m.Psi),
 	}
 }
 
@@ -249,29 +294,143 @@ func interfaceStats(i *runtimeapi.NetworkInterfaceUsage) stats.InterfaceStats {
 // node reads what the node as a whole uses.
 func (p *statsProvider) node(ctx context.Context) (*stats.NodeStats, error) {
 	cpu, cpuErr := p.nodeCPU()
-	memory, memoryErr := nodeMemory()
+	memory, swap, memoryErr := nodeMemory()
+	limits, limitsErr := nodeLimits()
 	disk, diskErr := fileSystem(p.rootDir)
-	if err := errors.Join(cpuErr, memoryErr, diskErr); err != nil {
+	if err := errors.Join(cpuErr, memoryErr, limitsErr, diskErr); err != nil {
 		return nil, err
 	}
+	cpu.PSI, memory.PSI = nodePressure("cpu"), nodePressure("memory")
 	node := &stats.NodeStats{
 		NodeName: p.nodeName, StartTime: metav1.NewTime(p.started),
-		CPU: cpu, Memory: memory, Fs: disk,
+		CPU: cpu, Memory: memory, Swap: swap, Fs: disk, Rlimit: limits, Network: nodeNetwork(), SystemContainers: p.allPods(),
+	}
+	if pressure := nodePressure("io"); pressure != nil {
+		node.IO = &stats.IOStats{Time: metav1.Now(), PSI: pressure}
 	}
 	res, err := p.images.ImageFsInfo(ctx, &runtimeapi.ImageFsInfoRequest{})
 	if err != nil {
 		return nil, fmt.Errorf("ask for the images' file system: %w", err)
 	}
-	if len(res.ImageFilesystems) > 0 {
-		f := res.ImageFilesystems[0]
-		imageFs, err := fileSystem(f.GetFsId().GetMountpoint())
+	imageFs, err := firstFileSystem(res.ImageFilesystems)
+	if err != nil {
+		return nil, err
+	}
+	containerFs, err := firstFileSystem(res.ContainerFilesystems)
+	if err != nil {
+		return nil, err
+	}
+	if imageFs != nil || containerFs != nil {
+		node.Runtime = &stats.RuntimeStats{ImageFs: imageFs, ContainerFs: containerFs}
+	}
+	return node, nil
+}
+
+// firstFileSystem is what the runtime uses of a file system; nil if it names none.
+func firstFileSystem(all []*runtimeapi.FilesystemUsage) (*stats.FsStats, error) {
+	if len(all) == 0 {
+		return nil, nil
+	}
+	fs, err := fileSystem(all[0].GetFsId().GetMountpoint())
+	if err != nil {
+		return nil, err
+	}
+	fs.UsedBytes, fs.InodesUsed = value(all[0].GetUsedBytes()), value(all[0].GetInodesUsed())
+	return fs, nil
+}
+
+// allPods is what all pods use together, under the name that it has in upstream's summary. Skiff and the runtime are not
+// told apart, so "kubelet" and "runtime" are not there.
+func (p *statsProvider) allPods() []stats.ContainerStats {
+	if p.cgroups == nil {
+		return nil
+	}
+	u, ok := p.cgroups.Usage(p.cgroups.AllPods())
+	if !ok {
+		return nil
+	}
+	now, used := metav1.Now(), uint64(u.CPU)
+	all := stats.ContainerStats{
+		Name: "pods", StartTime: metav1.NewTime(p.started), CPU: &stats.CPUStats{Time: now, UsageCoreNanoSeconds: &used},
+		Memory: &stats.MemoryStats{Time: now, UsageBytes: &u.Memory, WorkingSetBytes: &u.WorkingSet, RSSBytes: &u.RSS, PageFaults: &u.PageFaults, MajorPageFaults: &u.MajorPageFaults},
+		Swap:   &stats.SwapStats{Time: now, SwapUsageBytes: &u.Swap},
+	}
+	if total := uint64(p.machine.Memory); total > u.WorkingSet {
+		available := total - u.WorkingSet
+		all.Memory.AvailableBytes = &available
+	}
+	return []stats.ContainerStats{all}
+}
+
+// nodeLimits says how many processes there may be, and how many there are.
+func nodeLimits() (*stats.RlimitStats, error) {
+	most := int64(math.MaxInt64)
+	for _, file := range []string{"/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"} {
+		raw, err := os.ReadFile(file)
 		if err != nil {
 			return nil, err
 		}
-		imageFs.UsedBytes, imageFs.InodesUsed = value(f.GetUsedBytes()), value(f.GetInodesUsed())
-		node.Runtime = &stats.RuntimeStats{ImageFs: imageFs}
+		n, err := strconv.ParseInt(strings.TrimSpace(string(raw)), 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		most = min(most, n)
 	}
-	return node, nil
+	raw, err := os.ReadFile("/proc/loadavg") // "0.01 0.02 0.03 2/345 6789": two of 345 run
+	if err != nil {
+		return nil, err
+	}
+	_, rest, _ := strings.Cut(string(raw), "/")
+	count, _, _ := strings.Cut(rest, " ")
+	running, err := strconv.ParseInt(count, 10, 64)
+	if err != nil {
+		return nil, fmt.Errorf("/proc/loadavg: %w", err)
+	}
+	return &stats.RlimitStats{Time: metav1.Now(), MaxPID: &most, NumOfRunningProcesses: &running}, nil
+}
+
+// nodePressure reads lines such as "some avg10=0.00 avg60=0.00 avg300=0.00 total=12"; nil if the kernel does not tell.
+func nodePressure(resource string) *stats.PSIStats {
+	raw, err := os.ReadFile(filepath.Join("/proc/pressure", resource))
+	if err != nil {
+		return nil
+	}
+	var p stats.PSIStats
+	for line := range strings.Lines(string(raw)) {
+		var who string
+		var d stats.PSIData
+		if _, err := fmt.Sscanf(line, "%s avg10=%g avg60=%g avg300=%g total=%d", &who, &d.Avg10, &d.Avg60, &d.Avg300, &d.Total); err != nil {
+			return nil
+		}
+		switch who {
+		case "some":
+			p.Some = d
+		case "full":
+			p.Full = d
+		}
+	}
+	return &p
+}
+
+// defaultInterface is the one whose figures stand for the machine's, by upstream's rule.
+const defaultInterface = "eth0"
+
+func nodeNetwork() *stats.NetworkStats {
+	raw, err := os.ReadFile("/proc/net/dev")
+	if err != nil {
+		return nil
+	}
+	network := &stats.NetworkStats{Time: metav1.Now()}
+	all := interfaces(raw)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		column := func(i int) *uint64 { return ptr.To(uint64(all[name][i])) }
+		one := stats.InterfaceStats{Name: name, RxBytes: column(0), RxErrors: column(2), TxBytes: column(8), TxErrors: column(10)}
+		network.Interfaces = append(network.Interfaces, one)
+		if name == defaultInterface {
+			network.InterfaceStats = one
+		}
+	}
+	return network
 }
 
 // ticksPerSecond is the unit of /proc/stat, which is the same on all architectures that Go supports.
@@ -319,32 +478,47 @@ func busyTime(procStat []byte) (time.Duration, error) {
 	return time.Duration(ticks) * (time.Second / ticksPerSecond), nil
 }
 
-func nodeMemory() (*stats.MemoryStats, error) {
-	raw, err := os.ReadFile("/proc/meminfo")
+func nodeMemory() (*stats.MemoryStats, *stats.SwapStats, error) {
+	of, err := readTable("/proc/meminfo")
+	if err != nil {
+		return nil, nil, err
+	}
+	faults, err := readTable("/proc/vmstat")
+	if err != nil {
+		return nil, nil, err
+	}
+	kilo := func(name string) uint64 { return of[name] << 10 }
+	total := kilo("MemTotal")
+	usage := total - kilo("MemFree")
+	// The working set is what is in use without file pages that can go at once.
+	workingSet := usage - min(usage, kilo("Inactive(file)"))
+	now, swapFree := metav1.Now(), kilo("SwapFree")
+	memory := &stats.MemoryStats{
+		Time: now, AvailableBytes: ptr.To(total - workingSet), UsageBytes: &usage, WorkingSetBytes: &workingSet, RSSBytes: ptr.To(kilo("AnonPages")),
+		PageFaults: ptr.To(faults["pgfault"]), MajorPageFaults: ptr.To(faults["pgmajfault"]),
+	}
+	return memory, &stats.SwapStats{Time: now, SwapAvailableBytes: &swapFree, SwapUsageBytes: ptr.To(kilo("SwapTotal") - swapFree)}, nil
+}
+
+// readTable reads a file of lines such as "MemTotal:  1024 kB" and "pgfault 12".
+func readTable(path string) (map[string]uint64, error) {
+	raw, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	bytesOf := map[string]uint64{}
-	lines := bufio.NewScanner(bytes.NewReader(raw))
-	for lines.Scan() {
-		fields := strings.Fields(lines.Text())
+	table := map[string]uint64{}
+	for line := range strings.Lines(string(raw)) {
+		fields := strings.Fields(line)
 		if len(fields) < 2 {
 			continue
 		}
 		n, err := strconv.ParseUint(fields[1], 10, 64)
 		if err != nil {
-			return nil, fmt.Errorf("/proc/meminfo: %w", err)
+			return nil, fmt.Errorf("%s: %w", path, err)
 		}
-		bytesOf[strings.TrimSuffix(fields[0], ":")] = n << 10
+		table[strings.TrimSuffix(fields[0], ":")] = n
 	}
-	total, free := bytesOf["MemTotal"], bytesOf["MemFree"]
-	usage := total - free
-	// The working set is what is in use without file pages that can go at once.
-	workingSet := usage - min(usage, bytesOf["Inactive(file)"])
-	available, rss := total-workingSet, bytesOf["AnonPages"]
-	return &stats.MemoryStats{
-		Time: metav1.Now(), AvailableBytes: &available, UsageBytes: &usage, WorkingSetBytes: &workingSet, RSSBytes: &rss,
-	}, nil
+	return table, nil
 }
 
 func fileSystem(dir string) (*stats.FsStats, error) {
@@ -432,8 +606,11 @@ func (s *Server) addDisk(ctx context.Context, summary *stats.Summary) {
 			c := &p.Containers[j]
 			logs, files := diskusage.OfFolder(filepath.Join(s.config.PodLogs, pod.Namespace+"_"+pod.Name+"_"+string(pod.UID), c.Name))
 			size, count := uint64(logs), uint64(files)
-			c.Logs = &stats.FsStats{Time: metav1.Now(), UsedBytes: &size, InodesUsed: &count}
+			c.Logs = onDisk(summary.Node.Fs, &size, &count)
 			used, inodes = used+size, inodes+count
+			if disk := containersDisk(summary.Node.Runtime); c.Rootfs != nil && disk != nil {
+				c.Rootfs = onDisk(disk, c.Rootfs.UsedBytes, c.Rootfs.InodesUsed)
+			}
 			if c.Rootfs != nil && c.Rootfs.UsedBytes != nil {
 				used += *c.Rootfs.UsedBytes
 			}
@@ -441,8 +618,23 @@ func (s *Server) addDisk(ctx context.Context, summary *stats.Summary) {
 				inodes += *c.Rootfs.InodesUsed
 			}
 		}
-		fs := summary.Node.Fs
-		p.EphemeralStorage = &stats.FsStats{Time: metav1.Now(), AvailableBytes: fs.AvailableBytes, CapacityBytes: fs.CapacityBytes,
-			UsedBytes: &used, Inodes: fs.Inodes, InodesFree: fs.InodesFree, InodesUsed: &inodes}
+		p.EphemeralStorage = onDisk(summary.Node.Fs, &used, &inodes)
 	}
+}
+
+// onDisk is what something uses of a disk.
+func onDisk(disk *stats.FsStats, used, inodes *uint64) *stats.FsStats {
+	return &stats.FsStats{Time: metav1.Now(), AvailableBytes: disk.AvailableBytes, CapacityBytes: disk.CapacityBytes, UsedBytes: used,
+		Inodes: disk.Inodes, InodesFree: disk.InodesFree, InodesUsed: inodes}
+}
+
+// containersDisk is where the runtime has the files that containers write; nil if it does not say.
+func containersDisk(r *stats.RuntimeStats) *stats.FsStats {
+	switch {
+	case r == nil:
+		return nil
+	case r.ContainerFs != nil:
+		return r.ContainerFs
+	}
+	return r.ImageFs
 }

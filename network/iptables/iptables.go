@@ -59,6 +59,12 @@ func (r *Runner) Save(ctx context.Context, table Table) ([]byte, error) {
 	return r.run(ctx, "-save", nil, "-t", string(table))
 }
 
+// Leads tells whether one chain of a table jumps to another. It reads no other chain, however many there are.
+func (r *Runner) Leads(ctx context.Context, table Table, from, to string) (bool, error) {
+	rules, err := r.run(ctx, "", nil, "-w", "5", "-t", string(table), "-S", from)
+	return len(Jumps(rules, from, to)) > 0, err
+}
+
 // Restore applies a transaction in iptables-restore's format. Chains that the input does not name stay
 // as they are; a chain line (":NAME - [0:0]") creates a chain or empties it.
 func (r *Runner) Restore(ctx context.Context, rules []byte) error {

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+)
+
+// talkative is a node whose runtime tells all that the CRI has.
+type talkative struct{ *node }
+
+func (n talkative) ListPodSandboxStats(context.Context, *runtimeapi.ListPodSandboxStatsRequest, ...grpc.CallOption) (*runtimeapi.ListPodSandboxStatsResponse, error) {
+	at := time.Now().UnixNano()
+	one := func() *runtimeapi.UInt64Value { return &runtimeapi.UInt64Value{Value: 1} }
+	psi := &runtimeapi.PsiStats{Full: &runtimeapi.PsiData{Total: 1, Avg10: 1, Avg60: 1, Avg300: 1}, Some: &runtimeapi.PsiData{Total: 1, Avg10: 1, Avg60: 1, Avg300: 1}}
+	cpu := &runtimeapi.CpuUsage{Timestamp: at, UsageCoreNanoSeconds: one(), UsageNanoCores: one(), Psi: psi}
+	memory := &runtimeapi.MemoryUsage{Timestamp: at, WorkingSetBytes: one(), AvailableBytes: one(), UsageBytes: one(), RssBytes: one(), PageFaults: one(), MajorPageFaults: one(), Psi: psi}
+	link := &runtimeapi.NetworkInterfaceUsage{Name: "eth0", RxBytes: one(), RxErrors: one(), TxBytes: one(), TxErrors: one()}
+	return &runtimeapi.ListPodSandboxStatsResponse{Stats: []*runtimeapi.PodSandboxStats{{
+		Attributes: &runtimeapi.PodSandboxAttributes{Id: "s1", Metadata: &runtimeapi.PodSandboxMetadata{Name: "web", Namespace: "default", Uid: "uid"}},
+		Linux: &runtimeapi.LinuxPodSandboxStats{
+			Cpu: cpu, Memory: memory, Io: &runtimeapi.IoUsage{Timestamp: at, Psi: psi}, Process: &runtimeapi.ProcessUsage{Timestamp: at, ProcessCount: one()},
+			Network: &runtimeapi.NetworkUsage{Timestamp: at, DefaultInterface: link, Interfaces: []*runtimeapi.NetworkInterfaceUsage{link}},
+			Containers: []*runtimeapi.ContainerStats{{
+				Attributes: &runtimeapi.ContainerAttributes{Id: "c1", Metadata: &runtimeapi.ContainerMetadata{Name: "main"}}, Cpu: cpu, Memory: memory,
+				Io: &runtimeapi.IoUsage{Timestamp: at, Psi: psi}, Swap: &runtimeapi.SwapUsage{Timestamp: at, SwapAvailableBytes: one(), SwapUsageBytes: one()},
+				WritableLayer: &runtimeapi.FilesystemUsage{Timestamp: at, UsedBytes: one(), InodesUsed: one()},
+			}},
+		},
+	}}}, nil
+}
+
+func (n talkative) ImageFsInfo(context.Context, *runtimeapi.ImageFsInfoRequest, ...grpc.CallOption) (*runtimeapi.ImageFsInfoResponse, error) {
+	fs := []*runtimeapi.FilesystemUsage{{FsId: &runtimeapi.FilesystemIdentifier{Mountpoint: "/"}, UsedBytes: &runtimeapi.UInt64Value{Value: 1}, InodesUsed: &runtimeapi.UInt64Value{Value: 1}}}
+	return &runtimeapi.ImageFsInfoResponse{ImageFilesystems: fs, ContainerFilesystems: fs}, nil
+}
+
+// absentFields are those of the published types that a summary never has.
+var absentFields = map[string]string{
+	"accelerators":       "upstream fills it no more: devices have plugins",
+	"userDefinedMetrics": "upstream fills it no more",
+}
+
+// hostFields depend on the machine: whether its kernel tells of pressure, and what its network is called.
+var hostFields = []string{"node.io", "node.cpu.psi", "node.memory.psi", "node.network"}
+
+// A summary has all fields of the published types that upstream fills.
+func TestFieldsOfSummary(t *testing.T) {
+	s, n, _ := newServer(t, "get nodes/n1/stats")
+	s.config.Runtime, s.config.Images = talkative{n}, talkative{n}
+	s.stats = newStatsProvider(s.config)
+	n.pod.Spec.Volumes = append(n.pod.Spec.Volumes, corev1.Volume{Name: "scratch", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}})
+	dir := t.TempDir()
+	s.config.Volumes = func(types.UID) map[string]string { return map[string]string{"v": dir, "scratch": dir} }
+	get(s, "/stats/summary") // how fast is known from the second look on
+	res := get(s, "/stats/summary")
+	var have any
+	if err := json.Unmarshal(res.Body.Bytes(), &have); err != nil {
+		t.Fatalf("%v: %s", err, res.Body)
+	}
+	present := map[string]bool{}
+	walkJSON("", have, present)
+	want := map[string]bool{}
+	walkType("", reflect.TypeFor[stats.Summary](), want)
+	if len(want) < 80 {
+		t.Fatalf("the types have only %d fields", len(want))
+	}
+	for _, path := range slices.Sorted(maps.Keys(want)) {
+		last := path[strings.LastIndex(path, ".")+1:]
+		onHost := slices.ContainsFunc(hostFields, func(prefix string) bool { return path == prefix || strings.HasPrefix(path, prefix+".") })
+		if !present[path] && !onHost && !absentIn(path) {
+			t.Errorf("the summary has no %s", path)
+		}
+		if present[path] && absentFields[last] != "" {
+			t.Errorf("%s is there, and listed as absent: %s", path, absentFields[last])
+		}
+	}
+}
+
+// absentIn says that a path is that of an absent field, or of what is in one. System containers are only told in parts, as
+// cgroups know no layers and logs of them.
+func absentIn(path string) bool {
+	if rest, of := strings.CutPrefix(path, "node.systemContainers."); of {
+		return !slices.Contains([]string{"name", "startTime", "cpu.time", "cpu.usageCoreNanoSeconds", "memory.workingSetBytes"}, rest)
+	}
+	return slices.ContainsFunc(strings.Split(path, "."), func(part string) bool { return absentFields[part] != "" })
+}
+
+func walkJSON(at string, v any, found map[string]bool) {
+	switch v := v.(type) {
+	case map[string]any:
+		for key, value := range v {
+			path := strings.TrimPrefix(at+"."+key, ".")
+			found[path] = true
+			walkJSON(path, value, found)
+		}
+	case []any:
+		for _, value := range v {
+			walkJSON(at, value, found)
+		}
+	}
+}
+
+func walkType(at string, t reflect.Type, found map[string]bool) {
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct || t.Name() == "Time" {
+		return
+	}
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if f.Anonymous {
+			walkType(at, f.Type, found)
+			continue
+		}
+		path := strings.TrimPrefix(at+"."+name, ".")
+		found[path] = true
+		walkType(path, f.Type, found)
+	}
+}
