@@ -25,7 +25,7 @@ const (
 	hostPortDNATChain    = "CNI-HOSTPORT-DNAT"
 	hostPortSetMarkChain = "CNI-HOSTPORT-SETMARK"
 	hostPortMasqChain    = "CNI-HOSTPORT-MASQ"
-	podPortsPrefix       = "CNI-DN-"      // one chain per pod with host ports
+	podPortsPrefix       = "CNI-DN-" // one chain per pod with host ports
 	hostPortMark         = "0x2000/0x2000"
 )
 
