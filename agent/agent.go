@@ -290,6 +290,7 @@ func (a *Agent) buildNetwork() error {
 		NodeName:          a.cfg.NodeName,
 		ClusterCIDRs:      a.cfg.ClusterCIDRs,
 		HealthAddress:     a.cfg.ProxyHealth,
+		MetricsAddress:    a.cfg.ProxyMetrics,
 		Mode:              proxy.Mode(a.cfg.ProxyMode),
 		MasqueradeAll:     a.cfg.MasqueradeAll,
 		ExternalIPs:       a.cfg.ExternalIPs,

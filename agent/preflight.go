@@ -82,6 +82,7 @@ func (s *Settings) checkPorts() error {
 	for _, port := range []struct{ address, flag string }{
 		{net.JoinHostPort("", strconv.Itoa(s.KubeletPort)), "--kubelet-port"},
 		{s.ProxyHealth, "--proxy-health-address"},
+		{s.ProxyMetrics, "--proxy-metrics-address"},
 	} {
 		l, err := net.Listen("tcp", port.address)
 		if errors.Is(err, syscall.EADDRINUSE) {

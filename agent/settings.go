@@ -24,6 +24,7 @@ type Settings struct {
 	Network         string // NetworkSkiff, NetworkHostGW or NetworkNone
 	ResolvConf      string // name servers of this machine; /etc/resolv.conf
 	ProxyHealth     string // address of the proxy's health endpoint; 0.0.0.0:10256
+	ProxyMetrics    string // address of the proxy's metrics; 127.0.0.1:10249
 	MaxPods         int64  // 110
 	Registries      string // how images are pulled; /etc/skiff/registries.yaml, which need not be there
 	CredentialFile  string // a CredentialProviderConfig; none if empty
@@ -64,6 +65,7 @@ func DefaultSettings() Settings {
 		Network:       NetworkSkiff,
 		ResolvConf:    "/etc/resolv.conf",
 		ProxyHealth:   "0.0.0.0:10256",
+		ProxyMetrics:  "127.0.0.1:10249",
 		ProxyMode:     string(proxy.IPTables),
 		MaxPods:       110,
 		Registries:    "/etc/skiff/registries.yaml",

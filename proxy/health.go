@@ -18,6 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
+
+	"github.com/skiff-k8s/skiff/proxy/metrics"
 )
 
 // toBeDeletedTaint is what the cluster autoscaler puts on a node before it takes it away.
@@ -33,6 +35,7 @@ type health struct {
 	nodeName string
 	client   kubernetes.Interface
 	node     func() *corev1.Node
+	metrics  *metrics.Metrics
 
 	mu       sync.Mutex
 	syncedAt time.Time // zero before the first sync
@@ -52,9 +55,9 @@ type healthServer struct {
 	server *http.Server
 }
 
-func newHealth(cfg Config, client kubernetes.Interface, node func() *corev1.Node) *health {
+func newHealth(cfg Config, client kubernetes.Interface, node func() *corev1.Node, measured *metrics.Metrics) *health {
 	return &health{
-		address: cfg.HealthAddress, nodeName: cfg.NodeName, client: client, node: node,
+		address: cfg.HealthAddress, nodeName: cfg.NodeName, client: client, node: node, metrics: measured,
 		checks: map[types.NamespacedName]*healthServer{},
 	}
 }
@@ -117,24 +120,29 @@ func (h *health) serve(ctx context.Context) {
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
 		s, eligible := h.status(), h.eligible()
 		s.NodeEligible = &eligible
-		reply(w, s.Healthy && eligible, s)
+		h.metrics.Healthz(reply(w, s.Healthy && eligible, s))
 	})
 	mux.HandleFunc("/livez", func(w http.ResponseWriter, _ *http.Request) {
 		s := h.status()
-		reply(w, s.Healthy, s)
+		h.metrics.Livez(reply(w, s.Healthy, s))
 	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	serve(ctx, "proxy health checks", h.address, mux)
+}
+
+// serve answers at an address until ctx ends.
+func serve(ctx context.Context, what, address string, handler http.Handler) {
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
 	for ctx.Err() == nil {
-		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", h.address)
+		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 		if err == nil {
 			err = server.Serve(listener)
 		}
 		if ctx.Err() != nil {
 			return
 		}
-		klog.FromContext(ctx).Error(err, "Serve proxy health checks", "address", h.address)
+		klog.FromContext(ctx).Error(err, "Serving "+what, "address", address)
 		select {
 		case <-ctx.Done():
 		case <-time.After(5 * time.Second):
@@ -142,13 +150,16 @@ func (h *health) serve(ctx context.Context) {
 	}
 }
 
-func reply(w http.ResponseWriter, ok bool, body any) {
+func reply(w http.ResponseWriter, ok bool, body any) (code int) {
+	code = http.StatusOK
+	if !ok {
+		code = http.StatusServiceUnavailable
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	if !ok {
-		w.WriteHeader(http.StatusServiceUnavailable)
-	}
+	w.WriteHeader(code)
 	json.NewEncoder(w).Encode(body)
+	return code
 }
 
 // syncServices opens and closes the Services' health check ports.

@@ -80,7 +80,7 @@ func inLoop(t *testing.T, takes time.Duration, f func(r *recorder, change func()
 		svc := webService(nil)
 		client := fake.NewClientset(svc, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "here"}})
 		factory := informers.NewSharedInformerFactory(client, 0)
-		p, err := New(Config{NodeName: "here", HealthAddress: "none"}, client, factory)
+		p, err := New(Config{NodeName: "here", HealthAddress: "none", MetricsAddress: "none"}, client, factory)
 		if err != nil {
 			t.Fatal(err)
 		}

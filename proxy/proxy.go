@@ -5,7 +5,7 @@
 //
 // Read in this order: this file (what changes, and when rules are written), service.go (what a Service means
 // on this node, without I/O), chains.go (the rules for that, without I/O), iptables.go (writing them), nftrules.go and
-// nftables.go (the same for the other mode), conntrack.go and health.go (what else belongs to a Service).
+// nftables.go (the same for the other mode), conntrack.go and health.go (what else belongs to a Service), metrics.go (what people ask of the proxy).
 //
 // Rules have the names and the meaning of upstream kube-proxy's modes iptables and nftables. Each time only chains that
 // differ are written, and the work to find them is in proportion to the Services that changed. The first
@@ -36,6 +36,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/network/iptables"
+	"github.com/skiff-k8s/skiff/proxy/metrics"
 )
 
 // Config of a Proxy. All fields but NodeName have the default that is named.
@@ -51,6 +52,7 @@ type Config struct {
 	// addresses do. In mode NFTables those at loopback never do.
 	NodePortAddresses []netip.Prefix
 	HealthAddress     string        // of /healthz and /livez; default 0.0.0.0:10256; "none" turns it off
+	MetricsAddress    string        // of /metrics and /proxyMode; default 127.0.0.1:10249; "none" turns it off
 	MinSyncPeriod     time.Duration // changes wait at most this long for the next sync; default 1s
 	CheckPeriod       time.Duration // how often to see whether somebody removed the rules; default 30s
 }
@@ -84,6 +86,7 @@ var families = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
 // Proxy programs Services on one node.
 type Proxy struct {
 	cfg      Config
+	began    time.Time
 	services corelisters.ServiceLister
 	slices   discoverylisters.EndpointSliceLister
 	nodes    corelisters.NodeLister
@@ -93,12 +96,19 @@ type Proxy struct {
 
 	wake chan struct{} // capacity 1: something is dirty
 
+	metrics *metrics.Metrics
+
 	mu        sync.Mutex
-	dirty     map[types.NamespacedName]bool
+	dirty     map[types.NamespacedName]change
+	waiting   metrics.Changes                          // counts dirty
+	triggers  []time.Time                              // of what is dirty: when it happened that endpoints changed, as far as that is known
 	sliceKeys map[types.NamespacedName]map[string]bool // names of the EndpointSlices of a Service
 
 	here node // of the last sync; only Run's goroutine uses it
 }
+
+// change is what is dirty of a Service.
+type change struct{ service, endpoints bool }
 
 // family is the state of one IP family; only Run's goroutine uses it.
 type family struct {
@@ -127,16 +137,20 @@ func New(cfg Config, client kubernetes.Interface, factory informers.SharedInform
 		return nil, errors.New("proxy: NodeName is missing")
 	}
 	cfg.HealthAddress = cmp.Or(cfg.HealthAddress, "0.0.0.0:10256")
+	cfg.MetricsAddress = cmp.Or(cfg.MetricsAddress, "127.0.0.1:10249")
+	cfg.Mode = cmp.Or(cfg.Mode, IPTables)
 	cfg.MinSyncPeriod = cmp.Or(cfg.MinSyncPeriod, time.Second)
 	cfg.CheckPeriod = cmp.Or(cfg.CheckPeriod, 30*time.Second)
 	p := &Proxy{
 		cfg:       cfg,
+		began:     time.Now(),
 		services:  factory.Core().V1().Services().Lister(),
 		slices:    factory.Discovery().V1().EndpointSlices().Lister(),
 		nodes:     factory.Core().V1().Nodes().Lister(),
 		families:  map[corev1.IPFamily]*family{},
 		wake:      make(chan struct{}, 1),
-		dirty:     map[types.NamespacedName]bool{},
+		dirty:     map[types.NamespacedName]change{},
+		metrics:   metrics.New(),
 		sliceKeys: map[types.NamespacedName]map[string]bool{},
 	}
 	for _, name := range families {
@@ -147,7 +161,7 @@ func New(cfg Config, client kubernetes.Interface, factory informers.SharedInform
 		}
 		p.families[name] = f
 	}
-	p.health = newHealth(cfg, client, p.node)
+	p.health = newHealth(cfg, client, p.node, p.metrics)
 	return p, p.watch(factory)
 }
 
@@ -162,7 +176,7 @@ func (p *Proxy) watch(factory informers.SharedInformerFactory) error {
 	}
 	service := func(obj any) {
 		if svc, ok := withoutTombstone(obj).(*corev1.Service); ok {
-			p.mark(types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name})
+			p.mark(types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}, change{service: true})
 		}
 	}
 	slice := func(obj any, there bool) {
@@ -223,26 +237,56 @@ func (p *Proxy) noteSlice(slice *discoveryv1.EndpointSlice, there bool) {
 	switch {
 	case there && keys == nil:
 		p.sliceKeys[name] = map[string]bool{slice.Name: true}
+		p.noteTrigger(slice)
 	case there:
 		keys[slice.Name] = true
+		p.noteTrigger(slice)
 	default:
 		if delete(keys, slice.Name); len(keys) == 0 {
 			delete(p.sliceKeys, name)
 		}
 	}
 	p.mu.Unlock()
-	p.mark(name)
+	p.mark(name, change{endpoints: true})
 }
 
-func (p *Proxy) mark(name types.NamespacedName) {
+// maxTriggers bounds what is measured of a burst, and of a time in which nothing can be written.
+const maxTriggers = 10000
+
+// noteTrigger notes when it happened that endpoints changed. Of what was before this process, it is not its doing how long it took.
+// The caller holds p.mu.
+func (p *Proxy) noteTrigger(slice *discoveryv1.EndpointSlice) {
+	at, err := time.Parse(time.RFC3339Nano, slice.Annotations[corev1.EndpointsLastChangeTriggerTime])
+	if err == nil && at.After(p.began) && len(p.triggers) < maxTriggers {
+		p.triggers = append(p.triggers, at)
+	}
+}
+
+func (p *Proxy) mark(name types.NamespacedName, c change) {
 	p.mu.Lock()
-	p.dirty[name] = true
+	had := p.dirty[name]
+	if c.service && !had.service {
+		p.waiting.Services++
+	}
+	if c.endpoints && !had.endpoints {
+		p.waiting.Endpoints++
+	}
+	p.dirty[name] = change{had.service || c.service, had.endpoints || c.endpoints}
+	waiting := p.waiting
 	p.mu.Unlock()
+	if c.service {
+		p.metrics.ServiceChanged(waiting)
+	} else {
+		p.metrics.EndpointsChanged(waiting)
+	}
 	p.signal()
 }
 
 func (p *Proxy) signal() {
 	p.health.queued()
+	for _, f := range p.families {
+		p.metrics.Queued(f.name)
+	}
 	select {
 	case p.wake <- struct{}{}:
 	default:
@@ -264,6 +308,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { p.health.serve(ctx) })
+	wg.Go(func() { p.serveMetrics(ctx) })
 	defer p.health.close()
 	if !cache.WaitForCacheSync(ctx.Done(), p.synced...) {
 		return nil
@@ -376,14 +421,15 @@ func (p *Proxy) sync(ctx context.Context) error {
 		p.writeAllNext()
 	}
 	p.mu.Lock()
-	dirty := p.dirty
-	p.dirty = map[types.NamespacedName]bool{}
+	dirty, triggers := p.dirty, p.triggers
+	p.dirty, p.triggers, p.waiting = map[types.NamespacedName]change{}, nil, metrics.Changes{}
 	p.mu.Unlock()
+	p.metrics.Waiting(metrics.Changes{})
 
 	var errs []error
 	for _, name := range families {
 		f := p.families[name]
-		if err := p.syncFamily(ctx, f, dirty); err != nil {
+		if err := p.syncFamily(ctx, f, dirty, triggers); err != nil {
 			f.full = true
 			errs = append(errs, fmt.Errorf("write %s rules: %w", name, err))
 		}
@@ -397,7 +443,7 @@ func (p *Proxy) sync(ctx context.Context) error {
 	return nil
 }
 
-func (p *Proxy) syncFamily(ctx context.Context, f *family, dirty map[types.NamespacedName]bool) error {
+func (p *Proxy) syncFamily(ctx context.Context, f *family, dirty map[types.NamespacedName]change, triggers []time.Time) error {
 	if !f.active && !p.needed(f, dirty) {
 		return nil // a cluster without this family costs nothing
 	}
@@ -405,6 +451,7 @@ func (p *Proxy) syncFamily(ctx context.Context, f *family, dirty map[types.Names
 		return nil
 	}
 	f.active = true
+	began, full := time.Now(), f.full
 	changed := map[types.NamespacedName][]servicePort{}
 	if f.full {
 		all, err := p.services.List(labels.Everything())
@@ -430,8 +477,10 @@ func (p *Proxy) syncFamily(ctx context.Context, f *family, dirty map[types.Names
 		err = f.backend.update(ctx, changed)
 	}
 	if err != nil {
+		p.metrics.Failed(f.name, string(p.cfg.Mode), full, time.Since(began))
 		return err
 	}
+	p.metrics.Synced(f.name, full, time.Since(began), triggers)
 	if f.full {
 		f.full, f.ports = false, map[types.NamespacedName][]servicePort{}
 	}
@@ -442,7 +491,10 @@ func (p *Proxy) syncFamily(ctx context.Context, f *family, dirty map[types.Names
 			f.ports[name] = ports
 		}
 	}
-	if err := clearFlows(f.name, stale); err != nil {
+	began = time.Now()
+	err = clearFlows(f.name, stale)
+	p.metrics.FlowsCleared(f.name, time.Since(began))
+	if err != nil {
 		klog.FromContext(ctx).Error(err, "Clear stale UDP flows") // they time out
 	}
 	return nil
@@ -462,7 +514,7 @@ func (p *Proxy) cleanUnused(ctx context.Context) {
 }
 
 // needed tells whether any of the Services has the family.
-func (p *Proxy) needed(f *family, dirty map[types.NamespacedName]bool) bool {
+func (p *Proxy) needed(f *family, dirty map[types.NamespacedName]change) bool {
 	for name := range dirty {
 		svc, err := p.services.Services(name.Namespace).Get(name.Name)
 		if err == nil && clusterIPOf(svc, f.name).IsValid() {

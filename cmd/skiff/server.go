@@ -315,6 +315,7 @@ func nodeFlags(fs *pflag.FlagSet, cfg *agent.Settings) {
 	fs.StringVar(&cfg.Network, "network", cfg.Network, "pod network: skiff (VXLAN between nodes), host-gw (nodes on one network only), or none for a CNI plugin of your own")
 	fs.StringVar(&cfg.ResolvConf, "resolv-conf", cfg.ResolvConf, "name servers of this machine, for pods and for names outside of the cluster")
 	fs.StringVar(&cfg.ProxyHealth, "proxy-health-address", cfg.ProxyHealth, "where the Service proxy answers /healthz")
+	fs.StringVar(&cfg.ProxyMetrics, "proxy-metrics-address", cfg.ProxyMetrics, "where the Service proxy answers /metrics and /proxyMode, under kube-proxy's names")
 	fs.StringVar(&cfg.ProxyMode, "proxy-mode", cfg.ProxyMode, "how Services get to pods: iptables, or nftables, which needs the command nft")
 	fs.BoolVar(&cfg.MasqueradeAll, "masquerade-all", false, "let pods behind cluster IPs see this node instead of their clients")
 	fs.BoolVar(&cfg.ExternalIPs, "allow-external-ips", false, "let Services have spec.externalIPs: who may write Services can then take the traffic of any address over (CVE-2020-8554)")

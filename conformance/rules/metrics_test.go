@@ -26,6 +26,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/authn/satoken"
 	controllers "github.com/skiff-k8s/skiff/controllers/metrics"
 	kubelet "github.com/skiff-k8s/skiff/kubelet/metrics"
+	proxy "github.com/skiff-k8s/skiff/proxy/metrics"
 	scheduler "github.com/skiff-k8s/skiff/scheduler/metrics"
 )
 
@@ -204,7 +205,8 @@ func skiffMetrics(t *testing.T) map[string]metric {
 		managed.Register(c), c.CustomRegister(managed.Counts), scheduler.New(func() scheduler.State { return scheduler.State{} }).Register(c), satoken.NewMetrics().Register(c),
 		c.CustomRegister(scheduler.NewResources(corelisters.NewPodLister(cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})))),
 	}
-	for _, m := range append(all, probes...) { // which have been registered already
+	services := proxy.New()
+	for _, m := range slices.Concat(all, probes, services.List()) { // which have been registered already
 		c.note(m)
 	}
 	for _, err := range errs {
@@ -212,7 +214,7 @@ func skiffMetrics(t *testing.T) map[string]metric {
 			t.Fatal(err)
 		}
 	}
-	for _, registry := range []metrics.KubeRegistry{c.registry, node.All, node.Probes} {
+	for _, registry := range []metrics.KubeRegistry{c.registry, node.All, node.Probes, services.Registry} {
 		families, err := registry.Gather()
 		if err != nil {
 			t.Fatal(err)
@@ -461,6 +463,7 @@ func (s *source) numbers(dir string, e ast.Expr) (out []float64) {
 			for _, part := range e.Args {
 				out = append(out, s.numbers(dir, part)...)
 			}
+			out = metrics.MergeBuckets(out) // which adds one
 		}
 	}
 	return out
