@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -55,46 +54,6 @@ func (s *Store) followMajority(ctx context.Context) {
 			}
 			without = 0
 		}
-	}
-}
-
-// watches are the client's watches, which can be ended.
-type watches struct {
-	clientv3.Watcher
-
-	mu   sync.Mutex
-	ends map[int]context.CancelFunc // guarded by mu, as is next
-	next int
-}
-
-func newWatches(w clientv3.Watcher) *watches {
-	return &watches{Watcher: w, ends: map[int]context.CancelFunc{}}
-}
-
-func (w *watches) Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan {
-	ctx, end := context.WithCancel(ctx)
-	w.mu.Lock()
-	id := w.next
-	w.next++
-	w.ends[id] = end
-	w.mu.Unlock()
-	context.AfterFunc(ctx, func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		delete(w.ends, id)
-	})
-	return w.Watcher.Watch(ctx, key, opts...)
-}
-
-func (w *watches) endAll() {
-	w.mu.Lock()
-	var ends []context.CancelFunc
-	for _, end := range w.ends {
-		ends = append(ends, end)
-	}
-	w.mu.Unlock()
-	for _, end := range ends {
-		end()
 	}
 }
 
