@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -20,6 +21,8 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/restmapper"
 
+	"github.com/skiff-k8s/skiff/controllers"
+	"github.com/skiff-k8s/skiff/controllers/nodeipam"
 	"github.com/skiff-k8s/skiff/testenv"
 	testcontrollers "github.com/skiff-k8s/skiff/testenv/controllers"
 )
@@ -42,7 +45,9 @@ const (
 // Wrong input shows up as upstream's conditions and events, and others are served all the same.
 func TestWrongInput(t *testing.T) {
 	env := testenv.Start(t, testenv.Admission())
-	testcontrollers.Run(t, env)
+	testcontrollers.Run(t, env, func(deps *controllers.Deps) { // there are addresses for one node
+		deps.PodRanges = []nodeipam.Range{{Cluster: netip.MustParsePrefix("10.42.0.0/24"), NodeBits: 24}}
+	})
 	w := newWrong(t, env)
 	w.make("", "{apiVersion: v1, kind: Node, metadata: {name: a}}")
 	for i, c := range []struct {

@@ -24,22 +24,27 @@ import (
 	"github.com/skiff-k8s/skiff/testenv"
 )
 
-// Run runs the controllers until t ends.
-func Run(t testing.TB, env *testenv.Env) {
+// Run runs the controllers until t ends. Options change what they are built with: without any, nodes get no pod addresses, and
+// there is no root certificate to publish.
+func Run(t testing.TB, env *testenv.Env, options ...func(*controllers.Deps)) {
 	t.Helper()
 	config := func(name string) *restclient.Config {
 		u := serviceaccount.UserInfo("kube-system", name, "")
 		return env.ConfigFor(u.GetName(), u.GetGroups()...)
 	}
 	factory := informers.NewSharedInformerFactory(env.Client, 0)
-	manager, err := controllers.New(controllers.Deps{
+	deps := controllers.Deps{
 		ClientFor:     func(name string) kubernetes.Interface { return kubernetes.NewForConfigOrDie(config(name)) }, // fails for impossible configurations only
 		MetadataFor:   func(name string) metadata.Interface { return metadata.NewForConfigOrDie(config(name)) },
 		ConfigFor:     config,
 		Discovery:     env.Client.Discovery(),
 		ManagerClient: kubernetes.NewForConfigOrDie(env.ConfigFor("system:kube-controller-manager")),
 		Informers:     factory,
-	})
+	}
+	for _, change := range options {
+		change(&deps)
+	}
+	manager, err := controllers.New(deps)
 	if err != nil {
 		t.Fatalf("build the controllers: %v", err)
 	}
