@@ -108,7 +108,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s := &Store{cfg: cfg, server: server, counts: newCounts(), passage: passage{now: time.Now, after: time.After}}
 	s.working, s.stopWork = context.WithCancel(context.WithoutCancel(ctx))
 	c := v3client.New(server)
-	s.watches = newWatches(c.Watcher, c.KV, func() int64 { return server.KV().Rev() })
+	s.watches = newWatches(func() clientv3.Watcher { return v3client.New(server).Watcher }, c.KV, func() int64 { return server.KV().Rev() })
 	c.KV, c.Watcher = patient{c.KV}, s.watches
 	if err := s.becomeReady(ctx); err != nil {
 		s.stopWork()

@@ -46,7 +46,9 @@ func (s *Store) followMajority(ctx context.Context) {
 		case err != nil && without < leaderless:
 			if without++; without == leaderless {
 				klog.FromContext(ctx).Error(err, "Nothing can be written or read until there is one")
-				s.watches.endAll()
+				if err := s.watches.endAll(); err != nil {
+					klog.FromContext(ctx).Error(err, "Ending watches")
+				}
 			}
 		case err == nil:
 			if without == leaderless {

@@ -26,12 +26,9 @@ func prepare(dir string, logger *zap.Logger) (members int, err error) {
 	if !exists(member) {
 		return 0, nil
 	}
-	hasServed, members, err := served(member, logger)
-	if err != nil {
-		return 0, fmt.Errorf("%w (put a copy of the data in its place, or remove %s to begin anew)", err, dir)
-	}
-	if hasServed {
-		return members, nil
+	hasServed, members, err := served(dir, logger)
+	if hasServed || err != nil {
+		return members, err
 	}
 	logger.Info("removing a database whose first start was cut short", zap.String("dir", member))
 	return 0, os.RemoveAll(member)
@@ -39,23 +36,24 @@ func prepare(dir string, logger *zap.Logger) (members int, err error) {
 
 // HasData tells whether a directory has the data of a member that has served.
 func HasData(dir string) (bool, error) {
-	member := filepath.Join(dir, "member")
-	if !exists(member) {
+	if !exists(filepath.Join(dir, "member")) {
 		return false, nil
 	}
-	hasServed, _, err := served(member, zap.New(klogCore{}))
+	hasServed, _, err := served(dir, zap.New(klogCore{}))
 	return hasServed, err
 }
 
-// served tells whether a member has ever committed anything, and how many members its database knows. Its log is read
-// only if the database says nothing about it, which it does a tenth of a second after the first commit.
-func served(member string, logger *zap.Logger) (_ bool, members int, _ error) {
-	applied, members, err := readDatabase(filepath.Join(member, "snap", "db"))
-	if applied || err != nil {
-		return applied, members, err
+// served tells whether the member in a directory has ever committed anything, and how many members its database knows. Its
+// log is read only if the database says nothing about it, which it does a second after the first commit.
+func served(dir string, logger *zap.Logger) (has bool, members int, err error) {
+	has, members, err = readDatabase(filepath.Join(dir, "member", "snap", "db"))
+	if !has && err == nil {
+		has, err = hasCommitted(filepath.Join(dir, "member", "wal"), logger)
 	}
-	committed, err := hasCommitted(filepath.Join(member, "wal"), logger)
-	return committed, members, err
+	if err != nil {
+		return false, 0, fmt.Errorf("%w (put a copy of the data in its place, or remove %s to begin anew)", err, dir)
+	}
+	return has, members, nil
 }
 
 func hasCommitted(dir string, logger *zap.Logger) (bool, error) {

@@ -18,39 +18,30 @@ import (
 // watch that follows a list is, until the next write; and whoever reads consistently from a watch cache waits for the answer.
 // So where somebody asks, and nobody writes, this does.
 type watches struct {
-	clientv3.Watcher
+	client   func() clientv3.Watcher // makes one
 	kv       clientv3.KV
 	revision func() int64 // of the last write here
 
-	mu     sync.Mutex
-	ends   map[int]context.CancelFunc // guarded by mu, as is all below
-	next   int
-	newest int64 // where the watch begins that begins last, of those that share a stream
+	mu      sync.Mutex
+	current clientv3.Watcher // guarded by mu
+	newest  int64            // where the watch begins that begins last, of those that share a stream; guarded by mu
 }
 
-func newWatches(w clientv3.Watcher, kv clientv3.KV, revision func() int64) *watches {
-	return &watches{Watcher: w, kv: kv, revision: revision, ends: map[int]context.CancelFunc{}}
+func newWatches(client func() clientv3.Watcher, kv clientv3.KV, revision func() int64) *watches {
+	return &watches{client: client, current: client(), kv: kv, revision: revision}
 }
 
 func (w *watches) Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan {
-	ctx, end := context.WithCancel(ctx)
 	begins := clientv3.OpGet(key, opts...).Rev()
 	if begins > w.revision()+1 { // by a revision that nobody has been told of: who waits for it does so in a stream of its own
 		ctx = metadata.AppendToOutgoingContext(ctx, "skiff-begins", strconv.FormatInt(begins, 10))
 		begins = 0
 	}
 	w.mu.Lock()
-	id := w.next
-	w.next++
-	w.ends[id] = end
 	w.newest = max(w.newest, begins)
+	current := w.current
 	w.mu.Unlock()
-	context.AfterFunc(ctx, func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		delete(w.ends, id)
-	})
-	return w.Watcher.Watch(ctx, key, opts...)
+	return current.Watch(ctx, key, opts...)
 }
 
 // progressKey is of no resource.
@@ -58,24 +49,29 @@ const progressKey = "skiff/progress"
 
 func (w *watches) RequestProgress(ctx context.Context) error {
 	w.mu.Lock()
-	newest := w.newest
+	newest, current := w.newest, w.current
 	w.mu.Unlock()
 	if w.revision() < newest {
 		if _, err := w.kv.Put(ctx, progressKey, ""); err != nil {
 			return fmt.Errorf("let watches begin: %w", err)
 		}
 	}
-	return w.Watcher.RequestProgress(ctx)
+	return current.RequestProgress(ctx)
 }
 
-func (w *watches) endAll() {
+// endAll ends all watches there are, with their streams: to end many of a stream, one by one, blocks etcd's client in the process for
+// ever, since neither it nor the server reads what the other says while it has something to say.
+func (w *watches) endAll() error {
 	w.mu.Lock()
-	var ends []context.CancelFunc
-	for _, end := range w.ends {
-		ends = append(ends, end)
-	}
+	old := w.current
+	w.current = w.client()
 	w.mu.Unlock()
-	for _, end := range ends {
-		end()
-	}
+	return old.Close()
+}
+
+// Close ends all watches for good.
+func (w *watches) Close() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.current.Close()
 }

@@ -205,6 +205,15 @@ func TestServersGoOn(t *testing.T) {
 	if again := must(newServers(file, "")); len(again.list()) != 2 {
 		t.Errorf("after a restart there are %v", again.list())
 	}
+	s.learn(t.Context(), &discoveryv1.EndpointSlice{ // b was away when a said that, and a has gone for good since
+		Endpoints: slice.Endpoints, Ports: []discoveryv1.EndpointPort{{Port: ptr.To(int32(a.Addr().(*net.TCPAddr).Port))}},
+	})
+	if all, _ := s.watch(); len(all) != 1 {
+		t.Errorf("servers = %v, want the one that the cluster names", all)
+	}
+	if got := answers(); got != "b" {
+		t.Errorf("when the only one that is named has gone: %s, want one that was there before", got)
+	}
 	if _, err := newServers(filepath.Join(t.TempDir(), "none"), ""); err == nil || !strings.Contains(err.Error(), "has not joined a cluster yet") {
 		t.Errorf("without any server: %v", err)
 	}

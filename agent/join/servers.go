@@ -35,6 +35,7 @@ type servers struct {
 	mu      sync.Mutex
 	saved   bool          // the file has the members of all
 	all     []string      // the one that answered last comes first; never empty
+	former  []string      // those that the cluster did not name any more, the latest first: tried when no other answers
 	changed chan struct{} // closed, and made anew, when all has other members
 }
 
@@ -98,17 +99,20 @@ func (s *servers) dial(ctx context.Context, network, _ string) (net.Conn, error)
 func (s *servers) list() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Clone(s.all)
+	return slices.Concat(s.all, s.former)
 }
 
 // prefer puts an address first, if it is still there.
 func (s *servers) prefer(address string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if i := slices.Index(s.all, address); i > 0 {
+	if i := slices.Index(s.all, address); i > 0 { // a former one stays what it is until the cluster names it
 		s.all = slices.Insert(slices.Delete(slices.Clone(s.all), i, i+1), 0, address)
 	}
 }
+
+// maxFormer are remembered. A server that is away for a moment, as all but one may be, is not named by the last one.
+const maxFormer = 8
 
 // learn takes over what the cluster says about its servers. It never forgets all of them.
 func (s *servers) learn(ctx context.Context, slice *discoveryv1.EndpointSlice) {
@@ -129,6 +133,8 @@ func (s *servers) learn(ctx context.Context, slice *discoveryv1.EndpointSlice) {
 	defer s.mu.Unlock()
 	if !slices.Equal(slices.Sorted(slices.Values(now)), slices.Sorted(slices.Values(s.all))) {
 		slices.SortStableFunc(now, func(a, b string) int { return rank(s.all, a) - rank(s.all, b) })
+		s.former = slices.DeleteFunc(slices.Concat(s.all, s.former), func(a string) bool { return slices.Contains(now, a) })
+		s.former = s.former[:min(len(s.former), maxFormer)]
 		s.all, s.saved = now, false
 		close(s.changed)
 		s.changed = make(chan struct{})
@@ -150,7 +156,7 @@ func (s *servers) remember() error {
 
 // save keeps the list for the next start. The caller holds mu.
 func (s *servers) save() error {
-	data, err := json.Marshal(s.all)
+	data, err := json.Marshal(slices.Concat(s.all, s.former))
 	if err == nil {
 		err = os.WriteFile(s.file, data, 0o600)
 	}
