@@ -124,15 +124,23 @@ func (s *Store) electAlone(ctx context.Context) error {
 				return err
 			}
 		}
-		select {
-		case <-time.After(2 * time.Millisecond):
-		case <-s.server.StopNotify():
-			return ErrRemoved
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := s.wait(ctx, 2*time.Millisecond); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// wait returns an error if etcd or ctx ends meanwhile.
+func (s *Store) wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-s.server.StopNotify():
+		return ErrRemoved
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // hasApplied tells whether raft knows that all that it has committed was applied. As long as it does not, who has it elect looks
@@ -165,12 +173,8 @@ func (s *Store) promote(ctx context.Context) error {
 		case err != nil && !errors.Is(err, etcderrors.ErrLearnerNotReady):
 			klog.FromContext(ctx).V(1).Info("Becoming a full member, trying again", "err", err)
 		}
-		select {
-		case <-time.After(100 * time.Millisecond):
-		case <-s.server.StopNotify():
-			return ErrRemoved
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := s.wait(ctx, 100*time.Millisecond); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -208,13 +212,18 @@ func (s *Store) listen() error {
 func (s *Store) Members() []Member {
 	var out []Member
 	for _, m := range s.server.Cluster().Members() {
-		member := Member{ID: uint64(m.ID), Name: m.Name, Learner: m.IsLearner}
-		if len(m.PeerURLs) > 0 {
-			member.PeerURL = m.PeerURLs[0]
-		}
-		out = append(out, member)
+		out = append(out, newMember(uint64(m.ID), m.Name, m.IsLearner, m.PeerURLs))
 	}
 	return out
+}
+
+// newMember is a member as etcd describes it. It has one address, if it has told it.
+func newMember(id uint64, name string, learner bool, peerURLs []string) Member {
+	m := Member{ID: id, Name: name, Learner: learner}
+	if len(peerURLs) > 0 {
+		m.PeerURL = peerURLs[0]
+	}
+	return m
 }
 
 // Stopped is closed when etcd has ended, also by itself: because this member was removed.
@@ -296,11 +305,7 @@ func (s *Store) list(ctx context.Context) ([]Member, error) {
 	}
 	var out []Member
 	for _, m := range list.Members {
-		member := Member{ID: m.ID, Name: m.Name, Learner: m.IsLearner}
-		if len(m.PeerURLs) > 0 {
-			member.PeerURL = m.PeerURLs[0]
-		}
-		out = append(out, member)
+		out = append(out, newMember(m.ID, m.Name, m.IsLearner, m.PeerURLs))
 	}
 	return out, nil
 }
