@@ -80,9 +80,13 @@ spec:
         imagePullPolicy: IfNotPresent
         command: [/program]
         env: [{name: %s, value: lock}]
+        readinessProbe: {exec: {command: [test, -e, %s]}, periodSeconds: 1}
         volumeMounts: [{name: shared, mountPath: /shared}, {name: program, mountPath: /program}, {name: scratch, mountPath: /scratch}]
-`, sharedDir, program, beVariable)
+`, sharedDir, program, beVariable, lockedFile)
 }
+
+// lockedFile tells a container's probe that it has its lock. It is in no volume, so it ends with the container.
+const lockedFile = "/locked"
 
 // runLock holds the lock of its pod's name as long as it runs. Where another does, it says so.
 func runLock(ctx context.Context) error {
@@ -97,6 +101,9 @@ func runLock(ctx context.Context) error {
 	defer lock.Close()
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return errors.Join(err, os.WriteFile("/shared/twice."+name, []byte(err.Error()), 0o644))
+	}
+	if err := os.WriteFile(lockedFile, nil, 0o644); err != nil {
+		return err
 	}
 	<-ctx.Done()
 	return nil

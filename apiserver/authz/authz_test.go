@@ -3,10 +3,14 @@
 package authz
 
 import (
+	"context"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -65,11 +69,11 @@ func newAuthz(t *testing.T) *Authz {
 			p.Spec.Volumes = []corev1.Volume{volume("a", corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "mirrored"}})}
 		}),
 	} {
-		if err := factory.Core().V1().Pods().Informer().GetIndexer().Add(pod); err != nil {
+		if err := client.Tracker().Add(pod); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := factory.Core().V1().PersistentVolumes().Informer().GetIndexer().Add(&corev1.PersistentVolume{
+	if err := client.Tracker().Add(&corev1.PersistentVolume{
 		ObjectMeta: metav1.ObjectMeta{Name: "pv"},
 		Spec: corev1.PersistentVolumeSpec{
 			ClaimRef: &corev1.ObjectReference{Namespace: "ns", Name: "claim"},
@@ -80,16 +84,62 @@ func newAuthz(t *testing.T) *Authz {
 		t.Fatal(err)
 	}
 	for _, role := range a.Policy.ClusterRoles {
-		if err := factory.Rbac().V1().ClusterRoles().Informer().GetIndexer().Add(role); err != nil {
+		if err := client.Tracker().Add(role); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, b := range a.Policy.ClusterRoleBindings {
-		if err := factory.Rbac().V1().ClusterRoleBindings().Informer().GetIndexer().Add(b); err != nil {
+		if err := client.Tracker().Add(b); err != nil {
 			t.Fatal(err)
 		}
 	}
+	factory.Start(t.Context().Done())
+	factory.WaitForCacheSync(t.Context().Done())
 	return a
+}
+
+// A server that has just started makes those wait whom it does not know yet, and refuses nobody.
+func TestBeforeSync(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := &user.DefaultInfo{Name: "system:node:node-1", Groups: []string{"system:nodes"}}
+		pod := testPod("web", "node-1", func(p *corev1.Pod) {
+			p.Spec.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "pull"}}
+		})
+		role := &rbacv1.Role{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "nodes"},
+			Rules:      []rbacv1.PolicyRule{{Verbs: []string{"get"}, APIGroups: []string{""}, Resources: []string{"configmaps"}}},
+		}
+		binding := &rbacv1.RoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "nodes"},
+			RoleRef:    rbacv1.RoleRef{Kind: "Role", Name: "nodes"},
+			Subjects:   []rbacv1.Subject{{Kind: rbacv1.GroupKind, Name: "system:nodes"}},
+		}
+		client := fake.NewClientset(pod, role, binding)
+		factory := informers.NewSharedInformerFactory(client, 0)
+		a, err := New(factory, client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if decision, _, err := a.Authorize(t.Context(), ask(node, "update kube-node-lease/leases.coordination.k8s.io/node-1")); decision != authorizer.DecisionAllow || err != nil {
+			t.Errorf("what needs no informer = %v, %v", decision, err)
+		}
+		question := ask(node, "get ns/secrets/pull")
+		if decision, _, err := a.Authorize(t.Context(), question); decision != authorizer.DecisionNoOpinion || err == nil {
+			t.Errorf("without informers for long = %v, %v; want an error", decision, err)
+		}
+		ctx, end := context.WithCancel(t.Context())
+		time.AfterFunc(syncTimeout/2, func() { factory.Start(ctx.Done()) })
+		for _, question := range []string{"get ns/secrets/pull", "get kube-system/configmaps/cluster"} {
+			if decision, reason, err := a.Authorize(t.Context(), ask(node, question)); decision != authorizer.DecisionAllow || err != nil {
+				t.Errorf("%s as the server starts = %v, %q, %v", question, decision, reason, err)
+			}
+		}
+		if decision, _, err := a.Authorize(t.Context(), ask(node, "get ns/secrets/other")); decision != authorizer.DecisionNoOpinion || err != nil {
+			t.Errorf("another's secret = %v, %v", decision, err)
+		}
+		end()
+		factory.Shutdown()
+	})
 }
 
 // ask turns "get ns/secrets/name", "list nodes" or "create ns/pods/name/eviction" into attributes.

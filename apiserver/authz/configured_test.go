@@ -80,10 +80,12 @@ func authorizationFile(webhook string) string {
 func TestConfiguredAuthorization(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	client := fake.NewClientset()
-	a, err := New(informers.NewSharedInformerFactory(client, 0), client)
+	factory := informers.NewSharedInformerFactory(client, 0)
+	a, err := New(factory, client)
 	if err != nil {
 		t.Fatal(err)
 	}
+	factory.Start(ctx.Done())
 	kubeconfig, asked := judge(t)
 	file := filepath.Join(t.TempDir(), "authz.yaml")
 	write := func(content string) {
