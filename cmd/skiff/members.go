@@ -56,8 +56,11 @@ func (m *memberCommands) newList() *cobra.Command {
 			fmt.Fprintln(table, "NAME\tID\tSTATE\tPEER URL")
 			for _, one := range all {
 				state := "member"
-				if one.Learner {
+				switch {
+				case one.Learner:
 					state = "joining"
+				case one.Leads:
+					state = "leader"
 				}
 				fmt.Fprintf(table, "%s\t%x\t%s\t%s\n", one.Name, one.ID, state, one.PeerURL)
 			}
