@@ -255,6 +255,12 @@ func TestNoMajority(t *testing.T) {
 			t.Fatalf("Health = %v, want %s", err, want)
 		}
 	}
+	if _, err := a.Client().Txn(t.Context()).Then(clientv3.OpPut("k", "2")).Commit(); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("a write = %v, want %s", err, want)
+	}
+	if _, err := a.Client().Get(t.Context(), "k"); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("a read = %v, want %s", err, want)
+	}
 	select {
 	case <-watch: // it ends
 	case <-time.After(30 * time.Second):
