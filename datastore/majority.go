@@ -19,9 +19,14 @@ import (
 // majority says that there is none, if that is so.
 func (s *Store) majority() error {
 	if members := len(s.Members()); members > 1 && s.server.Lead() == 0 {
-		return fmt.Errorf("no majority: of %d servers %d must run and reach each other", members, members/2+1)
+		return NoMajority(members)
 	}
 	return nil
+}
+
+// NoMajority says that too few of so many members run.
+func NoMajority(members int) error {
+	return fmt.Errorf("no majority: of %d servers %d must run and reach each other", members, members/2+1)
 }
 
 // How often a member of several looks whether somebody leads, and how often nobody must have led for it to count. etcd's
