@@ -253,6 +253,10 @@ func testServiceAnswers(t *testing.T, m *machine) {
 		m.answers(from, "tcp", nodeIP+":30080", "a", "b")
 		m.answers(from, "udp", "10.43.0.100:53", "a", "b")
 	}
+	if m.mode == NFTables {
+		m.refuses(client.netns, "10.43.0.100:81") // which the Service does not have
+		m.refuses("", "[fd43::100]:81")
+	}
 	if m.mode == IPTables {
 		m.answers("", "tcp", "127.0.0.1:30080", "a", "b")
 		m.answers("", "udp", "127.0.0.1:30053", "a", "b")
