@@ -165,6 +165,7 @@ func (s *Server) buildParts() error {
 	servers := &members{cfg: s.cfg, plane: s.plane, growth: s.growth, ready: s.clusterReady}
 	mux.Handle(MembersPath, servers)
 	mux.HandlePrefix(MembersPath+"/", servers)
+	mux.Handle(SnapshotPath, &snapshots{cfg: s.cfg, plane: s.plane})
 	mux.Handle(schedulermetrics.ResourcesPath, schedulermetrics.NewResources(s.plane.informers.Core().V1().Pods().Lister()).Handler())
 	if err := s.simulate(); err != nil || s.cfg.NoNode {
 		return err
