@@ -37,6 +37,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/network/iptables"
+	"github.com/skiff-k8s/skiff/network/nfacct"
 	"github.com/skiff-k8s/skiff/proxy/metrics"
 )
 
@@ -177,11 +178,19 @@ func New(cfg Config, client kubernetes.Interface, factory informers.SharedInform
 		f := &family{name: name, full: true, ports: map[types.NamespacedName][]servicePort{}}
 		nft := newNFTablesBackend(name)
 		nft.sweepFailed = func() { p.metrics.CleanupFailed(name) }
-		f.backend, f.other = newIPTablesBackend(iptables.New(iptables.Family(name)), settings{family: name}), nft
+		rules := newIPTablesBackend(iptables.New(iptables.Family(name)), settings{family: name})
+		rules.counters = nfacct.Ensure
+		f.backend, f.other = rules, nft
 		if cfg.Mode == NFTables {
 			f.backend, f.other = f.other, f.backend
 		}
 		p.families[name] = f
+	}
+	if cfg.Mode == IPTables {
+		p.metrics.CountPackets("iptables_ct_state_invalid_dropped_packets_total", "packets dropped by iptables to work around conntrack problems",
+			func() (uint64, error) { return nfacct.Packets(invalidCounter) })
+		p.metrics.CountPackets("iptables_localhost_nodeports_accepted_packets_total", "Number of packets accepted on nodeports of loopback interface",
+			func() (uint64, error) { return nfacct.Packets(localhostCounter) })
 	}
 	p.health = newHealth(cfg, client, p.node, p.metrics)
 	return p, p.watch(factory)
@@ -339,6 +348,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 		if err := f.other.cleanup(ctx); err != nil {
 			logger.V(2).Info("Left rules of the other mode", "family", f.name, "err", err) // e.g. no IPv6 in the kernel
 		}
+	}
+	if p.cfg.Mode == NFTables {
+		removeCounters(ctx)
 	}
 	p.loop(ctx)
 	return nil
@@ -734,5 +746,6 @@ func (p *Proxy) Cleanup(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("remove %s rules: %w", name, err)) // machines without IPv6 have none
 		}
 	}
+	removeCounters(ctx)
 	return errors.Join(errs...)
 }

@@ -758,3 +758,45 @@ func TestNodePortRanges(t *testing.T) {
 		}
 	}
 }
+
+// Packets to node ports at 127.0.0.1 are counted before they are led on as all are, whichever way the rules were written. Where
+// the counters or the match are missing, there is only the latter.
+func TestPacketCounters(t *testing.T) {
+	for _, c := range []struct {
+		noMatch  bool
+		counters func(string) error
+		want     int
+	}{
+		{false, func(string) error { return nil }, 2},
+		{true, func(string) error { return nil }, 1},
+		{false, func(string) error { return errors.New("not in this kernel") }, 1},
+		{false, nil, 1},
+	} {
+		tables := newFakeTables()
+		tables.noCounters = c.noMatch
+		backend := newIPTablesBackend(tables, settings{})
+		backend.counters = c.counters
+		if err := backend.replace(t.Context(), named(2, nil), testSettings); err != nil {
+			t.Fatal(err)
+		}
+		write := func(ports []servicePort) []string {
+			t.Helper()
+			name := types.NamespacedName{Namespace: "ns", Name: "svc-00001"}
+			if err := backend.update(t.Context(), map[types.NamespacedName][]servicePort{name: ports}); err != nil {
+				t.Fatal(err)
+			}
+			return tables.chains[iptables.NAT][nodePortsChain]
+		}
+		rules := write(numbered(1, 5, nodePort5))
+		if len(rules) != c.want || strings.Contains(rules[0], localhostCounter) != (c.want == 2) || strings.Contains(rules[c.want-1], localhostCounter) {
+			t.Errorf("%+v: rules %q", c, rules)
+		}
+		if rules := write(nil); len(rules) != 0 {
+			t.Errorf("%+v: left %q", c, rules)
+		}
+		invalid := tables.chains[iptables.Filter][forwardChain][0]
+		if strings.Contains(invalid, invalidCounter) != (c.want == 2) {
+			t.Errorf("%+v: %s", c, invalid)
+		}
+	}
+}

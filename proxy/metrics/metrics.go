@@ -70,6 +70,26 @@ func (m *Metrics) List() []metrics.Registerable {
 	}
 }
 
+// CountPackets adds a metric that the kernel counts. It is left out as long as it cannot be read.
+func (m *Metrics) CountPackets(name, help string, read func() (uint64, error)) {
+	m.Registry.CustomMustRegister(&packets{read: read, metric: metrics.NewDesc(subsystem+"_"+name, help, nil, nil, metrics.ALPHA, "")})
+}
+
+// packets is one counter of the kernel's.
+type packets struct {
+	metrics.BaseStableCollector
+	metric *metrics.Desc
+	read   func() (uint64, error)
+}
+
+func (p *packets) DescribeWithStability(ch chan<- *metrics.Desc) { ch <- p.metric }
+
+func (p *packets) CollectWithStability(ch chan<- metrics.Metric) {
+	if n, err := p.read(); err == nil {
+		ch <- metrics.NewLazyConstMetric(p.metric, metrics.CounterValue, float64(n))
+	}
+}
+
 // Handler serves them.
 func (m *Metrics) Handler() http.Handler {
 	return metrics.HandlerFor(m.Registry, metrics.HandlerOpts{ErrorHandling: metrics.ContinueOnError})
