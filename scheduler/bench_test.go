@@ -122,8 +122,8 @@ type silent struct{}
 
 func (silent) Eventf(_, _ runtime.Object, _, _, _, _ string, _ ...any) {}
 
-// cpuTime is what the process has used.
-func cpuTime() time.Duration {
+// CPUTime is what the process has used.
+func CPUTime() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
 		panic(err) // there is nothing that could be wrong
@@ -161,14 +161,14 @@ func runAlone(b *testing.B, shape *Shape, nodes int) {
 	}
 	b.ReportAllocs()
 	c.metrics.AttemptDuration.Reset()
-	began := cpuTime()
+	began := CPUTime()
 	b.StartTimer()
 	go c.add(measured)
 	for range measured {
 		<-c.bound
 	}
 	b.StopTimer()
-	used := cpuTime() - began
+	used := CPUTime() - began
 	cancel()
 	if err := <-done; err != nil {
 		b.Fatal(err)
@@ -177,6 +177,21 @@ func runAlone(b *testing.B, shape *Shape, nodes int) {
 	b.ReportMetric(float64(len(measured))*float64(b.N)/b.Elapsed().Seconds(), "pods/s")
 	b.ReportMetric(1000*Attempts(b, c.registry, 0.99), "p99-ms")
 	b.ReportMetric(0, "ns/op")
+}
+
+// Decisions counts how often a node was looked for.
+func Decisions(b testing.TB, g metrics.Gatherer) uint64 {
+	b.Helper()
+	families, err := g.Gather()
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "scheduler_scheduling_algorithm_duration_seconds" {
+			return f.GetMetric()[0].GetHistogram().GetSampleCount()
+		}
+	}
+	return 0
 }
 
 // Attempts returns a quantile of the duration of attempts that ended with a binding, in seconds.

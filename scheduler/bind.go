@@ -4,10 +4,13 @@ package scheduler
 
 import (
 	"context"
-	"fmt"
+	"errors"
+	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/scheduler/framework"
 	"github.com/skiff-k8s/skiff/scheduler/metrics"
@@ -57,7 +60,7 @@ func (s *Scheduler) assumeAndBind(ctx context.Context, began time.Time, cycle *f
 }
 
 // bind tells the API server. It goes on when the scheduler is asked to stop, so that nothing stays half done.
-func (s *Scheduler) bind(ctx context.Context, b *placement, wait func(context.Context) *framework.Status) {
+func (s *Scheduler) bind(ctx context.Context, b *placement, wait framework.PermitWait) {
 	plugin, status := s.tryBind(ctx, b, wait)
 	if !status.IsSuccess() {
 		b.cycle.Unreserve(ctx, b.assumed, b.nodeName)
@@ -71,13 +74,34 @@ func (s *Scheduler) bind(ctx context.Context, b *placement, wait func(context.Co
 	b.cycle.PostBind(ctx, b.assumed, b.nodeName)
 }
 
-func (s *Scheduler) tryBind(ctx context.Context, b *placement, wait func(context.Context) *framework.Status) (plugin string, status *framework.Status) {
+func (s *Scheduler) tryBind(ctx context.Context, b *placement, wait framework.PermitWait) (plugin string, status *framework.Status) {
+	if b.cycle.NeedsPreBind(b.nodeName) || wait != nil { // most pods are bound at once
+		if plugin, status := s.prepare(ctx, b, wait); status != nil {
+			return plugin, status
+		}
+	} else {
+		s.queue.Done(b.assumed.UID)
+	}
+	asked := time.Now()
+	status = s.bindTo(context.WithoutCancel(ctx), b.cycle, b.assumed, b.nodeName)
+	s.asked("Bind", b.cycle, asked, status)
+	return "", status
+}
+
+// prepare does what has to be done before the pod is bound. It may take long, so the pod is nominated to its node, for others (like those who make
+// nodes) to see, and it may be taken back.
+func (s *Scheduler) prepare(ctx context.Context, b *placement, wait framework.PermitWait) (plugin string, status *framework.Status) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	s.preparing.add(b.assumed.UID, cancel)
+	s.announce(ctx, b)
 	if wait != nil {
 		asked := time.Now()
-		status := wait(ctx)
+		plugin, status := wait(ctx)
 		s.metrics.PermitWait.WithLabelValues(status.Code().String()).Observe(time.Since(asked).Seconds())
 		if status != nil {
-			return "", status
+			s.preparing.end(b.assumed.UID)
+			return plugin, status
 		}
 	}
 	// From here on only an error can keep the pod from being bound: events need not be remembered for it.
@@ -85,13 +109,18 @@ func (s *Scheduler) tryBind(ctx context.Context, b *placement, wait func(context
 	asked := time.Now()
 	plugin, status = b.cycle.PreBind(ctx, b.assumed, b.nodeName)
 	s.asked("PreBind", b.cycle, asked, status)
-	if status != nil {
-		return plugin, status
+	if taken := !s.preparing.end(b.assumed.UID); taken && status == nil {
+		status = framework.AsStatus(context.Cause(ctx))
 	}
-	asked = time.Now()
-	status = s.bindTo(context.WithoutCancel(ctx), b.cycle, b.assumed, b.nodeName)
-	s.asked("Bind", b.cycle, asked, status)
-	return "", status
+	return plugin, status
+}
+
+// announce nominates the pod to the node that it is going to be bound to. It is of use to others only, so that binding goes on without.
+func (s *Scheduler) announce(ctx context.Context, b *placement) {
+	b.queued.Announced = b.nodeName
+	if err := s.patchStatus(ctx, b.assumed, nil, &framework.Nomination{NodeName: b.nodeName}); err != nil {
+		klog.FromContext(ctx).Error(err, "Nominating the node that the pod is going to be bound to", "pod", klog.KObj(b.assumed), "node", b.nodeName)
+	}
 }
 
 // giveUp takes back a placement and has the pod tried again.
@@ -100,10 +129,46 @@ func (s *Scheduler) giveUp(ctx context.Context, b *placement, plugin string, sta
 	// The room it was given is free again, which is news to those that waited for it; not to itself.
 	s.queue.Notify(&framework.Event{Kind: framework.AssignedPod, Action: framework.Delete, Old: b.assumed})
 	if !status.IsRejected() {
-		s.fail(ctx, b.queued, b.began, fmt.Errorf("binding rejected: %s", status.Message()), &framework.Nomination{})
+		s.fail(ctx, b.queued, b.began, errors.New(status.Message()), &framework.Nomination{})
 		return
 	}
 	d := &framework.Diagnosis{Statuses: []*framework.Status{status}, Nodes: make([]*framework.NodeInfo, 1)}
 	d.AddRejection(plugin, status)
 	s.fail(ctx, b.queued, b.began, &fitError{d}, &framework.Nomination{})
+}
+
+// preparing are the pods that have their node and are not yet being bound.
+type preparing struct {
+	mu     sync.Mutex
+	cancel map[types.UID]context.CancelCauseFunc // nil for a pod that was taken back; guarded by mu
+}
+
+func (p *preparing) add(pod types.UID, cancel context.CancelCauseFunc) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cancel == nil {
+		p.cancel = make(map[types.UID]context.CancelCauseFunc)
+	}
+	p.cancel[pod] = cancel
+}
+
+// end returns false if the pod was taken back.
+func (p *preparing) end(pod types.UID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	cancel := p.cancel[pod]
+	delete(p.cancel, pod)
+	return cancel != nil
+}
+
+// takeBack keeps the pod from being bound, for the reason given. It returns false if it is too late for that.
+func (p *preparing) takeBack(pod types.UID, reason string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	cancel, found := p.cancel[pod]
+	if cancel != nil {
+		cancel(errors.New(reason))
+		p.cancel[pod] = nil
+	}
+	return found
 }

@@ -72,7 +72,11 @@ func (s *Scheduler) podChanged(old, pod *v1.Pod) {
 		}
 	case pod.Spec.NodeName != "":
 		s.assignedPodChanged(old, pod)
-	case s.profileOf(pod) == nil || s.cache.IsAssumed(pod):
+	case s.profileOf(pod) == nil:
+	case s.cache.IsAssumed(pod):
+		if pod.DeletionTimestamp != nil && (old == nil || old.DeletionTimestamp == nil) {
+			s.assumedPodDeleted(pod)
+		}
 	case old == nil:
 		s.queue.Add(pod)
 	default:
@@ -98,6 +102,10 @@ func (s *Scheduler) assignedPodChanged(old, pod *v1.Pod) {
 
 func (s *Scheduler) podDeleted(pod *v1.Pod) {
 	s.queue.Delete(pod)
+	if pod.Spec.NodeName == "" && s.cache.IsAssumed(pod) {
+		s.assumedPodDeleted(pod)
+		return
+	}
 	s.cache.RemovePod(pod)
 	switch {
 	case pod.Spec.NodeName != "":
@@ -107,11 +115,20 @@ func (s *Scheduler) podDeleted(pod *v1.Pod) {
 	}
 }
 
-// nominationEnded tells the queue that a pod no longer keeps room on the node it was nominated to.
+// assumedPodDeleted gives others the room of a pod whose binding may still go on for a while, and will fail.
+func (s *Scheduler) assumedPodDeleted(pod *v1.Pod) {
+	s.preparing.takeBack(pod.UID, "pod is being deleted")
+	if assumed := s.cache.RemovePod(pod); assumed != nil {
+		s.queue.Notify(&framework.Event{Kind: framework.AssignedPod, Action: framework.Delete, Old: assumed})
+	}
+}
+
+// nominationEnded tells the queue that a pod no longer keeps room on the node it was nominated to. More important pods never minded it.
 func (s *Scheduler) nominationEnded(pod *v1.Pod) {
 	was := pod.DeepCopy()
 	was.Spec.NodeName = pod.Status.NominatedNodeName
-	s.queue.Notify(&framework.Event{Kind: framework.AssignedPod, Action: framework.Delete, Old: was})
+	priority := framework.Priority(pod)
+	s.queue.Notify(&framework.Event{Kind: framework.AssignedPod, Action: framework.Delete, Old: was, UpTo: &priority})
 }
 
 // podActions says what a pod's update may mean to other pods.
@@ -155,7 +172,8 @@ func targetPodEvents(old, pod *v1.Pod) []*framework.Event {
 	if len(old.Spec.SchedulingGates) > 0 && len(pod.Spec.SchedulingGates) == 0 {
 		a |= framework.UpdatePodGates
 	}
-	if !resourceclaim.PodStatusEqual(old.Status.ResourceClaimStatuses, pod.Status.ResourceClaimStatuses) {
+	if !resourceclaim.PodStatusEqual(old.Status.ResourceClaimStatuses, pod.Status.ResourceClaimStatuses) ||
+		!resourceclaim.PodExtendedStatusEqual(old.Status.ExtendedResourceClaimStatus, pod.Status.ExtendedResourceClaimStatus) {
 		a |= framework.UpdatePodGeneratedClaim
 	}
 	if a == 0 && old.Generation != pod.Generation {
@@ -187,11 +205,8 @@ func nodeActions(old, node *v1.Node) framework.Action {
 	if !maps.Equal(old.Labels, node.Labels) {
 		a |= framework.UpdateNodeLabel
 	}
-	if !equality.Semantic.DeepEqual(old.Spec.Taints, node.Spec.Taints) {
+	if !equality.Semantic.DeepEqual(old.Spec.Taints, node.Spec.Taints) || old.Spec.Unschedulable && !node.Spec.Unschedulable {
 		a |= framework.UpdateNodeTaint
-	}
-	if old.Spec.Unschedulable != node.Spec.Unschedulable {
-		a |= framework.UpdateNodeUnschedulable
 	}
 	if !slices.Equal(old.Status.DeclaredFeatures, node.Status.DeclaredFeatures) {
 		a |= framework.UpdateNodeDeclaredFeature

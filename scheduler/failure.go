@@ -57,10 +57,17 @@ func (s *Scheduler) fail(ctx context.Context, p *framework.QueuedPod, began time
 	if nomination != nil {
 		s.queue.Nominated.Set(p.PodInfo, nomination.NodeName)
 	}
+	announced := p.Announced
+	p.Announced = ""
 	s.queue.PutBack(p, pod, reason == v1.PodReasonSchedulerError)
+	if announced != "" {
+		now := *pod
+		now.Status.NominatedNodeName = announced
+		pod = &now
+	}
 
 	s.recorder.Eventf(pod, nil, v1.EventTypeWarning, "FailedScheduling", "Scheduling", "%s", truncate(message))
-	condition := v1.PodCondition{
+	condition := &v1.PodCondition{
 		Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: reason, Message: message,
 		ObservedGeneration: pod.Generation,
 	}
@@ -76,11 +83,13 @@ func truncate(note string) string {
 	return note[:maxNote-len(" ...")] + " ..."
 }
 
-// patchStatus writes the condition and the nomination, if that changes anything.
-func (s *Scheduler) patchStatus(ctx context.Context, pod *v1.Pod, condition v1.PodCondition, nomination *framework.Nomination) error {
+// patchStatus writes the condition and the nomination, if that changes anything; nil leaves them.
+func (s *Scheduler) patchStatus(ctx context.Context, pod *v1.Pod, condition *v1.PodCondition, nomination *framework.Nomination) error {
 	status := make(map[string]any)
-	if c, changed := changedCondition(pod, condition); changed {
-		status["conditions"] = []v1.PodCondition{c}
+	if condition != nil {
+		if c, changed := changedCondition(pod, *condition); changed {
+			status["conditions"] = []v1.PodCondition{c}
+		}
 	}
 	if nomination != nil && nomination.NodeName != pod.Status.NominatedNodeName {
 		status["nominatedNodeName"] = nomination.NodeName

@@ -105,6 +105,8 @@ func (l *lazyInformers) informer(kind framework.Kind) cache.SharedIndexInformer 
 		return storage.CSINodes().Informer()
 	case framework.CSIDriver:
 		return storage.CSIDrivers().Informer()
+	case framework.VolumeAttachment:
+		return storage.VolumeAttachments().Informer()
 	case framework.CSIStorageCapacity:
 		return storage.CSIStorageCapacities().Informer()
 	case framework.ReplicaSet:

@@ -38,7 +38,7 @@ scheduler_unschedulable_pods{plugin="NodeResourcesFit",profile="default-schedule
 		if err != nil {
 			t.Error(err)
 		}
-		for name, n := range map[string]uint64{"scheduler_scheduling_attempt_duration_seconds": 2, "scheduler_scheduling_algorithm_duration_seconds": 1, "scheduler_pod_scheduling_attempts": 1} {
+		for name, n := range map[string]uint64{"scheduler_scheduling_attempt_duration_seconds": 2, "scheduler_scheduling_algorithm_duration_seconds": 2, "scheduler_pod_scheduling_attempts": 1} {
 			if got := samples(t, registry, name); got != n {
 				t.Errorf("%s has %d samples, want %d", name, got, n)
 			}

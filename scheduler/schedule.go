@@ -53,11 +53,15 @@ func (s *Scheduler) scheduleOne(ctx context.Context, p *framework.QueuedPod) {
 	cycle.Remember()
 	s.measure(cycle)
 	nodeName, err := s.pickNode(ctx, cycle)
+	var nomination *framework.Nomination
 	if err != nil {
-		s.fail(ctx, p, began, err, s.postFilter(ctx, cycle, err))
-		return
+		nomination = s.postFilter(ctx, cycle, err)
 	}
 	s.metrics.AlgorithmDuration.Observe(time.Since(began).Seconds())
+	if err != nil {
+		s.fail(ctx, p, began, err, nomination)
+		return
+	}
 	s.assumeAndBind(ctx, began, cycle, p, nodeName)
 }
 

@@ -83,6 +83,8 @@ type Scheduler struct {
 	queue *queue.Queue
 	lazy  *lazyInformers
 
+	preparing preparing
+
 	metrics *metrics.Set
 
 	// The scheduling loop's own.
@@ -132,7 +134,8 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 	handle := &framework.Handle{
 		Client: client, Recorder: s.recorder, Metrics: s.metrics, Informers: factory,
 		Need: s.lazy.need, Recheck: s.queue.Recheck, Nominator: s.queue.Nominated, Go: s.background.Go,
-		Shared: sharing(),
+		TakeBack: s.preparing.takeBack,
+		Shared:   sharing(),
 	}
 	if len(s.extenders) > 0 {
 		handle.Preempt = s.preempt

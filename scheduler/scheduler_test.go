@@ -132,6 +132,13 @@ func (c *cluster) wantNode(name, node string) {
 	}
 }
 
+func (c *cluster) wantNominated(name, node string) {
+	c.Helper()
+	if got := c.pod(name).Status.NominatedNodeName; got != node {
+		c.Errorf("pod %s is nominated to node %q, want %q", name, got, node)
+	}
+}
+
 func (c *cluster) wantCondition(name, reason, message string) {
 	c.Helper()
 	for _, condition := range c.pod(name).Status.Conditions {
@@ -254,7 +261,7 @@ func TestBindingFails(t *testing.T) {
 		c.bindErrors = []error{fmt.Errorf("no")}
 		c.create(newPod("p", cpu("3")))
 		c.wantNode("p", "")
-		c.wantCondition("p", "SchedulerError", "binding rejected: no")
+		c.wantCondition("p", "SchedulerError", `running Bind plugin "DefaultBinder": no`)
 		time.Sleep(time.Second)
 		synctest.Wait()
 		c.wantNode("p", "n1")

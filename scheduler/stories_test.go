@@ -10,9 +10,12 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/component-helpers/storage/volume"
 
 	"github.com/skiff-k8s/skiff/scheduler/plugins"
@@ -89,7 +92,8 @@ func TestPreemptionSparesBudgets(t *testing.T) {
 	}, newNode("n1"), newNode("n2"), budget)
 }
 
-// A claim that waits for its first consumer is told the node, and the pod is bound after the claim.
+// A claim that waits for its first consumer is told the node, and the pod is bound after the claim. Meanwhile it is nominated to the node, and
+// no longer if the volume cannot be made there.
 func TestWaitForFirstConsumer(t *testing.T) {
 	mode := storagev1.VolumeBindingWaitForFirstConsumer
 	class := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "wait"}, Provisioner: "csi.example.com", VolumeBindingMode: &mode}
@@ -108,6 +112,24 @@ func TestWaitForFirstConsumer(t *testing.T) {
 			t.Fatalf("selected node of %v is %q (%v)", claim.Name, claim.Annotations[volume.AnnSelectedNode], err)
 		}
 		c.wantNode("p", "")
+		c.wantNominated("p", "n1")
+		delete(claim.Annotations, volume.AnnSelectedNode)
+		if claim, err = claims.Update(t.Context(), claim, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(500 * time.Millisecond)
+		synctest.Wait()
+		c.wantNominated("p", "")
+		c.wantCondition("p", "SchedulerError", `running PreBind plugin "VolumeBinding": binding volumes: provisioning failed for PVC "data"`)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		c.wantNominated("p", "n1")
+		if claim, err = claims.Get(t.Context(), "data", metav1.GetOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.client.CoreV1().PersistentVolumes().Create(t.Context(), &v1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv"}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
 		claim.Spec.VolumeName = "pv"
 		claim.Annotations[volume.AnnBindCompleted] = "yes"
 		if _, err := claims.Update(t.Context(), claim, metav1.UpdateOptions{}); err != nil {
@@ -117,6 +139,55 @@ func TestWaitForFirstConsumer(t *testing.T) {
 		synctest.Wait()
 		c.wantNode("p", "n1")
 	}, newNode("n1"), class, claim)
+}
+
+// waiting is a pod with a claim that no provisioner looks after, so that it is not bound for a long time.
+func waiting(name string) (*v1.Pod, []runtime.Object) {
+	class := newClass("wait")
+	class.Provisioner = "csi.example.com"
+	return newPod(name, cpu("3"), claim("data")), []runtime.Object{class, waitingClaim("data", "wait")}
+}
+
+// A pod that is not bound yet gives way to a more important one without being deleted.
+func TestPreemptionInMemory(t *testing.T) {
+	low, objects := waiting("low")
+	inCluster(t, func(c *cluster) {
+		c.create(low)
+		c.wantNominated("low", "n1")
+		c.create(newPod("high", cpu("3"), priority(10)))
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		c.wantNode("high", "n1")
+		c.wantNode("low", "")
+		c.wantNominated("low", "")
+		var notes []string // two events have one name, since time stands still
+		for _, action := range c.client.Actions() {
+			if create, ok := action.(clienttesting.CreateAction); ok && action.Matches("create", "events") {
+				notes = append(notes, create.GetObject().(*eventsv1.Event).Note)
+			}
+		}
+		for _, want := range []string{
+			"Preempted by pod high on node n1 (in kube-scheduler memory).", `running PreBind plugin "VolumeBinding": preempted by DefaultPreemption`,
+		} {
+			if !slices.Contains(notes, want) {
+				t.Errorf("no event says %q: %q", want, notes)
+			}
+		}
+	}, append(objects, newNode("n1"))...)
+}
+
+// The room of a pod that is deleted before it is bound is free at once.
+func TestDeletedBeforeBound(t *testing.T) {
+	first, objects := waiting("first")
+	inCluster(t, func(c *cluster) {
+		c.create(first)
+		c.create(newPod("second", cpu("3")))
+		c.wantNode("second", "")
+		c.delete("first")
+		time.Sleep(time.Second)
+		synctest.Wait()
+		c.wantNode("second", "n1")
+	}, append(objects, newNode("n1"))...)
 }
 
 func TestMissingClaim(t *testing.T) {

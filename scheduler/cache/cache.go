@@ -99,13 +99,16 @@ func alike(a, b *framework.PodInfo) bool {
 		a.Request.Equal(&b.Request) && a.NonZero.Equal(&b.NonZero)
 }
 
-// RemovePod forgets a pod that is gone or has finished, whatever it was.
-func (c *Cache) RemovePod(pod *v1.Pod) {
+// RemovePod forgets a pod that is gone or has finished, whatever it was. It returns the pod as it was known here, nil if it was not.
+func (c *Cache) RemovePod(pod *v1.Pod) *v1.Pod {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if p := c.pods[pod.UID]; p != nil {
-		c.remove(p)
+	p := c.pods[pod.UID]
+	if p == nil {
+		return nil
 	}
+	c.remove(p)
+	return p.Pod
 }
 
 func (c *Cache) place(p *framework.PodInfo, assumed bool) {

@@ -19,6 +19,7 @@ import (
 	"github.com/skiff-k8s/skiff/scheduler/plugins/nodeaffinity"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/noderesources"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/podtopologyspread"
+	"github.com/skiff-k8s/skiff/scheduler/plugins/shape"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/volumebinding"
 )
 
@@ -54,7 +55,7 @@ func withArgs(name string, raw []byte, ignored sets.Set[string]) (constructor, e
 			if seconds <= 0 {
 				return nil, fmt.Errorf("bindTimeoutSeconds must be positive")
 			}
-			return volumebinding.New(volumebinding.Args{BindTimeout: time.Duration(seconds) * time.Second}), nil
+			return volumebinding.New(volumebinding.Args{BindTimeout: time.Duration(seconds) * time.Second, Shape: points(a.Shape)}), nil
 		})
 	}
 	return nil, fmt.Errorf("the plugin takes no arguments")
@@ -114,12 +115,18 @@ func fit(a *configv1.NodeResourcesFitArgs, ignored sets.Set[string]) (constructo
 	if s := a.ScoringStrategy; s != nil {
 		args.Strategy, args.Resources = noderesources.Strategy(s.Type), resources(s.Resources)
 		if s.RequestedToCapacityRatio != nil {
-			for _, p := range s.RequestedToCapacityRatio.Shape {
-				args.Shape = append(args.Shape, noderesources.ShapePoint{Utilization: int64(p.Utilization), Score: int64(p.Score)})
-			}
+			args.Shape = points(s.RequestedToCapacityRatio.Shape)
 		}
 	}
 	return noderesources.NewFit(args), nil
+}
+
+func points(from []configv1.UtilizationShapePoint) shape.Shape {
+	var s shape.Shape
+	for _, p := range from {
+		s = append(s, shape.Point{Utilization: int64(p.Utilization), Score: int64(p.Score)})
+	}
+	return s
 }
 
 func topologySpread(a *configv1.PodTopologySpreadArgs) (constructor, error) {

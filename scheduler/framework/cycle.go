@@ -3,7 +3,9 @@
 package framework
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -157,6 +159,7 @@ type Cycle struct {
 	skipFilter  []bool
 	scoreStates []State
 	skipScore   []bool
+	preBinds    []at[PreBinder] // those that have something to do, as NeedsPreBind has found
 
 	// What Remember sets: nothing is kept without.
 	signature string
@@ -476,7 +479,7 @@ func (c *Cycle) Reserve(ctx context.Context, pod *v1.Pod, nodeName string) (plug
 		c.ended(began, r.plugin, "Reserve", s)
 		if !s.IsSuccess() {
 			c.Unreserve(ctx, pod, nodeName)
-			return r.plugin.Name(), s
+			return r.plugin.Name(), inPlugin(ctx, "Reserve", r.plugin, s)
 		}
 	}
 	return "", nil
@@ -489,12 +492,28 @@ func (c *Cycle) Unreserve(ctx context.Context, pod *v1.Pod, nodeName string) {
 	}
 }
 
-// Permit asks for leave to bind. When some plugin wants to wait, wait blocks until all have allowed the pod.
-func (c *Cycle) Permit(ctx context.Context, pod *v1.Pod, nodeName string) (plugin string, status *Status, wait func(context.Context) *Status) {
+// inPlugin says in which plugin an error came up, and why a context was canceled.
+func inPlugin(ctx context.Context, point string, p Plugin, s *Status) *Status {
+	if s.Code() != Error {
+		return s
+	}
+	err := cmp.Or(s.Err(), errors.New(s.Message()))
+	if errors.Is(err, context.Canceled) {
+		err = context.Cause(ctx)
+	}
+	return AsStatus(fmt.Errorf("running %s plugin %q: %w", point, p.Name(), err))
+}
+
+// PermitWait blocks until all plugins have allowed the pod, and says which has rejected it.
+type PermitWait func(ctx context.Context) (plugin string, status *Status)
+
+// Permit asks for leave to bind. wait is nil if no plugin wants the pod to wait.
+func (c *Cycle) Permit(ctx context.Context, pod *v1.Pod, nodeName string) (plugin string, status *Status, wait PermitWait) {
 	type waiting struct {
-		plugin string
-		done   chan error
-		expiry <-chan time.Time
+		plugin  string
+		done    chan error
+		timeout time.Duration
+		expiry  <-chan time.Time
 	}
 	var all []waiting
 	for _, p := range c.Profile.permits {
@@ -510,42 +529,49 @@ func (c *Cycle) Permit(ctx context.Context, pod *v1.Pod, nodeName string) (plugi
 		c.ended(began, p.plugin, "Permit", s)
 		switch {
 		case s.Code() == Wait:
-			all = append(all, waiting{p.plugin.Name(), done, time.After(timeout)})
+			all = append(all, waiting{p.plugin.Name(), done, timeout, time.After(timeout)})
 		case !s.IsSuccess():
-			return p.plugin.Name(), s, nil
+			return p.plugin.Name(), inPlugin(ctx, "Permit", p.plugin, s), nil
 		}
 	}
 	if len(all) == 0 {
 		return "", nil, nil
 	}
-	return "", nil, func(ctx context.Context) *Status {
+	return "", nil, func(ctx context.Context) (string, *Status) {
 		for _, w := range all {
 			select {
 			case err := <-w.done:
 				if err != nil {
-					return Reject(err.Error())
+					return w.plugin, Reject(err.Error())
 				}
 			case <-w.expiry:
-				return Reject(fmt.Sprintf("rejected due to timeout after waiting at plugin %s", w.plugin))
+				return w.plugin, Reject(fmt.Sprintf("rejected due to timeout after waiting %v at plugin %v", w.timeout, w.plugin))
 			case <-ctx.Done():
-				return AsStatus(ctx.Err())
+				return "", AsStatus(fmt.Errorf("waiting on permit for pod: %w", context.Cause(ctx)))
 			}
 		}
-		return nil
+		return "", nil
 	}
+}
+
+// NeedsPreBind says whether PreBind has anything to do for the pod, and has to be asked before it.
+func (c *Cycle) NeedsPreBind(nodeName string) bool {
+	for _, p := range c.Profile.preBinds {
+		if !c.skipFilter[p.pos] && p.plugin.NeedsPreBind(c.states[p.pos], nodeName) {
+			c.preBinds = append(c.preBinds, p)
+		}
+	}
+	return len(c.preBinds) > 0
 }
 
 // PreBind prepares the node for the pod.
 func (c *Cycle) PreBind(ctx context.Context, pod *v1.Pod, nodeName string) (plugin string, status *Status) {
-	for _, p := range c.Profile.preBinds {
-		if c.skipFilter[p.pos] {
-			continue
-		}
+	for _, p := range c.preBinds {
 		began := c.begin()
 		s := p.plugin.PreBind(ctx, c.states[p.pos], pod, nodeName)
 		c.ended(began, p.plugin, "PreBind", s)
 		if !s.IsSuccess() {
-			return p.plugin.Name(), s
+			return p.plugin.Name(), inPlugin(ctx, "PreBind", p.plugin, s)
 		}
 	}
 	return "", nil
@@ -558,7 +584,7 @@ func (c *Cycle) Bind(ctx context.Context, pod *v1.Pod, nodeName string) *Status 
 		s := b.Bind(ctx, pod, nodeName)
 		c.ended(began, b, "Bind", s)
 		if !s.IsSkip() {
-			return s
+			return inPlugin(ctx, "Bind", b, s)
 		}
 	}
 	return AsStatus(fmt.Errorf("no bind plugin took pod %s/%s", pod.Namespace, pod.Name))

@@ -26,6 +26,7 @@ const (
 	CSINode            Kind = "CSINode"
 	CSIDriver          Kind = "CSIDriver"
 	CSIStorageCapacity Kind = "CSIStorageCapacity"
+	VolumeAttachment   Kind = "VolumeAttachment"
 	ResourceClaim      Kind = "ResourceClaim"
 	ResourceSlice      Kind = "ResourceSlice"
 	DeviceClass        Kind = "DeviceClass"
@@ -41,8 +42,7 @@ const (
 	Delete
 	UpdateNodeAllocatable
 	UpdateNodeLabel
-	UpdateNodeTaint
-	UpdateNodeUnschedulable
+	UpdateNodeTaint // also when the node is uncordoned
 	UpdateNodeDeclaredFeature
 	UpdatePodLabel
 	UpdatePodScaleDown
@@ -51,7 +51,7 @@ const (
 	UpdatePodGeneratedClaim
 	UpdateOther
 
-	Update = UpdateNodeAllocatable | UpdateNodeLabel | UpdateNodeTaint | UpdateNodeUnschedulable | UpdateNodeDeclaredFeature |
+	Update = UpdateNodeAllocatable | UpdateNodeLabel | UpdateNodeTaint | UpdateNodeDeclaredFeature |
 		UpdatePodLabel | UpdatePodScaleDown | UpdatePodTolerations | UpdatePodGates | UpdatePodGeneratedClaim | UpdateOther
 	Any = Add | Delete | Update
 )
@@ -59,7 +59,7 @@ const (
 // String names an action as metrics do; of several updates the first.
 func (a Action) String() string {
 	names := [...]string{
-		"Add", "Delete", "UpdateNodeAllocatable", "UpdateNodeLabel", "UpdateNodeTaint", "UpdateNodeUnschedulable", "UpdateNodeDeclaredFeature",
+		"Add", "Delete", "UpdateNodeAllocatable", "UpdateNodeLabel", "UpdateNodeTaint", "UpdateNodeDeclaredFeature",
 		"UpdatePodLabel", "UpdatePodScaleDown", "UpdatePodToleration", "UpdatePodSchedulingGatesEliminated", "UpdatePodGeneratedResourceClaim", "Update",
 	}
 	return names[min(bits.TrailingZeros(uint(a)), len(names)-1)]
@@ -73,6 +73,8 @@ type Event struct {
 	Kind     Kind
 	Action   Action
 	Old, New any
+	// UpTo is the priority of the most important pods that the event is for; nil for all.
+	UpTo *int32
 }
 
 // OldNode and NewNode are for hints on Node events; nil when there is none.

@@ -29,6 +29,9 @@ type Handle struct {
 	Recheck func(pod types.UID)
 	// Nominator knows the nominated pods.
 	Nominator Nominator
+	// TakeBack keeps a pod from being bound that has its node already and waits for leave to be bound, or for what a PreBinder does. It is
+	// false if there is no such pod.
+	TakeBack func(pod types.UID, reason string) bool
 	// Preempt lets others than plugins choose whom to preempt, among nodes by name; nil if there is nobody.
 	Preempt func(ctx context.Context, pod *v1.Pod, choice map[string]*Victims) (map[string]*Victims, error)
 	// Shared returns the value that the plugins of one name have in common in all profiles, made on first use.

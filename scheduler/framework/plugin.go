@@ -147,6 +147,8 @@ type Permitter interface {
 // PreBinder does work that must be done before the pod is bound. state is that of PreFilter.
 type PreBinder interface {
 	Plugin
+	// NeedsPreBind says whether PreBind has anything to do. If so, the pod is nominated to the node meanwhile, for others to see.
+	NeedsPreBind(state State, nodeName string) bool
 	PreBind(ctx context.Context, state State, pod *v1.Pod, nodeName string) *Status
 }
 
@@ -165,7 +167,7 @@ type PostBinder interface {
 // QueuedPod is a pod in the scheduling queue.
 type QueuedPod struct {
 	*PodInfo
-	Added     time.Time // when it entered the queue first
+	Added     time.Time // when it could be tried first; zero as long as it is gated
 	Timestamp time.Time // when it entered the queue that it is in
 	Attempts  int       // how often it was tried
 	// Errors counts attempts in a row that ended in an error, Rejections those that found no node; each has its back-off.
@@ -174,4 +176,6 @@ type QueuedPod struct {
 	Rejectors          sets.Set[string] // plugins that rejected it last
 	Waiting            sets.Set[string] // of these, those that said Pending
 	Gate               string           // plugin whose PreEnqueue holds it, or ""
+	// Announced is the nominated node that the attempt has written when it was about to bind; the informer may not show it yet.
+	Announced string
 }

@@ -32,6 +32,7 @@ import (
 	"github.com/skiff-k8s/skiff/scheduler/plugins/nodevolumelimits"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/podtopologyspread"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/prioritysort"
+	"github.com/skiff-k8s/skiff/scheduler/plugins/shape"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/tainttoleration"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/volumebinding"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/volumerestrictions"
@@ -59,6 +60,7 @@ func newPlugin(t *testing.T, make constructor, objects ...runtime.Object) framew
 			storage.CSINodes().Informer()
 			storage.CSIDrivers().Informer()
 			storage.CSIStorageCapacities().Informer()
+			storage.VolumeAttachments().Informer()
 			factory.StartWithContext(ctx)
 			return factory.WaitForCacheSyncWithContext(ctx).Err
 		},
@@ -145,6 +147,36 @@ func csiVolume(name string, labels map[string]string) *v1.PersistentVolume {
 	return pv
 }
 
+func attachment(pv, node string) *storagev1.VolumeAttachment {
+	return &storagev1.VolumeAttachment{
+		ObjectMeta: metav1.ObjectMeta{Name: pv + "-" + node},
+		Spec:       storagev1.VolumeAttachmentSpec{Attacher: "csi.example.com", NodeName: node, Source: storagev1.VolumeAttachmentSource{PersistentVolumeName: &pv}},
+	}
+}
+
+// storage is a class whose driver tells what is left on a node.
+func storage(node, left string) []runtime.Object {
+	return []runtime.Object{
+		&storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "told"}, Provisioner: "csi.example.com", VolumeBindingMode: ptr.To(storagev1.VolumeBindingWaitForFirstConsumer)},
+		&storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: "csi.example.com"}, Spec: storagev1.CSIDriverSpec{StorageCapacity: ptr.To(true)}},
+		capacity(node, left),
+	}
+}
+
+func capacity(node, left string) *storagev1.CSIStorageCapacity {
+	return &storagev1.CSIStorageCapacity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: node}, StorageClassName: "told", Capacity: ptr.To(resource.MustParse(left)),
+		NodeTopology: &metav1.LabelSelector{MatchLabels: map[string]string{v1.LabelHostname: node}},
+	}
+}
+
+// sized is a claim of the class that storage makes.
+func sized(name, size string) *v1.PersistentVolumeClaim {
+	c := claim(name, "", "told", v1.ReadWriteOnce)
+	c.Spec.Resources.Requests = v1.ResourceList{v1.ResourceStorage: resource.MustParse(size)}
+	return c
+}
+
 func affine(key string, anti bool) func(*v1.Pod) {
 	return func(p *v1.Pod) {
 		terms := []v1.PodAffinityTerm{{TopologyKey: key, LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}}}
@@ -176,6 +208,14 @@ func TestFilterReasons(t *testing.T) {
 	wait := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "manual"}, Provisioner: "kubernetes.io/no-provisioner", VolumeBindingMode: ptr.To(storagev1.VolumeBindingWaitForFirstConsumer)}
 	zoned := csiVolume("zoned", map[string]string{v1.LabelTopologyZone: "a"})
 	fit := noderesources.NewFit(noderesources.FitArgs{})
+	demanding := &storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: "csi.example.com"}, Spec: storagev1.CSIDriverSpec{PreventPodSchedulingIfMissing: ptr.To(true)}}
+	local := csiVolume("local", nil)
+	local.Spec.NodeAffinity = &v1.VolumeNodeAffinity{Required: &v1.NodeSelector{NodeSelectorTerms: []v1.NodeSelectorTerm{{
+		MatchExpressions: []v1.NodeSelectorRequirement{{Key: v1.LabelHostname, Operator: v1.NodeSelectorOpIn, Values: []string{"other"}}},
+	}}}}
+	deleted, lost := claim("deleted", "", "none"), claim("lost", "gone", "")
+	deleted.DeletionTimestamp, deleted.Finalizers = &metav1.Time{Time: time.Now()}, []string{"f"}
+	lost.Status.Phase = v1.ClaimLost
 
 	for _, test := range []struct {
 		name    string
@@ -222,6 +262,13 @@ func TestFilterReasons(t *testing.T) {
 		{"other zone", volumezone.New, []runtime.Object{claim("c", "zoned", ""), zoned}, pod(claims("c")), node("n", v1.LabelTopologyZone+"=b"), "node(s) had no available volume zone"},
 		{"same zone", volumezone.New, []runtime.Object{claim("c", "zoned", ""), zoned}, pod(claims("c")), node("n", v1.LabelTopologyZone+"=a"), ""},
 		{"too many volumes", nodevolumelimits.New, []runtime.Object{limited, claim("c", "x", ""), claim("d", "y", ""), csiVolume("x", nil), csiVolume("y", nil)}, pod(claims("c")), with(node("n"), pod(claims("d"))), "node(s) exceed max volume count"},
+		{"volume attached for nobody", nodevolumelimits.New, []runtime.Object{limited, claim("c", "x", ""), csiVolume("x", nil), csiVolume("y", nil), attachment("y", "n")}, pod(claims("c")), node("n"), "node(s) exceed max volume count"},
+		{"volume attached elsewhere", nodevolumelimits.New, []runtime.Object{limited, claim("c", "x", ""), csiVolume("x", nil), csiVolume("y", nil), attachment("y", "other")}, pod(claims("c")), node("n"), ""},
+		{"driver is missing", nodevolumelimits.New, []runtime.Object{demanding, claim("c", "x", ""), csiVolume("x", nil)}, pod(claims("c")), node("n"), "csi.example.com CSI driver is not installed on the node"},
+		{"driver is there", nodevolumelimits.New, []runtime.Object{demanding, limited, claim("c", "x", ""), csiVolume("x", nil)}, pod(claims("c")), node("n"), ""},
+		{"volume elsewhere, and none for another claim", volumebinding.New(volumebinding.Args{}), []runtime.Object{claim("c", "local", ""), local, claim("d", "", "manual"), wait}, pod(claims("c", "d")), node("n"), "node(s) didn't match PersistentVolume's node affinity, node(s) didn't find available persistent volumes to bind"},
+		{"no space", volumebinding.New(volumebinding.Args{}), slices.Concat(storage("n", "4Gi"), []runtime.Object{sized("c", "5Gi")}), pod(claims("c")), node("n"), "node(s) did not have enough free storage"},
+		{"claim lost, and another deleted", volumebinding.New(volumebinding.Args{}), []runtime.Object{deleted, lost}, pod(claims("lost", "deleted")), node("n"), `persistentvolumeclaim "lost" bound to non-existent persistentvolume "gone"`},
 		{"shared volume counts once", nodevolumelimits.New, []runtime.Object{limited, claim("c", "x", ""), csiVolume("x", nil)}, pod(claims("c")), with(node("n"), pod(claims("c"))), ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -283,7 +330,7 @@ func TestScores(t *testing.T) {
 	}{
 		{"least allocated", noderesources.NewFit(noderesources.FitArgs{}), pod(requests("1", "1Gi")), []*framework.NodeInfo{node("empty"), half}, []int64{75, 25}},
 		{"most allocated", noderesources.NewFit(noderesources.FitArgs{Strategy: noderesources.MostAllocated}), pod(requests("1", "1Gi")), []*framework.NodeInfo{node("empty"), half}, []int64{25, 75}},
-		{"by shape", noderesources.NewFit(noderesources.FitArgs{Strategy: noderesources.RequestedToCapacityRatio, Shape: []noderesources.ShapePoint{{Utilization: 0, Score: 10}, {Utilization: 100, Score: 0}}}), pod(requests("1", "1Gi")), []*framework.NodeInfo{node("empty"), half}, []int64{75, 25}},
+		{"by shape", noderesources.NewFit(noderesources.FitArgs{Strategy: noderesources.RequestedToCapacityRatio, Shape: shape.Shape{{Utilization: 0, Score: 10}, {Utilization: 100, Score: 0}}}), pod(requests("1", "1Gi")), []*framework.NodeInfo{node("empty"), half}, []int64{75, 25}},
 		{"no requests count as small", noderesources.NewFit(noderesources.FitArgs{}), pod(), []*framework.NodeInfo{node("empty")}, []int64{(97 + 95) / 2}},
 		{"balanced", noderesources.NewBalanced(nil), pod(requests("1", "3Gi")), []*framework.NodeInfo{node("empty"), lopsided}, []int64{62, 87}},
 		{"taints", tainttoleration.New, pod(), []*framework.NodeInfo{node("clean"), soft}, []int64{100, 0}},
@@ -308,6 +355,167 @@ func TestScores(t *testing.T) {
 			}
 			if !slices.Equal(got, test.want) {
 				t.Errorf("scores are %v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+// Nodes with more storage left rate higher: what the claims would use of it is counted together. Where there are volumes already, those that would
+// be used up least do.
+func TestStorageScores(t *testing.T) {
+	wait := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "manual"}, Provisioner: "kubernetes.io/no-provisioner", VolumeBindingMode: ptr.To(storagev1.VolumeBindingWaitForFirstConsumer)}
+	made := func(node, size string) *v1.PersistentVolume {
+		pv := csiVolume(node, nil)
+		pv.Spec.StorageClassName, pv.Spec.AccessModes = "manual", []v1.PersistentVolumeAccessMode{v1.ReadWriteOnce}
+		pv.Spec.Capacity = v1.ResourceList{v1.ResourceStorage: resource.MustParse(size)}
+		pv.Status.Phase = v1.VolumeAvailable
+		pv.Spec.NodeAffinity = &v1.VolumeNodeAffinity{Required: &v1.NodeSelector{NodeSelectorTerms: []v1.NodeSelectorTerm{{
+			MatchExpressions: []v1.NodeSelectorRequirement{{Key: v1.LabelHostname, Operator: v1.NodeSelectorOpIn, Values: []string{node}}},
+		}}}}
+		return pv
+	}
+	manual := sized("m", "1Gi")
+	manual.Spec.StorageClassName = ptr.To("manual")
+	for _, test := range []struct {
+		name    string
+		args    volumebinding.Args
+		objects []runtime.Object
+		pod     *v1.Pod
+		want    []int64 // of nodes x and y
+	}{
+		{"made where more is left", volumebinding.Args{}, slices.Concat(storage("x", "4Gi"), []runtime.Object{capacity("y", "20Gi"), sized("c", "1Gi"), sized("d", "1Gi")}), pod(claims("c", "d")), []int64{50, 90}},
+		{"packed, if so configured", volumebinding.Args{Shape: shape.Shape{{Utilization: 0, Score: 0}, {Utilization: 100, Score: 10}}}, slices.Concat(storage("x", "4Gi"), []runtime.Object{capacity("y", "20Gi"), sized("c", "1Gi"), sized("d", "1Gi")}), pod(claims("c", "d")), []int64{50, 10}},
+		{"volumes that are there", volumebinding.Args{}, []runtime.Object{wait, made("x", "2Gi"), made("y", "4Gi"), manual}, pod(claims("m")), []int64{50, 75}},
+		{"bound already", volumebinding.Args{}, []runtime.Object{claim("c", "pv", ""), csiVolume("pv", nil)}, pod(claims("c")), []int64{0, 0}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			plugin := newPlugin(t, volumebinding.New(test.args), test.objects...)
+			nodes, info := []*framework.NodeInfo{node("x"), node("y")}, framework.NewPodInfo(test.pod)
+			state, _, status := plugin.(framework.PreFilter).PreFilter(t.Context(), info, framework.NewSnapshot(nodes...))
+			if status != nil {
+				t.Fatalf("PreFilter = %v", status.Message())
+			}
+			var got []int64
+			for _, n := range nodes {
+				got = append(got, plugin.(framework.Scorer).Score(state, info, n))
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("scores are %v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+// A rejected pod is tried again when, and only when, what happened may let it fit.
+func TestHints(t *testing.T) {
+	labelled := func(labels ...string) *v1.Node { return node("n", labels...).Node }
+	cordoned := labelled()
+	cordoned.Spec.Unschedulable = true
+	tainted := labelled("zone=a")
+	tainted.Spec.Taints = []v1.Taint{{Key: "k", Effect: v1.TaintEffectNoSchedule}}
+	added := nodeaffinity.New(nodeaffinity.Args{Added: &v1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &v1.NodeSelector{NodeSelectorTerms: []v1.NodeSelectorTerm{{
+		MatchExpressions: []v1.NodeSelectorRequirement{{Key: "a", Operator: v1.NodeSelectorOpExists}},
+	}}}}})
+	honouring := pod(spreadOver("zone", v1.DoNotSchedule), func(p *v1.Pod) {
+		p.Spec.TopologySpreadConstraints[0].NodeTaintsPolicy = ptr.To(v1.NodeInclusionPolicyHonor)
+	})
+	running := func(change ...func(*v1.Pod)) *v1.Pod {
+		p := pod(change...)
+		p.Name, p.UID, p.Spec.NodeName = "other", "other", "n"
+		return p
+	}
+	terminating := running(app("web"))
+	terminating.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+	csiNode := func(count *int32, drivers ...string) *storagev1.CSINode {
+		n := &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: "n"}}
+		for _, d := range drivers {
+			n.Spec.Drivers = append(n.Spec.Drivers, storagev1.CSINodeDriver{Name: d, Allocatable: &storagev1.VolumeNodeResources{Count: count}})
+		}
+		return n
+	}
+	class := func(mode storagev1.VolumeBindingMode, zones ...string) *storagev1.StorageClass {
+		c := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "c"}, VolumeBindingMode: &mode}
+		if zones != nil {
+			c.AllowedTopologies = []v1.TopologySelectorTerm{{MatchLabelExpressions: []v1.TopologySelectorLabelRequirement{{Key: "zone", Values: zones}}}}
+		}
+		return c
+	}
+	driver := func(told, required bool) *storagev1.CSIDriver {
+		return &storagev1.CSIDriver{Spec: storagev1.CSIDriverSpec{StorageCapacity: &told, PreventPodSchedulingIfMissing: &required}}
+	}
+	const (
+		add, del, other = framework.Add, framework.Delete, framework.UpdateOther
+		nodeLabel       = framework.UpdateNodeLabel
+		nodeTaint       = framework.UpdateNodeTaint
+		podLabel        = framework.UpdatePodLabel
+		tolerations     = framework.UpdatePodTolerations
+	)
+	spread, affinity := podtopologyspread.New(podtopologyspread.Args{}), interpodaffinity.New(interpodaffinity.Args{})
+	binding := volumebinding.New(volumebinding.Args{})
+	spreading := pod(spreadOver("zone", v1.DoNotSchedule))
+	for _, test := range []struct {
+		name     string
+		make     constructor
+		pod      *v1.Pod
+		kind     framework.Kind
+		action   framework.Action
+		old, now any
+		want     bool
+	}{
+		{"uncordoned", nodeunschedulable.New, pod(), framework.Node, nodeTaint, cordoned, labelled(), true},
+		{"taint of a node that was not cordoned", nodeunschedulable.New, pod(), framework.Node, nodeTaint, tainted, labelled(), false},
+		{"added affinity", added, pod(), framework.Node, nodeLabel, labelled(), labelled("a=1"), true},
+		{"not the added affinity", added, pod(), framework.Node, nodeLabel, labelled(), labelled("b=1"), false},
+		{"counted pod came", spread, spreading, framework.AssignedPod, add, nil, running(app("web")), true},
+		{"counted pod is terminating", spread, spreading, framework.AssignedPod, other, running(app("web")), terminating, true},
+		{"counted pod is gone", spread, spreading, framework.AssignedPod, del, terminating, nil, true},
+		{"another pod is gone", spread, spreading, framework.AssignedPod, del, running(app("db")), nil, false},
+		{"still counted", spread, spreading, framework.AssignedPod, podLabel, running(app("web")), running(app("web"), func(p *v1.Pod) { p.Labels["x"] = "y" }), false},
+		{"no longer counted", spread, spreading, framework.AssignedPod, podLabel, running(app("web")), running(app("db")), true},
+		{"node in another domain", spread, spreading, framework.Node, nodeLabel, labelled("zone=a"), labelled("zone=b"), true},
+		{"node in the same domain", spread, spreading, framework.Node, nodeLabel, labelled("zone=a"), labelled("zone=a", "x=y"), false},
+		{"node without a domain", spread, spreading, framework.Node, add, nil, labelled(), false},
+		{"domain is gone", spread, spreading, framework.Node, del, labelled("zone=a"), nil, true},
+		{"taint that does not matter", spread, spreading, framework.Node, nodeTaint, labelled("zone=a"), tainted, false},
+		{"taint that matters", spread, honouring, framework.Node, nodeTaint, labelled("zone=a"), tainted, true},
+		{"tolerates more", spread, honouring, framework.TargetPod, tolerations, nil, nil, true},
+		{"tolerates more, in vain", spread, spreading, framework.TargetPod, tolerations, nil, nil, false},
+		{"wanted pod", affinity, pod(affine("zone", false)), framework.AssignedPod, podLabel, running(app("db")), running(app("web")), true},
+		{"pod wanted before", affinity, pod(affine("zone", false)), framework.AssignedPod, podLabel, running(app("web")), running(app("web"), func(p *v1.Pod) { p.Labels["x"] = "y" }), false},
+		{"unwanted pod is gone", affinity, pod(affine("zone", true)), framework.AssignedPod, del, running(app("web")), nil, true},
+		{"more of a resource", noderesources.NewFit(noderesources.FitArgs{}), pod(requests("1", "1Gi")), framework.Node, add, nil, labelled(), true},
+		{"too little of a resource", noderesources.NewFit(noderesources.FitArgs{}), pod(requests("9", "1Gi")), framework.Node, add, nil, labelled(), false},
+		{"claim is free", volumerestrictions.New, pod(claims("c")), framework.AssignedPod, del, running(claims("c")), nil, true},
+		{"another claim is free", volumerestrictions.New, pod(claims("c")), framework.AssignedPod, del, running(claims("d")), nil, false},
+		{"disk is free", volumerestrictions.New, pod(ebs), framework.AssignedPod, del, running(ebs), nil, true},
+		{"claim was made", volumerestrictions.New, pod(claims("c")), framework.PersistentClaim, add, nil, claim("c", "", ""), true},
+		{"another claim was made", volumerestrictions.New, pod(claims("c")), framework.PersistentClaim, add, nil, claim("d", "", ""), false},
+		{"more volumes", nodevolumelimits.New, pod(claims("c")), framework.CSINode, other, csiNode(ptr.To[int32](1), "d"), csiNode(ptr.To[int32](2), "d"), true},
+		{"no limit any more", nodevolumelimits.New, pod(claims("c")), framework.CSINode, other, csiNode(ptr.To[int32](1), "d"), csiNode(nil, "d"), true},
+		{"fewer volumes", nodevolumelimits.New, pod(claims("c")), framework.CSINode, other, csiNode(ptr.To[int32](2), "d"), csiNode(ptr.To[int32](1), "d"), false},
+		{"driver is there", nodevolumelimits.New, pod(claims("c")), framework.CSINode, other, csiNode(nil), csiNode(nil, "d"), true},
+		{"driver may be missing", nodevolumelimits.New, pod(claims("c")), framework.CSIDriver, other, driver(false, true), driver(false, false), true},
+		{"pod with volumes is gone", nodevolumelimits.New, pod(claims("c")), framework.AssignedPod, del, running(claims("d")), nil, true},
+		{"pod without volumes is gone", nodevolumelimits.New, pod(claims("c")), framework.AssignedPod, del, running(), nil, false},
+		{"volume is detached", nodevolumelimits.New, pod(claims("c")), framework.VolumeAttachment, del, attachment("x", "n"), nil, true},
+		{"volume in another zone", volumezone.New, pod(claims("c")), framework.PersistentVolume, other, csiVolume("x", map[string]string{v1.LabelTopologyZone: "a"}), csiVolume("x", map[string]string{v1.LabelTopologyZone: "b"}), true},
+		{"volume changed otherwise", volumezone.New, pod(claims("c")), framework.PersistentVolume, other, csiVolume("x", nil), csiVolume("x", map[string]string{"a": "b"}), false},
+		{"class that waits", volumezone.New, pod(claims("c")), framework.StorageClass, add, nil, class(storagev1.VolumeBindingWaitForFirstConsumer), true},
+		{"class that does not", volumezone.New, pod(claims("c")), framework.StorageClass, add, nil, class(storagev1.VolumeBindingImmediate), false},
+		{"class in more zones", binding, pod(claims("c")), framework.StorageClass, other, class(storagev1.VolumeBindingImmediate, "a"), class(storagev1.VolumeBindingImmediate, "a", "b"), true},
+		{"class changed otherwise", binding, pod(claims("c")), framework.StorageClass, other, class(storagev1.VolumeBindingImmediate, "a"), class(storagev1.VolumeBindingImmediate, "a"), false},
+		{"more storage", binding, pod(claims("c")), framework.CSIStorageCapacity, other, capacity("n", "1Gi"), capacity("n", "2Gi"), true},
+		{"less storage", binding, pod(claims("c")), framework.CSIStorageCapacity, other, capacity("n", "2Gi"), capacity("n", "1Gi"), false},
+		{"storage is no longer told", binding, pod(claims("c")), framework.CSIDriver, other, driver(true, false), driver(false, false), true},
+		{"storage is told", binding, pod(claims("c")), framework.CSIDriver, other, driver(false, false), driver(true, false), false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			plugin, event, got := newPlugin(t, test.make), &framework.Event{Kind: test.kind, Action: test.action, Old: test.old, New: test.now}, false
+			for _, h := range plugin.(framework.Hinter).Hints() {
+				got = got || h.Covers(event) && (h.Helps == nil || h.Helps(framework.NewPodInfo(test.pod), event))
+			}
+			if got != test.want {
+				t.Errorf("the event helps: %v, want %v", got, test.want)
 			}
 		})
 	}

@@ -41,9 +41,13 @@ const (
 	podUpdate       = "UnscheduledPodUpdate"
 	attemptFailed   = "ScheduleAttemptFailure"
 	backoffComplete = "BackoffComplete"
+	poppedEarly     = "PopFromBackoffQ"
 	waitedTooLong   = "UnschedulableTimeout"
 	forced          = "ForceActivate"
 )
+
+// window is how exact back-offs are: of pods whose back-off ends in the same window, the more important comes first, and others wait for it.
+const window = time.Second
 
 // flushEvery is how exact MaxUnschedulable is.
 const flushEvery = 30 * time.Second
@@ -78,8 +82,8 @@ func New(config Config, less func(a, b *framework.QueuedPod) bool, profile func(
 	q := &Queue{
 		config: config, profile: profile, Nominated: NewNominated(),
 		active:        newPodHeap(less),
-		backoff:       newPodHeap(soonest),
-		errorBackoff:  newPodHeap(soonest),
+		backoff:       newPodHeap(soonest(less)),
+		errorBackoff:  newPodHeap(soonest(less)),
 		unschedulable: make(map[types.UID]*framework.QueuedPod),
 		inFlight:      make(map[types.UID]int),
 	}
@@ -87,7 +91,15 @@ func New(config Config, less func(a, b *framework.QueuedPod) bool, profile func(
 	return q
 }
 
-func soonest(a, b *framework.QueuedPod) bool { return a.BackoffUntil.Before(b.BackoffUntil) }
+// soonest orders by the window in which the back-off ends, and within it as less says.
+func soonest(less func(a, b *framework.QueuedPod) bool) func(a, b *framework.QueuedPod) bool {
+	return func(a, b *framework.QueuedPod) bool {
+		if c := a.BackoffUntil.Truncate(window).Compare(b.BackoffUntil.Truncate(window)); c != 0 {
+			return c < 0
+		}
+		return less(a, b)
+	}
+}
 
 // Open lets Pop return pods again after Close.
 func (q *Queue) Open() {
@@ -119,8 +131,7 @@ func (q *Queue) Add(pod *v1.Pod) {
 	if _, busy := q.inFlight[pod.UID]; busy {
 		return
 	}
-	p := &framework.QueuedPod{PodInfo: framework.NewPodInfo(pod), Added: time.Now()}
-	p.Timestamp = p.Added
+	p := &framework.QueuedPod{PodInfo: framework.NewPodInfo(pod), Timestamp: time.Now()}
 	q.Nominated.Update(p.PodInfo, "")
 	q.activate(p, podAdd)
 }
@@ -139,8 +150,7 @@ func (q *Queue) Update(old, pod *v1.Pod, events []*framework.Event) {
 	q.Nominated.Update(info, old.Status.NominatedNodeName)
 	p := q.find(pod.UID)
 	if p == nil {
-		p = &framework.QueuedPod{PodInfo: info, Added: time.Now()}
-		p.Timestamp = p.Added
+		p = &framework.QueuedPod{PodInfo: info, Timestamp: time.Now()}
 		q.activate(p, podUpdate)
 		return
 	}
@@ -178,7 +188,9 @@ func (q *Queue) Pop() *framework.QueuedPod {
 		}
 		p := q.active.pop()
 		if p == nil {
-			p = q.backoff.pop() // nothing else to do
+			if p = q.backoff.pop(); p != nil { // nothing else to do
+				q.tell("active", poppedEarly)
+			}
 		}
 		if p != nil {
 			p.Attempts++
@@ -308,6 +320,9 @@ func (q *Queue) judge(p *framework.QueuedPod, event *framework.Event) verdict {
 	if event.Kind == framework.AssignedPod && event.OldPod() != nil && event.OldPod().UID == p.Pod.UID {
 		return skip // the pod's own failed placement
 	}
+	if event.UpTo != nil && framework.Priority(p.Pod) > *event.UpTo {
+		return skip
+	}
 	best := skip
 	profile := q.profile(p.Pod)
 	for plugin := range p.Rejectors {
@@ -334,7 +349,6 @@ func (q *Queue) requeue(p *framework.QueuedPod, v verdict, event string) bool {
 	case v == now || p.Gate != "" || !p.BackoffUntil.After(time.Now()):
 		q.activate(p, event)
 	default:
-		delete(q.unschedulable, p.Pod.UID)
 		q.delay(p, event)
 	}
 	return true
@@ -342,18 +356,28 @@ func (q *Queue) requeue(p *framework.QueuedPod, v verdict, event string) bool {
 
 // activate makes a pod ready to be tried, unless a PreEnqueue plugin objects.
 func (q *Queue) activate(p *framework.QueuedPod, event string) {
-	gate, status := q.profile(p.Pod).PreEnqueue(p.Pod)
-	if status != nil {
-		p.Gate = gate
-		p.Rejectors, p.Waiting = sets.New(gate), nil
-		q.park(p, event)
+	if q.isGated(p, event) {
 		return
 	}
 	q.tell("active", event)
-	p.Gate = ""
+	if p.Added.IsZero() {
+		p.Added = time.Now()
+	}
 	delete(q.unschedulable, p.Pod.UID)
 	q.active.push(p)
 	q.ready.Signal()
+}
+
+// isGated asks the PreEnqueue plugins, and parks a pod that one of them holds back.
+func (q *Queue) isGated(p *framework.QueuedPod, event string) bool {
+	gate, status := q.profile(p.Pod).PreEnqueue(p.Pod)
+	p.Gate = gate
+	if status == nil {
+		return false
+	}
+	p.Rejectors, p.Waiting = sets.New(gate), nil
+	q.park(p, event)
+	return true
 }
 
 func (q *Queue) tell(queue, event string) {
@@ -362,8 +386,13 @@ func (q *Queue) tell(queue, event string) {
 	}
 }
 
+// delay has a pod sit out its back-off, or less of it when nothing else is to be done: that is why gates are looked at before.
 func (q *Queue) delay(p *framework.QueuedPod, event string) {
+	if q.isGated(p, event) {
+		return
+	}
 	q.tell("backoff", event)
+	delete(q.unschedulable, p.Pod.UID)
 	if p.Errors > 0 {
 		q.errorBackoff.push(p)
 	} else {

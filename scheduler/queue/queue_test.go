@@ -3,6 +3,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"testing"
 	"testing/synctest"
@@ -12,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/scheduler/framework"
 )
@@ -19,8 +21,10 @@ import (
 // picky is all the plugins that a queue needs: it sorts, hints at new nodes, and gates pods with a label.
 type picky struct{}
 
-func (picky) Name() string                                            { return "Picky" }
-func (picky) Less(a, b *framework.QueuedPod) bool                     { return a.Timestamp.Before(b.Timestamp) }
+func (picky) Name() string { return "Picky" }
+func (picky) Less(a, b *framework.QueuedPod) bool {
+	return cmp.Or(cmp.Compare(framework.Priority(b.Pod), framework.Priority(a.Pod)), a.Timestamp.Compare(b.Timestamp)) < 0
+}
 func (picky) Bind(context.Context, *v1.Pod, string) *framework.Status { return nil }
 func (picky) Hints() []framework.Hint {
 	return []framework.Hint{
@@ -117,6 +121,48 @@ func TestBackoff(t *testing.T) {
 			q.mu.Lock()
 			q.activate(p, podAdd)
 			q.mu.Unlock()
+		}
+	})
+}
+
+// A pod whose gate closes while it waits is not tried in spite of it, however idle the scheduler; nor does it wait for its back-off once it is open.
+func TestGateClosesInBackoff(t *testing.T) {
+	inQueue(t, func(q *Queue) {
+		q.Add(pod("p"))
+		p := q.Pop()
+		p.Rejectors = sets.New("Picky")
+		gated := pod("p")
+		gated.Labels = map[string]string{"gate": "x"}
+		q.PutBack(p, gated, false)
+		q.Notify(newNode)
+		wantPlaces(t, q, 0, 0, 1, 0)
+	})
+}
+
+// Of pods whose back-off ends at about the same time the more important one comes first. What is less important than the pod whose nomination ended
+// is tried again, and what is more important is not.
+func TestImportanceInBackoff(t *testing.T) {
+	inQueue(t, func(q *Queue) {
+		for _, name := range []string{"first", "second", "third"} {
+			q.Add(pod(name))
+			time.Sleep(time.Millisecond)
+		}
+		for range 3 {
+			p := q.Pop()
+			important := pod(p.Pod.Name)
+			important.Spec.Priority = map[string]*int32{"third": ptr.To[int32](5)}[p.Pod.Name]
+			p.Rejectors = sets.New("Picky")
+			q.PutBack(p, important, false)
+			time.Sleep(time.Millisecond)
+		}
+		upTo := int32(1)
+		q.Notify(&framework.Event{Kind: framework.Node, Action: framework.Add, UpTo: &upTo})
+		wantPlaces(t, q, 0, 2, 1, 0)
+		q.Notify(newNode)
+		for _, want := range []string{"third", "first", "second"} {
+			if p := q.Pop(); p.Pod.Name != want {
+				t.Errorf("popped %s, want %s", p.Pod.Name, want)
+			}
 		}
 	})
 }

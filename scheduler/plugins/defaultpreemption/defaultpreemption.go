@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -69,10 +70,10 @@ func (*plugin) Hints() []framework.Hint { return nil }
 
 // PostFilter nominates the pod to a node where deleting pods helps, and starts deleting them.
 func (p *plugin) PostFilter(ctx context.Context, cycle *framework.Cycle, d *framework.Diagnosis) (*framework.Nomination, *framework.Status) {
+	p.handle.Metrics.Preemptions.Inc()
 	if reason := mayNotPreempt(cycle, d); reason != "" {
 		return nil, framework.Reject("preemption: " + reason)
 	}
-	p.handle.Metrics.Preemptions.Inc()
 	best, status := p.plan(ctx, cycle, d)
 	switch {
 	case status.Code() == framework.Error:
@@ -175,16 +176,30 @@ func (p *plugin) evict(ctx context.Context, pod *v1.Pod, v *framework.Victims) {
 				}
 			}
 		}
-		for _, victim := range v.Pods {
-			if victim.DeletionTimestamp != nil {
-				continue
-			}
-			if err := p.deleteVictim(ctx, pod, victim, node); err != nil {
-				logger.Error(err, "Preempting pod", "victim", klog.KObj(victim), "pod", klog.KObj(pod))
-				return // the pod's next attempt looks at everything anew
-			}
+		if err := p.deleteAll(ctx, pod, v.Pods, node); err != nil { // the pod's next attempt looks at everything anew
+			logger.Error(err, "Preempting others", "pod", klog.KObj(pod), "node", node)
 		}
 	})
+}
+
+// atOnce is how many victims of one pod are deleted at the same time.
+const atOnce = 16
+
+func (p *plugin) deleteAll(ctx context.Context, preemptor *v1.Pod, victims []*v1.Pod, node string) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(atOnce)
+	for _, victim := range victims {
+		if victim.DeletionTimestamp != nil {
+			continue
+		}
+		group.Go(func() error {
+			if err := p.deleteVictim(ctx, preemptor, victim, node); err != nil {
+				return fmt.Errorf("preempt pod %v: %w", framework.Key(victim), err)
+			}
+			return nil
+		})
+	}
+	return group.Wait()
 }
 
 func (p *plugin) setPreempting(uid types.UID, on bool) {
@@ -204,8 +219,21 @@ func (p *plugin) withdrawNomination(ctx context.Context, pod *v1.Pod) error {
 	return p.patchStatus(ctx, pod, map[string]any{"nominatedNodeName": nil})
 }
 
-// deleteVictim says first in the pod's conditions that this is a disruption, so that a Job does not count it as a failure.
+// deleteVictim lets live a victim that is not bound yet: it is tried again somewhere else.
 func (p *plugin) deleteVictim(ctx context.Context, preemptor, victim *v1.Pod, node string) error {
+	note := fmt.Sprintf("Preempted by pod %v on node %v", preemptor.UID, node)
+	if p.handle.TakeBack(victim.UID, "preempted by "+p.Name()) {
+		note += " (in kube-scheduler memory)."
+	} else if deleted, err := p.delete(ctx, preemptor, victim); !deleted {
+		return err
+	}
+	p.handle.Recorder.Eventf(victim, preemptor, v1.EventTypeNormal, "Preempted", "Preempting", "%s", note)
+	return nil
+}
+
+// delete says first in the pod's conditions that this is a disruption, so that a Job does not count it as a failure. It is false without an
+// error if the pod is gone already.
+func (p *plugin) delete(ctx context.Context, preemptor, victim *v1.Pod) (bool, error) {
 	condition := v1.PodCondition{
 		Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonPreemptionByScheduler,
 		Message:            preemptor.Spec.SchedulerName + ": preempting to accommodate a higher priority pod",
@@ -218,14 +246,9 @@ func (p *plugin) deleteVictim(ctx context.Context, preemptor, victim *v1.Pod, no
 		})
 	}
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil // gone already
+		return false, nil
 	}
-	if err != nil {
-		return err
-	}
-	p.handle.Recorder.Eventf(victim, preemptor, v1.EventTypeNormal, "Preempted", "Preempting",
-		"Preempted by pod %v on node %v", preemptor.UID, node)
-	return nil
+	return err == nil, err
 }
 
 func (p *plugin) patchStatus(ctx context.Context, pod *v1.Pod, status map[string]any) error {

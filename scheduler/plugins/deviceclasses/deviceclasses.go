@@ -11,6 +11,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/scheduler/framework"
 )
@@ -27,10 +28,15 @@ func For(ctx context.Context, h *framework.Handle, pod *framework.PodInfo) (Offe
 	if err := h.Need(ctx, framework.DeviceClass); err != nil {
 		return nil, err
 	}
-	classes, err := h.Informers.Resource().V1().DeviceClasses().Lister().List(labels.Everything())
-	if err != nil {
-		return nil, err
+	return Known(h, pod), nil
+}
+
+// Known is For a pod that it was called for before.
+func Known(h *framework.Handle, pod *framework.PodInfo) Offers {
+	if !requestsAny(pod) {
+		return nil
 	}
+	classes, _ := h.Informers.Resource().V1().DeviceClasses().Lister().List(labels.Everything()) // reads memory; does not fail
 	offers := make(Offers)
 	for _, class := range classes {
 		for _, name := range names(class) {
@@ -39,7 +45,7 @@ func For(ctx context.Context, h *framework.Handle, pod *framework.PodInfo) (Offe
 			}
 		}
 	}
-	return offers, nil
+	return offers
 }
 
 // Hint is for pods that wait for a class that offers what they request.
@@ -50,6 +56,9 @@ func Hint() framework.Hint {
 			class, ok := event.New.(*resourcev1.DeviceClass)
 			if !ok {
 				return true
+			}
+			if old, ok := event.Old.(*resourcev1.DeviceClass); ok && ptr.Equal(old.Spec.ExtendedResourceName, class.Spec.ExtendedResourceName) {
+				return false
 			}
 			for _, name := range names(class) {
 				if pod.Request.Scalar[name] > 0 {

@@ -441,12 +441,15 @@ func (p *plugin) Unreserve(ctx context.Context, st framework.State, pod *v1.Pod,
 	}
 }
 
+// NeedsPreBind implements framework.PreBinder.
+func (*plugin) NeedsPreBind(st framework.State, _ string) bool {
+	s, ok := st.(*state)
+	return ok && len(s.claims) > 0
+}
+
 // PreBind writes devices and reservations into the claims, and waits for devices that are not ready.
 func (p *plugin) PreBind(ctx context.Context, st framework.State, pod *v1.Pod, nodeName string) *framework.Status {
-	s, ok := st.(*state)
-	if !ok {
-		return nil
-	}
+	s := st.(*state)
 	for _, c := range s.claims {
 		if resourceclaim.IsReservedForPod(pod, c.ResourceClaim, false) {
 			continue

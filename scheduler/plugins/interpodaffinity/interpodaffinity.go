@@ -302,10 +302,13 @@ func (p *plugin) Hints() []framework.Hint {
 
 // podHelps: a pod that came may be wanted around; one that went, or changed its labels, may have been in the way.
 func (p *plugin) podHelps(pod *framework.PodInfo, event *framework.Event) bool {
-	if came := event.NewPod(); came != nil && matchesAll(pod.RequiredAffinity, came, p.labelsOf(came.Namespace)) {
+	was, is := event.OldPod(), event.NewPod()
+	wanted := func(other *v1.Pod) bool {
+		return other != nil && matchesAll(pod.RequiredAffinity, other, p.labelsOf(other.Namespace))
+	}
+	if wanted(is) && !wanted(was) {
 		return true
 	}
-	was := event.OldPod()
 	if was == nil {
 		return false
 	}
@@ -313,6 +316,9 @@ func (p *plugin) podHelps(pod *framework.PodInfo, event *framework.Event) bool {
 		if pod.RequiredAntiAffinity[i].Matches(was, p.labelsOf(was.Namespace)) {
 			return true
 		}
+	}
+	if is != nil {
+		return false // its own terms are as they were
 	}
 	terms := framework.NewPodInfo(was).RequiredAntiAffinity
 	for i := range terms {

@@ -156,11 +156,12 @@ func (plugin) Normalize(_ framework.State, _ []*framework.NodeInfo, scores []int
 	framework.NormalizeByMax(scores, false)
 }
 
-func (plugin) Hints() []framework.Hint {
-	return []framework.Hint{{Kind: framework.Node, Action: framework.Add | framework.UpdateNodeLabel, Helps: matchesNow}}
+func (p plugin) Hints() []framework.Hint {
+	return []framework.Hint{{Kind: framework.Node, Action: framework.Add | framework.UpdateNodeLabel, Helps: p.matchesNow}}
 }
 
-func matchesNow(pod *framework.PodInfo, event *framework.Event) bool {
+func (p plugin) matchesNow(pod *framework.PodInfo, event *framework.Event) bool {
 	r := newRequired(pod.Pod)
-	return r.matches(event.NewNode()) && (event.OldNode() == nil || !r.matches(event.OldNode()))
+	matches := func(node *v1.Node) bool { return (p.added == nil || p.added.Match(node)) && r.matches(node) }
+	return matches(event.NewNode()) && (event.OldNode() == nil || !matches(event.OldNode()))
 }

@@ -8,7 +8,6 @@ package noderesources
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/scheduler/framework"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/deviceclasses"
+	"github.com/skiff-k8s/skiff/scheduler/plugins/shape"
 )
 
 // Strategy says which nodes Fit prefers.
@@ -33,7 +33,7 @@ type FitArgs struct {
 	Strategy  Strategy
 	Resources []Weighted // nil means CPU and memory, 1 each
 	// Shape is for RequestedToCapacityRatio: scores at utilizations, ascending.
-	Shape []ShapePoint
+	Shape shape.Shape
 	// IgnoredResources, and groups (the part before the slash), of extended resources that some extender looks after.
 	IgnoredResources, IgnoredGroups sets.Set[string]
 }
@@ -43,9 +43,6 @@ type Weighted struct {
 	Name   v1.ResourceName
 	Weight int64
 }
-
-// ShapePoint says that a utilization (0 to 100) is worth a score (0 to 10).
-type ShapePoint struct{ Utilization, Score int64 }
 
 type fit struct {
 	FitArgs
@@ -84,11 +81,8 @@ func (a *FitArgs) rate() (func([]usage) int64, error) {
 	case MostAllocated:
 		return most, nil
 	case RequestedToCapacityRatio:
-		if len(a.Shape) == 0 {
-			return nil, fmt.Errorf("NodeResourcesFit: shape must not be empty with strategy %s", a.Strategy)
-		}
-		if !slices.IsSortedFunc(a.Shape, func(p, q ShapePoint) int { return int(p.Utilization - q.Utilization) }) {
-			return nil, fmt.Errorf("NodeResourcesFit: shape must be sorted by utilization")
+		if err := a.Shape.Validate(); err != nil {
+			return nil, fmt.Errorf("NodeResourcesFit: strategy %s: %w", a.Strategy, err)
 		}
 		return byShape(a.Shape), nil
 	}
@@ -235,9 +229,10 @@ func (f *fit) freesEnough(pod *framework.PodInfo, event *framework.Event) bool {
 
 // nodeHelps says whether the empty node would do, and has more than before of something that the pod wants.
 func (f *fit) nodeHelps(pod *framework.PodInfo, event *framework.Event) bool {
+	offers := deviceclasses.Known(f.handle, pod)
 	var empty, before framework.NodeInfo
 	empty.SetNode(event.NewNode())
-	if f.Filter(nil, pod, &empty) != nil {
+	if f.Filter(offers, pod, &empty) != nil {
 		return false
 	}
 	if event.OldNode() == nil {
@@ -254,7 +249,7 @@ func (f *fit) nodeHelps(pod *framework.PodInfo, event *framework.Event) bool {
 		}
 	}
 	for r, value := range want.Scalar {
-		if value > 0 && more.Scalar[r] > before.Allocatable.Scalar[r] {
+		if value > 0 && (more.Scalar[r] > before.Allocatable.Scalar[r] || more.Scalar[r] == 0 && offers[r] != nil) {
 			return true
 		}
 	}

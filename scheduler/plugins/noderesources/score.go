@@ -10,6 +10,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/skiff-k8s/skiff/scheduler/framework"
+	"github.com/skiff-k8s/skiff/scheduler/plugins/shape"
 )
 
 // usage is what there is and what is used of one resource on a node, without and with the pod.
@@ -88,17 +89,11 @@ func most(usages []usage) int64 {
 }
 
 // byShape rates utilization by a line through points. Resources that rate 0 do not count.
-func byShape(shape []ShapePoint) func([]usage) int64 {
-	const maxShapeScore = 10
-	scale := framework.MaxScore / maxShapeScore
+func byShape(s shape.Shape) func([]usage) int64 {
 	return func(usages []usage) int64 {
 		var sum, weights int64
 		for _, u := range usages {
-			utilization := int64(100)
-			if u.after <= u.allocatable {
-				utilization = u.after * 100 / u.allocatable
-			}
-			if score := interpolate(shape, utilization, scale); score > 0 {
+			if score := s.Of(u.after, u.allocatable); score > 0 {
 				sum += score * u.weight
 				weights += u.weight
 			}
@@ -108,20 +103,6 @@ func byShape(shape []ShapePoint) func([]usage) int64 {
 		}
 		return int64(math.Round(float64(sum) / float64(weights)))
 	}
-}
-
-func interpolate(shape []ShapePoint, x, scale int64) int64 {
-	for i, p := range shape {
-		if x > p.Utilization {
-			continue
-		}
-		if i == 0 {
-			return p.Score * scale
-		}
-		q := shape[i-1]
-		return q.Score*scale + (p.Score-q.Score)*scale*(x-q.Utilization)/(p.Utilization-q.Utilization)
-	}
-	return shape[len(shape)-1].Score * scale
 }
 
 type balanced struct{ scorer }

@@ -44,11 +44,12 @@ func tolerates(pod *v1.Pod) bool {
 
 func (plugin) Hints() []framework.Hint {
 	return []framework.Hint{
-		{Kind: framework.Node, Action: framework.Add | framework.UpdateNodeTaint | framework.UpdateNodeUnschedulable, Helps: schedulableNow},
+		{Kind: framework.Node, Action: framework.Add | framework.UpdateNodeTaint, Helps: schedulableNow},
 		{Kind: framework.TargetPod, Action: framework.UpdatePodTolerations, Helps: func(pod *framework.PodInfo, _ *framework.Event) bool { return tolerates(pod.Pod) }},
 	}
 }
 
-func schedulableNow(pod *framework.PodInfo, event *framework.Event) bool {
-	return !event.NewNode().Spec.Unschedulable || tolerates(pod.Pod)
+func schedulableNow(_ *framework.PodInfo, event *framework.Event) bool {
+	old := event.OldNode()
+	return !event.NewNode().Spec.Unschedulable && (old == nil || old.Spec.Unschedulable)
 }

@@ -95,15 +95,9 @@ func (l *Listers) get(pod *v1.Pod, name string, ephemeral bool) (*v1.PersistentV
 	return claim, nil
 }
 
-// Hints are what pods wait for that were rejected for their volumes.
-func Hints() []framework.Hint {
-	change := framework.Add | framework.UpdateOther
-	return []framework.Hint{
-		{Kind: framework.PersistentClaim, Action: change, Helps: claimOfPod},
-		{Kind: framework.PersistentVolume, Action: change},
-		{Kind: framework.StorageClass, Action: change},
-		{Kind: framework.Node, Action: framework.Add | framework.UpdateNodeLabel},
-	}
+// ClaimHint is for pods that wait for a claim of theirs.
+func ClaimHint(action framework.Action) framework.Hint {
+	return framework.Hint{Kind: framework.PersistentClaim, Action: action, Helps: claimOfPod}
 }
 
 // claimOfPod says whether the claim is in the pod's namespace and one that it uses.

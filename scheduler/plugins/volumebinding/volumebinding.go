@@ -11,21 +11,24 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/component-helpers/storage/volume"
+	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/scheduler/framework"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/podvolumes"
+	"github.com/skiff-k8s/skiff/scheduler/plugins/shape"
 )
 
 const (
@@ -39,11 +42,15 @@ const (
 type Args struct {
 	// BindTimeout is how long a pod waits for its claims to be bound; 10 min if zero.
 	BindTimeout time.Duration
+	// Shape rates nodes by how much of a volume, or of the storage that the node can reach, the claims would use. Without, nodes where more is
+	// left rate higher.
+	Shape shape.Shape
 }
 
 type plugin struct {
 	Args
-	handle *framework.Handle
+	handle     *framework.Handle
+	rejections [lacks]*framework.Status // made once: there may be one for each node
 
 	mu sync.Mutex
 	// reserved volumes, by name, are promised to a claim but not yet reported as such.
@@ -55,20 +62,48 @@ func New(args Args) func(*framework.Handle) (framework.Plugin, error) {
 	if args.BindTimeout == 0 {
 		args.BindTimeout = 10 * time.Minute
 	}
+	if args.Shape == nil {
+		args.Shape = shape.Shape{{Utilization: 0, Score: shape.MaxPoint}, {Utilization: shape.Full, Score: 0}}
+	}
 	return func(h *framework.Handle) (framework.Plugin, error) {
-		return &plugin{Args: args, handle: h, reserved: make(map[string]types.UID)}, nil
+		if err := args.Shape.Validate(); err != nil {
+			return nil, fmt.Errorf("VolumeBinding: %w", err)
+		}
+		p := &plugin{Args: args, handle: h, reserved: make(map[string]types.UID)}
+		for l := range lacks {
+			p.rejections[l] = framework.RejectForGood(l.reasons()...)
+		}
+		return p, nil
 	}
 }
 
 func (*plugin) Name() string { return "VolumeBinding" }
 
-var (
-	nodeConflict = framework.RejectForGood("node(s) didn't match PersistentVolume's node affinity")
-	noVolume     = framework.RejectForGood("node(s) didn't find available persistent volumes to bind")
-	noSpace      = framework.RejectForGood("node(s) did not have enough free storage")
-	volumeGone   = framework.RejectForGood("node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)")
-	unbound      = framework.RejectForGood("pod has unbound immediate PersistentVolumeClaims")
+var unbound = framework.RejectForGood("pod has unbound immediate PersistentVolumeClaims")
+
+// lack is a set of what a node has not for the pod's claims.
+type lack uint8
+
+const (
+	nodeConflict lack = 1 << iota
+	noVolume
+	noSpace
+	volumeGone
+	lacks
 )
+
+func (l lack) reasons() []string {
+	var reasons []string
+	for i, reason := range []string{
+		"node(s) didn't match PersistentVolume's node affinity", "node(s) didn't find available persistent volumes to bind",
+		"node(s) did not have enough free storage", "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)",
+	} {
+		if l&(1<<i) != 0 {
+			reasons = append(reasons, reason)
+		}
+	}
+	return reasons
+}
 
 // state sorts the pod's claims.
 type state struct {
@@ -80,8 +115,10 @@ type state struct {
 
 // decision is what becomes of a waiting claim: it gets a volume, or, if that is nil, has one provisioned.
 type decision struct {
-	claim  *v1.PersistentVolumeClaim
-	volume *v1.PersistentVolume
+	claim    *v1.PersistentVolumeClaim
+	volume   *v1.PersistentVolume
+	capacity *storagev1.CSIStorageCapacity // where it would be provisioned; nil if nothing is known about that
+	written  string                        // resource version of what PreBind has written; empty if it did not have to
 }
 
 func (p *plugin) PreFilter(ctx context.Context, pod *framework.PodInfo, _ *framework.Snapshot) (framework.State, sets.Set[string], *framework.Status) {
@@ -99,17 +136,21 @@ func (p *plugin) PreFilter(ctx context.Context, pod *framework.PodInfo, _ *frame
 	if err != nil {
 		return nil, nil, missing(err)
 	}
+	for _, claim := range claims {
+		switch {
+		case claim.Status.Phase == v1.ClaimLost:
+			return nil, nil, framework.RejectForGood(fmt.Sprintf("persistentvolumeclaim %q bound to non-existent persistentvolume %q", claim.Name, claim.Spec.VolumeName))
+		case claim.DeletionTimestamp != nil:
+			return nil, nil, framework.RejectForGood(fmt.Sprintf("persistentvolumeclaim %q is being deleted", claim.Name))
+		}
+	}
 	s := &state{listers: listers}
 	for _, claim := range claims {
 		switch delayed, err := s.isDelayed(claim); {
-		case claim.DeletionTimestamp != nil:
-			return nil, nil, framework.RejectForGood(fmt.Sprintf("persistentvolumeclaim %q is being deleted", claim.Name))
-		case claim.Status.Phase == v1.ClaimLost:
-			return nil, nil, framework.RejectForGood(fmt.Sprintf("persistentvolumeclaim %q bound to non-existent persistentvolume %q", claim.Name, claim.Spec.VolumeName))
 		case isBound(claim):
 			s.bound = append(s.bound, claim)
 		case err != nil:
-			return nil, nil, framework.RejectForGood(err.Error())
+			return nil, nil, framework.AsStatus(err)
 		case !delayed || claim.Spec.VolumeName != "":
 			return nil, nil, unbound
 		default:
@@ -145,46 +186,66 @@ func isBound(claim *v1.PersistentVolumeClaim) bool {
 
 func (p *plugin) Filter(st framework.State, _ *framework.PodInfo, node *framework.NodeInfo) *framework.Status {
 	s := st.(*state)
+	lack := s.checkBound(node.Node)
+	_, more, err := p.decide(s, node.Node)
+	if err != nil {
+		return framework.AsStatus(err)
+	}
+	if lack |= more; lack == 0 {
+		return nil
+	}
+	return p.rejections[lack]
+}
+
+// checkBound says whether the node can use the volumes of the bound claims.
+func (s *state) checkBound(node *v1.Node) lack {
 	for _, claim := range s.bound {
 		pv, err := s.listers.Volumes.Get(claim.Spec.VolumeName)
 		if err != nil {
 			return volumeGone
 		}
-		if volume.CheckNodeAffinity(pv, node.Node.Labels) != nil {
+		if volume.CheckNodeAffinity(pv, node.Labels) != nil {
 			return nodeConflict
 		}
 	}
-	_, status := p.decide(s, node.Node)
-	return status
+	return 0
 }
 
-// decide says what would become of the waiting claims on the node.
-func (p *plugin) decide(s *state, node *v1.Node) ([]decision, *framework.Status) {
-	var decisions []decision
+// decide says what would become of the waiting claims on the node. A claim that has a node selected already is provisioned there or nowhere.
+func (p *plugin) decide(s *state, node *v1.Node) ([]decision, lack, error) {
+	var decisions, provisions []decision
+	for _, claim := range s.waiting {
+		if selected, ok := claim.Annotations[volume.AnnSelectedNode]; ok {
+			if selected != node.Name {
+				return nil, noVolume, nil
+			}
+			provisions = append(provisions, decision{claim: claim})
+		}
+	}
 	taken := make(map[string]*v1.PersistentVolume)
 	for _, claim := range s.waiting {
-		selected, ok := claim.Annotations[volume.AnnSelectedNode]
-		if ok && selected != node.Name {
-			return nil, noVolume
+		if _, ok := claim.Annotations[volume.AnnSelectedNode]; ok {
+			continue
 		}
-		class := volume.GetPersistentVolumeClaimClass(claim)
-		if !ok {
-			pv, err := volume.FindMatchingVolume(claim, p.available(s, class, claim), node, taken, true, true)
-			if err != nil {
-				return nil, framework.AsStatus(err)
-			}
-			if pv != nil {
-				taken[pv.Name] = pv
-				decisions = append(decisions, decision{claim, pv})
-				continue
-			}
+		pv, err := volume.FindMatchingVolume(claim, p.available(s, volume.GetPersistentVolumeClaimClass(claim), claim), node, taken, true, true)
+		switch {
+		case err != nil:
+			return nil, 0, err
+		case pv == nil:
+			provisions = append(provisions, decision{claim: claim})
+		default:
+			taken[pv.Name] = pv
+			decisions = append(decisions, decision{claim: claim, volume: pv})
 		}
-		if status := p.canProvision(s, claim, class, node); status != nil {
-			return nil, status
-		}
-		decisions = append(decisions, decision{claim: claim})
 	}
-	return decisions, nil
+	for i := range provisions {
+		d := &provisions[i]
+		var lack lack
+		if d.capacity, lack = p.canProvision(s, d.claim, node); lack != 0 {
+			return nil, lack, nil
+		}
+	}
+	return append(decisions, provisions...), 0, nil
 }
 
 // available lists the volumes of a class that are not promised to another claim.
@@ -198,24 +259,28 @@ func (p *plugin) available(s *state, class string, claim *v1.PersistentVolumeCla
 	})
 }
 
-// canProvision says whether the claim's class makes volumes that the node can use.
-func (p *plugin) canProvision(s *state, claim *v1.PersistentVolumeClaim, className string, node *v1.Node) *framework.Status {
-	class, err := s.listers.Classes.Get(className)
+// canProvision says whether the claim's class makes volumes that the node can use, and from which capacity if that is known.
+func (p *plugin) canProvision(s *state, claim *v1.PersistentVolumeClaim, node *v1.Node) (*storagev1.CSIStorageCapacity, lack) {
+	class, err := s.listers.Classes.Get(volume.GetPersistentVolumeClaimClass(claim))
 	if err != nil || class.Provisioner == "" || class.Provisioner == notSupported || !allows(class.AllowedTopologies, node.Labels) {
-		return noVolume
+		return nil, noVolume
 	}
 	storage := p.handle.Informers.Storage().V1()
 	driver, err := storage.CSIDrivers().Lister().Get(class.Provisioner)
-	if err != nil || driver.Spec.StorageCapacity == nil || !*driver.Spec.StorageCapacity {
-		return nil // nothing is known of its capacity
+	if err != nil || !tellsCapacity(driver) {
+		return nil, 0 // nothing is known of its capacity
 	}
 	capacities, _ := storage.CSIStorageCapacities().Lister().List(labels.Everything())
 	for _, c := range capacities {
 		if c.StorageClassName == class.Name && sufficient(c, claim) && reaches(c, node) {
-			return nil
+			return c, 0
 		}
 	}
-	return noSpace
+	return nil, noSpace
+}
+
+func tellsCapacity(driver *storagev1.CSIDriver) bool {
+	return ptr.Deref(driver.Spec.StorageCapacity, false)
 }
 
 // allows says whether a node with the labels is in one of the topologies; none means everywhere.
@@ -232,11 +297,16 @@ func allows(terms []v1.TopologySelectorTerm, nodeLabels map[string]string) bool 
 }
 
 func sufficient(c *storagev1.CSIStorageCapacity, claim *v1.PersistentVolumeClaim) bool {
-	limit := c.Capacity
-	if c.MaximumVolumeSize != nil {
-		limit = c.MaximumVolumeSize
-	}
+	limit := limit(c)
 	return limit != nil && limit.Cmp(*claim.Spec.Resources.Requests.Storage()) >= 0
+}
+
+// limit is the largest volume that the capacity has room for; nil if there is none.
+func limit(c *storagev1.CSIStorageCapacity) *resource.Quantity {
+	if c.MaximumVolumeSize != nil {
+		return c.MaximumVolumeSize
+	}
+	return c.Capacity
 }
 
 func reaches(c *storagev1.CSIStorageCapacity, node *v1.Node) bool {
@@ -244,113 +314,41 @@ func reaches(c *storagev1.CSIStorageCapacity, node *v1.Node) bool {
 	return err == nil && selector.Matches(labels.Set(node.Labels))
 }
 
-// Reserve decides for good, and keeps the volumes from other pods.
-func (p *plugin) Reserve(_ context.Context, st framework.State, _ *v1.Pod, nodeName string) *framework.Status {
-	s, ok := st.(*state)
-	if !ok || len(s.waiting) == 0 {
-		return nil
+// Score rates the node by how much of the volumes that the claims would get, or else of the storage that volumes would be made from, they would use.
+// All classes weigh the same.
+func (p *plugin) Score(st framework.State, _ *framework.PodInfo, node *framework.NodeInfo) int64 {
+	s := st.(*state)
+	if len(s.waiting) == 0 {
+		return 0
 	}
-	node, err := p.handle.Informers.Core().V1().Nodes().Lister().Get(nodeName)
-	if err != nil {
-		return framework.AsStatus(err)
+	decisions, lack, err := p.decide(s, node.Node)
+	if lack != 0 || err != nil {
+		return 0
 	}
-	decisions, status := p.decide(s, node)
-	if status != nil {
-		return status
-	}
-	s.chosen = decisions
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, d := range decisions {
-		if d.volume != nil {
-			p.reserved[d.volume.Name] = d.claim.UID
-		}
-	}
-	return nil
-}
-
-func (p *plugin) Unreserve(_ context.Context, st framework.State, _ *v1.Pod, _ string) {
-	if s, ok := st.(*state); ok {
-		p.release(s)
-	}
-}
-
-func (p *plugin) release(s *state) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, d := range s.chosen {
-		if d.volume != nil {
-			delete(p.reserved, d.volume.Name)
-		}
-	}
-}
-
-// PreBind writes down the decisions and waits until the claims are bound.
-func (p *plugin) PreBind(ctx context.Context, st framework.State, _ *v1.Pod, nodeName string) *framework.Status {
-	s, ok := st.(*state)
-	if !ok || len(s.chosen) == 0 {
-		return nil
-	}
-	for _, d := range s.chosen {
-		if err := p.write(ctx, d, nodeName); err != nil {
-			return framework.AsStatus(err)
-		}
-	}
-	err := wait.PollUntilContextTimeout(ctx, bindPoll, p.BindTimeout, false, func(context.Context) (bool, error) {
-		return s.allBound(nodeName)
-	})
-	if err != nil {
-		return framework.AsStatus(fmt.Errorf("binding volumes: %w", err))
-	}
-	p.release(s)
-	return nil
-}
-
-func (p *plugin) write(ctx context.Context, d decision, nodeName string) error {
-	if d.volume == nil {
-		if d.claim.Annotations[volume.AnnSelectedNode] == nodeName {
-			return nil
-		}
-		claim := d.claim.DeepCopy()
-		metav1.SetMetaDataAnnotation(&claim.ObjectMeta, volume.AnnSelectedNode, nodeName)
-		_, err := p.handle.Client.CoreV1().PersistentVolumeClaims(claim.Namespace).Update(ctx, claim, metav1.UpdateOptions{})
-		if err != nil {
-			return fmt.Errorf("selecting node %s for claim %s/%s: %w", nodeName, claim.Namespace, claim.Name, err)
-		}
-		return nil
-	}
-	pv, changed, err := volume.GetBindVolumeToClaim(d.volume, d.claim)
-	if err == nil && changed {
-		_, err = p.handle.Client.CoreV1().PersistentVolumes().Update(ctx, pv, metav1.UpdateOptions{})
-	}
-	if err != nil {
-		return fmt.Errorf("binding volume %s to claim %s/%s: %w", d.volume.Name, d.claim.Namespace, d.claim.Name, err)
-	}
-	return nil
-}
-
-// allBound fails when a provisioner has given the node back: another one has to be found.
-func (s *state) allBound(nodeName string) (bool, error) {
-	for _, d := range s.chosen {
-		claim, err := s.listers.Claims.PersistentVolumeClaims(d.claim.Namespace).Get(d.claim.Name)
-		if err != nil {
-			return false, err
-		}
-		if isBound(claim) {
+	static := slices.ContainsFunc(decisions, func(d decision) bool { return d.volume != nil })
+	type use struct{ requested, capacity int64 }
+	classes := make(map[string]use)
+	for i := range decisions {
+		d := &decisions[i]
+		class := volume.GetPersistentVolumeClaimClass(d.claim)
+		u := classes[class]
+		switch {
+		case static && d.volume != nil:
+			u.capacity += d.volume.Spec.Capacity.Storage().Value()
+		case !static && d.capacity != nil && d.capacity.Capacity != nil:
+			u.capacity = d.capacity.Capacity.Value() // of all claims of the class
+		default:
 			continue
 		}
-		selected := claim.Annotations[volume.AnnSelectedNode]
-		if d.volume == nil && selected != nodeName && claim.ResourceVersion != d.claim.ResourceVersion {
-			return false, fmt.Errorf("selectedNode annotation value %q not set to scheduled node %q", selected, nodeName)
-		}
-		return false, nil
+		u.requested += d.claim.Spec.Resources.Requests.Storage().Value()
+		classes[class] = u
 	}
-	return true, nil
-}
-
-func (*plugin) Hints() []framework.Hint {
-	return append(podvolumes.Hints(),
-		framework.Hint{Kind: framework.CSIStorageCapacity, Action: framework.Add | framework.UpdateOther},
-		framework.Hint{Kind: framework.CSIDriver, Action: framework.Add | framework.UpdateOther | framework.Delete},
-	)
+	if len(classes) == 0 {
+		return 0
+	}
+	sum := int64(0)
+	for _, u := range classes {
+		sum += p.Shape.Of(u.requested, u.capacity)
+	}
+	return int64(math.Round(float64(sum) / float64(len(classes))))
 }

@@ -144,5 +144,29 @@ func sameRBD(a, b *v1.RBDVolumeSource) bool {
 }
 
 func (plugin) Hints() []framework.Hint {
-	return append(podvolumes.Hints(), framework.Hint{Kind: framework.AssignedPod, Action: framework.Delete})
+	return []framework.Hint{
+		{Kind: framework.AssignedPod, Action: framework.Delete, Helps: freesVolume},
+		{Kind: framework.Node, Action: framework.Add},
+		podvolumes.ClaimHint(framework.Add),
+	}
+}
+
+// freesVolume says whether the pod that went had a disk, or a claim, that this one wants.
+func freesVolume(pod *framework.PodInfo, event *framework.Event) bool {
+	gone := event.OldPod()
+	if gone.Namespace != pod.Pod.Namespace {
+		return false
+	}
+	names := sets.New[string]()
+	for i := range pod.Pod.Spec.Volumes {
+		if source := pod.Pod.Spec.Volumes[i].PersistentVolumeClaim; source != nil {
+			names.Insert(source.ClaimName)
+		}
+		if conflicts(&pod.Pod.Spec.Volumes[i], gone) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(gone.Spec.Volumes, func(v v1.Volume) bool {
+		return v.PersistentVolumeClaim != nil && names.Has(v.PersistentVolumeClaim.ClaimName)
+	})
 }

@@ -122,4 +122,29 @@ func (plugin) Filter(state framework.State, _ *framework.PodInfo, node *framewor
 	return nil
 }
 
-func (plugin) Hints() []framework.Hint { return podvolumes.Hints() }
+func (plugin) Hints() []framework.Hint {
+	return []framework.Hint{
+		podvolumes.ClaimHint(framework.Add | framework.UpdateOther),
+		{Kind: framework.PersistentVolume, Action: framework.Add},
+		{Kind: framework.PersistentVolume, Action: framework.UpdateOther, Helps: otherZones},
+		{Kind: framework.StorageClass, Action: framework.Add, Helps: waitsForConsumer},
+		{Kind: framework.Node, Action: framework.Add | framework.UpdateNodeLabel},
+	}
+}
+
+// otherZones says whether the volume's labels name others than before.
+func otherZones(_ *framework.PodInfo, event *framework.Event) bool {
+	old, now := event.Old.(*v1.PersistentVolume), event.New.(*v1.PersistentVolume)
+	for key := range successor {
+		if old.Labels[key] != now.Labels[key] {
+			return true
+		}
+	}
+	return false
+}
+
+// waitsForConsumer says whether claims of the class get their volume once the pod has its node.
+func waitsForConsumer(_ *framework.PodInfo, event *framework.Event) bool {
+	class := event.New.(*storagev1.StorageClass)
+	return class.VolumeBindingMode != nil && *class.VolumeBindingMode == storagev1.VolumeBindingWaitForFirstConsumer
+}
