@@ -156,6 +156,26 @@ func TestMeetAnotherServer(t *testing.T) {
 	})
 }
 
+// One that is ready is asked next, and not passed over.
+func TestMeetTheReadyServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, []answer{{status: 503}}, "a:1", "b:1", "c:1")
+		client := must(kubernetes.NewForConfig(&restclient.Config{Host: "https://" + apiName, Transport: &doubting{RoundTripper: s, servers: s.servers, ready: func(_ context.Context, server string) error {
+			if server != "b:1" {
+				return errors.New("not ready")
+			}
+			return nil
+		}}}))
+		a := &Agent{servers: s.servers}
+		if err := a.untilMet(t.Context(), func() error { _, err := readCluster(t.Context(), client); return err }); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(s.asked, " "); got != "a:1 b:1" {
+			t.Errorf("it has asked %s", got)
+		}
+	})
+}
+
 // A server that is not well is left for one that is.
 func TestDoubt(t *testing.T) {
 	for name, tc := range map[string]struct {
