@@ -516,6 +516,11 @@ func (p *Proxy) syncFamily(ctx context.Context, f *family, dirty map[types.Names
 		p.metrics.Failed(f.name, string(p.cfg.Mode), full, time.Since(began))
 		return err
 	}
+	if b, ok := f.backend.(*iptablesBackend); ok {
+		for _, table := range []iptables.Table{iptables.Filter, iptables.NAT} {
+			p.metrics.Rules(f.name, string(table), *b.rules.in(table), *b.wrote.in(table))
+		}
+	}
 	p.metrics.Synced(f.name, full, time.Since(began), triggers)
 	if f.full {
 		f.full, f.ports, f.withoutLocal = false, map[types.NamespacedName][]servicePort{}, localPorts{}
