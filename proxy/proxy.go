@@ -256,15 +256,17 @@ func serviceOf(slice *discoveryv1.EndpointSlice) types.NamespacedName {
 	return types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
 }
 
+// noteSlice notes that there is a slice for a Service, or that there is none any more. One that is marked as headless is none.
 func (p *Proxy) noteSlice(slice *discoveryv1.EndpointSlice, there bool) {
 	name := serviceOf(slice)
 	_, headless := slice.Labels[corev1.IsHeadlessService]
-	_, foreign := slice.Labels[labelServiceProxyName]
-	if name.Name == "" || headless || foreign {
-		return
-	}
+	there = there && name.Name != "" && !headless
 	p.mu.Lock()
 	keys := p.sliceKeys[name]
+	if !there && !keys[slice.Name] {
+		p.mu.Unlock()
+		return
+	}
 	switch {
 	case there && keys == nil:
 		p.sliceKeys[name] = map[string]bool{slice.Name: true}
