@@ -109,7 +109,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s.working, s.stopWork = context.WithCancel(context.WithoutCancel(ctx))
 	c := v3client.New(server)
 	s.watches = newWatches(func() clientv3.Watcher { return v3client.New(server).Watcher }, c.KV, func() int64 { return server.KV().Rev() })
-	c.KV, c.Watcher = patient{c.KV}, s.watches
+	c.KV, c.Watcher = patient{c.KV, s.majority}, s.watches
 	if err := s.becomeReady(ctx); err != nil {
 		s.stopWork()
 		s.work.Wait()
@@ -176,7 +176,7 @@ func (s *Store) stop() {
 const batchInterval = time.Second
 
 // What etcd keeps in memory for members that are behind, in entries of its log. One that is further behind gets the whole
-// database. A single member keeps few: there is nobody to be behind.
+// database. A single member keeps few: there is nobody to be behind. See keepForOthers.
 const (
 	catchUpAlone   = 100
 	catchUpSeveral = 5000 // etcd's default

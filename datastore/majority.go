@@ -61,7 +61,10 @@ func (s *Store) followMajority(ctx context.Context) {
 
 // patient waits out an election of the members. A read is asked once more, as etcd's client does by a network. A
 // transaction is if it was surely not taken, because nobody led.
-type patient struct{ clientv3.KV }
+type patient struct {
+	clientv3.KV
+	majority func() error // says that there is none, if that is so
+}
 
 // Of what meets an election, for as long as one may take.
 const (
@@ -70,27 +73,43 @@ const (
 )
 
 func (p patient) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
-	return again(ctx, electing, func() (*clientv3.GetResponse, error) { return p.KV.Get(ctx, key, opts...) })
+	got, err := again(ctx, electing, func() (*clientv3.GetResponse, error) { return p.KV.Get(ctx, key, opts...) })
+	return got, p.explain(err)
 }
 
-func (p patient) Txn(ctx context.Context) clientv3.Txn { return patientTxn{ctx, p.KV.Txn(ctx)} }
+func (p patient) Txn(ctx context.Context) clientv3.Txn { return patientTxn{p, ctx, p.KV.Txn(ctx)} }
+
+// explain says of an error that there is no majority, if that is why.
+func (p patient) explain(err error) error {
+	if !electing(err) && !errors.Is(err, rpctypes.ErrTimeout) && !errors.Is(err, rpctypes.ErrTimeoutDueToLeaderFail) && !errors.Is(err, rpctypes.ErrTimeoutDueToConnectionLost) {
+		return err
+	}
+	if why := p.majority(); why != nil {
+		return fmt.Errorf("%w (%w)", err, why)
+	}
+	return err
+}
 
 // patientTxn is a transaction that may be committed until it is taken.
 type patientTxn struct {
+	patient
 	ctx context.Context
-	clientv3.Txn
+	txn clientv3.Txn
 }
 
-func (t patientTxn) If(cs ...clientv3.Cmp) clientv3.Txn { return patientTxn{t.ctx, t.Txn.If(cs...)} }
+func (t patientTxn) If(cs ...clientv3.Cmp) clientv3.Txn {
+	return patientTxn{t.patient, t.ctx, t.txn.If(cs...)}
+}
 func (t patientTxn) Then(ops ...clientv3.Op) clientv3.Txn {
-	return patientTxn{t.ctx, t.Txn.Then(ops...)}
+	return patientTxn{t.patient, t.ctx, t.txn.Then(ops...)}
 }
 func (t patientTxn) Else(ops ...clientv3.Op) clientv3.Txn {
-	return patientTxn{t.ctx, t.Txn.Else(ops...)}
+	return patientTxn{t.patient, t.ctx, t.txn.Else(ops...)}
 }
 
 func (t patientTxn) Commit() (*clientv3.TxnResponse, error) {
-	return again(t.ctx, dropped, t.Txn.Commit)
+	got, err := again(t.ctx, dropped, t.txn.Commit)
+	return got, t.explain(err)
 }
 
 // electing says of an error of a read that there is a new leader, or none yet.

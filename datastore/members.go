@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -35,6 +36,8 @@ type Member struct {
 	PeerURL string `json:"peerURL"`
 	// Learner says that it does not count for a majority: it is still catching up.
 	Learner bool `json:"learner,omitempty"`
+	// Leads says that it decides what is written, as far as the member knows that was asked.
+	Leads bool `json:"leads,omitempty"`
 }
 
 // Peers is how members reach each other. Both ends show a certificate.
@@ -212,7 +215,9 @@ func (s *Store) listen() error {
 func (s *Store) Members() []Member {
 	var out []Member
 	for _, m := range s.server.Cluster().Members() {
-		out = append(out, newMember(uint64(m.ID), m.Name, m.IsLearner, m.PeerURLs))
+		member := newMember(uint64(m.ID), m.Name, m.IsLearner, m.PeerURLs)
+		member.Leads = member.ID == s.server.Lead()
+		out = append(out, member)
 	}
 	return out
 }
@@ -235,11 +240,27 @@ func (s *Store) publishAddress(ctx context.Context) error {
 	if slices.ContainsFunc(s.Members(), func(m Member) bool { return m.ID == id && m.PeerURL == url }) {
 		return nil
 	}
-	_, err := s.server.UpdateMember(ctx, membership.Member{ID: s.server.MemberID(), RaftAttributes: membership.RaftAttributes{PeerURLs: []string{url}}})
-	if err != nil {
-		return fmt.Errorf("tell the other servers of the address %s: %w", url, err)
+	for {
+		_, err := s.server.UpdateMember(ctx, membership.Member{ID: s.server.MemberID(), RaftAttributes: membership.RaftAttributes{PeerURLs: []string{url}}})
+		if err == nil {
+			return nil
+		}
+		err = fmt.Errorf("tell the other servers of the address %s: %w", url, err)
+		if !unled(err) {
+			return err
+		}
+		klog.FromContext(ctx).V(1).Info("Trying again", "err", err)
+		if ended := s.wait(ctx, time.Second/2); ended != nil {
+			return errors.Join(err, ended)
+		}
 	}
-	return nil
+}
+
+// unled says of an error of etcd's server that there is a new leader, or none yet.
+func unled(err error) bool {
+	return dropped(err) || slices.ContainsFunc([]error{
+		etcderrors.ErrNoLeader, etcderrors.ErrLeaderChanged, etcderrors.ErrTimeout, etcderrors.ErrTimeoutDueToLeaderFail, etcderrors.ErrTimeoutDueToConnectionLost,
+	}, func(passing error) bool { return errors.Is(err, passing) })
 }
 
 // Invite makes a place for one more member, and returns all members with it. The new one learns until it promotes
@@ -251,6 +272,7 @@ func (s *Store) Invite(ctx context.Context, name, peerURL string) ([]Member, err
 	if err := s.publishAddress(ctx); err != nil {
 		return nil, err
 	}
+	s.keepForOthers()
 	for {
 		members, err := s.list(ctx)
 		if err != nil {
@@ -324,12 +346,42 @@ func (s *Store) Remove(ctx context.Context, name string) error {
 		return fmt.Errorf("%s is the only server (skiff uninstall, there, removes the cluster)", name)
 	}
 	for {
+		s.handOver(ctx, members, members[i].ID)
 		_, err := s.client.MemberRemove(ctx, members[i].ID)
-		if err == nil {
+		itself := members[i].ID == uint64(s.server.MemberID()) && s.working.Err() == nil
+		if err == nil || itself && errors.Is(err, rpctypes.ErrStopped) { // the others tell it so, and then it stops
 			return nil
 		}
 		if !waitOut(ctx, err, rpctypes.ErrUnhealthy) {
 			return fmt.Errorf("remove the server %s: %w", name, err)
 		}
 	}
+}
+
+// handOver has another member lead, if the one that leaves does: else nobody would until the others miss it. Nothing is lost if none
+// takes over.
+func (s *Store) handOver(ctx context.Context, members []Member, leaving uint64) {
+	heirs := slices.DeleteFunc(slices.Clone(members), func(m Member) bool { return m.ID == leaving || m.Learner })
+	if own := slices.IndexFunc(heirs, func(m Member) bool { return m.ID == uint64(s.server.MemberID()) }); own > 0 {
+		heirs[0], heirs[own] = heirs[own], heirs[0] // who was asked is surely there
+	}
+	patience := time.Duration(s.server.Cfg.TickMs) * time.Millisecond * electionTicks // raft's own, with one of them
+	for _, heir := range heirs {
+		if s.server.Lead() != leaving {
+			return
+		}
+		trying, cancel := context.WithTimeout(ctx, patience)
+		err := s.server.MoveLeader(trying, leaving, heir.ID)
+		cancel()
+		if err != nil {
+			klog.FromContext(ctx).Info("A server does not take over from the one that leads and is to be removed", "server", heir.Name, "err", err)
+		}
+	}
+}
+
+// keepForOthers has etcd keep as much of its log as it does where there are several members from the start: who is away for a moment
+// gets what it has missed, and not the whole database. etcd reads the number whenever it has compacted the log, by a goroutine of its
+// own: half of a number it never sees, since both are small.
+func (s *Store) keepForOthers() {
+	atomic.StoreUint64(&s.server.Cfg.SnapshotCatchUpEntries, catchUpSeveral)
 }

@@ -19,6 +19,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -138,8 +140,12 @@ func TestMembers(t *testing.T) {
 		}
 	}
 	for i, away := range hosts {
+		led := away.server.Lead() == uint64(away.server.MemberID())
 		if err := away.Close(); err != nil {
 			t.Fatal(err)
+		}
+		if led && !slices.ContainsFunc(hosts, func(h *host) bool { return h != away && h.server.Lead() == uint64(h.server.MemberID()) }) {
+			t.Errorf("%s led, and has not handed over when it stopped", away.cfg.Name)
 		}
 		key := fmt.Sprintf("without/%d", i)
 		for _, h := range hosts {
@@ -224,8 +230,10 @@ func (b busyTxn) Commit() (*clientv3.TxnResponse, error) {
 
 func TestPatientTransaction(t *testing.T) {
 	kv := &busy{}
-	if _, err := (patient{kv}).Txn(t.Context()).Commit(); !errors.Is(err, rpctypes.ErrTimeout) || kv.tries != 3 {
-		t.Errorf("Commit = %v after %d tries, want the time-out that the third has met", err, kv.tries)
+	none := errors.New("no majority")
+	_, err := (patient{kv, func() error { return none }}).Txn(t.Context()).Commit()
+	if !errors.Is(err, rpctypes.ErrTimeout) || !errors.Is(err, none) || kv.tries != 3 {
+		t.Errorf("Commit = %v after %d tries, want the time-out that the third has met, and why", err, kv.tries)
 	}
 }
 
@@ -297,6 +305,65 @@ func TestRemove(t *testing.T) {
 	}
 	c.joins(a)
 	c.wants("k", "1")
+}
+
+// When the member that leads is removed, another one leads at once, whoever was asked to remove it.
+func TestRemoveLeader(t *testing.T) {
+	for _, asked := range []string{"the one that leads", "another one"} {
+		t.Run(asked, func(t *testing.T) {
+			hosts := newHosts(t, "a", "b", "c")
+			a, b, c := hosts[0], hosts[1], hosts[2]
+			a.mustOpen()
+			b.joins(a)
+			c.joins(a)
+			leader, by := a, a
+			if asked == "another one" {
+				by = c
+			}
+			if i := slices.IndexFunc(c.Members(), func(m Member) bool { return m.Leads }); i < 0 || c.Members()[i].Name != "a" {
+				t.Fatalf("the first one does not lead: %+v", c.Members())
+			}
+			removed := uint64(leader.server.MemberID())
+			began := time.Now()
+			if err := by.Remove(t.Context(), "a"); err != nil {
+				t.Fatal(err)
+			}
+			if lead := b.server.Lead(); lead == removed || lead == 0 {
+				t.Errorf("after the removal %x leads, which was removed", lead)
+			}
+			b.mustPut("k", "1")
+			t.Logf("others write after %s", time.Since(began))
+			c.wants("k", "1")
+		})
+	}
+}
+
+// A member that was away gets what it has missed, also from the first one, which was alone when it started.
+func TestCatchUp(t *testing.T) {
+	hosts := newHosts(t, "a", "b", "c")
+	core, all := observer.New(zap.InfoLevel)
+	whole := func() int { return all.FilterMessageSnippet("sending database snapshot").Len() }
+	for _, h := range hosts {
+		h.cfg.UnsafeNoFsync, h.cfg.Logger = true, zap.New(core)
+	}
+	a, b, c := hosts[0], hosts[1], hosts[2]
+	a.mustOpen()
+	b.joins(a)
+	c.joins(a)
+	a.mustPut("k", "0")
+	c.wants("k", "0")
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	sent := whole()
+	for i := range 4 * catchUpAlone {
+		a.mustPut("k", fmt.Sprint(i))
+	}
+	c.mustOpen()
+	c.wants("k", fmt.Sprint(4*catchUpAlone-1))
+	if again := whole() - sent; again > 0 {
+		t.Errorf("it has got the whole database %d times", again)
+	}
 }
 
 // Who is left alone for good goes on with what it has, and can have others again.

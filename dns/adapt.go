@@ -26,6 +26,9 @@ import (
 // mountPath is where CoreDNS's pods have the ConfigMap with their Corefile, and those of coredns-custom below it.
 const mountPath = "/etc/coredns/"
 
+// resolvConfPath stands for the node's name servers, as CoreDNS's pods have them.
+const resolvConfPath = "/etc/resolv.conf"
+
 // customDir is where the keys of the ConfigMap coredns-custom are, below mountPath.
 const customDir = "custom"
 
@@ -39,7 +42,8 @@ type files map[string]string
 type place struct {
 	dir       string // where its files are
 	listen    []netip.AddrPort
-	upstreams []string                   // instead of /etc/resolv.conf
+	upstreams []string                   // instead of those in /etc/resolv.conf
+	resolv    string                     // instead of /etc/resolv.conf itself
 	isSelf    func(addr netip.Addr) bool // whether a query to there would come back here
 }
 
@@ -103,7 +107,7 @@ func localPath(name, dir string) (string, error) {
 
 // adapt reads the Corefile in p.dir.
 func adapt(corefile string, p place) (adapted, error) {
-	blocks, err := caddyfile.Parse(filepath.Join(p.dir, mainFile), strings.NewReader(corefile), slices.Concat(directives, withoutMeaning))
+	blocks, err := caddyfile.Parse(filepath.Join(p.dir, mainFile), strings.NewReader(corefile), slices.Concat(directives, withoutMeaning, elsewhere))
 	if err != nil {
 		return adapted{}, p.readable(err)
 	}
@@ -211,7 +215,12 @@ func zoneOf(key string) (string, error) {
 // adapt returns a directive as it has to be here; nothing if it goes.
 func (r *renderer) adapt(directive string, tokens []caddyfile.Token) ([]caddyfile.Token, error) {
 	var err error
+	if !slices.Contains(directives, directive) {
+		return nil, at(tokens[0], fmt.Errorf("%s: this plugin of CoreDNS is not part of Skiff (docs/network.md names those that are)", directive))
+	}
 	switch directive {
+	case "autopath":
+		tokens, err = r.autopath(tokens)
 	case "bind":
 		return nil, at(tokens[0], fmt.Errorf("bind: DNS listens where the pods of the node reach it, and nowhere else"))
 	case "forward":
@@ -254,6 +263,20 @@ func (r *renderer) file(tokens []caddyfile.Token, n int) ([]caddyfile.Token, err
 	return tokens, err
 }
 
+// autopath searches as a plugin says, or as a file does that is the node's or ours.
+func (r *renderer) autopath(tokens []caddyfile.Token) ([]caddyfile.Token, error) {
+	n := args(tokens)
+	switch {
+	case n == 0 || strings.HasPrefix(tokens[n].Text, "@"):
+		return tokens, nil
+	case tokens[n].Text == resolvConfPath:
+		tokens = slices.Clone(tokens)
+		tokens[n].Text = r.resolv
+		return tokens, nil
+	}
+	return r.file(tokens, n)
+}
+
 // hosts leaves the machine's /etc/hosts alone: in a pod there would be nothing in it.
 func (r *renderer) hosts(tokens []caddyfile.Token) ([]caddyfile.Token, error) {
 	const none, usual = "/dev/null", "/etc/hosts"
@@ -277,14 +300,14 @@ func (r *renderer) forward(tokens []caddyfile.Token) ([]caddyfile.Token, error) 
 	from, rest := tokens[:2], tokens[1+n:]
 	var to []caddyfile.Token
 	for _, t := range tokens[2 : 1+n] {
-		if t.Text == "/etc/resolv.conf" {
+		if t.Text == resolvConfPath {
 			for _, u := range r.upstreams {
 				to = append(to, caddyfile.Token{File: t.File, Line: t.Line, Text: u})
 			}
 			continue
 		}
 		if strings.HasPrefix(t.Text, "/") {
-			return tokens, fmt.Errorf("%s is neither a server nor /etc/resolv.conf", t.Text)
+			return tokens, fmt.Errorf("%s is neither a server nor %s", t.Text, resolvConfPath)
 		}
 		if r.asksSelf(t.Text) {
 			return tokens, fmt.Errorf("%s is this DNS itself", t.Text)

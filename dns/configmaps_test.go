@@ -23,7 +23,7 @@ func adaptText(t *testing.T, text string, beside files) (adapted, string, error)
 		f[name] = content
 	}
 	p := place{
-		dir: t.TempDir(), upstreams: []string{"192.0.2.53"}, listen: []netip.AddrPort{netip.MustParseAddrPort("10.42.0.1:1053")},
+		dir: t.TempDir(), upstreams: []string{"192.0.2.53"}, resolv: "/run/resolv.conf", listen: []netip.AddrPort{netip.MustParseAddrPort("10.42.0.1:1053")},
 		isSelf: func(a netip.Addr) bool { return a == netip.MustParseAddr("10.43.0.10") },
 	}
 	if err := f.write(p.dir); err != nil {
@@ -73,6 +73,8 @@ func TestAdapt(t *testing.T) {
 			want: []string{"hosts DIR/NodeHosts", "file DIR/db.example example"}},
 		{about: "imports", corefile: ".:53 {\n import /etc/coredns/custom/*.override\n}\nimport /etc/coredns/custom/*.server",
 			beside: files{"custom/a.override": "log", "custom/b.server": "b.example:53 {\n whoami\n}"}, want: []string{"log", "b.example:1053 {", "whoami"}},
+		{about: "search paths", corefile: ". {\n autopath @kubernetes\n}\nexample.org {\n autopath example.org /etc/resolv.conf\n}\nexample.com {\n autopath /etc/coredns/resolv.conf\n}",
+			want: []string{"autopath @kubernetes", "autopath example.org /run/resolv.conf", "autopath DIR/resolv.conf"}},
 		{about: "snippets", corefile: "(common) {\n errors\n cache 5\n}\n. {\n import common\n}", want: []string{"errors", "cache 5"}},
 		{about: "reverse zones and several names", corefile: "10.0.0.0/24 example.org:53 {\n whoami\n}", want: []string{"10.0.0.0/24:1053 example.org:1053 {"}},
 		{about: "words with blanks", corefile: ". {\n log . \"{remote} said \\\"{name}\\\"\"\n}", want: []string{`log . "{remote} said \"{name}\""`}},
@@ -98,7 +100,9 @@ func TestAdapt(t *testing.T) {
 // What cannot be is refused with one line that says where.
 func TestAdaptRefuses(t *testing.T) {
 	for _, c := range []struct{ corefile, want string }{
-		{". {\n\n autopath @kubernetes\n}", "Corefile:3 - Error during parsing: Unknown directive 'autopath'"},
+		{". {\n\n k8s_external example.org\n}", "Corefile:3 - k8s_external: this plugin of CoreDNS is not part of Skiff"},
+		{". {\n\n mistyped\n}", "Corefile:3 - Error during parsing: Unknown directive 'mistyped'"},
+		{". {\n autopath /var/lib/secret\n}", "Corefile:2 - autopath: /var/lib/secret is not below /etc/coredns/"},
 		{". {\n bind 127.0.0.1\n}", "Corefile:2 - bind: DNS listens where the pods of the node reach it"},
 		{"tls://. {\n whoami\n}", "over UDP and TCP only"},
 		{".:5353 {\n whoami\n}", "server block .:5353: DNS is served at port 53 only"},

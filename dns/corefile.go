@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/coredns/caddy"
 	"github.com/coredns/coredns/core/dnsserver"
@@ -16,7 +17,9 @@ import (
 	"github.com/miekg/dns"
 
 	// The plugins that a Corefile may name.
+	_ "github.com/coredns/coredns/plugin/acl"
 	_ "github.com/coredns/coredns/plugin/any"
+	_ "github.com/coredns/coredns/plugin/autopath"
 	_ "github.com/coredns/coredns/plugin/bind"
 	_ "github.com/coredns/coredns/plugin/bufsize"
 	_ "github.com/coredns/coredns/plugin/cache"
@@ -35,6 +38,7 @@ import (
 	_ "github.com/coredns/coredns/plugin/minimal"
 	_ "github.com/coredns/coredns/plugin/nsid"
 	_ "github.com/coredns/coredns/plugin/rewrite"
+	_ "github.com/coredns/coredns/plugin/template"
 	_ "github.com/coredns/coredns/plugin/whoami"
 )
 
@@ -42,9 +46,12 @@ import (
 // whatever the order in the Corefile is.
 var directives = []string{
 	"cancel", "reload", "nsid", "bufsize", "bind", "debug", "errors", "log", "local", "dns64",
-	"any", "chaos", "loadbalance", "rewrite", "cache", "header", "minimal", "hosts", "kubernetes",
-	"file", "loop", "forward", noUpstream, "whoami",
+	"any", "chaos", "loadbalance", "rewrite", "autopath", "acl", "cache", "header", "minimal", "template", "hosts",
+	"kubernetes", "file", "loop", "forward", noUpstream, "whoami",
 }
+
+// elsewhere are the directives of CoreDNS itself. Those that are not ours are refused by name.
+var elsewhere = dnsserver.Directives
 
 // registerOwn adds the plugins that are ours.
 func registerOwn() {
@@ -105,12 +112,9 @@ const maxUpstreams = 15
 
 // upstreams reads the node's resolv.conf, without this server itself. A node may have none.
 func upstreams(cfg Config) ([]string, error) {
-	conf, err := dns.ClientConfigFromFile(cfg.ResolvConf)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	conf, err := resolvConf(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("dns: read upstream servers from %s: %w", cfg.ResolvConf, err)
+		return nil, err
 	}
 	var servers []string
 	for _, s := range conf.Servers {
@@ -121,6 +125,31 @@ func upstreams(cfg Config) ([]string, error) {
 		servers = append(servers, s)
 	}
 	return servers[:min(len(servers), maxUpstreams)], nil
+}
+
+// searchDomains are those of the node, which its pods look names up in after the cluster's.
+func searchDomains(cfg Config) ([]string, error) {
+	conf, err := resolvConf(cfg)
+	if err != nil {
+		return nil, err
+	}
+	domains := make([]string, 0, len(conf.Search))
+	for _, domain := range conf.Search {
+		domains = append(domains, dns.Fqdn(strings.ToLower(domain)))
+	}
+	return domains, nil
+}
+
+// resolvConf reads the node's resolv.conf; it is empty if there is none.
+func resolvConf(cfg Config) (*dns.ClientConfig, error) {
+	conf, err := dns.ClientConfigFromFile(cfg.ResolvConf)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &dns.ClientConfig{}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("dns: read %s: %w", cfg.ResolvConf, err)
+	}
+	return conf, nil
 }
 
 // isSelf tells whether a query to addr, port 53, would come back here.

@@ -72,7 +72,7 @@ func New(cfg Config, factory, pods informers.SharedInformerFactory, client clien
 		cfg.Domain = "cluster.local"
 	}
 	if cfg.ResolvConf == "" {
-		cfg.ResolvConf = "/etc/resolv.conf"
+		cfg.ResolvConf = resolvConfPath
 	}
 	if len(cfg.Listen) == 0 {
 		return nil, errors.New("dns: no address to listen on")
@@ -174,7 +174,7 @@ func (s *Server) apply(ctx context.Context, f files) (err error) {
 	if err != nil {
 		return err
 	}
-	here := place{dir: dir, listen: s.cfg.Listen, upstreams: asked, isSelf: func(a netip.Addr) bool { return isSelf(s.cfg, a) }}
+	here := place{dir: dir, listen: s.cfg.Listen, upstreams: asked, resolv: s.cfg.ResolvConf, isSelf: func(a netip.Addr) bool { return isSelf(s.cfg, a) }}
 	adapted, err := adapt(string(corefile), here)
 	if err != nil {
 		return err

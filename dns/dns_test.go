@@ -320,6 +320,44 @@ func TestPodsVerified(t *testing.T) {
 	}
 }
 
+// A pod that asks for the first name of its search path gets the answer of the first that exists.
+func TestAutoPath(t *testing.T) {
+	asker := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "other", Name: "asker"}, Status: corev1.PodStatus{PodIPs: []corev1.PodIP{{IP: "127.0.0.1"}}}}
+	s := serve(t, fmt.Sprintf(" autopath @kubernetes\n kubernetes cluster.local {\n pods verified\n }\n forward . %s", upstreamServer(t)), append(cluster(), namespace("other"), asker)...)
+	for began := time.Now(); summary(s.ask(t, "127-0-0-1.other.pod.cluster.local.", "A")) != "A 127.0.0.1"; time.Sleep(time.Millisecond) {
+		if time.Since(began) > 10*time.Second {
+			t.Fatal("the asking pod is not known")
+		}
+	}
+	for name, want := range map[string]string{
+		"web.default.other.svc.cluster.local.":     "A 10.43.1.1; CNAME web.default.svc.cluster.local.",
+		"www.example.org.other.svc.cluster.local.": "A 192.0.2.1; CNAME www.example.org.",
+		"web.default.svc.cluster.local.":           "A 10.43.1.1", // not of its own namespace: asked for as it is
+	} {
+		if got := summary(s.ask(t, name, "A")); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}
+
+// Who may ask, and answers out of a pattern: plugins that people bring with their Corefiles.
+func TestACLAndTemplate(t *testing.T) {
+	s := serve(t, ` acl example.org {
+ block type AAAA net *
+ }
+ template IN A example.org {
+ match ^ip-(?P<a>[0-9]+)\.example\.org\.$
+ answer "{{ .Name }} 60 IN A 192.0.2.{{ .Group.a }}"
+ }
+ kubernetes cluster.local`, cluster()...)
+	if got := summary(s.ask(t, "ip-7.example.org.", "A")); got != "A 192.0.2.7" {
+		t.Errorf("template: %s", got)
+	}
+	if got := summary(s.ask(t, "ip-7.example.org.", "AAAA")); got != "REFUSED" {
+		t.Errorf("acl: %s", got)
+	}
+}
+
 // The Service and the EndpointSlice lead to this server, and an old slice is put right.
 func TestPublish(t *testing.T) {
 	old := slice("kube-system", "kube-dns", "kube-dns-n1", nil, endpoint("10.9.9.9", "", true))

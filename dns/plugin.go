@@ -5,6 +5,7 @@ package dns
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,6 +33,7 @@ type kubernetes struct {
 	ttl        uint32
 	pods       podMode
 	podIndex   cache.Indexer   // only with podsVerified
+	search     []string        // domains of the node, for AutoPath
 	namespaces map[string]bool // the only ones to serve; empty means all
 
 	podNames    bool // endpoints without a hostname have their pod's name
@@ -277,6 +279,21 @@ func (k *kubernetes) podAt(ip, namespace string) bool {
 		}
 	}
 	return false
+}
+
+// AutoPath returns where the pod that asks looks names up, one after the other. Nothing if it is not known.
+func (k *kubernetes) AutoPath(state request.Request) []string {
+	zone := plugin.Zones(k.zones).Matches(state.Name())
+	if zone == "" || k.podIndex == nil {
+		return nil
+	}
+	pods, err := k.podIndex.ByIndex(byPodIP, state.IP())
+	if err != nil || len(pods) == 0 {
+		return nil
+	}
+	namespace := pods[0].(*corev1.Pod).Namespace
+	search := []string{dnsutil.Join(namespace, kindService, zone), dnsutil.Join(kindService, zone), zone}
+	return slices.Concat(search, k.search, []string{""}) // at last the name as it is
 }
 
 // Reverse finds the names of an address.

@@ -15,6 +15,9 @@ import (
 // setup adds the plugin to a server block. CoreDNS calls it while start holds the Server.
 func setup(c *caddy.Controller) error {
 	k, err := parsePlugin(c, starting.records)
+	if err == nil {
+		k.search, err = searchDomains(starting.cfg)
+	}
 	if err != nil {
 		return plugin.Error("kubernetes", err)
 	}

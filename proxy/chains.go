@@ -100,6 +100,23 @@ type settings struct {
 	// dropInvalid protects connections from packets that conntrack cannot place.
 	dropInvalid bool
 	terse       bool // leave out comments in chains of services
+	count       bool // the packets that metrics tell of
+}
+
+// Counters of packets, with upstream's names.
+const (
+	invalidCounter   = "ct_state_invalid_dropped_pkts" // that conntrack could not place
+	localhostCounter = "localhost_nps_accepted_pkts"   // to node ports at 127.0.0.1
+)
+
+var packetCounters = []string{invalidCounter, localhostCounter}
+
+// counted returns the match that adds a rule's packets to a counter.
+func (s *settings) counted(name string) string {
+	if !s.count {
+		return ""
+	}
+	return " -m nfacct --nfacct-name " + name
 }
 
 // jump is a rule in a built-in chain that leads to one of ours; it goes first.
@@ -145,7 +162,7 @@ func fixedNAT() []chain {
 func fixedFilter(s settings) []chain {
 	forward := ""
 	if s.dropInvalid {
-		forward += "-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP\n"
+		forward += "-A KUBE-FORWARD -m conntrack --ctstate INVALID" + s.counted(invalidCounter) + " -j DROP\n"
 	}
 	forward += `-A KUBE-FORWARD -m comment --comment "kubernetes forwarding rules" -m mark --mark ` + masqueradeMark + "/" + masqueradeMark + " -j ACCEPT\n" +
 		`-A KUBE-FORWARD -m comment --comment "kubernetes forwarding conntrack rule" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT` + "\n"
@@ -297,6 +314,9 @@ func (w *writer) capture(p *servicePort, c portChains, checkSources bool) {
 		outside(ip, "loadbalancer IP", target)
 	}
 	if p.nodePort != 0 {
+		if p.some && w.localhostNodePorts && w.count {
+			w.add(natNodePorts, `-m comment --comment %s %s -d 127.0.0.0/8 --dport %d%s -j %s`, p.name, proto, p.nodePort, w.counted(localhostCounter), c.external)
+		}
 		if p.some {
 			w.add(natNodePorts, `-m comment --comment %s %s --dport %d -j %s`, p.name, proto, p.nodePort, c.external)
 		}

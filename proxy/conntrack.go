@@ -3,10 +3,15 @@
 package proxy
 
 import (
+	"errors"
 	"maps"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -105,15 +110,64 @@ func addrPort(ip net.IP, port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(addr.Unmap(), port)
 }
 
-// clearFlows makes the kernel forget stale flows, so that their next packet is led anew.
-func clearFlows(family corev1.IPFamily, stale flows) error {
+// Limits of the kernel's table of flows, as upstream's proxy sets them.
+const (
+	flowsPerCPU      = 32 << 10
+	minFlows         = 128 << 10
+	maxFlows         = 1 << 20
+	flowsPerBucket   = 4
+	establishedFlow  = 24 * time.Hour
+	halfClosedFlow   = time.Hour // long enough for one side to end after the other
+	conntrackSysctls = "/proc/sys/net/netfilter/nf_conntrack_"
+	conntrackBuckets = "/sys/module/nf_conntrack/parameters/hashsize"
+)
+
+// makeRoom lets the kernel remember enough flows for this machine, and forget TCP connections in which nothing happens. In a
+// network namespace that is not the machine's own, only the latter can be set.
+func makeRoom(cpus int) error {
+	wanted := min(max(flowsPerCPU*cpus, minFlows), maxFlows)
+	err := raise(conntrackSysctls+"max", wanted)
+	if err == nil {
+		err = raise(conntrackBuckets, wanted/flowsPerBucket)
+	}
+	return errors.Join(err,
+		write(conntrackSysctls+"tcp_timeout_established", int(establishedFlow.Seconds())),
+		write(conntrackSysctls+"tcp_timeout_close_wait", int(halfClosedFlow.Seconds())))
+}
+
+// raise makes the number in a file of the kernel's at least n.
+func raise(path string, n int) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if old, err := strconv.Atoi(strings.TrimSpace(string(text))); err != nil || old >= n {
+		return err
+	}
+	return write(path, n)
+}
+
+func write(path string, n int) error { return os.WriteFile(path, []byte(strconv.Itoa(n)), 0) }
+
+// maxDumps is how often flows are listed if others change them meanwhile: then some may have been left out.
+const maxDumps = 5
+
+// clearFlows makes the kernel forget stale flows, so that their next packet is led anew. It returns how many there were.
+func clearFlows(family corev1.IPFamily, stale flows) (cleared uint, err error) {
 	if len(stale.byAddress) == 0 && len(stale.byNodePort) == 0 {
-		return nil
+		return 0, nil
 	}
 	netFamily := netlink.InetFamily(unix.AF_INET)
 	if family == corev1.IPv6Protocol {
 		netFamily = unix.AF_INET6
 	}
-	_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, netFamily, stale)
-	return err
+	for range maxDumps {
+		var n uint
+		n, err = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, netFamily, stale)
+		cleared += n
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return cleared, err
 }

@@ -23,6 +23,8 @@ type fakeTables struct {
 	fail   error                                  // answer of the next Restore
 	busy   bool                                   // no transaction succeeds
 	noSCTP bool                                   // like a kernel without xt_sctp
+
+	noCounters bool // like one without xt_nfacct
 }
 
 func newFakeTables() *fakeTables {
@@ -70,6 +72,9 @@ func (f *fakeTables) Restore(_ context.Context, input []byte) error {
 	}
 	if f.noSCTP && strings.Contains(f.last, "-m sctp") {
 		return errors.New("Extension sctp revision 0 not supported, missing kernel module?")
+	}
+	if f.noCounters && strings.Contains(f.last, "-m nfacct") {
+		return errors.New("Extension nfacct revision 0 not supported, missing kernel module?")
 	}
 	next := map[iptables.Table]map[string][]string{}
 	for table, chains := range f.chains {

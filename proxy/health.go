@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -38,10 +40,15 @@ type health struct {
 	metrics  *metrics.Metrics
 
 	mu       sync.Mutex
-	syncedAt time.Time // zero before the first sync
-	lateFrom time.Time // when the oldest change that waits came; zero if none waits
+	families map[corev1.IPFamily]*familyHealth
 	checks   map[types.NamespacedName]*healthServer
 	servers  sync.WaitGroup
+}
+
+// familyHealth is how the rules of one family are.
+type familyHealth struct {
+	syncedAt time.Time // when they were last as wanted, or when the proxy was made
+	lateFrom time.Time // when the oldest change that waits came; zero if none waits
 }
 
 // healthCheck is what a Service's health check port tells.
@@ -52,47 +59,66 @@ type healthCheck struct {
 
 type healthServer struct {
 	healthCheck
+	at     []netip.Addr
 	server *http.Server
 }
 
 func newHealth(cfg Config, client kubernetes.Interface, node func() *corev1.Node, measured *metrics.Metrics) *health {
-	return &health{
+	h := &health{
 		address: cfg.HealthAddress, nodeName: cfg.NodeName, client: client, node: node, metrics: measured,
-		checks: map[types.NamespacedName]*healthServer{},
+		families: map[corev1.IPFamily]*familyHealth{}, checks: map[types.NamespacedName]*healthServer{},
 	}
+	for _, name := range families {
+		h.families[name] = &familyHealth{syncedAt: time.Now()}
+	}
+	return h
 }
 
 // queued notes that a change waits to be written.
 func (h *health) queued() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.lateFrom.IsZero() {
-		h.lateFrom = time.Now()
+	for _, f := range h.families {
+		if f.lateFrom.IsZero() {
+			f.lateFrom = time.Now()
+		}
 	}
 }
 
-// updated notes that the rules are as wanted.
-func (h *health) updated() {
+// updated notes that the rules of a family are as wanted.
+func (h *health) updated(name corev1.IPFamily) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.syncedAt, h.lateFrom = time.Now(), time.Time{}
+	*h.families[name] = familyHealth{syncedAt: time.Now()}
 }
 
 // status is the answer of /healthz and /livez, with upstream's fields.
 type status struct {
-	LastUpdated  time.Time `json:"lastUpdated"`
-	CurrentTime  time.Time `json:"currentTime"`
-	NodeEligible *bool     `json:"nodeEligible,omitempty"`
-	Healthy      bool      `json:"healthy"`
+	LastUpdated  time.Time                        `json:"lastUpdated"`
+	CurrentTime  time.Time                        `json:"currentTime"`
+	NodeEligible *bool                            `json:"nodeEligible,omitempty"`
+	Healthy      bool                             `json:"healthy"`
+	Families     map[corev1.IPFamily]familyStatus `json:"status"`
 }
 
+type familyStatus struct {
+	LastUpdated time.Time `json:"lastUpdated"`
+	Healthy     bool      `json:"healthy"`
+}
+
+// status is healthy if no family is late. It was last updated when the family was that came last.
 func (h *health) status() status {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now := time.Now()
-	s := status{LastUpdated: h.syncedAt, CurrentTime: now, Healthy: h.lateFrom.IsZero() || now.Sub(h.lateFrom) < lateAfter}
-	if s.Healthy {
-		s.LastUpdated = now // upstream's meaning: as good as written just now
+	s := status{CurrentTime: now, Healthy: true, Families: map[corev1.IPFamily]familyStatus{}}
+	for name, f := range h.families {
+		healthy := f.lateFrom.IsZero() || now.Sub(f.lateFrom) < lateAfter
+		s.Families[name] = familyStatus{LastUpdated: f.syncedAt, Healthy: healthy}
+		s.Healthy = s.Healthy && healthy
+		if f.syncedAt.After(s.LastUpdated) {
+			s.LastUpdated = f.syncedAt
+		}
 	}
 	return s
 }
@@ -162,12 +188,12 @@ func reply(w http.ResponseWriter, ok bool, body any) (code int) {
 	return code
 }
 
-// syncServices opens and closes the Services' health check ports.
-func (h *health) syncServices(ctx context.Context, wanted map[types.NamespacedName]healthCheck) {
+// syncServices opens and closes the Services' health check ports, at these addresses of the node.
+func (h *health) syncServices(ctx context.Context, wanted map[types.NamespacedName]healthCheck, at []netip.Addr) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for name, open := range h.checks {
-		if wanted[name].port != open.port {
+		if wanted[name].port != open.port || !slices.Equal(at, open.at) {
 			open.server.Close()
 			delete(h.checks, name)
 		}
@@ -177,16 +203,37 @@ func (h *health) syncServices(ctx context.Context, wanted map[types.NamespacedNa
 			open.healthCheck = check
 			continue
 		}
-		server := &http.Server{Handler: h.handler(name), ReadHeaderTimeout: 10 * time.Second}
-		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", fmt.Sprintf(":%d", check.port))
+		listeners, err := listenAt(ctx, at, check.port)
 		if err != nil {
 			klog.FromContext(ctx).Error(err, "Open health check port", "service", name, "port", check.port)
 			h.report(ctx, name, check.port, err)
 			continue
 		}
-		h.checks[name] = &healthServer{check, server}
-		h.servers.Go(func() { server.Serve(listener) })
+		server := &http.Server{Handler: h.handler(name), ReadHeaderTimeout: 10 * time.Second}
+		h.checks[name] = &healthServer{check, at, server}
+		for _, listener := range listeners {
+			h.servers.Go(func() { server.Serve(listener) })
+		}
 	}
+}
+
+// listenAt opens a port at all of the addresses, or at none.
+func listenAt(ctx context.Context, at []netip.Addr, port uint16) (listeners []net.Listener, err error) {
+	for _, addr := range at {
+		network := "tcp6" // and IPv6 alone
+		if addr.Is4() {
+			network = "tcp4"
+		}
+		listener, err := (&net.ListenConfig{}).Listen(ctx, network, netip.AddrPortFrom(addr, port).String())
+		if err != nil {
+			for _, open := range listeners {
+				open.Close()
+			}
+			return nil, err
+		}
+		listeners = append(listeners, listener)
+	}
+	return listeners, nil
 }
 
 // close ends the Services' health check ports and waits for them.

@@ -5,6 +5,7 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"maps"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/network/iptables"
+	"github.com/skiff-k8s/skiff/network/nfacct"
 )
 
 // tables is the part of iptables.Runner that the backend needs.
@@ -32,6 +34,8 @@ type iptablesBackend struct {
 	tables   tables
 	settings settings
 	sctp     support
+	// counters makes a counter of packets that rules may name; nil if there shall be none.
+	counters func(name string) error
 
 	seed     maphash.Seed
 	services map[types.NamespacedName]*written
@@ -89,24 +93,47 @@ func (b *iptablesBackend) settleSCTP(ctx context.Context, services map[types.Nam
 	return rest, nil
 }
 
-// probeSCTP tries a rule for SCTP in a chain that nothing leads to. Only if the same succeeds for TCP is a failure about
-// SCTP.
+// probeSCTP tries a rule for SCTP. Only if the same succeeds for TCP is a failure about SCTP.
 func (b *iptablesBackend) probeSCTP(ctx context.Context) error {
-	try := func(rule string) error {
-		return b.tables.Restore(ctx, []byte("*nat\n:"+canaryChain+" - [0:0]\n"+rule+"COMMIT\n"))
-	}
-	match := func(protocol string) string {
-		return "-A " + canaryChain + " -m " + protocol + " -p " + protocol + " --dport 1 -j RETURN\n"
-	}
 	b.sctp = supported
-	if err := try(match("sctp")); err != nil {
-		if err := try(match("tcp")); err != nil {
+	if err := b.probe(ctx, "-m sctp -p sctp --dport 1 -j RETURN"); err != nil {
+		if err := b.probe(ctx, "-m tcp -p tcp --dport 1 -j RETURN"); err != nil {
 			b.sctp = unknown
 			return fmt.Errorf("see whether the kernel matches SCTP: %w", err)
 		}
 		b.sctp = unsupported
 	}
-	return try("")
+	return b.probe(ctx)
+}
+
+// probe tries rules in a chain that nothing leads to, instead of those that are there.
+func (b *iptablesBackend) probe(ctx context.Context, rules ...string) error {
+	input := "*nat\n:" + canaryChain + " - [0:0]\n"
+	for _, rule := range rules {
+		input += "-A " + canaryChain + " " + rule + "\n"
+	}
+	return b.tables.Restore(ctx, []byte(input+"COMMIT\n"))
+}
+
+// countsPackets tells whether rules can add to the counters. It leaves rules that replace removes.
+func (b *iptablesBackend) countsPackets(ctx context.Context) bool {
+	if b.counters == nil {
+		return false
+	}
+	var rules []string
+	var errs []error
+	for _, name := range packetCounters {
+		errs = append(errs, b.counters(name))
+		rules = append(rules, "-m nfacct --nfacct-name "+name)
+	}
+	err := errors.Join(errs...)
+	if err == nil {
+		err = b.probe(ctx, rules...)
+	}
+	if err != nil {
+		klog.FromContext(ctx).V(2).Info("Packets are not counted", "err", err)
+	}
+	return err == nil
 }
 
 // update brings the rules of the changed services in; a service without ports is gone.
@@ -131,6 +158,7 @@ func (b *iptablesBackend) replace(ctx context.Context, all map[types.NamespacedN
 	if err != nil {
 		return err
 	}
+	s.count = b.countsPackets(ctx)
 	filter, err := b.tables.Save(ctx, iptables.Filter)
 	if err != nil {
 		return err
@@ -363,13 +391,13 @@ func (p *plan) table(out *bytes.Buffer, b *iptablesBackend, table iptables.Table
 }
 
 // edit writes the changes of shared chains that stay. New rules come first, where they are put the quickest: of the order in
-// these chains only the end matters.
+// these chains only the end matters, and that of the rules of one Service.
 func (p *plan) edit(out *bytes.Buffer, table iptables.Table) {
 	for which, s := range sharedChains {
 		if s.table != table || p.dirty[which] {
 			continue
 		}
-		for _, rule := range p.in[which] {
+		for _, rule := range slices.Backward(p.in[which]) {
 			out.WriteString("-I" + strings.TrimPrefix(rule, "-A"))
 		}
 		for _, rule := range p.out[which] {
@@ -403,6 +431,15 @@ func (b *iptablesBackend) cleanup(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// removeCounters removes the counters of both families, when no rule names them any more.
+func removeCounters(ctx context.Context) {
+	for _, name := range packetCounters {
+		if err := nfacct.Delete(name); err != nil {
+			klog.FromContext(ctx).V(2).Info("Left a packet counter", "err", err) // e.g. not in this kernel
+		}
+	}
 }
 
 // setRouteLocalnet lets connections to 127.0.0.1:nodePort leave for a pod.

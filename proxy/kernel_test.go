@@ -29,6 +29,7 @@ import (
 	"github.com/skiff-k8s/skiff/network"
 	"github.com/skiff-k8s/skiff/network/iptables"
 	"github.com/skiff-k8s/skiff/network/nettest"
+	"github.com/skiff-k8s/skiff/network/nfacct"
 )
 
 func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }
@@ -87,6 +88,11 @@ func newMachine(t *testing.T, mode Mode) *machine {
 				if err != nil || strings.Contains(string(out), "KUBE-") || strings.Contains(string(out), "SKIFF-") || strings.Contains(string(out), "CNI-") {
 					t.Errorf("%s: rules are left in %s: %v\n%s", name, table, err, out)
 				}
+			}
+		}
+		for _, name := range packetCounters {
+			if _, err := nfacct.Packets(name); err == nil {
+				t.Errorf("the packet counter %s is left", name)
 			}
 		}
 		if out, err := exec.Command("nft", "list", "tables").CombinedOutput(); err != nil || strings.Contains(string(out), nftTable) {
@@ -253,9 +259,16 @@ func testServiceAnswers(t *testing.T, m *machine) {
 		m.answers(from, "tcp", nodeIP+":30080", "a", "b")
 		m.answers(from, "udp", "10.43.0.100:53", "a", "b")
 	}
+	if m.mode == NFTables {
+		m.refuses(client.netns, "10.43.0.100:81") // which the Service does not have
+		m.refuses("", "[fd43::100]:81")
+	}
 	if m.mode == IPTables {
 		m.answers("", "tcp", "127.0.0.1:30080", "a", "b")
 		m.answers("", "udp", "127.0.0.1:30053", "a", "b")
+		if n, err := nfacct.Packets(localhostCounter); err != nil || n == 0 {
+			t.Errorf("%d packets to node ports at 127.0.0.1, %v; want some", n, err)
+		}
 	}
 	m.answers(m.outside, "tcp", nodeIP+":30080", "a", "b")
 	m.answers(m.outside, "udp", nodeIP+":30053", "a", "b")

@@ -4,9 +4,13 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
+	"maps"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -15,6 +19,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/proxy/metrics"
 )
 
 // What the proxy does shows under kube-proxy's names: changes that wait, syncs of all and of what changed, failures, and how long
@@ -64,7 +71,9 @@ func TestMetrics(t *testing.T) {
 	}
 	want("after a sync", "kubeproxy_sync_proxy_rules_service_changes_pending 0", "kubeproxy_sync_proxy_rules_endpoint_changes_pending 0",
 		`kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family="IPv4"} 1`,
-		`kubeproxy_network_programming_duration_seconds_count{ip_family="IPv4"} 1`)
+		`kubeproxy_network_programming_duration_seconds_count{ip_family="IPv4"} 1`,
+		`kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family="IPv4",traffic_policy="external"} 0`,
+		`kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family="IPv4"} 0`)
 
 	p.mark(key, change{service: true})
 	r.fail = errors.New("no")
@@ -79,5 +88,90 @@ func TestMetrics(t *testing.T) {
 	p.metricsHandler().ServeHTTP(w, httptest.NewRequest("GET", "/proxyMode", nil))
 	if got := w.Body.String(); got != "iptables" {
 		t.Errorf("/proxyMode says %q", got)
+	}
+}
+
+// /healthz has each family: one that is late makes the proxy unhealthy, and says so.
+func TestHealthOfFamilies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHealth(Config{}, nil, func() *corev1.Node { return &corev1.Node{} }, metrics.New())
+		made := time.Now()
+		h.queued()
+		time.Sleep(10 * time.Second)
+		h.updated(corev1.IPv4Protocol)
+		updated := time.Now()
+		check := func(healthy bool, want map[corev1.IPFamily]familyStatus) {
+			t.Helper()
+			if s := h.status(); s.Healthy != healthy || !s.LastUpdated.Equal(updated) || !maps.Equal(s.Families, want) {
+				t.Errorf("after %v: %+v; want healthy %t, %+v", time.Since(made), s, healthy, want)
+			}
+		}
+		check(true, map[corev1.IPFamily]familyStatus{corev1.IPv4Protocol: {updated, true}, corev1.IPv6Protocol: {made, true}})
+		time.Sleep(lateAfter)
+		check(false, map[corev1.IPFamily]familyStatus{corev1.IPv4Protocol: {updated, true}, corev1.IPv6Protocol: {made, false}})
+	})
+}
+
+// A health check port is open at the addresses for node ports. A pod behind two ports counts once, two behind one each count both.
+func TestHealthChecks(t *testing.T) {
+	p := &Proxy{families: map[corev1.IPFamily]*family{
+		corev1.IPv4Protocol: {active: true, ports: map[types.NamespacedName][]servicePort{
+			{Name: "same"}:  {check(30001, "10.42.1.1"), check(30001, "10.42.1.1")},
+			{Name: "other"}: {check(30002, "10.42.1.1"), check(30002, "10.42.1.2")},
+			{Name: "none"}:  {check(0, "10.42.1.1")},
+		}},
+		corev1.IPv6Protocol: {active: true, ports: map[types.NamespacedName][]servicePort{{Name: "same"}: {check(30001)}}},
+	}}
+	want := map[types.NamespacedName]healthCheck{{Name: "same"}: {30001, 1}, {Name: "other"}: {30002, 2}}
+	if got := p.healthChecks(); !maps.Equal(got, want) {
+		t.Errorf("checks %v, want %v", got, want)
+	}
+	for _, c := range []struct {
+		ranges, here, want string
+		active6            bool
+	}{
+		{"", "", "0.0.0.0 ::", true},
+		{"", "", "0.0.0.0", false},
+		{"192.0.2.0/24", "192.0.2.1", "192.0.2.1 ::", true},
+		{"192.0.2.0/24 2001:db8::/64", "192.0.2.1 2001:db8::1", "192.0.2.1 2001:db8::1", true},
+	} {
+		p.cfg.NodePortAddresses, p.here.nodePortIPs = nil, nil
+		for _, text := range strings.Fields(c.ranges) {
+			p.cfg.NodePortAddresses = append(p.cfg.NodePortAddresses, netip.MustParsePrefix(text))
+		}
+		for _, text := range strings.Fields(c.here) {
+			p.here.nodePortIPs = append(p.here.nodePortIPs, netip.MustParseAddr(text))
+		}
+		p.families[corev1.IPv6Protocol].active = c.active6
+		if got := strings.Trim(fmt.Sprint(p.healthAddresses()), "[]"); got != c.want {
+			t.Errorf("with %q at %q, want %q", c.ranges, got, c.want)
+		}
+	}
+}
+
+func check(port uint16, ready ...string) servicePort {
+	p := servicePort{healthCheckNodePort: port}
+	for _, ip := range ready {
+		p.readyHere = append(p.readyHere, netip.MustParseAddr(ip))
+	}
+	return p
+}
+
+// Ports whose policy is Local and whose endpoints are all elsewhere are counted, as they come and go.
+func TestLocalPorts(t *testing.T) {
+	var l localPorts
+	elsewhere := []*discoveryv1.EndpointSlice{slice(endpoint(epC))}
+	internal := func(svc *corev1.Service) {
+		svc.Spec.InternalTrafficPolicy = ptr.To(corev1.ServiceInternalTrafficPolicyLocal)
+	}
+	ports := servicePorts(webService(all(nodePort, externalLocal, internal)), elsewhere, here, corev1.IPv4Protocol)
+	l.add(ports, 1)
+	l.add(servicePorts(webService(internal), elsewhere, here, corev1.IPv4Protocol), 1)
+	l.add(servicePorts(webService(internal), nil, here, corev1.IPv4Protocol), 1)
+	if (l != localPorts{internal: 2, external: 1}) {
+		t.Errorf("counted %+v, want 2 internal and 1 external", l)
+	}
+	if l.add(ports, -1); (l != localPorts{internal: 1}) {
+		t.Errorf("when one is gone, counted %+v, want 1 internal", l)
 	}
 }

@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/nftables"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/knftables"
 )
 
@@ -27,20 +29,15 @@ type nftablesBackend struct {
 
 	settings settings
 	services map[types.NamespacedName]*nftService
+	shared   *nftService       // by plain ports of all services
+	spreads  map[nftSpread]int // those of shared, with how many services use them
 	// claims says which services want an element of a map. The first one by name has it.
-	claims  map[nftKey]map[types.NamespacedName]string
-	written map[nftKey]string
+	claims map[nftKey][]types.NamespacedName
+	// unused are empty chains that nothing leads to any more, and that are still there.
+	unused map[string]bool
+	// sweepFailed is told when they stay; it may be nil.
+	sweepFailed func()
 }
-
-// nftService is what is in the kernel for one service.
-type nftService struct {
-	chains   map[string]string // rules by chain
-	sets     map[string]int    // sets of clients with affinity, and for how many seconds
-	elements map[nftKey]string // verdicts
-}
-
-// nftKey is an element of a map.
-type nftKey struct{ in, key string }
 
 func newNFTablesBackend(family corev1.IPFamily) *nftablesBackend {
 	b := &nftablesBackend{family: knftables.IPv4Family}
@@ -52,8 +49,8 @@ func newNFTablesBackend(family corev1.IPFamily) *nftablesBackend {
 }
 
 func (b *nftablesBackend) forget() {
-	b.services = map[types.NamespacedName]*nftService{}
-	b.claims, b.written = map[nftKey]map[types.NamespacedName]string{}, map[nftKey]string{}
+	b.services, b.shared, b.spreads = map[types.NamespacedName]*nftService{}, newNFTService(), map[nftSpread]int{}
+	b.claims, b.unused = map[nftKey][]types.NamespacedName{}, map[string]bool{}
 }
 
 func (b *nftablesBackend) open() error {
@@ -75,7 +72,11 @@ func (b *nftablesBackend) update(ctx context.Context, changed map[types.Namespac
 	if tx.NumOperations() == 0 {
 		return nil
 	}
-	return b.nft.Run(ctx, tx)
+	if err := b.nft.Run(ctx, tx); err != nil {
+		return err
+	}
+	b.sweep(ctx)
+	return nil
 }
 
 // replace makes the rules those of the given services, whatever is there now. Only what is not wanted any more is
@@ -84,24 +85,24 @@ func (b *nftablesBackend) replace(ctx context.Context, all map[types.NamespacedN
 	if err := b.open(); err != nil {
 		return err
 	}
-	chains, err := b.list(ctx, "chains")
-	if err != nil {
-		return err
-	}
-	sets, err := b.list(ctx, "sets")
-	if err != nil {
-		return err
+	there := map[string][]string{}
+	for _, kind := range []string{"chains", "sets", "maps"} {
+		names, err := b.nft.List(ctx, kind)
+		if err != nil && !knftables.IsNotFound(err) {
+			return fmt.Errorf("list nftables %s: %w", kind, err)
+		}
+		there[kind] = names
 	}
 	b.settings = s
 	b.forget()
-	touched := map[nftKey]bool{}
+	touched := map[nftKey]string{}
 	tx := b.nft.NewTransaction()
 	b.ground(tx)
 	// In several transactions: nothing leads to new chains before the last. The time that the kernel takes for one grows with
 	// the square of the rules in it that spread traffic.
-	chunks := 0
+	nothing := tx.NumOperations()
 	for names := range slices.Chunk(slices.SortedFunc(maps.Keys(all), compareNames), maxServices) {
-		if chunks++; chunks > 1 {
+		if tx.NumOperations() > nothing {
 			if err := b.nft.Run(ctx, tx); err != nil {
 				return err
 			}
@@ -115,12 +116,28 @@ func (b *nftablesBackend) replace(ctx context.Context, all map[types.NamespacedN
 		b.chains(tx, some, touched)
 	}
 	b.base(tx)
+	for _, name := range slices.Sorted(maps.Keys(b.shared.sets)) {
+		tx.Flush(&knftables.Map{Name: name})
+	}
 	b.elements(tx, touched)
+	b.drop(tx, b.unwanted(there))
+	if err := b.nft.Run(ctx, tx); err != nil {
+		return err
+	}
+	b.sweep(ctx)
+	return nil
+}
+
+// unwanted returns what there is in the kernel and should not be, by kind.
+func (b *nftablesBackend) unwanted(there map[string][]string) leftovers {
 	kept := map[string]bool{}
-	for _, chain := range nftChains(s) {
+	for _, chain := range nftChains(b.settings) {
 		kept[chain.Name] = true
 	}
-	for _, svc := range b.services {
+	for name := range b.elementTypes() {
+		kept[name] = true
+	}
+	keep := func(svc *nftService) {
 		for name := range svc.chains {
 			kept[name] = true
 		}
@@ -128,33 +145,53 @@ func (b *nftablesBackend) replace(ctx context.Context, all map[types.NamespacedN
 			kept[name] = true
 		}
 	}
-	isKept := func(name string) bool { return kept[name] }
-	b.drop(tx, slices.DeleteFunc(chains, isKept), slices.DeleteFunc(sets, isKept))
-	return b.nft.Run(ctx, tx)
-}
-
-func (b *nftablesBackend) list(ctx context.Context, kind string) ([]string, error) {
-	names, err := b.nft.List(ctx, kind)
-	if err != nil && !knftables.IsNotFound(err) {
-		return nil, fmt.Errorf("list nftables %s: %w", kind, err)
+	keep(b.shared)
+	for _, svc := range b.services {
+		keep(svc)
 	}
-	slices.Sort(names)
-	return names, nil
+	rest := func(kind string) []string {
+		return slices.Sorted(slices.Values(slices.DeleteFunc(there[kind], func(name string) bool { return kept[name] })))
+	}
+	return leftovers{chains: rest("chains"), sets: rest("sets"), maps: rest("maps")}
 }
 
-// Maps, and chains that no service changes.
+// Maps and sets, and chains that no service changes.
 const (
 	nftServiceIPs    = "service-ips"           // addresses and ports of services
 	nftNodePorts     = "service-nodeports"     // node ports
 	nftNoEndpoints   = "no-endpoint-services"  // addresses and ports that are refused
 	nftNoEndpointsNP = "no-endpoint-nodeports" // node ports that are
 	nftFirewall      = "firewall-ips"          // load balancers with source ranges
+	nftClusterIPs    = "cluster-ips"           // cluster IPs, whatever the port
+	nftHairpin       = "hairpin-connections"   // from an endpoint to itself
 	nftMark          = "mark-for-masquerade"
 	nftReject        = "reject-chain"
+
+	// Endpoints of plain ports by what was sent to: a map for the first ones, one for the second ones, and so on.
+	nftEndpoints         = "endpoints-"
+	nftNodePortEndpoints = "nodeport-endpoints-"
 )
 
 // nftPort is the part of a map's key that is not an address.
 const nftPort = "meta l4proto . th dport"
+
+// address is the type of one.
+func (b *nftablesBackend) address() string {
+	if b.family == knftables.IPv6Family {
+		return "ipv6_addr"
+	}
+	return "ipv4_addr"
+}
+
+// elementTypes returns the maps and sets that are always there, with the types of their elements; a set's has no value.
+func (b *nftablesBackend) elementTypes() map[string]string {
+	ip, port := b.address(), "inet_proto . inet_service"
+	return map[string]string{
+		nftServiceIPs: ip + " . " + port + " : verdict", nftNoEndpoints: ip + " . " + port + " : verdict", nftFirewall: ip + " . " + port + " : verdict",
+		nftNodePorts: port + " : verdict", nftNoEndpointsNP: port + " : verdict",
+		nftClusterIPs: ip, nftHairpin: ip + " . " + ip + " . " + port,
+	}
+}
 
 // maxServices bounds the services in one transaction.
 const maxServices = 200
@@ -167,16 +204,14 @@ func (b *nftablesBackend) ground(tx *knftables.Transaction) {
 
 // base writes what no service changes, over an earlier run's, and empties the maps.
 func (b *nftablesBackend) base(tx *knftables.Transaction) {
-	ip := "ipv4_addr"
-	if b.family == knftables.IPv6Family {
-		ip = "ipv6_addr"
-	}
-	for name, key := range map[string]string{
-		nftServiceIPs: ip + " . inet_proto . inet_service", nftNoEndpoints: ip + " . inet_proto . inet_service",
-		nftFirewall: ip + " . inet_proto . inet_service", nftNodePorts: "inet_proto . inet_service", nftNoEndpointsNP: "inet_proto . inet_service",
-	} {
-		tx.Add(&knftables.Map{Name: name, Type: key + " : verdict"})
-		tx.Flush(&knftables.Map{Name: name})
+	for name, kind := range b.elementTypes() {
+		if strings.Contains(kind, ":") {
+			tx.Add(&knftables.Map{Name: name, Type: kind})
+			tx.Flush(&knftables.Map{Name: name})
+		} else {
+			tx.Add(&knftables.Set{Name: name, Type: kind})
+			tx.Flush(&knftables.Set{Name: name})
+		}
 	}
 	chains := nftChains(b.settings)
 	for i := range chains {
@@ -193,7 +228,7 @@ func (b *nftablesBackend) base(tx *knftables.Transaction) {
 // text puts the family's words in.
 func (b *nftablesBackend) text(rule string) string {
 	if b.family == knftables.IPv6Family {
-		return strings.ReplaceAll(strings.ReplaceAll(rule, "ip saddr", "ip6 saddr"), "ip daddr", "ip6 daddr")
+		return strings.NewReplacer("ip saddr", "ip6 saddr", "ip daddr", "ip6 daddr", "ip addr", "ip6 addr").Replace(rule)
 	}
 	return rule
 }
@@ -225,13 +260,20 @@ func nftChains(s settings) []nftChain {
 			}
 		}
 	}
-	services := []string{"ip daddr . " + nftPort + " vmap @" + nftServiceIPs}
+	var services []string
+	switch { // who comes from outside the pod network might be answered past this node
+	case s.masqueradeAll:
+		services = append(services, "ip daddr @"+nftClusterIPs+" jump "+nftMark)
+	case s.clusterCIDR.IsValid():
+		services = append(services, fmt.Sprintf("ip daddr @%s ip saddr != %s jump %s", nftClusterIPs, s.clusterCIDR, nftMark))
+	}
+	services = append(services, "ip daddr . "+nftPort+" vmap @"+nftServiceIPs)
 	refusals := []string{"ip daddr . " + nftPort + " vmap @" + nftNoEndpoints}
 	for _, match := range toNode {
 		services = append(services, match+" "+nftPort+" vmap @"+nftNodePorts)
 		refusals = append(refusals, match+" "+nftPort+" vmap @"+nftNoEndpointsNP)
 	}
-	forward := []string{"ct state new jump refuse"}
+	forward := []string{"ct state new jump refuse", "ct state new jump refuse-ports"}
 	if s.dropInvalid {
 		forward = append([]string{"ct state invalid drop"}, forward...)
 	}
@@ -239,127 +281,186 @@ func nftChains(s settings) []nftChain {
 	return []nftChain{
 		named("services", services...),
 		named("refuse", refusals...),
+		named("refuse-ports", "ip daddr @"+nftClusterIPs+" reject"), // that a service does not have
 		named("firewall-check", "ip daddr . "+nftPort+" vmap @"+nftFirewall),
 		named(nftMark, "mark set mark or "+masqueradeMark),
 		named(nftReject, "reject"),
 		base("nat-prerouting", knftables.NATType, knftables.PreroutingHook, knftables.DNATPriority, "jump services"),
 		base("nat-output", knftables.NATType, knftables.OutputHook, knftables.DNATPriority, "jump services"),
 		base("nat-postrouting", knftables.NATType, knftables.PostroutingHook, knftables.SNATPriority,
-			"mark and "+masqueradeMark+" == 0 return", "mark set mark xor "+masqueradeMark, "masquerade fully-random"),
+			"mark and "+masqueradeMark+" != 0 mark set mark xor "+masqueradeMark+" masquerade fully-random",
+			// what comes back to where it came from would be answered past us
+			"ct status dnat ip saddr . ip daddr . "+nftPort+" @"+nftHairpin+" masquerade fully-random"),
 		base("firewall-prerouting", knftables.FilterType, knftables.PreroutingHook, beforeDNAT, "ct state new jump firewall-check"),
 		base("firewall-output", knftables.FilterType, knftables.OutputHook, beforeDNAT, "ct state new jump firewall-check"),
 		base("filter-input", knftables.FilterType, knftables.InputHook, knftables.FilterPriority, "ct state new jump refuse"),
 		base("filter-forward", knftables.FilterType, knftables.ForwardHook, knftables.FilterPriority, forward...),
-		base("filter-output", knftables.FilterType, knftables.OutputHook, knftables.FilterPriority, "ct state new jump refuse"),
+		base("filter-output", knftables.FilterType, knftables.OutputHook, knftables.FilterPriority, "ct state new jump refuse", "ct state new jump refuse-ports"),
 	}
 }
 
 // change adds to a transaction what makes the rules those of the changed services, and remembers it as written. If
 // the transaction then fails, the caller must replace everything.
 func (b *nftablesBackend) change(tx *knftables.Transaction, changed map[types.NamespacedName][]servicePort) {
-	touched := map[nftKey]bool{}
-	staleChains, staleSets := b.chains(tx, changed, touched)
+	touched := map[nftKey]string{}
+	rest := b.chains(tx, changed, touched)
 	b.elements(tx, touched)
-	b.drop(tx, staleChains, staleSets)
+	b.drop(tx, rest)
 }
 
-// chains adds to a transaction the sets and chains of the changed services. It notes the elements that may change, and returns
-// what is to go when these have.
-func (b *nftablesBackend) chains(tx *knftables.Transaction, changed map[types.NamespacedName][]servicePort, touched map[nftKey]bool) (staleChains, staleSets []string) {
-	var write []func()
-	for _, name := range slices.SortedFunc(maps.Keys(changed), compareNames) {
-		old, now := b.services[name], nftRules(changed[name], b.settings)
+// leftovers are names of what is to go.
+type leftovers struct{ chains, sets, maps []string }
+
+// chains adds to a transaction the sets and chains of the changed services. It notes the elements that may change with their values so
+// far, and returns what is to go when these have.
+func (b *nftablesBackend) chains(tx *knftables.Transaction, changed map[types.NamespacedName][]servicePort, touched map[nftKey]string) leftovers {
+	var rest leftovers
+	before := len(b.spreads)
+	sameSpreads := true
+	names := slices.SortedFunc(maps.Keys(changed), compareNames)
+	now := make([]*nftService, len(names))
+	for i, name := range names {
+		now[i] = nftRules(changed[name], b.settings)
+		for s := range now[i].spreads {
+			sameSpreads = sameSpreads && b.spreads[s] > 0
+			b.spreads[s]++
+		}
+	}
+	for _, name := range names {
+		old := b.services[name]
 		if old == nil {
-			old = &nftService{}
+			continue
 		}
-		for _, set := range slices.Sorted(maps.Keys(now.sets)) {
-			if _, there := old.sets[set]; !there {
-				tx.Add(b.clientSet(set, now.sets[set]))
+		for s := range old.spreads {
+			if b.spreads[s]--; b.spreads[s] == 0 {
+				delete(b.spreads, s)
 			}
 		}
-		for _, chain := range slices.Sorted(maps.Keys(now.chains)) {
-			rules, before := now.chains[chain], old.chains[chain]
-			if rules == before {
-				continue
-			}
-			tx.Add(&knftables.Chain{Name: chain})
-			write = append(write, func() {
-				tx.Flush(&knftables.Chain{Name: chain})
-				for rule := range strings.Lines(rules) {
-					tx.Add(&knftables.Rule{Chain: chain, Rule: b.text(strings.TrimSuffix(rule, "\n"))})
-				}
-			})
+	}
+	if !sameSpreads || len(b.spreads) != before {
+		shared := nftShared(b.spreads)
+		b.write(tx, b.shared, shared, &rest)
+		b.shared = shared
+	}
+	for i, name := range names {
+		old := b.services[name]
+		if old == nil {
+			old = newNFTService()
 		}
-		staleChains = append(staleChains, without(old.chains, now.chains)...)
-		staleSets = append(staleSets, without(old.sets, now.sets)...)
-		b.claim(name, old.elements, now.elements, touched)
+		b.write(tx, old, now[i], &rest)
+		b.claim(name, old.elements, now[i].elements, touched)
 		if len(changed[name]) == 0 {
 			delete(b.services, name)
 		} else {
-			b.services[name] = now
+			b.services[name] = now[i]
 		}
 	}
-	for _, f := range write { // when all chains are there
-		f()
+	return rest
+}
+
+// write adds to a transaction the sets and chains that are different now.
+func (b *nftablesBackend) write(tx *knftables.Transaction, old, now *nftService, rest *leftovers) {
+	for _, set := range without(now.sets, old.sets) {
+		tx.Add(b.set(set, now.sets[set]))
 	}
-	return staleChains, staleSets
-}
-
-// without returns the keys of old that now does not have, sorted.
-func without[V any](old, now map[string]V) []string {
-	return slices.DeleteFunc(slices.Sorted(maps.Keys(old)), func(key string) bool { _, kept := now[key]; return kept })
-}
-
-func (b *nftablesBackend) clientSet(name string, seconds int) *knftables.Set {
-	kind := "ipv4_addr"
-	if b.family == knftables.IPv6Family {
-		kind = "ipv6_addr"
+	for _, set := range without(old.sets, now.sets) {
+		if old.sets[set].key == "" {
+			rest.sets = append(rest.sets, set)
+		} else {
+			rest.maps = append(rest.maps, set)
+		}
 	}
-	timeout := secondsOf(seconds)
-	return &knftables.Set{Name: name, Type: kind, Flags: []knftables.SetFlag{knftables.DynamicFlag, knftables.TimeoutFlag}, Timeout: &timeout}
+	var different []string
+	for _, chain := range slices.Sorted(maps.Keys(now.chains)) {
+		if now.chains[chain] != old.chains[chain] {
+			different = append(different, chain)
+			delete(b.unused, chain)
+			tx.Add(&knftables.Chain{Name: chain})
+		}
+	}
+	for _, chain := range different { // now that all are there
+		tx.Flush(&knftables.Chain{Name: chain})
+		for rule := range strings.Lines(now.chains[chain]) {
+			tx.Add(&knftables.Rule{Chain: chain, Rule: b.text(strings.TrimSuffix(rule, "\n"))})
+		}
+	}
+	rest.chains = append(rest.chains, without(old.chains, now.chains)...)
 }
 
-// claim changes which elements a service wants, and notes them.
-func (b *nftablesBackend) claim(name types.NamespacedName, old, now map[nftKey]string, touched map[nftKey]bool) {
-	for key := range old {
-		touched[key] = true
-		if delete(b.claims[key], name); len(b.claims[key]) == 0 {
+// without returns the keys of a that b does not have, sorted.
+func without[V any](a, b map[string]V) []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(a)), func(key string) bool { _, there := b[key]; return there })
+}
+
+func (b *nftablesBackend) set(name string, s nftSet) knftables.Object {
+	if s.key == "" {
+		timeout := secondsOf(s.seconds)
+		return &knftables.Set{Name: name, Type: b.address(), Flags: []knftables.SetFlag{knftables.DynamicFlag, knftables.TimeoutFlag}, Timeout: &timeout}
+	}
+	key := "inet_proto . inet_service"
+	if s.key != nftPort {
+		key = b.address() + " . " + key
+	}
+	return &knftables.Map{Name: name, Type: key + " : " + b.address() + " . inet_service"}
+}
+
+// claim changes which elements a service wants, and notes them with the values that they have had.
+func (b *nftablesBackend) claim(name types.NamespacedName, old, now map[nftKey]string, touched map[nftKey]string) {
+	note := func(key nftKey) {
+		if _, noted := touched[key]; !noted {
+			touched[key] = b.value(key)
+		}
+	}
+	for key, value := range old {
+		if now[key] == value {
+			continue
+		}
+		note(key)
+		if _, kept := now[key]; kept {
+			continue
+		}
+		claims := b.claims[key]
+		if i, there := slices.BinarySearchFunc(claims, name, compareNames); there {
+			claims = slices.Delete(claims, i, i+1)
+		}
+		if b.claims[key] = claims; len(claims) == 0 {
 			delete(b.claims, key)
 		}
 	}
-	for key, verdict := range now {
-		touched[key] = true
-		if b.claims[key] == nil {
-			b.claims[key] = map[types.NamespacedName]string{}
+	for key := range now {
+		if _, had := old[key]; had {
+			continue
 		}
-		b.claims[key][name] = verdict
+		note(key)
+		i, _ := slices.BinarySearchFunc(b.claims[key], name, compareNames)
+		b.claims[key] = slices.Insert(b.claims[key], i, name)
 	}
 }
 
-// elements writes those of the noted elements whose verdict changes.
-func (b *nftablesBackend) elements(tx *knftables.Transaction, touched map[nftKey]bool) {
-	element := func(key nftKey, verdict string) *knftables.Element {
-		return &knftables.Element{Map: key.in, Key: strings.Split(key.key, " . "), Value: []string{verdict}}
+// value returns what an element should be; nothing if nobody wants it.
+func (b *nftablesBackend) value(key nftKey) string {
+	claims := b.claims[key]
+	if len(claims) == 0 {
+		return ""
 	}
+	return b.services[claims[0]].elements[key]
+}
+
+// elements writes those of the noted elements whose value changes.
+func (b *nftablesBackend) elements(tx *knftables.Transaction, touched map[nftKey]string) {
 	var add []*knftables.Element
 	for _, key := range slices.SortedFunc(maps.Keys(touched), func(a, b nftKey) int {
-		return strings.Compare(a.in+" "+a.key, b.in+" "+b.key)
+		return cmp.Or(strings.Compare(a.in, b.in), strings.Compare(a.key, b.key))
 	}) {
-		want := ""
-		if claims := b.claims[key]; len(claims) > 0 {
-			want = claims[slices.MinFunc(slices.Collect(maps.Keys(claims)), compareNames)]
-		}
-		have := b.written[key]
+		have, want := touched[key], b.value(key)
 		if have == want {
 			continue
 		}
 		if have != "" {
 			tx.Delete(element(key, have))
-			delete(b.written, key)
 		}
 		if want != "" {
 			add = append(add, element(key, want))
-			b.written[key] = want
 		}
 	}
 	for _, e := range add {
@@ -367,17 +468,48 @@ func (b *nftablesBackend) elements(tx *knftables.Transaction, touched map[nftKey
 	}
 }
 
-// drop deletes chains and sets to which nothing leads any more.
-func (b *nftablesBackend) drop(tx *knftables.Transaction, chains, sets []string) {
-	for _, name := range chains {
+func element(key nftKey, value string) *knftables.Element {
+	e := &knftables.Element{Key: strings.Split(key.key, " . ")}
+	if value == inSet {
+		e.Set = key.in
+	} else {
+		e.Map, e.Value = key.in, strings.Split(value, " . ")
+	}
+	return e
+}
+
+// drop empties chains to which nothing leads any more, and deletes sets and maps that no chain names. The chains are then for sweep.
+func (b *nftablesBackend) drop(tx *knftables.Transaction, rest leftovers) {
+	for _, name := range rest.chains {
 		tx.Flush(&knftables.Chain{Name: name})
+		b.unused[name] = true
 	}
-	for _, name := range chains {
-		tx.Delete(&knftables.Chain{Name: name})
-	}
-	for _, name := range sets {
+	for _, name := range rest.sets {
 		tx.Delete(&knftables.Set{Name: name})
 	}
+	for _, name := range rest.maps {
+		tx.Delete(&knftables.Map{Name: name})
+	}
+}
+
+// sweep deletes the chains that are not used. A kernel before 6.2 does not let go of one until some time after the map element that led to
+// it; then it goes with a later change.
+func (b *nftablesBackend) sweep(ctx context.Context) {
+	if len(b.unused) == 0 {
+		return
+	}
+	tx := b.nft.NewTransaction()
+	for _, name := range slices.Sorted(maps.Keys(b.unused)) {
+		tx.Delete(&knftables.Chain{Name: name})
+	}
+	if err := b.nft.Run(ctx, tx); err != nil {
+		if b.sweepFailed != nil {
+			b.sweepFailed()
+		}
+		klog.FromContext(ctx).V(2).Info("Left unused chains for later", "chains", len(b.unused), "err", err)
+		return
+	}
+	clear(b.unused)
 }
 
 // intact tells whether the rules are still there.

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -36,6 +37,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/network/iptables"
+	"github.com/skiff-k8s/skiff/network/nfacct"
 	"github.com/skiff-k8s/skiff/proxy/metrics"
 )
 
@@ -104,7 +106,9 @@ type Proxy struct {
 	triggers  []time.Time                              // of what is dirty: when it happened that endpoints changed, as far as that is known
 	sliceKeys map[types.NamespacedName]map[string]bool // names of the EndpointSlices of a Service
 
-	here node // of the last sync; only Run's goroutine uses it
+	// Only Run's goroutine uses these.
+	here     node // of the last sync
+	roomMade bool // for flows
 }
 
 // change is what is dirty of a Service.
@@ -120,6 +124,23 @@ type family struct {
 	full    bool    // the next sync must write everything
 	// ports is what the backend has, by Service; for flows and health checks.
 	ports map[types.NamespacedName][]servicePort
+	// withoutLocal counts those that have endpoints on other nodes only, although their policy is Local.
+	withoutLocal localPorts
+}
+
+// localPorts counts ports by the traffic that a policy is for.
+type localPorts struct{ internal, external int }
+
+func (l *localPorts) add(ports []servicePort, n int) {
+	for i := range ports {
+		c := routes(&ports[i], portChains{})
+		if ports[i].some && !c.hasInternal {
+			l.internal += n
+		}
+		if ports[i].some && !c.hasExternal {
+			l.external += n
+		}
+	}
 }
 
 // endpoints counts the endpoints that the backend has.
@@ -155,11 +176,21 @@ func New(cfg Config, client kubernetes.Interface, factory informers.SharedInform
 	}
 	for _, name := range families {
 		f := &family{name: name, full: true, ports: map[types.NamespacedName][]servicePort{}}
-		f.backend, f.other = newIPTablesBackend(iptables.New(iptables.Family(name)), settings{family: name}), newNFTablesBackend(name)
+		nft := newNFTablesBackend(name)
+		nft.sweepFailed = func() { p.metrics.CleanupFailed(name) }
+		rules := newIPTablesBackend(iptables.New(iptables.Family(name)), settings{family: name})
+		rules.counters = nfacct.Ensure
+		f.backend, f.other = rules, nft
 		if cfg.Mode == NFTables {
 			f.backend, f.other = f.other, f.backend
 		}
 		p.families[name] = f
+	}
+	if cfg.Mode == IPTables {
+		p.metrics.CountPackets("iptables_ct_state_invalid_dropped_packets_total", "packets dropped by iptables to work around conntrack problems",
+			func() (uint64, error) { return nfacct.Packets(invalidCounter) })
+		p.metrics.CountPackets("iptables_localhost_nodeports_accepted_packets_total", "Number of packets accepted on nodeports of loopback interface",
+			func() (uint64, error) { return nfacct.Packets(localhostCounter) })
 	}
 	p.health = newHealth(cfg, client, p.node, p.metrics)
 	return p, p.watch(factory)
@@ -318,6 +349,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 			logger.V(2).Info("Left rules of the other mode", "family", f.name, "err", err) // e.g. no IPv6 in the kernel
 		}
 	}
+	if p.cfg.Mode == NFTables {
+		removeCounters(ctx)
+	}
 	p.loop(ctx)
 	return nil
 }
@@ -432,14 +466,16 @@ func (p *Proxy) sync(ctx context.Context) error {
 		if err := p.syncFamily(ctx, f, dirty, triggers); err != nil {
 			f.full = true
 			errs = append(errs, fmt.Errorf("write %s rules: %w", name, err))
+			continue
 		}
+		p.health.updated(name)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
 	p.cleanUnused(ctx)
-	p.health.updated()
-	p.health.syncServices(ctx, p.localEndpoints())
+	p.makeRoomOnce(ctx)
+	p.health.syncServices(ctx, p.healthChecks(), p.healthAddresses())
 	return nil
 }
 
@@ -482,22 +518,36 @@ func (p *Proxy) syncFamily(ctx context.Context, f *family, dirty map[types.Names
 	}
 	p.metrics.Synced(f.name, full, time.Since(began), triggers)
 	if f.full {
-		f.full, f.ports = false, map[types.NamespacedName][]servicePort{}
+		f.full, f.ports, f.withoutLocal = false, map[types.NamespacedName][]servicePort{}, localPorts{}
 	}
 	for name, ports := range changed {
+		f.withoutLocal.add(f.ports[name], -1)
+		f.withoutLocal.add(ports, 1)
 		if len(ports) == 0 {
 			delete(f.ports, name)
 		} else {
 			f.ports[name] = ports
 		}
 	}
+	p.metrics.NoLocalEndpoints(f.name, f.withoutLocal.internal, f.withoutLocal.external)
 	began = time.Now()
-	err = clearFlows(f.name, stale)
-	p.metrics.FlowsCleared(f.name, time.Since(began))
+	cleared, err := clearFlows(f.name, stale)
+	p.metrics.FlowsCleared(f.name, time.Since(began), cleared)
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "Clear stale UDP flows") // they time out
 	}
 	return nil
+}
+
+// makeRoomOnce does so when there are rules, with which the kernel has begun to remember flows.
+func (p *Proxy) makeRoomOnce(ctx context.Context) {
+	if p.roomMade || !p.families[corev1.IPv4Protocol].active && !p.families[corev1.IPv6Protocol].active {
+		return
+	}
+	p.roomMade = true
+	if err := makeRoom(runtime.NumCPU()); err != nil {
+		klog.FromContext(ctx).V(2).Info("Left the kernel's limits of flows as they are", "err", err)
+	}
 }
 
 // cleanUnused removes, once, what an earlier run left in a family that has no Service now.
@@ -649,25 +699,42 @@ func (c *Config) nodePortIPs() []netip.Addr {
 	return ips
 }
 
-// localEndpoints returns the health checks that Services ask for.
-func (p *Proxy) localEndpoints() map[types.NamespacedName]healthCheck {
+// healthChecks returns those that Services ask for.
+func (p *Proxy) healthChecks() map[types.NamespacedName]healthCheck {
 	checks := map[types.NamespacedName]healthCheck{}
 	for _, f := range p.families {
 		for name, ports := range f.ports {
 			if ports[0].healthCheckNodePort == 0 {
 				continue
 			}
-			check := healthCheck{port: ports[0].healthCheckNodePort}
+			here := map[netip.Addr]bool{} // a pod behind several ports is one endpoint
 			for i := range ports {
-				check.endpoints = max(check.endpoints, ports[i].localReady)
+				for _, ip := range ports[i].readyHere {
+					here[ip] = true
+				}
 			}
-			if old, ok := checks[name]; ok {
-				check.endpoints = max(check.endpoints, old.endpoints)
-			}
-			checks[name] = check
+			checks[name] = healthCheck{ports[0].healthCheckNodePort, max(len(here), checks[name].endpoints)}
 		}
 	}
 	return checks
+}
+
+// healthAddresses returns where health checks of Services are answered: at the addresses that take node ports.
+func (p *Proxy) healthAddresses() []netip.Addr {
+	var at []netip.Addr
+	for _, name := range families {
+		s := p.settings(name)
+		switch {
+		case !p.families[name].active: // nor may the machine have it
+		case !s.allNodePortIPs:
+			at = append(at, s.nodePortIPs...)
+		case name == corev1.IPv4Protocol:
+			at = append(at, netip.IPv4Unspecified())
+		default:
+			at = append(at, netip.IPv6Unspecified())
+		}
+	}
+	return at
 }
 
 // Cleanup removes all rules. It may be called without Run.
@@ -679,5 +746,6 @@ func (p *Proxy) Cleanup(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("remove %s rules: %w", name, err)) // machines without IPv6 have none
 		}
 	}
+	removeCounters(ctx)
 	return errors.Join(errs...)
 }

@@ -367,14 +367,19 @@ func TestNFTablesUpdatesEndLikeReplace(t *testing.T) {
 	if err := freshBackend.replace(t.Context(), current, testSettings); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := fake.Dump(), fresh.Dump(); got != want {
+	if got, want := sortedLines(fake.Dump()), sortedLines(fresh.Dump()); got != want { // elements have no order
 		t.Errorf("after updates:\n%s\nwritten at once:\n%s", got, want)
 	}
 }
 
+func sortedLines(text string) string {
+	return strings.Join(slices.Sorted(strings.Lines(text)), "")
+}
+
 // Many Services are written in several transactions, to the same end, and to one that does not lead astray on the way.
 func TestNFTablesWritesManyServices(t *testing.T) {
-	all := named(2*maxServices+1, nil)
+	sticky := func(_ int, svc *corev1.Service) { svc.Spec.SessionAffinity = corev1.ServiceAffinityClientIP } // with chains of its own
+	all := named(2*maxServices+1, sticky)
 	backend, fake := fakeNFTables()
 	if err := backend.replace(t.Context(), all, testSettings); err != nil {
 		t.Fatal(err)
@@ -387,15 +392,102 @@ func TestNFTablesWritesManyServices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if fake.Dump() != updated.Dump() {
+	if sortedLines(fake.Dump()) != sortedLines(updated.Dump()) {
 		t.Error("written in parts, the rules are not those that are written at once")
 	}
 	// Over what is there, it is done again, and what is gone goes.
-	if err := backend.replace(t.Context(), named(maxServices+1, nil), testSettings); err != nil {
+	if err := backend.replace(t.Context(), named(maxServices+1, sticky), testSettings); err != nil {
 		t.Fatal(err)
 	}
 	if chains, want := len(fake.Table.Chains), len(nftChains(testSettings))+6*(maxServices+1); chains != want {
 		t.Errorf("there are %d chains, want %d", chains, want)
+	}
+}
+
+// Another endpoint of a plain port changes elements only, whatever else there is: the kernel has no chain to check.
+func TestNFTablesEndpointsAreElements(t *testing.T) {
+	backend, fake := fakeNFTables()
+	if err := backend.replace(t.Context(), named(10, nodePort5), testSettings); err != nil {
+		t.Fatal(err)
+	}
+	name := types.NamespacedName{Namespace: "ns", Name: "svc-00003"}
+	for endpoints, operations := range map[int]int{
+		5: 0,
+		6: 0 + 2 + 2*2, // two elements more, and another verdict for the cluster IP and the node port; the chains for six are new
+	} {
+		if err := backend.update(t.Context(), map[types.NamespacedName][]servicePort{{Namespace: "ns", Name: "svc-00004"}: numbered(4, 6, nodePort5)}); err != nil {
+			t.Fatal(err)
+		}
+		fake.LastTransaction = nil
+		if err := backend.update(t.Context(), map[types.NamespacedName][]servicePort{name: numbered(3, endpoints, nodePort5)}); err != nil {
+			t.Fatal(err)
+		}
+		text := ""
+		if fake.LastTransaction != nil {
+			text = fake.LastTransaction.String()
+		}
+		if strings.Count(text, " element ip ") != operations || strings.Count(text, "\n") != operations {
+			t.Errorf("with %d endpoints:\n%swant %d operations, all on elements", endpoints, text, operations)
+		}
+		if err := backend.update(t.Context(), map[types.NamespacedName][]servicePort{name: numbered(3, 5, nodePort5)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// nodePort5 makes a Service one with a node port of its own.
+func nodePort5(i int, svc *corev1.Service) {
+	nodePort(svc)
+	svc.Spec.Ports[0].NodePort = int32(30000 + i)
+}
+
+// busyChains is a kernel before 6.2: it deletes no chain in the first moment after the element that led to it.
+type busyChains struct {
+	*knftables.Fake
+	busy bool
+}
+
+func (b *busyChains) Run(ctx context.Context, tx *knftables.Transaction) error {
+	if b.busy && strings.Contains(tx.String(), "delete chain") {
+		return errors.New("Device or resource busy")
+	}
+	return b.Fake.Run(ctx, tx)
+}
+
+// Chains that the kernel does not let go of yet go with a later change.
+func TestNFTablesBusyChains(t *testing.T) {
+	backend, fake := fakeNFTables()
+	kernel := &busyChains{Fake: fake}
+	failures := 0
+	backend.nft, backend.sweepFailed = kernel, func() { failures++ }
+	sticky := func(_ int, svc *corev1.Service) { svc.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }
+	if err := backend.replace(t.Context(), named(3, sticky), testSettings); err != nil {
+		t.Fatal(err)
+	}
+	with := len(fake.Table.Chains)
+	kernel.busy = true
+	name := types.NamespacedName{Namespace: "ns", Name: "svc-00001"}
+	if err := backend.update(t.Context(), map[types.NamespacedName][]servicePort{name: nil}); err != nil || failures != 1 || len(fake.Table.Chains) != with {
+		t.Fatalf("update: %v, %d failures, %d chains; want one failure and the %d chains as before", err, failures, len(fake.Table.Chains), with)
+	}
+	kernel.busy = false
+	if err := backend.update(t.Context(), map[types.NamespacedName][]servicePort{{Namespace: "ns", Name: "svc-00002"}: nil}); err != nil || len(fake.Table.Chains) != with-2*6 {
+		t.Errorf("update: %v, %d chains, want %d: those of both Services are gone", err, len(fake.Table.Chains), with-2*6)
+	}
+	// One that is wanted again while it is still there is as good as new.
+	kernel.busy = true
+	last := types.NamespacedName{Namespace: "ns", Name: "svc-00000"}
+	for _, ports := range [][]servicePort{nil, numbered(0, 5, sticky)} {
+		if err := backend.update(t.Context(), map[types.NamespacedName][]servicePort{last: ports}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other, fresh := fakeNFTables()
+	if err := other.replace(t.Context(), named(1, sticky), testSettings); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := sortedLines(fake.Dump()), sortedLines(fresh.Dump()); got != want || len(backend.unused) != 0 {
+		t.Errorf("with %d chains unused:\n%s\nwant:\n%s", len(backend.unused), got, want)
 	}
 }
 
@@ -663,6 +755,48 @@ func TestNodePortRanges(t *testing.T) {
 			if s.allNodePortIPs != want || (len(s.nodePortIPs) == 0) != want {
 				t.Errorf("%v: of %s all is %t with %v, want %t", c.ranges, family, s.allNodePortIPs, s.nodePortIPs, want)
 			}
+		}
+	}
+}
+
+// Packets to node ports at 127.0.0.1 are counted before they are led on as all are, whichever way the rules were written. Where
+// the counters or the match are missing, there is only the latter.
+func TestPacketCounters(t *testing.T) {
+	for _, c := range []struct {
+		noMatch  bool
+		counters func(string) error
+		want     int
+	}{
+		{false, func(string) error { return nil }, 2},
+		{true, func(string) error { return nil }, 1},
+		{false, func(string) error { return errors.New("not in this kernel") }, 1},
+		{false, nil, 1},
+	} {
+		tables := newFakeTables()
+		tables.noCounters = c.noMatch
+		backend := newIPTablesBackend(tables, settings{})
+		backend.counters = c.counters
+		if err := backend.replace(t.Context(), named(2, nil), testSettings); err != nil {
+			t.Fatal(err)
+		}
+		write := func(ports []servicePort) []string {
+			t.Helper()
+			name := types.NamespacedName{Namespace: "ns", Name: "svc-00001"}
+			if err := backend.update(t.Context(), map[types.NamespacedName][]servicePort{name: ports}); err != nil {
+				t.Fatal(err)
+			}
+			return tables.chains[iptables.NAT][nodePortsChain]
+		}
+		rules := write(numbered(1, 5, nodePort5))
+		if len(rules) != c.want || strings.Contains(rules[0], localhostCounter) != (c.want == 2) || strings.Contains(rules[c.want-1], localhostCounter) {
+			t.Errorf("%+v: rules %q", c, rules)
+		}
+		if rules := write(nil); len(rules) != 0 {
+			t.Errorf("%+v: left %q", c, rules)
+		}
+		invalid := tables.chains[iptables.Filter][forwardChain][0]
+		if strings.Contains(invalid, invalidCounter) != (c.want == 2) {
+			t.Errorf("%+v: %s", c, invalid)
 		}
 	}
 }

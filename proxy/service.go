@@ -53,12 +53,14 @@ type endpoints struct {
 	local   []netip.AddrPort // for policy Local; nil if the port never uses it
 	// reachable is the union of both, sorted.
 	reachable []netip.AddrPort
+	// hairpin are those of reachable that may be pods of this node: what they send to the port may come back to them.
+	hairpin []netip.AddrPort
 	// serving holds all that may still answer, on any node: flows to them go on.
 	serving []netip.AddrPort
 	// some tells whether any endpoint is usable, on whichever node.
 	some bool
-	// localReady counts the ready ones on this node, for health checks.
-	localReady int
+	// readyHere are the pods on this node that are ready, for health checks.
+	readyHere []netip.Addr
 }
 
 // externallyAccessible tells whether the port can be reached by more than its cluster IP.
@@ -71,6 +73,14 @@ func (p *servicePort) usesCluster() bool { return !p.internalLocal || p.external
 
 func (p *servicePort) usesLocal() bool {
 	return p.internalLocal || p.externalLocal && p.externallyAccessible()
+}
+
+// internal returns the endpoints of the cluster IP.
+func (p *servicePort) internal() []netip.AddrPort {
+	if p.internalLocal {
+		return p.local
+	}
+	return p.cluster
 }
 
 // servicePorts works out what to do for a Service. It is nil for one that needs no proxy in this family.
@@ -190,7 +200,7 @@ func isFamily(addr netip.Addr, family corev1.IPFamily) bool {
 type candidate struct {
 	addr                        netip.AddrPort
 	ready, serving, terminating bool
-	local                       bool
+	local, elsewhere            bool // on this node, on another; neither if unknown
 	hints                       *discoveryv1.EndpointHints
 }
 
@@ -220,6 +230,7 @@ func collect(epSlices []*discoveryv1.EndpointSlice, portName string, protocol co
 					serving:     deref(ep.Conditions.Serving, true),
 					terminating: deref(ep.Conditions.Terminating, false),
 					local:       ep.NodeName != nil && *ep.NodeName == nodeName,
+					elsewhere:   ep.NodeName != nil && *ep.NodeName != nodeName,
 					hints:       ep.Hints,
 				}
 				// An address may be in two slices while it moves, or belong to a new pod and to the
@@ -251,7 +262,7 @@ func choose(all []candidate, port *servicePort, here node) endpoints {
 	var e endpoints
 	for _, c := range all {
 		if c.ready && c.local {
-			e.localReady++
+			e.readyHere = append(e.readyHere, c.addr.Addr())
 		}
 		if c.serving {
 			e.serving = append(e.serving, c.addr)
@@ -277,6 +288,10 @@ func choose(all []candidate, port *servicePort, here node) endpoints {
 	e.reachable = slices.Concat(e.cluster, e.local)
 	slices.SortFunc(e.reachable, netip.AddrPort.Compare)
 	e.reachable = slices.Compact(e.reachable)
+	e.hairpin = addrs(all, func(c candidate) bool {
+		_, used := slices.BinarySearchFunc(e.reachable, c.addr, netip.AddrPort.Compare)
+		return used && !c.elsewhere
+	})
 	return e
 }
 

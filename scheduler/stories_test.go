@@ -114,7 +114,7 @@ func TestWaitForFirstConsumer(t *testing.T) {
 		c.wantNode("p", "")
 		c.wantNominated("p", "n1")
 		delete(claim.Annotations, volume.AnnSelectedNode)
-		if claim, err = claims.Update(t.Context(), claim, metav1.UpdateOptions{}); err != nil {
+		if _, err := claims.Update(t.Context(), claim, metav1.UpdateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(500 * time.Millisecond)

@@ -311,7 +311,7 @@ func (c *controlPlane) build(ctx context.Context, cfg Config, listener net.Liste
 		ProxyClientCert:   apiserver.CertFiles{CertFile: proxyCert, KeyFile: proxyKey},
 		ExternalAddress:   net.JoinHostPort(cfg.NodeIP.String(), strconv.Itoa(cfg.SecurePort)),
 		Version:           effective,
-		LongRunning:       []string{tunnel.Path},
+		LongRunning:       []string{tunnel.Path, SnapshotPath},
 		DialPod:           c.tunnels.DialPod,
 		OnDemand:          onDemand,
 	})

@@ -16,9 +16,12 @@ type growth struct {
 	held    map[string]chan struct{} // by Lease: closed when this server holds it that has acted alone
 }
 
-// newGrowth is that of a server that starts alone, or as one of several.
-func newGrowth(several bool) *growth {
-	g := &growth{several: make(chan struct{}), held: map[string]chan struct{}{controllersLease: make(chan struct{}), schedulerLease: make(chan struct{})}}
+// newGrowth is that of a server that starts alone, or as one of several, and acts by these Leases.
+func newGrowth(several bool, leases ...string) *growth {
+	g := &growth{several: make(chan struct{}), held: map[string]chan struct{}{}}
+	for _, lease := range leases {
+		g.held[lease] = make(chan struct{})
+	}
 	if several {
 		g.begin.Do(func() { close(g.several) })
 		for _, held := range g.held {

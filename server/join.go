@@ -27,8 +27,8 @@ import (
 	"github.com/skiff-k8s/skiff/version"
 )
 
-// severalFile says of a server that there are others beside it. Without its database it must not begin a cluster of its
-// own then: it would have the keys of the old one.
+// severalFile says of a server that there are others beside it, or that it was restored. Without its database it must not begin a
+// cluster of its own then: it would have the keys of the old one.
 func (c *Config) severalFile() string { return filepath.Join(c.DataDir, "server", "cluster.json") }
 
 // encryptionCopy is the configuration that a server got from the one that it joined.
@@ -57,13 +57,15 @@ func (c *Config) readNote() (*note, error) {
 	return &n, nil
 }
 
-func (c *Config) writeNote(n note) error {
+func (c *Config) writeNote(n note) error { return n.write(c.severalFile()) }
+
+func (n note) write(file string) error {
 	data, err := json.MarshalIndent(n, "", "  ")
 	if err == nil {
-		err = os.MkdirAll(filepath.Dir(c.severalFile()), 0o755)
+		err = os.MkdirAll(filepath.Dir(file), 0o755)
 	}
 	if err == nil {
-		err = os.WriteFile(c.severalFile(), data, 0o600)
+		err = os.WriteFile(file, data, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("note that there are other servers: %w (set --data-dir)", err)

@@ -4,12 +4,17 @@ package server
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"strings"
 	"testing"
 	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/skiff-k8s/skiff/datastore"
 )
@@ -66,6 +71,24 @@ func TestServerVersions(t *testing.T) {
 	} {
 		if err := checkServerVersion(tc.theirs, tc.ours); (err == nil) != tc.ok {
 			t.Errorf("%s beside %s: %v", tc.theirs, tc.ours, err)
+		}
+	}
+}
+
+// A server that starts beside others waits for what passes, and says at once what does not.
+func TestPasses(t *testing.T) {
+	for err, want := range map[error]bool{
+		fmt.Errorf("put roles in place: %w", apierrors.NewInternalError(errors.New("etcdserver: request timed out"))): true,
+		apierrors.NewTimeoutError("later", 1):                                                     true,
+		apierrors.NewTooManyRequests("later", 1):                                                  true,
+		apierrors.NewConflict(schema.GroupResource{}, "x", errors.New("changed")):                 true,
+		errors.New("etcdserver: leader changed"):                                                  true,
+		apierrors.NewForbidden(schema.GroupResource{}, "x", errors.New("no")):                     false,
+		apierrors.NewInvalid(schema.GroupKind{}, "x", nil):                                        false,
+		fmt.Errorf("x: %w", apierrors.NewRequestEntityTooLargeError("the encryption has no key")): false,
+	} {
+		if got := passes(err); got != want {
+			t.Errorf("passes(%v) = %v", err, got)
 		}
 	}
 }

@@ -22,10 +22,12 @@ import (
 	_ "k8s.io/component-base/metrics/prometheus/clientgo/leaderelection" // leader_election_master_status
 )
 
-// Names of the Leases that decide which server's controllers and scheduler act, the same as upstream's.
+// Names of the Leases that decide which server's controllers and scheduler act, the same as upstream's, and which of those that
+// were told to has the simulated nodes.
 const (
 	controllersLease = "kube-controller-manager"
 	schedulerLease   = "kube-scheduler"
+	simulatedLease   = "skiff-simulated-nodes"
 )
 
 // Upstream's defaults of --leader-elect-lease-duration, -renew-deadline and -retry-period.

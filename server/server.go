@@ -12,12 +12,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
+	restclient "k8s.io/client-go/rest"
 	"k8s.io/component-base/metrics"
 	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/klog/v2"
@@ -116,7 +119,11 @@ func (s *Server) close() {
 }
 
 func (s *Server) buildParts() error {
-	s.growth = newGrowth(len(s.plane.store.Members()) > 1)
+	leases := []string{controllersLease, schedulerLease}
+	if s.cfg.Simulated.Nodes > 0 {
+		leases = append(leases, simulatedLease)
+	}
+	s.growth = newGrowth(len(s.plane.store.Members()) > 1, leases...)
 	own, _ := netip.AddrFromSlice(s.cfg.NodeIP)
 	s.endpoints = &apiEndpoints{
 		client: s.plane.admin, leases: s.plane.api.MasterLeases(), etcd: s.plane.store.Client(), own: own.Unmap(), port: int32(s.cfg.SecurePort),
@@ -165,6 +172,7 @@ func (s *Server) buildParts() error {
 	servers := &members{cfg: s.cfg, plane: s.plane, growth: s.growth, ready: s.clusterReady}
 	mux.Handle(MembersPath, servers)
 	mux.HandlePrefix(MembersPath+"/", servers)
+	mux.Handle(SnapshotPath, &snapshots{cfg: s.cfg, plane: s.plane})
 	mux.Handle(schedulermetrics.ResourcesPath, schedulermetrics.NewResources(s.plane.informers.Core().V1().Pods().Lister()).Handler())
 	if err := s.simulate(); err != nil || s.cfg.NoNode {
 		return err
@@ -206,12 +214,16 @@ func (s *Server) simulate() error {
 	if s.cfg.Simulated.Nodes == 0 {
 		return nil
 	}
-	client, err := kubernetes.NewForConfig(s.plane.configFor("system:simulated-nodes", user.SystemPrivilegedGroup))
+	client, err := kubernetes.NewForConfig(s.simulatedConfig())
 	if err != nil {
 		return fmt.Errorf("make the client of the simulated nodes: %w", err)
 	}
 	s.simulated, err = simulated.New(s.cfg.Simulated, client, s.plane.informers)
 	return err
+}
+
+func (s *Server) simulatedConfig() *restclient.Config {
+	return s.plane.configFor("system:simulated-nodes", user.SystemPrivilegedGroup)
 }
 
 func podRanges(clusters []netip.Prefix) []nodeipam.Range {
@@ -278,8 +290,15 @@ func (s *Server) runParts(ctx context.Context) error {
 		}
 		group.Go(func() error { return keepAuthentication(ctx, s.plane.admin, s.plane.pki) })
 		group.Go(func() error { return s.keepEndpoints(ctx) })
-		group.Go(func() error { return s.act(ctx, controllersLease, "system:kube-controller-manager", s.actOnce) })
-		group.Go(func() error { return s.act(ctx, schedulerLease, "system:kube-scheduler", s.scheduler.Run) })
+		group.Go(func() error {
+			return s.act(ctx, controllersLease, s.plane.configFor("system:kube-controller-manager"), s.actOnce)
+		})
+		group.Go(func() error {
+			return s.act(ctx, schedulerLease, s.plane.configFor("system:kube-scheduler"), s.scheduler.Run)
+		})
+		if s.simulated != nil {
+			group.Go(func() error { return s.act(ctx, simulatedLease, s.simulatedConfig(), s.simulated.Run) })
+		}
 		if s.dataPlane != nil {
 			group.Go(func() error { return s.runDataPlane(ctx) })
 		}
@@ -293,9 +312,6 @@ func (s *Server) runParts(ctx context.Context) error {
 func (s *Server) actOnce(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.controllers.Run(ctx) })
-	if s.simulated != nil {
-		group.Go(func() error { return s.simulated.Run(ctx) })
-	}
 	if s.growth.done() { // else it was done before anybody could write
 		group.Go(func() error { return s.plane.services.RepairBesideOthers(ctx, repairPause) })
 	}
@@ -306,10 +322,10 @@ func (s *Server) actOnce(ctx context.Context) error {
 const repairPause = 2 * time.Minute
 
 // act runs a part that must act in one server only. Where there is one, nothing needs to be decided.
-func (s *Server) act(ctx context.Context, lease, user string, run func(context.Context) error) error {
-	client, err := kubernetes.NewForConfig(s.plane.configFor(user))
+func (s *Server) act(ctx context.Context, lease string, config *restclient.Config, run func(context.Context) error) error {
+	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
-		return fmt.Errorf("make the client of %s: %w", user, err)
+		return fmt.Errorf("make the client of %s: %w", lease, err)
 	}
 	if s.growth.done() {
 		return lead(ctx, client, lease, run)
@@ -339,6 +355,43 @@ func (s *Server) publishEndpoints(ctx context.Context) error {
 func (s *Server) makeCluster(ctx context.Context) error {
 	s.informersDone = ctx.Done()
 	s.plane.informers.Start(s.informersDone)
+	for {
+		err := s.writeCluster(ctx)
+		if err == nil {
+			break
+		}
+		if !s.growth.done() || !passes(err) || ctx.Err() != nil {
+			return err
+		}
+		klog.FromContext(ctx).Error(err, "Bringing the cluster's own objects in place, trying again")
+		select {
+		case <-time.After(writeAgain):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	close(s.clusterReady)
+	s.cfg.progress(StepAPI)
+	klog.FromContext(ctx).Info("API is ready", "port", s.cfg.SecurePort, "seconds", time.Since(s.cfg.Started).Seconds())
+	return nil
+}
+
+// writeAgain is how long one of several servers waits after an error that passes.
+const writeAgain = 2 * time.Second
+
+// passes says of an error of one of several servers that waiting may mend it: others write the same things, or there is no majority for
+// a moment.
+func passes(err error) bool {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		return true
+	}
+	code := status.Status().Code
+	return code >= http.StatusInternalServerError || code == http.StatusConflict || code == http.StatusTooManyRequests
+}
+
+// writeCluster writes the cluster's own objects.
+func (s *Server) writeCluster(ctx context.Context) error {
 	if err := s.plane.authz.Policy.Ensure(ctx, s.plane.admin); err != nil {
 		return fmt.Errorf("put the default roles in place: %w", err)
 	}
@@ -348,13 +401,7 @@ func (s *Server) makeCluster(ctx context.Context) error {
 	if err := publishAuthentication(ctx, s.plane.admin, s.plane.pki); err != nil {
 		return err
 	}
-	if err := s.publishCluster(ctx); err != nil {
-		return err
-	}
-	close(s.clusterReady)
-	s.cfg.progress(StepAPI)
-	klog.FromContext(ctx).Info("API is ready", "port", s.cfg.SecurePort, "seconds", time.Since(s.cfg.Started).Seconds())
-	return nil
+	return s.publishCluster(ctx)
 }
 
 // publishCluster tells nodes on other machines what they have to know.

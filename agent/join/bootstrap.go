@@ -33,6 +33,7 @@ import (
 	"k8s.io/client-go/util/certificate/csr"
 	"k8s.io/client-go/util/keyutil"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
+	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/version"
 )
@@ -71,8 +72,8 @@ func fetchCA(ctx context.Context, dial func(ctx context.Context, network, addres
 	if err != nil {
 		return nil, fmt.Errorf("read the server's answer: %w", err)
 	}
-	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("ask the server for its cluster-info: %s (is it a server of Skiff?)", response.Status)
+	if response.StatusCode != http.StatusOK { // one that starts for the first time has none yet
+		return nil, notYet{fmt.Errorf("ask the server for its cluster-info: %s (is it a server of Skiff?)", response.Status)}
 	}
 	if err := checkClock(response.Header.Get("Date"), time.Now()); err != nil {
 		return nil, err
@@ -109,7 +110,11 @@ func Introduce(ctx context.Context, server, token string) (*restclient.Config, e
 	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, network, address)
 	}
-	ca, err := fetchCA(ctx, dial, parsed.CAHash)
+	var ca []byte
+	err = untilThen(ctx, func() {}, func() error {
+		ca, err = fetchCA(ctx, dial, parsed.CAHash)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -117,6 +122,31 @@ func Introduce(ctx context.Context, server, token string) (*restclient.Config, e
 		Host: "https://" + address, BearerToken: parsed.bearer(), TLSClientConfig: restclient.TLSClientConfig{ServerName: apiName, CAData: ca},
 		Proxy: func(*http.Request) (*url.URL, error) { return nil, nil }, UserAgent: "skiff/" + version.Skiff,
 	}, nil
+}
+
+// notYet is an error that waiting may mend: the server starts, stops, or has no majority.
+type notYet struct{ error }
+
+func (n notYet) Unwrap() error { return n.error }
+
+// untilThen tries something until its error is not notYet, or for joinPatience. waiting is called when it begins to wait.
+func untilThen(ctx context.Context, waiting func(), try func() error) error {
+	end := time.Now().Add(joinPatience)
+	for first := true; ; first = false {
+		err := try()
+		if !errors.As(err, &notYet{}) || time.Now().After(end) {
+			return err
+		}
+		if first {
+			klog.FromContext(ctx).Error(err, "The server is not ready, trying again")
+			waiting()
+		}
+		select {
+		case <-time.After(retryEvery):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // bare is an error of net/http without the URL, which says nothing here.
@@ -143,6 +173,9 @@ func checkClock(date string, now time.Time) error {
 	return nil
 }
 
+// misfit says that this version cannot be a node of the server's.
+type misfit struct{ error }
+
 // checkVersion tells whether a kubelet of a version can be a node of a server.
 func checkVersion(own string, server *apimachineryversion.Info) error {
 	a, errA := utilversion.ParseGeneric(own)
@@ -152,9 +185,9 @@ func checkVersion(own string, server *apimachineryversion.Info) error {
 	}
 	switch {
 	case a.Major() != b.Major() || a.Minor() > b.Minor():
-		return fmt.Errorf("this agent (Kubernetes v%s) is newer than the server (v%s) (upgrade the servers first)", a, b)
+		return misfit{fmt.Errorf("this agent (Kubernetes v%s) is newer than the server (v%s) (upgrade the servers first)", a, b)}
 	case a.Minor()+maxMinorsBehind < b.Minor():
-		return fmt.Errorf("this agent (Kubernetes v%s) is more than %d minor versions older than the server (v%s) (upgrade the agent)", a, maxMinorsBehind, b)
+		return misfit{fmt.Errorf("this agent (Kubernetes v%s) is more than %d minor versions older than the server (v%s) (upgrade the agent)", a, maxMinorsBehind, b)}
 	}
 	return nil
 }
@@ -182,7 +215,7 @@ func requestCertificate(ctx context.Context, config *restclient.Config, nodeName
 	}
 	name, uid, err := csr.RequestCertificateWithContext(ctx, client, request, "", certificatesv1.KubeAPIServerClientKubeletSignerName, nil, clientUsages, key)
 	if err != nil {
-		return pair{}, explain(err)
+		return pair{}, err
 	}
 	waiting, cancel := context.WithTimeout(ctx, joinPatience)
 	defer cancel()
@@ -190,11 +223,17 @@ func requestCertificate(ctx context.Context, config *restclient.Config, nodeName
 	if err == nil {
 		return pair{cert: certPEM, key: keyPEM}, nil
 	}
+	if ctx.Err() != nil {
+		return pair{}, ctx.Err()
+	}
 	if made, getErr := client.CertificatesV1().CertificateSigningRequests().Get(ctx, name, metav1.GetOptions{}); getErr == nil {
 		err = errors.Join(verdict(made, nodeName), waiting.Err())
 	}
-	return pair{}, fmt.Errorf("become node %s: %w", nodeName, err)
+	return pair{}, refused{fmt.Errorf("become node %s: %w", nodeName, err)}
 }
+
+// refused says that the server has decided.
+type refused struct{ error }
 
 // verdict says why there is no certificate.
 func verdict(request *certificatesv1.CertificateSigningRequest, nodeName string) error {
@@ -209,22 +248,38 @@ func verdict(request *certificatesv1.CertificateSigningRequest, nodeName string)
 	return fmt.Errorf("nobody has approved its certificate (see skiff kubectl get csr %s)", request.Name)
 }
 
-// explain says what errors of the first request mean to a person.
-func explain(err error) error {
+// explain says what errors of the first requests mean to a person, and which of them waiting may mend. ready asks the server whether it is.
+func explain(err error, ready func() error) error {
+	var status apierrors.APIStatus
 	switch {
+	case err == nil, errors.As(err, &misfit{}), errors.As(err, &refused{}):
+		return err
+	case errors.As(err, &status) && (status.Status().Code >= http.StatusInternalServerError || apierrors.IsTooManyRequests(err)):
+		return notYet{fmt.Errorf("ask to become a node: %w", err)}
+	case (apierrors.IsUnauthorized(err) || apierrors.IsForbidden(err)) && ready() != nil: // it may not know yet
+		return notYet{fmt.Errorf("ask to become a node: %w", err)}
 	case apierrors.IsUnauthorized(err):
 		return fmt.Errorf("the server does not know the token: it is wrong, or has expired (%s)", newTokenAdvice)
 	case apierrors.IsForbidden(err):
 		return fmt.Errorf("the token does not let machines join: %w (%s)", err, newTokenAdvice)
 	}
-	var invalid x509.CertificateInvalidError
-	if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
-		return fmt.Errorf("the server's certificate is not valid at this machine's time: %w (set the time of one of them)", err)
+	if expired(err) {
+		return atThisTime(err)
 	}
 	return fmt.Errorf("ask to become a node: %w", err)
 }
 
-// refusal is an error that waiting does not mend: a server answers, and does not know this node any more. It is nil for
+// expired says of an error that the server's certificate is not valid at this machine's time.
+func expired(err error) bool {
+	var invalid x509.CertificateInvalidError
+	return errors.As(err, &invalid) && invalid.Reason == x509.Expired
+}
+
+func atThisTime(err error) error {
+	return fmt.Errorf("the server's certificate is not valid at this machine's time: %w (set the time of one of them)", err)
+}
+
+// refusal is an error that waiting does not mend, if it lasts: a server answers, and does not know this node any more. It is nil for
 // all others.
 func refusal(err error) error {
 	if apierrors.IsUnauthorized(err) {
@@ -232,6 +287,9 @@ func refusal(err error) error {
 	}
 	if apierrors.IsForbidden(err) {
 		return fmt.Errorf("the server refuses this node: %w", err)
+	}
+	if errors.As(err, &misfit{}) {
+		return err
 	}
 	var unknown x509.UnknownAuthorityError
 	if errors.As(err, &unknown) {

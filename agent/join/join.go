@@ -13,6 +13,7 @@
 package join
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -94,8 +95,12 @@ const (
 	burst = 100
 )
 
-// retryEvery is how often an agent looks for a server while none answers.
-const retryEvery = 2 * time.Second
+// How often an agent looks for a server while none answers, how often it says so, and how long it takes no for no answer.
+const (
+	retryEvery = 2 * time.Second
+	tellEvery  = time.Minute
+	refusedFor = 20 * time.Second
+)
 
 // Agent is one node, and its ways to the servers.
 type Agent struct {
@@ -194,15 +199,11 @@ func (a *Agent) join(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if a.ca, err = fetchCA(ctx, a.servers.dialer.DialContext, token.CAHash); err != nil {
+	var got pair
+	err = untilThen(ctx, func() { a.cfg.progress(StepWaiting) }, func() error {
+		got, err = a.apply(ctx, token)
 		return err
-	}
-	config := a.config(&tls.Config{MinVersion: tls.VersionTLS12, ServerName: apiName, RootCAs: a.roots()})
-	config.BearerToken = token.bearer()
-	if err := a.checkServer(config); err != nil {
-		return err
-	}
-	got, err := requestCertificate(ctx, config, a.cfg.NodeName)
+	})
 	if err != nil {
 		return err
 	}
@@ -217,6 +218,22 @@ func (a *Agent) join(ctx context.Context) error {
 		return fmt.Errorf("keep the node's certificate: %w", err)
 	}
 	return nil
+}
+
+// apply asks to become a node.
+func (a *Agent) apply(ctx context.Context, token Token) (pair, error) {
+	var err error
+	if a.ca, err = fetchCA(ctx, a.servers.dialer.DialContext, token.CAHash); err != nil {
+		return pair{}, err
+	}
+	trust := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: apiName, RootCAs: a.roots()}
+	config := a.config(trust)
+	config.BearerToken = token.bearer()
+	var got pair
+	if err = checkServer(config); err == nil {
+		got, err = requestCertificate(ctx, config, a.cfg.NodeName)
+	}
+	return got, explain(err, func() error { return askReady(ctx, trust, a.servers.list()[0]) })
 }
 
 func (a *Agent) isSameNode(own *x509.Certificate) error {
@@ -234,23 +251,24 @@ func (a *Agent) roots() *x509.CertPool {
 
 // config is for clients that speak to whichever server answers.
 func (a *Agent) config(tlsConfig *tls.Config) *restclient.Config {
+	transport := utilnet.SetTransportDefaults(&http.Transport{DialContext: a.servers.dialer.DialContext, TLSClientConfig: tlsConfig, Proxy: nil})
 	return &restclient.Config{
 		Host:      "https://" + apiName,
-		Transport: utilnet.SetTransportDefaults(&http.Transport{DialContext: a.servers.dialer.DialContext, TLSClientConfig: tlsConfig, Proxy: nil}),
+		Transport: &doubting{RoundTripper: transport, servers: a.servers, ready: func(ctx context.Context, server string) error { return askReady(ctx, tlsConfig, server) }},
 		QPS:       qps, Burst: burst,
 		UserAgent: "kubelet/" + version.Skiff + " skiff-agent", // its first word manages the fields that the node writes
 	}
 }
 
-// checkServer asks for the server's version.
-func (a *Agent) checkServer(config *restclient.Config) error {
+// checkServer asks for the server's version, and whether this one can be a node of it.
+func checkServer(config *restclient.Config) error {
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return err
 	}
 	server, err := client.Discovery().ServerVersion()
 	if err != nil {
-		return explain(err)
+		return err
 	}
 	return checkVersion(version.Kubernetes, server)
 }
@@ -266,16 +284,44 @@ func (a *Agent) meetServer(ctx context.Context) error {
 		return fmt.Errorf("make the node's client: %w", err)
 	}
 	a.client = client
-	for waiting := false; ; waiting = true {
-		if a.cluster, err = readCluster(ctx, client); err == nil {
-			return a.checkServer(config)
-		}
-		if err := refusal(err); err != nil {
+	return a.untilMet(ctx, func() error {
+		if a.cluster, err = readCluster(ctx, client); err != nil {
 			return err
 		}
-		if !waiting {
-			klog.FromContext(ctx).Error(err, "No server answers, waiting for one", "servers", a.servers.list())
+		return checkServer(config)
+	})
+}
+
+// untilMet asks again until a server answers, or all that are asked have refused this node for refusedFor. One that starts, or that
+// is behind the others, may do so for a moment.
+func (a *Agent) untilMet(ctx context.Context, ask func() error) error {
+	var since, told time.Time // of which on there were refusals only, and when it was said what is wrong
+	for {
+		err := ask()
+		if err == nil {
+			return nil
+		}
+		final := refusal(err)
+		switch {
+		case final == nil:
+			since = time.Time{}
+		case since.IsZero():
+			since = time.Now()
+		case time.Since(since) >= refusedFor:
+			return final
+		}
+		if expired(err) {
+			err = atThisTime(err)
+		}
+		if told.IsZero() {
 			a.cfg.progress(StepWaiting)
+		}
+		if time.Since(told) >= tellEvery {
+			klog.FromContext(ctx).Error(cmp.Or(final, err), "Waiting for a server that takes this node", "servers", a.servers.list())
+			told = time.Now()
+		}
+		if all := a.servers.list(); len(all) > 1 {
+			a.servers.use(all[1])
 		}
 		select {
 		case <-time.After(retryEvery):

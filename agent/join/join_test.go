@@ -3,7 +3,6 @@
 package join
 
 import (
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -20,8 +18,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	apimachineryversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/utils/ptr"
 
@@ -219,17 +215,14 @@ func TestServersGoOn(t *testing.T) {
 	}
 }
 
-// Some errors go away by waiting and others do not.
-func TestRefusal(t *testing.T) {
-	for err, ends := range map[error]bool{
-		apierrors.NewUnauthorized("no"):                                           true,
-		apierrors.NewForbidden(schema.GroupResource{}, "x", errors.New("no")):     true,
-		fmt.Errorf("get: %w", x509.UnknownAuthorityError{}):                       true,
-		apierrors.NewServiceUnavailable("starting"):                               false,
-		&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", os.ErrExist)}: false,
-	} {
-		if got := refusal(err); (got != nil) != ends {
-			t.Errorf("refusal(%v) = %v", err, got)
+// A server that has only just started for the first time has nothing to say about its cluster yet, and that is no reason to give up.
+func TestFetchCATooEarly(t *testing.T) {
+	for _, status := range []int{http.StatusForbidden, http.StatusNotFound, http.StatusServiceUnavailable} {
+		server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
+		s := must(newServers(filepath.Join(t.TempDir(), "servers"), server.Listener.Addr().String()))
+		if _, err := fetchCA(t.Context(), s.dialer.DialContext, ""); !errors.As(err, &notYet{}) || !strings.Contains(err.Error(), "is it a server of Skiff?") {
+			t.Errorf("after %d: %v", status, err)
 		}
+		server.Close()
 	}
 }

@@ -36,6 +36,7 @@ type servers struct {
 	saved   bool          // the file has the members of all
 	all     []string      // the one that answered last comes first; never empty
 	former  []string      // those that the cluster did not name any more, the latest first: tried when no other answers
+	inUse   string        // tried first; empty before any has answered
 	changed chan struct{} // closed, and made anew, when all has other members
 }
 
@@ -96,19 +97,31 @@ func (s *servers) dial(ctx context.Context, network, _ string) (net.Conn, error)
 	return nil, errors.Join(errs...)
 }
 
+// list is in the order in which they are tried: the one in use, and on from there.
 func (s *servers) list() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Concat(s.all, s.former)
+	list := slices.Concat(s.all, s.former)
+	first := max(0, slices.Index(list, s.inUse))
+	return slices.Concat(list[first:], list[:first])
 }
 
 // prefer puts an address first, if it is still there.
 func (s *servers) prefer(address string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.inUse = address
 	if i := slices.Index(s.all, address); i > 0 { // a former one stays what it is until the cluster names it
 		s.all = slices.Insert(slices.Delete(slices.Clone(s.all), i, i+1), 0, address)
 	}
+}
+
+// use has what follows go to a server, and closes the connections to the one before.
+func (s *servers) use(address string) {
+	s.mu.Lock()
+	s.inUse = address
+	s.mu.Unlock()
+	s.dialer.CloseAll()
 }
 
 // maxFormer are remembered. A server that is away for a moment, as all but one may be, is not named by the last one.

@@ -59,6 +59,6 @@ func newCommand() *cobra.Command {
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(newServerCommand(), newAgentCommand(), newTokenCommand(), newMembersCommand(), newStopCommand(), newUninstallCommand(), newKubectlCommand(), newExplainPodCommand(), newVersionCommand())
+	root.AddCommand(newServerCommand(), newAgentCommand(), newTokenCommand(), newMembersCommand(), newSnapshotCommand(), newStopCommand(), newUninstallCommand(), newKubectlCommand(), newExplainPodCommand(), newVersionCommand())
 	return root
 }

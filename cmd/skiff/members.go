@@ -56,8 +56,11 @@ func (m *memberCommands) newList() *cobra.Command {
 			fmt.Fprintln(table, "NAME\tID\tSTATE\tPEER URL")
 			for _, one := range all {
 				state := "member"
-				if one.Learner {
+				switch {
+				case one.Learner:
 					state = "joining"
+				case one.Leads:
+					state = "leader"
 				}
 				fmt.Fprintf(table, "%s\t%x\t%s\t%s\n", one.Name, one.ID, state, one.PeerURL)
 			}
@@ -117,8 +120,18 @@ started again with their old data: two clusters would have the same keys. skiff 
 	return cmd
 }
 
-// call asks a server. Its errors are what it says.
+// call asks a server, and returns its answer. Its errors are what it says.
 func (m *memberCommands) call(ctx context.Context, method, path string) ([]byte, error) {
+	answer, err := m.request(ctx, method, path)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Close()
+	return io.ReadAll(answer)
+}
+
+// request asks a server. Its errors are what it says; the caller closes the answer.
+func (m *memberCommands) request(ctx context.Context, method, path string) (io.ReadCloser, error) {
 	config, err := adminConfig(m.kubeconfig)
 	if err != nil {
 		return nil, err
@@ -135,10 +148,13 @@ func (m *memberCommands) call(ctx context.Context, method, path string) ([]byte,
 	if err != nil {
 		return nil, err
 	}
+	if response.StatusCode == http.StatusOK {
+		return response.Body, nil
+	}
 	defer response.Body.Close()
 	answer, err := io.ReadAll(response.Body)
-	if err == nil && response.StatusCode != http.StatusOK {
-		err = errors.New(strings.TrimSpace(string(answer)))
+	if err != nil {
+		return nil, err
 	}
-	return answer, err
+	return nil, errors.New(strings.TrimSpace(string(answer)))
 }

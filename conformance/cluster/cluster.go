@@ -62,11 +62,13 @@ type Config struct {
 	Flags   []string
 	// DualStack gives nodes, pods and Services addresses of both families, IPv4 first.
 	DualStack bool
-	Say       func(format string, args ...any)
+	// Zones is how many zones the nodes are spread over, in turn; with none they have no zone.
+	Zones int
+	Say   func(format string, args ...any)
 }
 
 // agentNames are those of the nodes besides the server.
-var agentNames = []string{"beta", "gamma", "delta"}
+var agentNames = []string{"beta", "gamma", "delta", "epsilon", "zeta"}
 
 const (
 	nodeName       = "alpha"
@@ -113,7 +115,10 @@ func Start(ctx context.Context, config Config) (own *Own, err error) {
 	if err := own.Restart(ctx); err != nil {
 		return own, err
 	}
-	return own, own.join(ctx)
+	if err := own.join(ctx); err != nil {
+		return own, err
+	}
+	return own, own.spread(ctx)
 }
 
 // Restart starts the server again after Stop or Kill, and waits until the node is Ready.
@@ -270,6 +275,21 @@ func (o *Own) join(ctx context.Context) error {
 	for _, a := range o.agents {
 		if err := o.awaitNode(ctx, a.host.Name()); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// spread says of the nodes in which zones they are.
+func (o *Own) spread(ctx context.Context) error {
+	if o.config.Zones == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	for i, name := range append([]string{nodeName}, agentNames[:len(o.agents)]...) {
+		if err := o.kubectl(ctx, "label", "node", name, fmt.Sprintf("topology.kubernetes.io/zone=zone-%d", i%o.config.Zones)); err != nil {
+			return fmt.Errorf("say in which zone node %s is: %w", name, err)
 		}
 	}
 	return nil

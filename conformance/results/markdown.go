@@ -93,6 +93,11 @@ func (r *Results) whole(b *strings.Builder) {
 		fmt.Fprintf(b, "| %s | %d× | %d | %d | %d | %s | %s |\n", w.Commit, w.Times, w.Passed, w.Failed, w.Skipped, w.From, w.To)
 	}
 	b.WriteString("\n")
+	for _, w := range slices.Backward(r.Whole) {
+		for _, name := range w.FailedTests {
+			fmt.Fprintf(b, "- %s: failed %s\n\n", w.Commit, name)
+		}
+	}
 }
 
 // table counts verdicts by a property of the tests.

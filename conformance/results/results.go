@@ -81,6 +81,8 @@ type Whole struct {
 	Passed  int `json:"passed"`
 	Failed  int `json:"failed"`
 	Skipped int `json:"skipped"`
+	// FailedTests are the names of those that failed. Runs before 2026-11-28 did not note them.
+	FailedTests []string `json:"failedTests,omitempty"`
 }
 
 // maxWhole is how many runs of all tests are remembered.
@@ -97,6 +99,9 @@ func (r *Results) EndWhole() {
 	}
 	for _, t := range r.Tests {
 		w.From, w.To = min(w.From, t.Date), max(w.To, t.Date)
+		if t.State == Failed {
+			w.FailedTests = append(w.FailedTests, t.Name)
+		}
 	}
 	r.Whole = append(r.Whole, w)
 	r.Whole = r.Whole[max(0, len(r.Whole)-maxWhole):]

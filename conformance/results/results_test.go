@@ -4,6 +4,7 @@ package results
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -14,7 +15,8 @@ func TestWholeRuns(t *testing.T) {
 		{Name: "[sig-apps] a", State: Failed, Runs: 1, Failures: 1, Failure: "oh", Found: Found{Commit: "abc", Date: "2026-11-28 01:00:00"}},
 	}}
 	r.EndWhole()
-	if want := (Whole{Commit: "abc", From: "2026-11-28 01:00:00", To: "2026-11-28 02:00:00", Times: 1, Passed: 1, Failed: 1}); r.Whole[0] != want {
+	want := Whole{Commit: "abc", From: "2026-11-28 01:00:00", To: "2026-11-28 02:00:00", Times: 1, Passed: 1, Failed: 1, FailedTests: []string{"[sig-apps] a"}}
+	if !reflect.DeepEqual(r.Whole[0], want) {
 		t.Errorf("remembered %+v, want %+v", r.Whole[0], want)
 	}
 	for i := range maxWhole {
@@ -24,7 +26,11 @@ func TestWholeRuns(t *testing.T) {
 	if len(r.Whole) != maxWhole || r.Whole[0].Commit != "0" {
 		t.Errorf("remembers %d runs, the first of commit %s; want the last %d", len(r.Whole), r.Whole[0].Commit, maxWhole)
 	}
-	if got := r.Markdown("# Conformance", "conformance tests", "results.json", nil); !strings.Contains(got, "| 9 | 1× | 1 | 1 | 0 |") || strings.Index(got, "| 9 | 1× ") > strings.Index(got, "| 8 | 1× ") {
+	got := r.Markdown("# Conformance", "conformance tests", "results.json", nil)
+	if !strings.Contains(got, "| 9 | 1× | 1 | 1 | 0 |") || strings.Index(got, "| 9 | 1× ") > strings.Index(got, "| 8 | 1× ") {
 		t.Errorf("the report does not name the runs, the last one first:\n%s", got)
+	}
+	if !strings.Contains(got, "- 9: failed [sig-apps] a\n") {
+		t.Errorf("the report does not name what failed:\n%s", got)
 	}
 }

@@ -46,6 +46,7 @@ type options struct {
 	serverFlags string
 	agents      int
 	dualStack   bool
+	zones       int
 }
 
 func main() {
@@ -77,6 +78,7 @@ func parse() options {
 	flag.StringVar(&o.serverFlags, "server-flags", "", "more flags for skiff server")
 	flag.IntVar(&o.agents, "agents", 1, "how many nodes there are besides the server's")
 	flag.BoolVar(&o.dualStack, "dual-stack", false, "give all things addresses of both families")
+	flag.IntVar(&o.zones, "zones", 0, "in how many zones the nodes are; 0 for none")
 	flag.Parse()
 	kind, verdicts := "run", "results.json"
 	if o.all {
@@ -143,7 +145,7 @@ func start(ctx context.Context, o options, archive string) (cluster.Cluster, err
 	}
 	say("starting Skiff on %d test hosts; their logs are in %s", 1+o.agents, o.output)
 	return cluster.Start(ctx, cluster.Config{
-		Binary: binary, Archive: archive, Agents: o.agents, Registry: true, LogDir: o.output, Flags: strings.Fields(o.serverFlags), DualStack: o.dualStack, Say: say,
+		Binary: binary, Archive: archive, Agents: o.agents, Registry: true, LogDir: o.output, Flags: strings.Fields(o.serverFlags), DualStack: o.dualStack, Zones: o.zones, Say: say,
 	})
 }
 

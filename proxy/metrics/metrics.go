@@ -22,6 +22,8 @@ type Metrics struct {
 	serviceChanges, endpointChanges               *metrics.Counter
 	servicesPending, endpointsPending             *metrics.Gauge
 	restoreFailures, partialFailures, nftFailures *metrics.CounterVec // ip_family
+	flows, nftCleanup                             *metrics.CounterVec // ip_family
+	noLocal                                       *metrics.GaugeVec   // traffic_policy, ip_family
 	healthz, livez                                *metrics.CounterVec // code
 }
 
@@ -47,6 +49,10 @@ func New() *Metrics {
 		restoreFailures: metrics.NewCounterVec(counter("sync_proxy_rules_iptables_restore_failures_total", "Cumulative proxy iptables restore failures"), byFamily),
 		partialFailures: metrics.NewCounterVec(counter("sync_proxy_rules_iptables_partial_restore_failures_total", "Cumulative proxy iptables partial restore failures"), byFamily),
 		nftFailures:     metrics.NewCounterVec(counter("sync_proxy_rules_nftables_sync_failures_total", "Cumulative proxy nftables sync failures"), byFamily),
+		nftCleanup:      metrics.NewCounterVec(counter("sync_proxy_rules_nftables_cleanup_failures_total", "Cumulative proxy nftables cleanup failures"), byFamily),
+		flows:           metrics.NewCounterVec(counter("conntrack_reconciler_deleted_entries_total", "Cumulative conntrack flows deleted by conntrack reconciler"), byFamily),
+		noLocal: metrics.NewGaugeVec(gauge("sync_proxy_rules_no_local_endpoints_total", "Number of services with a Local traffic policy and no endpoints"),
+			[]string{"traffic_policy", "ip_family"}),
 
 		healthz: metrics.NewCounterVec(counter("proxy_healthz_total", "Cumulative proxy healthz HTTP status"), []string{"code"}),
 		livez:   metrics.NewCounterVec(counter("proxy_livez_total", "Cumulative proxy livez HTTP status"), []string{"code"}),
@@ -59,7 +65,28 @@ func New() *Metrics {
 func (m *Metrics) List() []metrics.Registerable {
 	return []metrics.Registerable{
 		m.sync, m.full, m.partial, m.programming, m.conntrack, m.synced, m.queued, m.serviceChanges, m.endpointChanges,
-		m.servicesPending, m.endpointsPending, m.restoreFailures, m.partialFailures, m.nftFailures, m.healthz, m.livez,
+		m.servicesPending, m.endpointsPending, m.restoreFailures, m.partialFailures, m.nftFailures,
+		m.nftCleanup, m.flows, m.noLocal, m.healthz, m.livez,
+	}
+}
+
+// CountPackets adds a metric that the kernel counts. It is left out as long as it cannot be read.
+func (m *Metrics) CountPackets(name, help string, read func() (uint64, error)) {
+	m.Registry.CustomMustRegister(&packets{read: read, metric: metrics.NewDesc(subsystem+"_"+name, help, nil, nil, metrics.ALPHA, "")})
+}
+
+// packets is one counter of the kernel's.
+type packets struct {
+	metrics.BaseStableCollector
+	metric *metrics.Desc
+	read   func() (uint64, error)
+}
+
+func (p *packets) DescribeWithStability(ch chan<- *metrics.Desc) { ch <- p.metric }
+
+func (p *packets) CollectWithStability(ch chan<- metrics.Metric) {
+	if n, err := p.read(); err == nil {
+		ch <- metrics.NewLazyConstMetric(p.metric, metrics.CounterValue, float64(n))
 	}
 }
 
@@ -126,9 +153,21 @@ func (m *Metrics) took(family corev1.IPFamily, full bool, took time.Duration) {
 	kind.WithLabelValues(string(family)).Observe(took.Seconds())
 }
 
-// FlowsCleared notes how long it took to look at the flows of a family that lead nowhere any more.
-func (m *Metrics) FlowsCleared(family corev1.IPFamily, took time.Duration) {
+// FlowsCleared notes how long it took to look at the flows of a family that lead nowhere any more, and how many those were.
+func (m *Metrics) FlowsCleared(family corev1.IPFamily, took time.Duration, cleared uint) {
 	m.conntrack.WithLabelValues(string(family)).Observe(took.Seconds())
+	m.flows.WithLabelValues(string(family)).Add(float64(cleared))
+}
+
+// NoLocalEndpoints notes how many ports of Services with policy Local lead nowhere on this node.
+func (m *Metrics) NoLocalEndpoints(family corev1.IPFamily, internal, external int) {
+	m.noLocal.WithLabelValues("internal", string(family)).Set(float64(internal))
+	m.noLocal.WithLabelValues("external", string(family)).Set(float64(external))
+}
+
+// CleanupFailed notes that chains without use could not be removed.
+func (m *Metrics) CleanupFailed(family corev1.IPFamily) {
+	m.nftCleanup.WithLabelValues(string(family)).Inc()
 }
 
 // Healthz and Livez note an answer.
