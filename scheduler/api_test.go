@@ -408,6 +408,7 @@ status: {capacity: {cpu: "%d", memory: 1Gi, pods: "110"}}`, perNode))
 				waiting = placed.Load() < pods
 			}
 			if time.Now().After(deadline) {
+				a.logWaiting()
 				t.Fatalf("%d of %d pods are placed after 5 min and %d deaths", placed.Load(), pods, deaths)
 			}
 		}
@@ -427,6 +428,23 @@ status: {capacity: {cpu: "%d", memory: 1Gi, pods: "110"}}`, perNode))
 	if len(list.Items) != pods || moved.Load() != 0 {
 		t.Errorf("%d pods, of which %d changed their node", len(list.Items), moved.Load())
 	}
+}
+
+// logWaiting tells how many pods there are, and why those without a node have none.
+func (a api) logWaiting() {
+	list, err := a.Client.CoreV1().Pods("default").List(a.Context(), metav1.ListOptions{})
+	if err != nil {
+		a.Error(err)
+		return
+	}
+	waiting := make(map[string]int)
+	for i := range list.Items {
+		if pod := &list.Items[i]; pod.Spec.NodeName == "" {
+			_, message := scheduled(pod)
+			waiting[message]++
+		}
+	}
+	a.Logf("%d pods are there; those without a node say %v", len(list.Items), waiting)
 }
 
 // lossy is a transport on which some writes get lost before the server has heard of them, and of others the answer.
