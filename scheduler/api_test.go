@@ -361,14 +361,18 @@ status: {capacity: {cpu: "%d", memory: 1Gi, pods: "110"}}`, perNode))
 	a := api{t, testenv.Start(t, testenv.SimulatedNodes(simulated.Config{Nodes: nodes, Template: template}))}
 	var moved, placed atomic.Int64
 	factory := informers.NewSharedInformerFactory(a.Client, 0)
-	_, err = factory.Core().V1().Pods().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{UpdateFunc: func(old, now any) {
-		switch was, is := old.(*v1.Pod).Spec.NodeName, now.(*v1.Pod).Spec.NodeName; {
+	see := func(was, is string) {
+		switch {
 		case was == "" && is != "":
 			placed.Add(1)
 		case was != is:
 			moved.Add(1)
 		}
-	}})
+	}
+	_, err = factory.Core().V1().Pods().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(now any) { see("", now.(*v1.Pod).Spec.NodeName) }, // placed already, if the watch had to begin anew
+		UpdateFunc: func(old, now any) { see(old.(*v1.Pod).Spec.NodeName, now.(*v1.Pod).Spec.NodeName) },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
