@@ -256,7 +256,7 @@ func gpus(node string, devices ...resourcev1.Device) *resourcev1.ResourceSlice {
 	}
 }
 
-// A pod waits for its device to become ready; if it does not, it gets another.
+// A pod waits for its device to become ready; if it does not, it gets another. While it waits it is nominated to its node.
 func TestBindingConditions(t *testing.T) {
 	a := api{t, testenv.Start(t, testenv.SimulatedNodes(simulated.Config{Nodes: 1}))}
 	start(t, a.Config)
@@ -311,8 +311,12 @@ func TestBindingConditions(t *testing.T) {
 	if node := a.pod("a").Spec.NodeName; node != "" {
 		t.Errorf("the pod is on %s before its second device is ready", node)
 	}
+	parttest.Eventually(t, "the pod is nominated", func() bool { return a.pod("a").Status.NominatedNodeName == "simulated-0" })
 	report(device(), "attached")
 	parttest.Eventually(t, "the pod has a node", func() bool { return a.pod("a").Spec.NodeName == "simulated-0" })
+	if node := a.pod("a").Status.NominatedNodeName; node != "" {
+		t.Errorf("the pod is still nominated to %s", node)
+	}
 }
 
 // mortal is a transport that stops in the middle of some write: before the server has heard of it, or before the scheduler has heard
