@@ -35,7 +35,7 @@ const (
 
 // fields are those that have an effect, and those whose only useful value is ours.
 var fields = []string{
-	"apiVersion", "kind", "maxPods", "podPidsLimit", "cpuCFSQuota", "cpuCFSQuotaPeriod", "cpuManagerPolicy", "reservedSystemCPUs", "topologyManagerPolicy", "topologyManagerScope", "memoryManagerPolicy", "reservedMemory", "memorySwap", "kubeReserved", "systemReserved",
+	"apiVersion", "kind", "maxPods", "podPidsLimit", "cpuCFSQuota", "cpuCFSQuotaPeriod", "cpuManagerPolicy", "reservedSystemCPUs", "topologyManagerPolicy", "topologyManagerScope", "memoryManagerPolicy", "reservedMemory", "memorySwap", "singleProcessOOMKill", "kubeReserved", "systemReserved",
 	"evictionHard", "evictionSoft", "evictionSoftGracePeriod", "evictionPressureTransitionPeriod", "evictionMaxPodGracePeriod", "evictionMinimumReclaim", "mergeDefaultEvictionSettings",
 	"imageMinimumGCAge", "imageMaximumGCAge", "imageGCHighThresholdPercent", "imageGCLowThresholdPercent", "containerLogMaxSize", "containerLogMaxFiles",
 	"allowedUnsafeSysctls", "serializeImagePulls", "maxParallelImagePulls", "registerWithTaints", "shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "failSwapOn",

@@ -36,6 +36,7 @@ type Config struct {
 	// MemoryCapacity of the node in bytes; OOM scores are relative to it.
 	MemoryCapacity int64
 	Swap           Swap
+	WholeOOMKill   bool // when its memory runs out, all of a container's processes end; for cgroups of version 2
 	// HugePageSizes that the kernel has, as CRI writes them ("2MB").
 	HugePageSizes []string
 }

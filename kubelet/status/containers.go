@@ -35,12 +35,28 @@ const (
 func (in *Input) containerStatuses(specs []v1.Container, old []v1.ContainerStatus, k kind) []v1.ContainerStatus {
 	var out []v1.ContainerStatus
 	for i := range specs {
-		out = append(out, in.containerStatus(&specs[i], find(old, specs[i].Name), k))
+		before := find(old, specs[i].Name)
+		s := in.containerStatus(&specs[i], before, k)
+		if k == regular {
+			s.AllocatedResourcesStatus = in.devices(&specs[i], before)
+		}
+		out = append(out, s)
 	}
 	if k != initial { // init containers keep the order in which they run
 		slices.SortFunc(out, func(a, b v1.ContainerStatus) int { return cmp.Compare(a.Name, b.Name) })
 	}
 	return out
+}
+
+// devices are those of a container and how they are. Once it has given them back that stays as it was last.
+func (in *Input) devices(c *v1.Container, old *v1.ContainerStatus) (now []v1.ResourceStatus) {
+	if in.Devices != nil {
+		now = in.Devices(in.Pod, c)
+	}
+	if now == nil && old != nil {
+		return old.AllocatedResourcesStatus
+	}
+	return now
 }
 
 func (in *Input) containerStatus(c *v1.Container, old *v1.ContainerStatus, k kind) v1.ContainerStatus {
