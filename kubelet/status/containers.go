@@ -173,6 +173,7 @@ func (in *Input) fromRuntime(c *v1.Container, have *containers.Container) v1.Con
 		State:        stateOf(have, id),
 		VolumeMounts: mountStatuses(c, have),
 		User:         userOf(have),
+		StopSignal:   containers.SignalName(have.StopSignal),
 	}
 	if have.ImageID != "" {
 		s.ImageID = have.ImageID
@@ -181,10 +182,6 @@ func (in *Input) fromRuntime(c *v1.Container, have *containers.Container) v1.Con
 		s.Image = cmp.Or(have.Image, c.Image)
 	} else {
 		s.Image = c.Image // the runtime knows only the digest
-	}
-	if have.StopSignal != runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT {
-		signal := v1.Signal(strings.TrimPrefix(have.StopSignal.String(), "SIGNAL_"))
-		s.StopSignal = &signal
 	}
 	s.AllocatedResources = c.Resources.Requests.DeepCopy()
 	s.Resources = in.resourcesOf(c, have)
