@@ -46,7 +46,8 @@ type Manager struct {
 	changed func()          // a driver came: what waits for one may try again
 	wake    func(types.UID) // the status of a pod may be another
 
-	streams sync.WaitGroup // of health
+	hearAgain time.Duration
+	streams   sync.WaitGroup // of health
 
 	mu      sync.Mutex
 	closed  bool                 // guarded by mu
@@ -86,7 +87,7 @@ type Device struct {
 
 // New makes a Manager in the kubelet's root. changed and wake, which is told of pods whose devices have another health, must not block.
 func New(client kubernetes.Interface, node, root string, changed func(), wake func(types.UID)) *Manager {
-	return &Manager{client: client, node: node, file: filepath.Join(root, "dra.json"), changed: changed, wake: wake, drivers: map[string]*driver{}, claims: map[types.UID]*claim{}}
+	return &Manager{client: client, node: node, file: filepath.Join(root, "dra.json"), changed: changed, wake: wake, hearAgain: hearAgain, drivers: map[string]*driver{}, claims: map[types.UID]*claim{}}
 }
 
 // Close ends the streams of drivers; none begins after that.

@@ -22,7 +22,7 @@ import (
 const (
 	healthHolds = 30 * time.Second // what a driver says of a device, unless it says for how long
 	healthMost  = 1 << 14          // devices of a driver that are remembered
-	watchAgain  = 5 * time.Second  // when a driver's stream has ended
+	hearAgain   = 5 * time.Second  // when a driver's stream has ended
 )
 
 // deviceKey names a device of a driver.
@@ -60,11 +60,11 @@ func (m *Manager) watchHealth(ctx context.Context, name string, d *driver, servi
 			return
 		}
 		if ctx.Err() == nil {
-			klog.FromContext(ctx).Info("The health of a driver's devices is not known", "driver", name, "err", err)
+			klog.FromContext(ctx).V(2).Info("The health of a driver's devices is not known", "driver", name, "err", err)
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(watchAgain):
+		case <-time.After(m.hearAgain):
 		}
 	}
 }

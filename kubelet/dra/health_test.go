@@ -89,6 +89,7 @@ func TestHealth(t *testing.T) {
 
 		woken := make(chan types.UID, 100)
 		m := New(fake.NewClientset(claimFor("c1", "p1")), "n1", t.TempDir(), func() {}, func(uid types.UID) { woken <- uid })
+		m.hearAgain = time.Millisecond
 		if err := m.Register(t.Context(), "gpu.example.org", endpoint, []string{api.DRAPluginService, version}); err != nil {
 			t.Fatal(err)
 		}
