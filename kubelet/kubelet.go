@@ -241,6 +241,7 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	k.evictor = eviction.New(cfg.Eviction, evictable{k}, k.agent.Ref(), k.events)
 	k.agent.Pressure = k.evictor.Pressure
 	k.status = status.NewManager(deps.Client, deps.Informers.Core().V1().Pods().Lister())
+	k.status.Ended = k.metrics.EndedContainers
 	k.devices = devices.New(cfg.Root, k.metrics, k.agent.Poke, k.wake)
 	k.agent.Devices = k.devices.Resources
 	k.shutdown = shutdown.New(cfg.Shutdown, shutdown.Systemd{}, ending{k})
