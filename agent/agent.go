@@ -494,7 +494,7 @@ func applySettings(cfg *kubelet.Config, s *kubeletconfig.KubeletConfiguration, m
 	cfg.Topology = kubelet.Topology{Policy: numa.Policy(s.TopologyManagerPolicy), Scope: s.TopologyManagerScope}
 	cfg.StaticMemory, cfg.ReservedMemory = s.MemoryManagerPolicy == "Static", configfile.ReservedMemory(s)
 	cfg.LimitedSwap = s.MemorySwap.SwapBehavior == configfile.LimitedSwap
-	cfg.SingleProcessOOMKill = s.SingleProcessOOMKill
+	cfg.SingleProcessOOMKill, cfg.MaxBackOff = s.SingleProcessOOMKill, s.CrashLoopBackOff.MaxContainerRestartPeriod.Duration
 	cfg.AllowedSysctls = s.AllowedUnsafeSysctls
 	cfg.LogMaxSize, cfg.LogMaxFiles = logSize.Value(), int(*s.ContainerLogMaxFiles)
 	cfg.ImageGC = images.GCConfig{

@@ -97,6 +97,8 @@ type Config struct {
 	// cgroups: with version 2 all end; with version 1 that cannot be had.
 	SingleProcessOOMKill *bool
 
+	MaxBackOff time.Duration // the longest wait before a failed container is started again; 0: five minutes
+
 	LogMaxSize  int64 // bytes, 10 MiB
 	LogMaxFiles int   // 5
 
@@ -233,8 +235,8 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 		LogRoot: cfg.LogRoot, ContainerLogLinks: cfg.LogLinks, PodRoot: filepath.Join(cfg.Root, "pods"),
 		SeccompRoot: filepath.Join(cfg.Root, "seccomp"), CPUCFSQuota: cfg.CPUCFSQuota, CPUCFSPeriod: cfg.Cgroups.CPUPeriod,
 		MinOOMScoreAdj: cfg.MinOOMScoreAdj, MemoryCapacity: machine.Memory, HugePageSizes: machine.HugePageNames(),
-		Swap:         containers.Swap{Controlled: k.tree.LimitsSwap(), Unified: k.tree.Unified(), Limited: cfg.LimitedSwap, Capacity: machine.Swap},
-		WholeOOMKill: k.tree.Unified() && !ptr.Deref(cfg.SingleProcessOOMKill, false),
+		Swap:       containers.Swap{Controlled: k.tree.LimitsSwap(), Unified: k.tree.Unified(), Limited: cfg.LimitedSwap, Capacity: machine.Swap},
+		MaxBackOff: cfg.MaxBackOff, WholeOOMKill: k.tree.Unified() && !ptr.Deref(cfg.SingleProcessOOMKill, false),
 	}, deps.Runtime, k.puller, host{k}, k.prober, k.grants, k.events, k.metrics)
 	k.imageGC = images.NewCollector(cfg.ImageGC, deps.Images, deps.Runtime, deps.Volumes.Images, k.puller.Forget)
 	cfg.Eviction.Root = cfg.Root

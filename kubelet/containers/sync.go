@@ -306,7 +306,7 @@ func (r *Runtime) backingOff(pod *v1.Pod, c *v1.Container, status *Status) *star
 	if last == nil {
 		return nil
 	}
-	key := strings.Join([]string{pod.Name, pod.Namespace, string(pod.UID), c.Name, c.Image, c.Resources.String()}, "/")
+	key := backOffKey(pod, c)
 	if r.backoff.IsInBackOffSince(key, last.FinishedAt) {
 		wait := r.backoff.Get(key)
 		r.containerEvent(pod, c, v1.EventTypeWarning, "BackOff",
@@ -319,6 +319,10 @@ func (r *Runtime) backingOff(pod *v1.Pod, c *v1.Container, status *Status) *star
 	r.backoff.Next(key, last.FinishedAt)
 	r.backoff.GC()
 	return nil
+}
+
+func backOffKey(pod *v1.Pod, c *v1.Container) string {
+	return strings.Join([]string{pod.Name, pod.Namespace, string(pod.UID), c.Name, c.Image, c.Resources.String()}, "/")
 }
 
 // nextRestartCount goes on where the last container of that name stopped; if that is gone, after its last log file.
