@@ -14,6 +14,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/cache"
@@ -23,6 +24,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/cronjob"
 	"github.com/skiff-k8s/skiff/controllers/csrcleaner"
 	"github.com/skiff-k8s/skiff/controllers/deployment"
+	"github.com/skiff-k8s/skiff/controllers/devicetainteviction"
 	"github.com/skiff-k8s/skiff/controllers/disruption"
 	"github.com/skiff-k8s/skiff/controllers/job"
 	"github.com/skiff-k8s/skiff/controllers/metrics"
@@ -30,6 +32,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/podcertificatecleaner"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 	"github.com/skiff-k8s/skiff/controllers/replicaset"
+	"github.com/skiff-k8s/skiff/controllers/statefulset"
 	"github.com/skiff-k8s/skiff/controllers/tainteviction"
 	"github.com/skiff-k8s/skiff/controllers/ttlafterfinished"
 )
@@ -190,6 +193,61 @@ func TestClockIsSet(t *testing.T) {
 			wait: 10 * time.Minute, before: "1 ready, 0 available",
 			forward: "1 ready, 1 available", back: "1 ready, 0 available", later: 88 * time.Minute,
 			afterForward: "1 ready, 1 available", afterBack: "1 ready, 0 available", muchLater: 3 * time.Minute, inTheEnd: "1 ready, 1 available",
+		},
+		{
+			name: "a StatefulSet's second pod comes when the first has been ready for long enough",
+			objects: func() []runtime.Object {
+				labels := map[string]string{"app": "s"}
+				return []runtime.Object{&appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "s", Namespace: "ns"}, Spec: appsv1.StatefulSetSpec{
+					Replicas: ptr.To[int32](2), MinReadySeconds: 1800, Selector: &metav1.LabelSelector{MatchLabels: labels}, RevisionHistoryLimit: ptr.To[int32](10),
+					UpdateStrategy: appsv1.StatefulSetUpdateStrategy{Type: appsv1.RollingUpdateStatefulSetStrategyType},
+					Template:       corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}},
+				}}}
+			},
+			run: func(c *clock) []reconcile.Controller {
+				c.known = []cache.SharedIndexInformer{c.Factory.Core().V1().Pods().Informer(), c.Factory.Apps().V1().StatefulSets().Informer()}
+				controller, err := statefulset.New(c.Clientset, c.Factory, c.Events, metrics.New().Stateful)
+				c.must(err)
+				return []reconcile.Controller{controller}
+			},
+			is: func(c *clock) string {
+				c.StartPods()
+				return names(c.Pods(), func(p corev1.Pod) string { return p.Name })
+			},
+			wait: 10 * time.Minute, before: "s-0",
+			forward: "s-0 s-1", back: "s-0", later: 88 * time.Minute, afterForward: "s-0 s-1", afterBack: "s-0", muchLater: 3 * time.Minute, inTheEnd: "s-0 s-1",
+		},
+		{
+			name: "a pod goes when it has tolerated its device's taint for long enough",
+			objects: func() []runtime.Object {
+				taint := resourcev1.DeviceTaint{Key: "broken", Effect: resourcev1.DeviceTaintEffectNoExecute, TimeAdded: ptr.To(metav1.Now())}
+				return []runtime.Object{
+					&resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: resourcev1.ResourceSliceSpec{
+						Driver: "x.io", Pool: resourcev1.ResourcePool{Name: "n"}, Devices: []resourcev1.Device{{Name: "d", Taints: []resourcev1.DeviceTaint{taint}}},
+					}},
+					&resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Name: "c", Namespace: "ns"}, Status: resourcev1.ResourceClaimStatus{
+						Allocation: &resourcev1.AllocationResult{Devices: resourcev1.DeviceAllocationResult{Results: []resourcev1.DeviceRequestAllocationResult{{
+							Driver: "x.io", Pool: "n", Device: "d",
+							Tolerations: []resourcev1.DeviceToleration{{Operator: resourcev1.DeviceTolerationOpExists, Effect: taint.Effect, TolerationSeconds: ptr.To[int64](1800)}},
+						}}}},
+						ReservedFor: []resourcev1.ResourceClaimConsumerReference{{Resource: "pods", Name: "p", UID: "p"}},
+					}},
+					&corev1.Pod{
+						ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "ns", UID: "p"},
+						Spec:       corev1.PodSpec{NodeName: "n", ResourceClaims: []corev1.PodResourceClaim{{Name: "x", ResourceClaimName: ptr.To("c")}}},
+					},
+				}
+			},
+			run: func(c *clock) []reconcile.Controller {
+				devices := c.Factory.Resource().V1()
+				c.known = []cache.SharedIndexInformer{devices.ResourceSlices().Informer(), devices.ResourceClaims().Informer(), c.Factory.Core().V1().Pods().Informer()}
+				controller, err := devicetainteviction.New(c.Clientset, c.Factory, c.Events, metrics.New().Devices)
+				c.must(err)
+				return []reconcile.Controller{controller}
+			},
+			is:   func(c *clock) string { return names(c.Pods(), func(p corev1.Pod) string { return p.Name }) },
+			wait: 10 * time.Minute, before: "p",
+			forward: "", back: "p", later: 79 * time.Minute, afterBack: "p", muchLater: 2 * time.Minute, inTheEnd: "",
 		},
 		{
 			name:    "a rollout is stuck when its deadline is over",

@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	dto "github.com/prometheus/client_model/go"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	corev1 "k8s.io/api/core/v1"
 	storagemigrationv1 "k8s.io/api/storagemigration/v1"
@@ -20,6 +22,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/server/options/encryptionconfig/controller"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/component-base/metrics/legacyregistry"
 
 	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/encryption"
@@ -41,6 +44,26 @@ func writeKeys(t *testing.T, file, letters string) {
 	if err := os.Rename(file+".new", file); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// failedReloads is how many files could not be used.
+func failedReloads(t *testing.T) (n float64) {
+	t.Helper()
+	families, err := legacyregistry.DefaultGatherer.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() != "apiserver_encryption_config_controller_automatic_reloads_total" {
+			continue
+		}
+		for _, metric := range family.Metric {
+			if slices.ContainsFunc(metric.Label, func(l *dto.LabelPair) bool { return l.GetName() == "status" && l.GetValue() == "failure" }) {
+				n += metric.GetCounter().GetValue()
+			}
+		}
+	}
+	return n
 }
 
 // Keys are changed as the documentation says, while the server runs: the new one is made known, then used, then a StorageVersionMigration
@@ -135,8 +158,14 @@ func TestKeysAreRotated(t *testing.T) {
 	}
 
 	// A file that cannot be used changes nothing.
+	failed := failedReloads(t)
 	writeKeys(t, file, "")
-	time.Sleep(10 * controller.EncryptionConfigFileChangePollDuration)
+	c.eventually("the file is looked at", func(context.Context) error {
+		if failedReloads(t) == failed {
+			return fmt.Errorf("it is not yet")
+		}
+		return nil
+	})
 	write()
 	if count := by(); count["b"] != n {
 		t.Errorf("after a broken file: stored by %v, want %d by b", count, n)

@@ -49,6 +49,13 @@ func TestControllersAreMeasured(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, err = c.CoreV1().Services("ns").Create(t.Context(), &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "web"},
+		Spec:       corev1.ServiceSpec{Selector: map[string]string{"app": "web"}, Ports: []corev1.ServicePort{{Port: 80}}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	c.eventually("all is counted", func(context.Context) error {
 		got := values(t, registry)
 		for _, want := range []string{
@@ -62,9 +69,19 @@ func TestControllersAreMeasured(t *testing.T) {
 			`statefulset_controller_statefulset_max_unavailable pod_management_policy=OrderedReady statefulset_name=db statefulset_namespace=ns 1`,
 			`statefulset_controller_statefulset_unavailable_replicas pod_management_policy=OrderedReady statefulset_name=db statefulset_namespace=ns 2`,
 			`pv_collector_unbound_pvc_count namespace=ns storage_class=none volume_attributes_class= 1`,
+			`running_managed_controllers manager=kube-controller-manager name=nodeipam 1`,
 			`node_ipam_controller_cirdset_max_cidrs clusterCIDR=10.42.0.0/16 256`,
 		} {
 			if !slices.Contains(got, want) {
+				return fmt.Errorf("%s is not among %s", want, strings.Join(got, "\n"))
+			}
+		}
+		for _, want := range []string{ // of libraries, which count what all clusters of this test do
+			`endpoint_slice_controller_syncs result=success `,
+			`endpoint_slice_controller_changes operation=create `,
+			`endpoint_slice_controller_num_endpoint_slices `,
+		} {
+			if !slices.ContainsFunc(got, func(line string) bool { return strings.HasPrefix(line, want) }) {
 				return fmt.Errorf("%s is not among %s", want, strings.Join(got, "\n"))
 			}
 		}

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/kubernetes/scheme"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/utils/ptr"
@@ -182,4 +183,74 @@ func TestEndWithoutLeading(t *testing.T) {
 		first.stop()
 		<-first.done
 	})
+}
+
+// What a Lease says of the time is its holder's clock's, which may be set, or have been wrong all along: that makes nobody lead
+// beside the one that holds it, and the next one waits for as long as ever when the holder is gone without a word.
+func TestLeadersClockIsSet(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		off  func(renewals int) time.Duration // by how much the holder's clock is wrong then
+	}{
+		{"an hour ahead", func(int) time.Duration { return time.Hour }},
+		{"an hour behind", func(int) time.Duration { return -time.Hour }},
+		{"set forward", func(renewals int) time.Duration { return time.Duration(renewals/10) * time.Hour }},
+		{"set back", func(renewals int) time.Duration { return -time.Duration(renewals/10) * time.Hour }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tracker := clienttesting.NewObjectTracker(scheme.Scheme, scheme.Codecs.UniversalDecoder())
+				wrong, right := clientOf(tracker), clientOf(tracker)
+				renewals, dead := 0, false
+				for _, verb := range []string{"create", "update"} {
+					wrong.PrependReactor(verb, "leases", func(action clienttesting.Action) (bool, runtime.Object, error) {
+						if dead {
+							return true, nil, errors.New("no answer")
+						}
+						lease := action.(clienttesting.CreateAction).GetObject().(*coordinationv1.Lease)
+						off := tc.off(renewals)
+						renewals++
+						lease.Spec.RenewTime = ptr.To(metav1.NewMicroTime(lease.Spec.RenewTime.Add(off)))
+						lease.Spec.AcquireTime = ptr.To(metav1.NewMicroTime(lease.Spec.AcquireTime.Add(off)))
+						return false, nil, nil // goes on to be written
+					})
+				}
+				first := contend(t, wrong)
+				time.Sleep(time.Second)
+				second := contend(t, right)
+				for range 300 { // longer than any Lease lasts
+					time.Sleep(time.Second)
+					if !first.leading || second.leading {
+						t.Fatalf("the one with the wrong clock leads: %v, the other one: %v", first.leading, second.leading)
+					}
+				}
+				if renewals < 100 {
+					t.Fatalf("the Lease was written %d times", renewals)
+				}
+
+				dead = true // its machine is off the network, so it cannot give the Lease back
+				for waited := time.Duration(0); !second.leading; waited += time.Second {
+					if waited > leaseDuration+3*retryPeriod {
+						t.Fatalf("nobody else leads after %v", waited)
+					}
+					time.Sleep(time.Second)
+					if first.leading && second.leading {
+						t.Fatal("both lead")
+					}
+				}
+				if err := <-first.done; !errors.Is(err, ErrLostLease) {
+					t.Errorf("the one that is off the network = %v", err)
+				}
+				second.stop()
+				<-second.done
+			})
+		})
+	}
+}
+
+// clientOf is one of several clients of the same objects.
+func clientOf(tracker clienttesting.ObjectTracker) *fake.Clientset {
+	client := &fake.Clientset{}
+	client.AddReactor("*", "*", clienttesting.ObjectReaction(tracker))
+	return client
 }

@@ -55,7 +55,13 @@ func TestDiscovery(t *testing.T) {
 // kubernetesDir is where the source of Kubernetes is, with the documents that it brings along.
 func kubernetesDir(t *testing.T) string {
 	t.Helper()
-	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "k8s.io/kubernetes").Output()
+	return moduleDir(t, "k8s.io/kubernetes")
+}
+
+// moduleDir is where the source of a module is.
+func moduleDir(t *testing.T, module string) string {
+	t.Helper()
+	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -243,6 +243,11 @@ func kubernetesMetrics(t *testing.T) map[string]metric {
 	for _, part := range []string{"pkg", "plugin", "cmd/kubelet", "cmd/kube-proxy"} {
 		dirs = append(dirs, filepath.Join(dir, part))
 	}
+	for module, part := range map[string]string{ // libraries whose metrics are those of controllers
+		"k8s.io/endpointslice": "metrics", "k8s.io/dynamic-resource-allocation": "resourceclaim/metrics", "k8s.io/component-base": "metrics/prometheus/controllers",
+	} {
+		dirs = append(dirs, filepath.Join(moduleDir(t, module), part))
+	}
 	return readSource(t, dirs...)
 }
 
@@ -390,7 +395,7 @@ func (s *source) level(e ast.Expr) string {
 	if level, ok := e.(*ast.SelectorExpr); ok {
 		return level.Sel.Name
 	}
-	return string(metrics.INTERNAL) // which those are that do not say
+	return string(metrics.ALPHA) // which those are that do not say
 }
 
 // value follows names to what they stand for.

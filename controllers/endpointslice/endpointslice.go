@@ -11,6 +11,7 @@ package endpointslice
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -29,6 +30,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	slicelib "k8s.io/endpointslice"
+	slicemetrics "k8s.io/endpointslice/metrics"
 	"k8s.io/endpointslice/topologycache"
 	sliceutil "k8s.io/endpointslice/util"
 	"k8s.io/klog/v2"
@@ -221,7 +223,8 @@ func nodeReady(node *corev1.Node) bool {
 }
 
 // Reconcile makes the slices of a Service say what its pods are.
-func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (reconcile.Result, error) {
+func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (_ reconcile.Result, err error) {
+	defer func() { slicemetrics.EndpointSliceSyncs.WithLabelValues(outcome(err)).Inc() }()
 	service, err := c.services.Services(key.Namespace).Get(key.Name)
 	if apierrors.IsNotFound(err) {
 		// The garbage collector deletes the slices: the Service owns them.
@@ -261,4 +264,16 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 		return reconcile.Result{}, err
 	}
 	return reconcile.Result{}, nil
+}
+
+// outcome is what the metrics say of a sync.
+func outcome(err error) string {
+	switch {
+	case err == nil:
+		return "success"
+	case errors.Is(err, reconcile.ErrStale):
+		return "stale"
+	default:
+		return "error"
+	}
 }

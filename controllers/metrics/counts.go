@@ -7,8 +7,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/component-base/metrics"
 	storagehelper "k8s.io/component-helpers/storage/volume"
+	claimmetrics "k8s.io/dynamic-resource-allocation/resourceclaim/metrics"
 	"k8s.io/utils/ptr"
 )
 
@@ -130,6 +133,18 @@ func adminAccess(claim *resourcev1.ResourceClaim) bool {
 		}
 	}
 	return false
+}
+
+// ClaimCreated notes that a ResourceClaim was made for the object that is to have it, or could not be made.
+func ClaimCreated(claim *resourcev1.ResourceClaim, err error) {
+	status, group, kind := "success", "", ""
+	if err != nil {
+		status = "failure"
+	}
+	if owner := metav1.GetControllerOfNoCopy(claim); owner != nil {
+		group, kind = schema.FromAPIVersionAndKind(owner.APIVersion, owner.Kind).Group, owner.Kind
+	}
+	claimmetrics.ResourceClaimCreate.WithLabelValues(status, strconv.FormatBool(adminAccess(claim)), group, kind).Inc()
 }
 
 func csiPlugin(driver string) string { return "kubernetes.io/csi:" + driver }

@@ -3,6 +3,7 @@
 package metrics
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +12,8 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/component-base/metrics"
+	"k8s.io/component-base/metrics/testutil"
+	claimmetrics "k8s.io/dynamic-resource-allocation/resourceclaim/metrics"
 	"k8s.io/utils/ptr"
 )
 
@@ -92,5 +95,33 @@ func TestCounts(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// A claim is counted by how it went and who is to have it.
+func TestClaimCreated(t *testing.T) {
+	s, registry := New(), metrics.NewKubeRegistry()
+	if err := s.Register(registry); err != nil {
+		t.Fatal(err)
+	}
+	const name = "dynamic_resource_allocation_resourceclaim_creates_total"
+	claimmetrics.ResourceClaimCreate.Reset() // it is the process's
+	claim := func(admin bool, apiVersion, kind string) *resourcev1.ResourceClaim {
+		return &resourcev1.ResourceClaim{
+			ObjectMeta: metav1.ObjectMeta{OwnerReferences: []metav1.OwnerReference{{APIVersion: apiVersion, Kind: kind, Controller: ptr.To(true)}}},
+			Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{
+				{Exactly: &resourcev1.ExactDeviceRequest{AdminAccess: &admin}},
+			}}},
+		}
+	}
+	ClaimCreated(claim(false, "v1", "Pod"), nil)
+	ClaimCreated(claim(true, "scheduling.k8s.io/v1alpha2", "PodGroup"), errors.New("no answer"))
+	want := `# HELP dynamic_resource_allocation_resourceclaim_creates_total [ALPHA] Number of ResourceClaims creation requests, categorized by creation status, admin access, and owning API group and kind (either Pod or scheduling.k8s.io/PodGroup)
+# TYPE dynamic_resource_allocation_resourceclaim_creates_total counter
+dynamic_resource_allocation_resourceclaim_creates_total{admin_access="false",owner_api_group="",owner_api_kind="Pod",status="success"} 1
+dynamic_resource_allocation_resourceclaim_creates_total{admin_access="true",owner_api_group="scheduling.k8s.io",owner_api_kind="PodGroup",status="failure"} 1
+`
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), name); err != nil {
+		t.Error(err)
 	}
 }

@@ -3,7 +3,8 @@
 // Package metrics are what the controllers measure, by kube-controller-manager's names.
 //
 // A Set is that of all controllers of one process; each controller gets its own part. Until a Set is registered it costs
-// next to nothing. Work queues are measured by package reconcile's, EndpointSlices by k8s.io/endpointslice's own metrics.
+// next to nothing. Work queues are measured by package reconcile's. The metrics of EndpointSlices and of claims that are made are
+// those of the libraries k8s.io/endpointslice and k8s.io/dynamic-resource-allocation, which are the process's; a Set only shows them.
 package metrics
 
 import (
@@ -15,6 +16,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/component-base/metrics"
+	claimmetrics "k8s.io/dynamic-resource-allocation/resourceclaim/metrics"
+	slicemetrics "k8s.io/endpointslice/metrics"
 )
 
 // Set is the metrics of all controllers.
@@ -149,6 +152,7 @@ type Nodes struct {
 type Blocks struct {
 	Allocations, Releases *metrics.CounterVec
 	Max, Usage            *metrics.GaugeVec
+	Running               *metrics.GaugeVec // by name of the controller and of its manager, instead of a range
 	Tries                 *metrics.HistogramVec
 }
 
@@ -210,6 +214,10 @@ func New() *Set {
 	s.Nodes, s.Blocks, s.Ephemeral = s.newNodes(), s.newBlocks(), s.newEphemeral()
 	s.RootCA, s.Bundles = s.newPublisher("root_ca_cert_publisher"), s.newPublisher("clustertrustbundle_publisher")
 	s.Garbage = &Garbage{s.group("garbagecollector_controller").counter("resources_sync_error_total", "How often the watches of the garbage collector could not be brought up to date.")}
+	s.all = append(s.all,
+		slicemetrics.EndpointsAddedPerSync, slicemetrics.EndpointsRemovedPerSync, slicemetrics.EndpointsDesired, slicemetrics.NumEndpointSlices,
+		slicemetrics.DesiredEndpointSlices, slicemetrics.EndpointSliceChanges, slicemetrics.EndpointSlicesChangedPerSync,
+		slicemetrics.EndpointSliceSyncs, slicemetrics.ServicesCountByTrafficDistribution, claimmetrics.ResourceClaimCreate)
 	return s
 }
 
@@ -271,7 +279,7 @@ func (g group) histograms(name, help string, buckets []float64, labels ...string
 
 func (s *Set) newJob() *Job {
 	g := s.group("job_controller")
-	stable, beta, internal := g.at(metrics.STABLE), g.at(metrics.BETA), g.at(metrics.INTERNAL)
+	stable, beta := g.at(metrics.STABLE), g.at(metrics.BETA)
 	return &Job{
 		SyncDuration:      stable.histograms("job_sync_duration_seconds", "How long it took to look at a Job.", metrics.ExponentialBuckets(0.004, 2, 15), "completion_mode", "result", "action"),
 		Syncs:             stable.counters("job_syncs_total", "How often a Job was looked at.", "completion_mode", "result", "action"),
@@ -280,8 +288,8 @@ func (s *Set) newJob() *Job {
 		PodsFinished:      stable.counters("job_pods_finished_total", "Pods of Jobs that have ended and were counted.", "completion_mode", "result"),
 		PolicyActions:     beta.counters("pod_failures_handled_by_failure_policy_total", "Failed pods that a rule of a pod failure policy was for.", "action"),
 		TrackedTerminated: beta.counters("terminated_pods_tracking_finalizer_total", "Pods that have ended with the finalizer by which Jobs track them, as they come and go.", "event"),
-		IndexesFinished:   internal.counters("job_finished_indexes_total", "Completion indexes that have ended.", "status", "backoffLimit"),
-		PodsCreated:       internal.counters("job_pods_creation_total", "Pods that were made for Jobs, or should have been, by why.", "reason", "status"),
+		IndexesFinished:   g.counters("job_finished_indexes_total", "Completion indexes that have ended.", "status", "backoffLimit"),
+		PodsCreated:       g.counters("job_pods_creation_total", "Pods that were made for Jobs, or should have been, by why.", "reason", "status"),
 		Skips:             g.skips(),
 	}
 }
@@ -395,6 +403,7 @@ func (s *Set) newBlocks() *Blocks {
 		Releases:    g.counters("cidrset_cidrs_releases_total", "Blocks of pod addresses that came back.", label),
 		Max:         g.gauges("cirdset_max_cidrs", "Blocks of pod addresses that there are.", label), // upstream's spelling
 		Usage:       g.gauges("cidrset_usage_cidrs", "Part of the blocks that is given away.", label),
+		Running:     s.group("").at(metrics.BETA).gauges("running_managed_controllers", "Controllers that run.", "name", "manager"),
 		Tries:       g.histograms("cidrset_allocation_tries_per_request", "Blocks that were looked at until one was free.", metrics.ExponentialBuckets(1, 5, 5), label),
 	}
 }

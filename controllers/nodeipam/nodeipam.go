@@ -70,6 +70,13 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, e
 		Reconcile: c.Reconcile,
 		Workers:   1,
 		Watches:   []reconcile.Watch{reconcile.On(nodes.Informer(), c.nodeChanged)},
+		Loop: func(ctx context.Context, _ reconcile.Queue) error {
+			running := measured.Running.WithLabelValues("nodeipam", "kube-controller-manager")
+			running.Set(1)
+			defer running.Set(0)
+			<-ctx.Done()
+			return nil
+		},
 	}, nil
 }
 

@@ -2,7 +2,7 @@
 
 // Package podgc deletes pods that nobody else will:
 //
-//   - bound to a node that does not exist (any more);
+//   - bound to a node that has not existed for a while: one that registers anew keeps its pods;
 //   - terminating on a node that is not ready and tainted out-of-service;
 //   - terminating without ever having been bound;
 //   - ended, beyond a number that the cluster keeps for reading: those evicted first, then the oldest.
@@ -15,8 +15,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -42,8 +44,9 @@ const Name = "pod-garbage-collector"
 const DefaultThreshold = 12500
 
 const (
-	quarantine = 40 * time.Second // how long a node must be missing
-	tidyDelay  = 20 * time.Second // between two counts of ended pods
+	quarantine    = 40 * time.Second // how long a node must be missing
+	tidyDelay     = 20 * time.Second // between two counts of ended pods
+	forgetMissing = time.Hour        // after which a missing node is of no interest: its pods are gone
 )
 
 // tidy is the key under which ended pods are counted. No pod has it.
@@ -56,6 +59,9 @@ type controller struct {
 	nodes     corelisters.NodeLister
 	threshold int
 	metrics   *metrics.PodGC
+
+	mu      sync.Mutex
+	missing map[string]time.Time // since when nodes that pods are bound to are not there; guarded by mu
 }
 
 // New returns the controller. It keeps threshold ended pods; with 0 it keeps all.
@@ -65,7 +71,7 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, t
 	if err := podcontrol.IndexByNode(pods.Informer()); err != nil {
 		return reconcile.Controller{}, err
 	}
-	c := &controller{client: client, pods: pods.Lister(), indexer: pods.Informer().GetIndexer(), nodes: nodes.Lister(), threshold: threshold, metrics: measured}
+	c := &controller{client: client, pods: pods.Lister(), indexer: pods.Informer().GetIndexer(), nodes: nodes.Lister(), threshold: threshold, metrics: measured, missing: map[string]time.Time{}}
 	return reconcile.Controller{
 		Name:      "podgc",
 		Reconcile: c.Reconcile,
@@ -89,19 +95,21 @@ func (c *controller) podChanged(q reconcile.Queue, old, new *corev1.Pod) {
 		q.Add(reconcile.KeyOf(new))
 	case bound && (old == nil || old.Spec.NodeName == ""):
 		if _, err := c.nodes.Get(new.Spec.NodeName); err != nil {
-			q.AddAfter(reconcile.KeyOf(new), quarantine)
+			q.Add(reconcile.KeyOf(new))
 		}
 	}
 }
 
 // nodeChanged queues the pods of a node that is gone or out of service.
 func (c *controller) nodeChanged(q reconcile.Queue, old, new *corev1.Node) {
-	delay := time.Duration(0)
 	node := new
-	switch {
-	case new == nil:
-		node, delay = old, quarantine
-	case !outOfService(new):
+	if new == nil {
+		node = old
+	}
+	if old == nil || new == nil {
+		c.isThere(node.Name)
+	}
+	if new != nil && !outOfService(new) {
 		return
 	}
 	pods, err := podcontrol.ByNode(c.indexer, node.Name)
@@ -109,7 +117,7 @@ func (c *controller) nodeChanged(q reconcile.Queue, old, new *corev1.Node) {
 		return
 	}
 	for _, pod := range pods {
-		q.AddAfter(reconcile.KeyOf(pod), delay)
+		q.Add(reconcile.KeyOf(pod))
 	}
 }
 
@@ -150,8 +158,32 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 	return reconcile.Result{}, nil
 }
 
-// deleteOrphan deletes a pod whose node is not in the cache, once the API server has confirmed that it is gone.
+// isThere notes that a node is there, or has been until now: the quarantine of the next absence begins with it.
+func (c *controller) isThere(node string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.missing, node)
+}
+
+// quarantineLeft is how long pods of a node that is not there are still to be kept. The clock's being set does not matter.
+func (c *controller) quarantineLeft(node string) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	since, known := c.missing[node]
+	if !known {
+		maps.DeleteFunc(c.missing, func(_ string, since time.Time) bool { return now.Sub(since) > forgetMissing })
+		since = now
+		c.missing[node] = now
+	}
+	return quarantine - now.Sub(since)
+}
+
+// deleteOrphan deletes a pod whose node is not in the cache, after the quarantine, and once the API server has confirmed that it is gone.
 func (c *controller) deleteOrphan(ctx context.Context, pod *corev1.Pod) (reconcile.Result, error) {
+	if left := c.quarantineLeft(pod.Spec.NodeName); left > 0 {
+		return reconcile.Result{RequeueAfter: left}, nil
+	}
 	_, err := c.client.CoreV1().Nodes().Get(ctx, pod.Spec.NodeName, metav1.GetOptions{})
 	if err == nil {
 		return reconcile.Result{RequeueAfter: quarantine}, nil // just came (back)

@@ -87,6 +87,59 @@ func TestPodsNobodyElseDeletes(t *testing.T) {
 	})
 }
 
+// A pod of a node that is missing is given the quarantine, whatever happens to the pod meanwhile, and whatever the clock says: the node may
+// only be about to register anew, and its containers run.
+func TestQuarantine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}}
+		cluster := run(t, 0, node, newPod("old", "n", nil))
+		nodes := cluster.CoreV1().Nodes()
+		remove := func() {
+			t.Helper()
+			if err := nodes.Delete(t.Context(), "n", metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		remove()
+		time.Sleep(20 * time.Second)
+		for _, pod := range []*corev1.Pod{newPod("ending", "n", terminating), newPod("ending-elsewhere", "m", terminating)} {
+			if _, err := cluster.CoreV1().Pods("default").Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		cluster.SetClock(time.Hour)
+		if got, want := names(cluster), "ending ending-elsewhere old"; got != want {
+			t.Errorf("in quarantine: %q, want %q", got, want)
+		}
+		time.Sleep(21 * time.Second)
+		if got, want := names(cluster), "ending-elsewhere"; got != want {
+			t.Errorf("after 41 s without n, and 21 s without m: %q, want %q", got, want)
+		}
+		time.Sleep(20 * time.Second)
+		if got := names(cluster); got != "" {
+			t.Errorf("after 41 s without m: %q, want none", got)
+		}
+
+		node.ResourceVersion = ""
+		for _, pod := range []string{"first", "second"} { // the node comes back, and its next absence counts anew
+			if _, err := nodes.Create(t.Context(), node, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if _, err := cluster.CoreV1().Pods("default").Create(t.Context(), newPod(pod, "n", nil), metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			remove()
+			time.Sleep(30 * time.Second)
+		}
+		if got, want := names(cluster), "first second"; got != want {
+			t.Errorf("after 30 s: %q, want %q", got, want)
+		}
+	})
+}
+
 func TestEndedPodsBeyondThreshold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cluster := run(t, 2, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}},

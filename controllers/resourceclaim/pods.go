@@ -26,6 +26,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/dynamic-resource-allocation/resourceclaim"
 
+	"github.com/skiff-k8s/skiff/controllers/metrics"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
 
@@ -172,6 +173,7 @@ func (g *generator) ensure(ctx context.Context, pod *corev1.Pod, ref *corev1.Pod
 			err = nil // made by us, before we could write it down
 		}
 	}
+	metrics.ClaimCreated(claim, err)
 	if err != nil {
 		return "", fmt.Errorf("create ResourceClaim %s: %w", claim.Name, err)
 	}

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/client-go/util/retry"
+	"k8s.io/dynamic-resource-allocation/resourceclaim/metrics"
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/scheduler/framework"
@@ -158,6 +159,11 @@ func (p *plugin) create(ctx context.Context, c *claim) error {
 	next := c.DeepCopy()
 	next.Name, next.UID = "", ""
 	made, err := p.api(c.Namespace).Create(ctx, next, metav1.CreateOptions{})
+	status := "success"
+	if err != nil {
+		status = "failure"
+	}
+	metrics.ResourceClaimCreate.WithLabelValues(status, "false", "", "Pod").Inc() // the controllers show it
 	if err != nil {
 		return fmt.Errorf("create claim for extended resources of pod %s: %w", c.OwnerReferences[0].Name, err)
 	}
