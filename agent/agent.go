@@ -382,7 +382,11 @@ func (a *Agent) buildKubelet() error {
 	services := a.deps.Informers.Core().V1().Services()
 	builder := env.New(a.objects,
 		env.Services{Lister: services.Lister(), Synced: services.Informer().HasSynced},
-		env.Node{Allocatable: a.allocatable, HostIPs: func() ([]string, error) { return a.cfg.nodeIPs(), nil }})
+		env.Node{
+			Allocatable: a.allocatable,
+			HostIPs:     func() ([]string, error) { return a.cfg.nodeIPs(), nil },
+			Volumes:     func(pod types.UID) map[string]string { return a.volumes.Paths(pod) },
+		})
 	drivers := csi.New(a.deps.Node, a.cfg.NodeName)
 	a.volumes = volumes.New(volumes.Config{
 		NodeName:     a.cfg.NodeName,
@@ -490,6 +494,7 @@ func applySettings(cfg *kubelet.Config, s *kubeletconfig.KubeletConfiguration, m
 	cfg.Topology = kubelet.Topology{Policy: numa.Policy(s.TopologyManagerPolicy), Scope: s.TopologyManagerScope}
 	cfg.StaticMemory, cfg.ReservedMemory = s.MemoryManagerPolicy == "Static", configfile.ReservedMemory(s)
 	cfg.LimitedSwap = s.MemorySwap.SwapBehavior == configfile.LimitedSwap
+	cfg.SingleProcessOOMKill, cfg.MaxBackOff = s.SingleProcessOOMKill, s.CrashLoopBackOff.MaxContainerRestartPeriod.Duration
 	cfg.AllowedSysctls = s.AllowedUnsafeSysctls
 	cfg.LogMaxSize, cfg.LogMaxFiles = logSize.Value(), int(*s.ContainerLogMaxFiles)
 	cfg.ImageGC = images.GCConfig{

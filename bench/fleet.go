@@ -22,6 +22,9 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
+// fleetSettle is until pods are at rest, in seconds: half a minute after its last call a shim collects its garbage, once.
+const fleetSettle = 60
+
 const containerdSocket = "/run/skiff/containerd/containerd.sock"
 
 // node measures what the node costs: pods one after the other beside the bare calls of CRI, many at once, and many at rest.
@@ -254,7 +257,7 @@ func fleet(ctx context.Context, h *host, client kubernetes.Interface, r *results
 	if err != nil {
 		return fmt.Errorf("start %d pods: %w", h.options.fleet, err)
 	}
-	if err := wait(ctx, h.options.settle); err != nil {
+	if err := wait(ctx, max(h.options.settle, fleetSettle)); err != nil {
 		return err
 	}
 	if err := h.profileAnew(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,9 +19,14 @@ import (
 // majority says that there is none, if that is so.
 func (s *Store) majority() error {
 	if members := len(s.Members()); members > 1 && s.server.Lead() == 0 {
-		return fmt.Errorf("no majority: of %d servers %d must run and reach each other", members, members/2+1)
+		return NoMajority(members)
 	}
 	return nil
+}
+
+// NoMajority says that too few of so many members run.
+func NoMajority(members int) error {
+	return fmt.Errorf("no majority: of %d servers %d must run and reach each other", members, members/2+1)
 }
 
 // How often a member of several looks whether somebody leads, and how often nobody must have led for it to count. etcd's
@@ -81,13 +87,20 @@ func (p patient) Txn(ctx context.Context) clientv3.Txn { return patientTxn{p, ct
 
 // explain says of an error that there is no majority, if that is why.
 func (p patient) explain(err error) error {
-	if !electing(err) && !errors.Is(err, rpctypes.ErrTimeout) && !errors.Is(err, rpctypes.ErrTimeoutDueToLeaderFail) && !errors.Is(err, rpctypes.ErrTimeoutDueToConnectionLost) {
+	if !electing(err) && !late(err) {
 		return err
 	}
 	if why := p.majority(); why != nil {
 		return fmt.Errorf("%w (%w)", err, why)
 	}
 	return err
+}
+
+// late says of an error that time was up before the members had agreed. A write that nobody leads ends with that of its context.
+func late(err error) bool {
+	return slices.ContainsFunc([]error{
+		rpctypes.ErrTimeout, rpctypes.ErrTimeoutDueToLeaderFail, rpctypes.ErrTimeoutDueToConnectionLost, context.DeadlineExceeded,
+	}, func(one error) bool { return errors.Is(err, one) })
 }
 
 // patientTxn is a transaction that may be committed until it is taken.

@@ -46,18 +46,24 @@ func newHosts(t *testing.T, names ...string) []*host {
 	cert, key := keys.EtcdPeer.Files()
 	var hosts []*host
 	for _, name := range names {
-		free, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		free.Close()
 		hosts = append(hosts, &host{t: t, cfg: Config{Dir: t.TempDir(), Name: name, TickMs: 20, Peers: &Peers{
-			Address: free.Addr().String(),
+			Address: freeAddress(t),
 			Serve:   &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: keys.EtcdPeer.GetCertificate, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert},
 			Dial:    transport.TLSInfo{CertFile: cert, KeyFile: key, TrustedCAFile: keys.EtcdPeerCA.File()},
 		}}})
 	}
 	return hosts
+}
+
+// freeAddress is one that nobody listens at.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer free.Close()
+	return free.Addr().String()
 }
 
 func (h *host) open(join ...Member) error {
@@ -255,6 +261,12 @@ func TestNoMajority(t *testing.T) {
 			t.Fatalf("Health = %v, want %s", err, want)
 		}
 	}
+	if _, err := a.Client().Txn(t.Context()).Then(clientv3.OpPut("k", "2")).Commit(); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("a write = %v, want %s", err, want)
+	}
+	if _, err := a.Client().Get(t.Context(), "k"); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("a read = %v, want %s", err, want)
+	}
 	select {
 	case <-watch: // it ends
 	case <-time.After(30 * time.Second):
@@ -336,6 +348,33 @@ func TestRemoveLeader(t *testing.T) {
 			c.wants("k", "1")
 		})
 	}
+}
+
+// A member that comes back at another address tells the others, also if it led before.
+func TestAddressChanges(t *testing.T) {
+	hosts := newHosts(t, "a", "b", "c")
+	a, b, c := hosts[0], hosts[1], hosts[2]
+	a.mustOpen()
+	b.joins(a)
+	c.joins(a)
+	for _, moves := range []*host{c, a} {
+		if err := moves.Close(); err != nil {
+			t.Fatal(err)
+		}
+		b.mustPut("k", moves.cfg.Name)
+		moves.cfg.Peers.Address = freeAddress(t)
+		moves.mustOpen()
+		moves.wants("k", moves.cfg.Name)
+		moves.mustPut("k", "moved")
+		if !slices.ContainsFunc(b.Members(), func(m Member) bool { return m.Name == moves.cfg.Name && m.PeerURL == moves.cfg.peerURL() }) {
+			t.Errorf("b knows %+v, want %s at %s", b.Members(), moves.cfg.Name, moves.cfg.peerURL())
+		}
+	}
+	if err := b.Close(); err != nil { // a and c reach each other, without b
+		t.Fatal(err)
+	}
+	a.mustPut("k", "both")
+	c.wants("k", "both")
 }
 
 // A member that was away gets what it has missed, also from the first one, which was alone when it started.

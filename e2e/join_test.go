@@ -338,6 +338,7 @@ func (c *cluster) serverAway() {
 func (c *cluster) cutOff() {
 	c.t.Helper()
 	c.beta.inside("iptables", "-I", "INPUT", "-i", "eth0", "-j", "DROP")
+	began := time.Now()
 	c.kubectl("wait", "--for=condition=Ready=Unknown", "node/beta", "--timeout=90s")
 	c.eventually(60*time.Second, "its pod is no endpoint any more", func() error {
 		out := c.kubectl("get", "endpointslice", "-n", "demo", "-l", "kubernetes.io/service-name=web", "-o", "jsonpath={range .items[*].endpoints[*]}{.nodeName}={.conditions.ready} {end}")
@@ -346,6 +347,10 @@ func (c *cluster) cutOff() {
 		}
 		return nil
 	})
+	// Upstream takes 50 s to miss a node, looks every 5 s, and has the endpoints follow within some.
+	if took := time.Since(began); took > 75*time.Second {
+		c.t.Errorf("an endpoint that nobody reaches was served for %s", took)
+	}
 	// Names and the Service work for the others.
 	if got, err := c.ask("on-alpha", "http://web.demo/"); err != nil || got != "on-alpha" {
 		c.t.Errorf("the Service answers %q, %v", got, err)

@@ -11,8 +11,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/skiff-k8s/skiff/testhost"
 )
 
 // servers are three servers, of which the last is a node too, and a node that joined by the first.
@@ -52,12 +50,7 @@ func commandFlags(n *node, what string, flags ...string) []string {
 
 // Three servers have one cluster. It goes on when one is killed, whichever it is, and nothing that was acknowledged is lost.
 func TestServers(t *testing.T) {
-	network := testhost.NewCluster(t, 0)
-	s := &servers{t: t, written: new(int), delta: newHostOn(t, network, "delta")}
-	for _, name := range []string{"alpha", "beta", "gamma"} {
-		s.all = append(s.all, newHostOn(t, network, name))
-	}
-	s.form()
+	s := newServers(t)
 	t.Run("every server reaches every node", func(t *testing.T) { s.with(t).reachNodes(s.all...) })
 	for _, role := range []struct {
 		name string
@@ -94,7 +87,7 @@ func (s *servers) form() {
 	s.delta.run("agent", agent...)
 	for _, n := range s.all[1:] {
 		n.run("server", append(flagsOf(n), commandFlags(alpha, "server", "--server")...)...)
-		n.eventually(2*time.Minute, n.Name()+" serves", func() error { return ready(n) })
+		n.eventually(2*time.Minute, n.Name()+" serves", func() error { return serves(n) })
 	}
 	s.complete()
 	alpha.kubectl("wait", "--for=create", "node/gamma", "node/delta", "--timeout=60s")
@@ -117,33 +110,43 @@ spec:
 	alpha.kubectl("rollout", "status", "-n", "demo", "daemonset/web", "--timeout=90s")
 }
 
-func ready(n *node) error {
+func serves(n *node) error {
 	_, err := n.try("get", "--raw", "/readyz", "--request-timeout=5s")
 	return err
 }
 
-// complete waits until all servers are members, and endpoints.
-func (s *servers) complete() {
+// complete waits until all servers are members, and endpoints; gamma at another address, if it has one.
+func (s *servers) complete(moved ...string) {
 	s.t.Helper()
 	for _, n := range s.all {
 		n.eventually(time.Minute, "three members, seen from "+n.Name(), func() error {
 			out, err := n.Output(s.t.Context(), n.binary, "members", "list")
-			if err == nil && strings.Count(out, " member ") != 3 {
+			if err == nil && strings.Count(out, " member ") != 2 || !strings.Contains(out, " leader ") {
 				err = errors.New(out)
 			}
 			return err
 		})
 	}
-	s.endpoints(s.all...)
+	want := addresses(s.all)
+	copy(want[len(want)-len(moved):], moved)
+	s.endpointsAre(want, s.all...)
+}
+
+func addresses(nodes []*node) (all []string) {
+	for _, n := range nodes {
+		all = append(all, n.IP().String())
+	}
+	return all
 }
 
 // endpoints waits until the API is where these servers are, and nowhere else.
 func (s *servers) endpoints(living ...*node) {
 	s.t.Helper()
-	var want []string
-	for _, n := range living {
-		want = append(want, n.IP().String())
-	}
+	s.endpointsAre(addresses(living), living...)
+}
+
+func (s *servers) endpointsAre(want []string, living ...*node) {
+	s.t.Helper()
 	slices.Sort(want)
 	for _, n := range living {
 		n.eventually(time.Minute, "the endpoints are those that live, seen from "+n.Name(), func() error {
@@ -270,7 +273,7 @@ func (s *servers) kill(t *testing.T, victim *node) {
 		n.kubectl("exec", "-n", "demo", strings.TrimSpace(pod), "--", "true")
 	}
 	victim.run("server", flagsOf(victim)...)
-	victim.eventually(time.Minute, "it serves again", func() error { return ready(victim) })
+	victim.eventually(time.Minute, "it serves again", func() error { return serves(victim) })
 	s.hasAll(victim)
 	s.complete()
 	victim.kubectl("wait", "--for=condition=Ready", "node/gamma", "node/delta", "--timeout=90s")
@@ -302,27 +305,33 @@ func (s *servers) noMajority() {
 		n.run("server", flagsOf(n)...)
 	}
 	for _, n := range s.all {
-		n.eventually(2*time.Minute, n.Name()+" serves again", func() error { return ready(n) })
+		n.eventually(2*time.Minute, n.Name()+" serves again", func() error { return serves(n) })
 		s.hasAll(n)
 	}
 	s.complete()
 	s.act(s.all[1], "again")
 }
 
-// remove takes a server out. It ends, and says why it does not start.
+// remove takes the server out that leads the database. It ends, and says why it does not start; the others go on at once.
 func (s *servers) remove() {
 	s.t.Helper()
-	alpha, beta, gamma := s.all[0], s.all[1], s.all[2]
-	if out := alpha.inside(alpha.binary, "members", "remove", "beta"); !strings.Contains(out, "removed server beta") {
+	removed := s.databaseLeader()
+	others := slices.DeleteFunc(slices.Clone(s.all), func(n *node) bool { return n == removed })
+	if out := others[0].inside(removed.binary, "members", "remove", removed.Name()); !strings.Contains(out, "removed server "+removed.Name()) {
 		s.t.Errorf("it says %q", out)
 	}
-	beta.eventually(time.Minute, "it has ended", func() error {
-		out, err := beta.Output(s.t.Context(), "ss", "-Hltn", "sport", "=", "6443")
+	began := time.Now()
+	s.write(others[1], 1)
+	if took := time.Since(began); took > 5*time.Second {
+		s.t.Errorf("the others wrote nothing for %s", took)
+	}
+	removed.eventually(time.Minute, "it has ended", func() error {
+		out, err := removed.Output(s.t.Context(), "ss", "-Hltn", "sport", "=", "6443")
 		if err == nil && out != "" {
 			err = errors.New("it listens")
 		}
 		return err
 	})
-	s.endpoints(alpha, gamma)
-	s.act(gamma, "two")
+	s.endpoints(others...)
+	s.act(others[1], "two")
 }

@@ -48,6 +48,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/cpuset"
+	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/kubelet/advisories"
 	"github.com/skiff-k8s/skiff/kubelet/allocation"
@@ -92,6 +93,11 @@ type Config struct {
 	MinOOMScoreAdj int64 // 0 when the runtime may not lower scores, else -1000
 
 	LimitedSwap bool // burstable containers may swap; else none may
+	// SingleProcessOOMKill has only one process of a container end when its memory runs out. Nil is what suits the
+	// cgroups: with version 2 all end; with version 1 that cannot be had.
+	SingleProcessOOMKill *bool
+
+	MaxBackOff time.Duration // the longest wait before a failed container is started again; 0: five minutes
 
 	LogMaxSize  int64 // bytes, 10 MiB
 	LogMaxFiles int   // 5
@@ -221,23 +227,28 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	if k.tree, err = cgroups.New(cfg.Cgroups); err != nil {
 		return nil, err
 	}
+	if !k.tree.Unified() && !ptr.Deref(cfg.SingleProcessOOMKill, true) {
+		return nil, errors.New("singleProcessOOMKill must not be explicitly set to false when using cgroup v1")
+	}
 	k.puller = images.NewPuller(cfg.Images, deps.Images, secrets{deps.Client}, k.events)
 	k.runtime = containers.New(containers.Config{
 		LogRoot: cfg.LogRoot, ContainerLogLinks: cfg.LogLinks, PodRoot: filepath.Join(cfg.Root, "pods"),
 		SeccompRoot: filepath.Join(cfg.Root, "seccomp"), CPUCFSQuota: cfg.CPUCFSQuota, CPUCFSPeriod: cfg.Cgroups.CPUPeriod,
 		MinOOMScoreAdj: cfg.MinOOMScoreAdj, MemoryCapacity: machine.Memory, HugePageSizes: machine.HugePageNames(),
-		Swap: containers.Swap{Controlled: k.tree.LimitsSwap(), Unified: k.tree.Unified(), Limited: cfg.LimitedSwap, Capacity: machine.Swap},
+		Swap:       containers.Swap{Controlled: k.tree.LimitsSwap(), Unified: k.tree.Unified(), Limited: cfg.LimitedSwap, Capacity: machine.Swap},
+		MaxBackOff: cfg.MaxBackOff, WholeOOMKill: k.tree.Unified() && !ptr.Deref(cfg.SingleProcessOOMKill, false),
 	}, deps.Runtime, k.puller, host{k}, k.prober, k.grants, k.events, k.metrics)
 	k.imageGC = images.NewCollector(cfg.ImageGC, deps.Images, deps.Runtime, deps.Volumes.Images, k.puller.Forget)
 	cfg.Eviction.Root = cfg.Root
 	k.evictor = eviction.New(cfg.Eviction, evictable{k}, k.agent.Ref(), k.events)
 	k.agent.Pressure = k.evictor.Pressure
 	k.status = status.NewManager(deps.Client, deps.Informers.Core().V1().Pods().Lister())
-	k.devices = devices.New(cfg.Root, k.metrics, k.agent.Poke)
+	k.status.Ended = k.metrics.EndedContainers
+	k.devices = devices.New(cfg.Root, k.metrics, k.agent.Poke, k.wake)
 	k.agent.Devices = k.devices.Resources
 	k.shutdown = shutdown.New(cfg.Shutdown, shutdown.Systemd{}, ending{k})
 	k.agent.ShuttingDown = k.shutdown.Begun
-	k.claims = dra.New(deps.Client, cfg.Node.Name, cfg.Root, k.wakeAll)
+	k.claims = dra.New(deps.Client, cfg.Node.Name, cfg.Root, k.wakeAll, k.wake)
 	k.statics = newStatics(deps.Static, deps.Client, deps.Informers.Core().V1().Pods().Lister())
 	return k, k.handlers(deps.Informers)
 }
@@ -327,6 +338,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	k.prober.Start(ctx)
 	defer k.prober.Wait()
+	defer k.claims.Close()
 	group.Go(func() error { k.warnOfEscapes(ctx); return nil })
 	group.Go(func() error { return k.agent.Run(ctx) })
 	group.Go(func() error { return k.devices.Run(ctx) })

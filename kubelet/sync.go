@@ -257,9 +257,14 @@ func (k *Kubelet) generate(w *worker, pod *v1.Pod, have *containers.Status, term
 	}
 	end, _ := w.decided()
 	return status.Generate(status.Input{
-		Pod: pod, Old: &old, Runtime: have, Waiting: w.waiting, Probes: k.prober, Terminal: terminal, End: end, Resize: w.resize.conditions(), Resizing: w.resize.progress != nil, Actuated: k.grants.Actuated,
+		Pod: pod, Old: &old, Runtime: have, Waiting: w.waiting, Probes: k.prober, Terminal: terminal, End: end, Resize: w.resize.conditions(), Resizing: w.resize.progress != nil, Actuated: k.grants.Actuated, Devices: k.health,
 		HostIPs: k.cfg.Node.IPs, RuntimeName: k.runtimeName,
 	})
+}
+
+// health is how the devices of a container are, those of plugins and those of claims.
+func (k *Kubelet) health(pod *v1.Pod, c *v1.Container) []v1.ResourceStatus {
+	return append(k.devices.Health(pod.UID, c.Name), k.claims.Health(pod, c)...)
 }
 
 // probeContainers has exactly the pod's running containers probed.

@@ -86,6 +86,18 @@ type ruleset struct {
 	chains []chain
 }
 
+// count returns how many rules there are in each table.
+func (r *ruleset) count() ruleCounts {
+	var counts ruleCounts
+	for which, rules := range r.shared {
+		*counts.in(sharedChains[which].table) += strings.Count(rules, "\n")
+	}
+	for _, c := range r.chains {
+		counts.nat += strings.Count(c.rules, "\n")
+	}
+	return counts
+}
+
 // settings are what rules depend on besides services.
 type settings struct {
 	family        corev1.IPFamily
@@ -198,6 +210,20 @@ func lastRules(which shared, s settings) string {
 		}
 	}
 	return b.String()
+}
+
+// fixedRules counts the rules that there are without any service.
+func fixedRules(s settings) ruleCounts {
+	counts := ruleCounts{nat: strings.Count(lastRules(natServices, s), "\n")}
+	for table, chains := range map[iptables.Table][]chain{iptables.NAT: fixedNAT(), iptables.Filter: fixedFilter(s)} {
+		for _, c := range chains {
+			*counts.in(table) += strings.Count(c.rules, "\n")
+		}
+	}
+	for _, j := range jumps {
+		*counts.in(j.table)++
+	}
+	return counts
 }
 
 // rulesFor returns the rules of a service: of all its ports in one family.

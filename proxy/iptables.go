@@ -41,6 +41,39 @@ type iptablesBackend struct {
 	services map[types.NamespacedName]*written
 	order    []types.NamespacedName // keys of services, sorted: the order of rules in shared chains
 	total    int                    // endpoints of all services
+	rules    ruleCounts             // of all services, and of none
+	wrote    ruleCounts             // in the last transaction
+}
+
+// ruleCounts are numbers of rules by table.
+type ruleCounts struct{ filter, nat int }
+
+// in returns the number for one of the two tables.
+func (c *ruleCounts) in(table iptables.Table) *int {
+	if table == iptables.NAT {
+		return &c.nat
+	}
+	return &c.filter
+}
+
+// plus returns the numbers when some rules have come and some have gone.
+func (c ruleCounts) plus(come, gone ruleCounts) ruleCounts {
+	return ruleCounts{c.filter + come.filter - gone.filter, c.nat + come.nat - gone.nat}
+}
+
+// rulesIn counts the rules that a transaction writes.
+func rulesIn(input []byte) ruleCounts {
+	var counts ruleCounts
+	var table iptables.Table
+	for line := range bytes.Lines(input) {
+		switch {
+		case line[0] == '*':
+			table = iptables.Table(bytes.TrimSpace(line[1:]))
+		case bytes.HasPrefix(line, []byte("-A")), bytes.HasPrefix(line, []byte("-I")):
+			*counts.in(table)++
+		}
+	}
+	return counts
 }
 
 // written is what is in the kernel for one service.
@@ -48,6 +81,7 @@ type written struct {
 	shared    [numShared]string
 	chains    map[string]uint64 // hash of the rules, by name
 	endpoints int
+	rules     ruleCounts
 }
 
 func newIPTablesBackend(t tables, s settings) *iptablesBackend {
@@ -146,7 +180,9 @@ func (b *iptablesBackend) update(ctx context.Context, changed map[types.Namespac
 	if plan.empty() {
 		return nil
 	}
-	return b.tables.Restore(ctx, plan.input(b, nil, nil))
+	input := plan.input(b, nil, nil)
+	b.wrote = rulesIn(input)
+	return b.tables.Restore(ctx, input)
 }
 
 // replace makes the rules those of the given services, whatever is there now.
@@ -167,7 +203,7 @@ func (b *iptablesBackend) replace(ctx context.Context, all map[types.NamespacedN
 	if err != nil {
 		return err
 	}
-	b.settings, b.services, b.order, b.total = s, map[types.NamespacedName]*written{}, nil, 0
+	b.settings, b.services, b.order, b.total, b.rules = s, map[types.NamespacedName]*written{}, nil, 0, fixedRules(s)
 	total := 0
 	for _, ports := range all {
 		total += countEndpoints(ports)
@@ -188,7 +224,9 @@ func (b *iptablesBackend) replace(ctx context.Context, all map[types.NamespacedN
 		}
 	}
 	plan.fixedNAT, plan.fixedFilter = fixedNAT(), fixedFilter(b.settings)
-	return b.tables.Restore(ctx, plan.input(b, filter, nat))
+	input := plan.input(b, filter, nat)
+	b.wrote = rulesIn(input)
+	return b.tables.Restore(ctx, input)
 }
 
 // plan is a transaction being made.
@@ -222,12 +260,13 @@ func (b *iptablesBackend) plan(changed map[types.NamespacedName][]servicePort, t
 			if old != nil {
 				p.diff(old, &written{})
 				b.total -= old.endpoints
+				b.rules = b.rules.plus(ruleCounts{}, old.rules)
 				b.forget(name)
 			}
 			continue
 		}
 		set := rulesFor(ports, s)
-		now := &written{shared: set.shared, chains: make(map[string]uint64, len(set.chains)), endpoints: countEndpoints(ports)}
+		now := &written{shared: set.shared, chains: make(map[string]uint64, len(set.chains)), endpoints: countEndpoints(ports), rules: set.count()}
 		for _, c := range set.chains {
 			hash := maphash.String(b.seed, c.rules)
 			now.chains[c.name] = hash
@@ -242,6 +281,7 @@ func (b *iptablesBackend) plan(changed map[types.NamespacedName][]servicePort, t
 		p.diff(old, now)
 		b.services[name] = now
 		b.total += now.endpoints - old.endpoints
+		b.rules = b.rules.plus(now.rules, old.rules)
 	}
 	for i := range p.dirty {
 		p.dirty[i] = len(p.out[i]) > maxOut || len(p.in[i]) > len(b.order)/2

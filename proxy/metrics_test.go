@@ -91,6 +91,29 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
+// A slice that is marked as headless is as good as deleted; one that always was changes nothing.
+func TestHeadlessSlices(t *testing.T) {
+	client := fake.NewClientset()
+	p, err := New(Config{NodeName: "here"}, client, informers.NewSharedInformerFactory(client, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	labels := map[string]string{discoveryv1.LabelServiceName: "web"}
+	slice := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "web-1", Labels: labels}}
+	web := types.NamespacedName{Namespace: "ns", Name: "web"}
+	p.noteSlice(slice, true)
+	labels[corev1.IsHeadlessService] = ""
+	p.dirty = map[types.NamespacedName]change{}
+	p.noteSlice(slice, true)
+	if p.sliceKeys[web] != nil || !p.dirty[web].endpoints {
+		t.Errorf("known are %v, dirty is %v; want none, and the Service", p.sliceKeys, p.dirty)
+	}
+	p.dirty = map[types.NamespacedName]change{}
+	if p.noteSlice(slice, true); len(p.dirty) != 0 {
+		t.Errorf("when it comes again, dirty is %v, want nothing", p.dirty)
+	}
+}
+
 // /healthz has each family: one that is late makes the proxy unhealthy, and says so.
 func TestHealthOfFamilies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

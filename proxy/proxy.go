@@ -256,15 +256,17 @@ func serviceOf(slice *discoveryv1.EndpointSlice) types.NamespacedName {
 	return types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
 }
 
+// noteSlice notes that there is a slice for a Service, or that there is none any more. One that is marked as headless is none.
 func (p *Proxy) noteSlice(slice *discoveryv1.EndpointSlice, there bool) {
 	name := serviceOf(slice)
 	_, headless := slice.Labels[corev1.IsHeadlessService]
-	_, foreign := slice.Labels[labelServiceProxyName]
-	if name.Name == "" || headless || foreign {
-		return
-	}
+	there = there && name.Name != "" && !headless
 	p.mu.Lock()
 	keys := p.sliceKeys[name]
+	if !there && !keys[slice.Name] {
+		p.mu.Unlock()
+		return
+	}
 	switch {
 	case there && keys == nil:
 		p.sliceKeys[name] = map[string]bool{slice.Name: true}
@@ -515,6 +517,11 @@ func (p *Proxy) syncFamily(ctx context.Context, f *family, dirty map[types.Names
 	if err != nil {
 		p.metrics.Failed(f.name, string(p.cfg.Mode), full, time.Since(began))
 		return err
+	}
+	if b, ok := f.backend.(*iptablesBackend); ok {
+		for _, table := range []iptables.Table{iptables.Filter, iptables.NAT} {
+			p.metrics.Rules(f.name, string(table), *b.rules.in(table), *b.wrote.in(table))
+		}
 	}
 	p.metrics.Synced(f.name, full, time.Since(began), triggers)
 	if f.full {

@@ -676,6 +676,15 @@ func TestUpdatesEndLikeReplace(t *testing.T) {
 	if last != lastRules(natServices, testSettings) {
 		t.Errorf("the last rule for Services is %s", last)
 	}
+	for _, table := range []iptables.Table{iptables.Filter, iptables.NAT} {
+		rules := 0
+		for _, chain := range tables.chains[table] {
+			rules += len(chain)
+		}
+		if counted := *backend.rules.in(table); counted != rules {
+			t.Errorf("%d rules are counted in %s, want %d", counted, table, rules)
+		}
+	}
 	for _, f := range []*fakeTables{tables, fresh} { // the order of the others does not matter
 		for _, s := range sharedChains {
 			slices.Sort(f.chains[s.table][s.chain])

@@ -12,7 +12,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
-// labelServiceProxyName hands a Service or EndpointSlice over to another proxy.
+// labelServiceProxyName hands a Service over to another proxy.
 const labelServiceProxyName = "service.kubernetes.io/service-proxy-name"
 
 // node is what the rules depend on of the node they are for.

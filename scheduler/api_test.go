@@ -256,7 +256,7 @@ func gpus(node string, devices ...resourcev1.Device) *resourcev1.ResourceSlice {
 	}
 }
 
-// A pod waits for its device to become ready; if it does not, it gets another.
+// A pod waits for its device to become ready; if it does not, it gets another. While it waits it is nominated to its node.
 func TestBindingConditions(t *testing.T) {
 	a := api{t, testenv.Start(t, testenv.SimulatedNodes(simulated.Config{Nodes: 1}))}
 	start(t, a.Config)
@@ -311,8 +311,12 @@ func TestBindingConditions(t *testing.T) {
 	if node := a.pod("a").Spec.NodeName; node != "" {
 		t.Errorf("the pod is on %s before its second device is ready", node)
 	}
+	parttest.Eventually(t, "the pod is nominated", func() bool { return a.pod("a").Status.NominatedNodeName == "simulated-0" })
 	report(device(), "attached")
 	parttest.Eventually(t, "the pod has a node", func() bool { return a.pod("a").Spec.NodeName == "simulated-0" })
+	if node := a.pod("a").Status.NominatedNodeName; node != "" {
+		t.Errorf("the pod is still nominated to %s", node)
+	}
 }
 
 // mortal is a transport that stops in the middle of some write: before the server has heard of it, or before the scheduler has heard
@@ -361,14 +365,18 @@ status: {capacity: {cpu: "%d", memory: 1Gi, pods: "110"}}`, perNode))
 	a := api{t, testenv.Start(t, testenv.SimulatedNodes(simulated.Config{Nodes: nodes, Template: template}))}
 	var moved, placed atomic.Int64
 	factory := informers.NewSharedInformerFactory(a.Client, 0)
-	_, err = factory.Core().V1().Pods().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{UpdateFunc: func(old, now any) {
-		switch was, is := old.(*v1.Pod).Spec.NodeName, now.(*v1.Pod).Spec.NodeName; {
+	see := func(was, is string) {
+		switch {
 		case was == "" && is != "":
 			placed.Add(1)
 		case was != is:
 			moved.Add(1)
 		}
-	}})
+	}
+	_, err = factory.Core().V1().Pods().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(now any) { see("", now.(*v1.Pod).Spec.NodeName) }, // placed already, if the watch had to begin anew
+		UpdateFunc: func(old, now any) { see(old.(*v1.Pod).Spec.NodeName, now.(*v1.Pod).Spec.NodeName) },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -408,6 +416,7 @@ status: {capacity: {cpu: "%d", memory: 1Gi, pods: "110"}}`, perNode))
 				waiting = placed.Load() < pods
 			}
 			if time.Now().After(deadline) {
+				a.logWaiting()
 				t.Fatalf("%d of %d pods are placed after 5 min and %d deaths", placed.Load(), pods, deaths)
 			}
 		}
@@ -427,6 +436,23 @@ status: {capacity: {cpu: "%d", memory: 1Gi, pods: "110"}}`, perNode))
 	if len(list.Items) != pods || moved.Load() != 0 {
 		t.Errorf("%d pods, of which %d changed their node", len(list.Items), moved.Load())
 	}
+}
+
+// logWaiting tells how many pods there are, and why those without a node have none.
+func (a api) logWaiting() {
+	list, err := a.Client.CoreV1().Pods("default").List(a.Context(), metav1.ListOptions{})
+	if err != nil {
+		a.Error(err)
+		return
+	}
+	waiting := make(map[string]int)
+	for i := range list.Items {
+		if pod := &list.Items[i]; pod.Spec.NodeName == "" {
+			_, message := scheduled(pod)
+			waiting[message]++
+		}
+	}
+	a.Logf("%d pods are there; those without a node say %v", len(list.Items), waiting)
 }
 
 // lossy is a transport on which some writes get lost before the server has heard of them, and of others the answer.

@@ -24,8 +24,10 @@ type Explanation struct {
 	Name      string `json:"name"`
 	// Node that the pod has already; then there is nothing more to say.
 	Node string `json:"node,omitempty"`
-	// State is where the pod is: "active", "backoff", "unschedulable", "gated", "in flight", or "" for another scheduler's.
+	// State is where the pod is: "active", "backoff", "unschedulable", "gated", "in flight", "binding", "deleted" (it is being deleted, so that
+	// it is not looked at), or "" for another scheduler's.
 	State    string     `json:"state,omitempty"`
+	Binding  string     `json:"binding,omitempty"` // the node that the pod is going to be bound to
 	Attempts int        `json:"attempts,omitempty"`
 	Until    *time.Time `json:"until,omitempty"` // the end of its back-off
 	// Scheduler is the pod's schedulerName.
@@ -83,6 +85,14 @@ func (s *Scheduler) Explain(ctx context.Context, namespace, name string) (*Expla
 	if pod.Spec.NodeName != "" || profile == nil {
 		return e, nil
 	}
+	if pod.DeletionTimestamp != nil {
+		e.State = "deleted"
+		return e, nil
+	}
+	if e.Binding = s.cache.AssumedOn(pod); e.Binding != "" {
+		e.State = "binding"
+		return e, nil
+	}
 	e.State, e.Attempts, e.Until = s.queue.Find(pod.UID)
 	if plugin, status := profile.PreEnqueue(pod); status != nil {
 		e.Whole = objections(plugin, status, nil, nil)
@@ -111,14 +121,36 @@ func (s *Scheduler) explainNodes(ctx context.Context, e *Explanation, cycle *fra
 					d.Statuses[i] = status
 				}
 			})
+			if d.Statuses[i] == nil {
+				v.Objections = s.promised(cycle, node)
+			}
 		}
-		fits = fits || d.Statuses[i] == nil
+		fits = fits || len(v.Objections) == 0
 		e.Nodes = append(e.Nodes, v)
 	}
 	if !fits {
 		e.Preemption = plan(ctx, cycle, d)
 	}
 	return nil
+}
+
+// promised is what speaks against a node because of pods that are nominated to it.
+func (s *Scheduler) promised(cycle *framework.Cycle, node *framework.NodeInfo) []Objection {
+	plugin, status := cycle.Filter(node)
+	if status == nil {
+		return nil
+	}
+	var names []string
+	for _, other := range s.queue.Nominated.NominatedPods(node.Node.Name) {
+		if framework.Priority(other.Pod) >= framework.Priority(cycle.Pod.Pod) && other.Pod.UID != cycle.Pod.Pod.UID {
+			names = append(names, framework.Key(other.Pod).String())
+		}
+	}
+	all := objections(plugin, status, cycle.Pod, node)
+	for i := range all {
+		all[i].Help = "wait: the node is kept for " + strings.Join(names, ", ")
+	}
+	return all
 }
 
 // plan asks what preemption would do.

@@ -6,10 +6,13 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/scheduler/framework"
@@ -68,6 +71,37 @@ func TestExplain(t *testing.T) {
 			t.Errorf("preemption for a pod that never preempts is %+v", p)
 		}
 	}, tainted, full, cordoned, newNode("plain", func(n *v1.Node) { n.Status.Allocatable = resources("2", "8Gi", "110") }))
+}
+
+// A pod that waits for its volume, one that waits for a claim, one whose room is kept for another, and one that is being deleted.
+func TestExplainWaiting(t *testing.T) {
+	binding, objects := waiting("binding")
+	inCluster(t, func(c *cluster) {
+		c.create(binding)
+		if e := c.explain("binding", http.StatusOK); e.State != "binding" || e.Binding != "n1" {
+			t.Errorf("explanation of a pod that waits for its volume is %+v", e)
+		}
+		c.create(newPod("claimless", claim("none")))
+		if e := c.explain("claimless", http.StatusOK); len(e.Whole) != 1 || e.Whole[0].Help != "create it" {
+			t.Errorf("explanation of a pod without its claim is %+v", e)
+		}
+		c.create(newPod("kept", cpu("3"), priority(5), func(p *v1.Pod) {
+			p.Status.NominatedNodeName = "n2"
+			p.Spec.SchedulingGates = []v1.PodSchedulingGate{{Name: "g"}}
+		}))
+		c.create(newPod("p", cpu("2")))
+		e := c.explain("p", http.StatusOK)
+		i := slices.IndexFunc(e.Nodes, func(v Verdict) bool { return v.Node == "n2" })
+		if i < 0 || len(e.Nodes[i].Objections) != 1 || e.Nodes[i].Objections[0] != (Objection{"NodeResourcesFit", "Insufficient cpu", "wait: the node is kept for default/kept"}) {
+			t.Errorf("explanation of a pod whose room is kept for another is %+v", e.Nodes)
+		}
+		c.create(newPod("leaving", cpu("9"), func(p *v1.Pod) {
+			p.DeletionTimestamp, p.Finalizers = &metav1.Time{Time: time.Now()}, []string{"example.com/f"}
+		}))
+		if e := c.explain("leaving", http.StatusOK); e.State != "deleted" {
+			t.Errorf("explanation of a pod that is being deleted is %+v", e)
+		}
+	}, append(objects, newNode("n1"), newNode("n2", func(n *v1.Node) { n.Status.Allocatable = resources("3500m", "8Gi", "110") }))...)
 }
 
 // The answer names the pods that would have to go, and they stay.

@@ -20,9 +20,7 @@ import (
 // if the objection is to the pod as such.
 func help(plugin, reason string, pod *framework.PodInfo, node *framework.NodeInfo) string {
 	if node == nil {
-		return map[string]string{
-			"SchedulingGates": "remove the pod's spec.schedulingGates",
-		}[plugin]
+		return helpAnywhere(plugin, reason, pod)
 	}
 	name := node.Node.Name
 	switch plugin {
@@ -40,12 +38,44 @@ func help(plugin, reason string, pod *framework.PodInfo, node *framework.NodeInf
 		return "change the pod's affinity, or the labels of the pods that it is about"
 	case "PodTopologySpread":
 		return "raise maxSkew or set whenUnsatisfiable: ScheduleAnyway, or add nodes in other domains of the topologyKey"
+	case "VolumeBinding", "VolumeZone":
+		return "kubectl get pvc,pv,csistoragecapacities -n " + pod.Pod.Namespace + " shows where the pod's volumes are, or could be made"
+	case "NodeVolumeLimits":
+		if strings.HasSuffix(reason, "is not installed on the node") {
+			return "install the driver there: kubectl get csinode " + name + " shows which ones there are"
+		}
+		return "kubectl get csinode " + name + " shows how many volumes can be attached: move pods with volumes elsewhere"
+	case "VolumeRestrictions":
+		return "delete the pod that uses the volume"
 	case "NodeName":
 		return fmt.Sprintf("the pod asks for node %q", pod.Pod.Spec.NodeName)
 	case "NodeDeclaredFeatures":
 		return "kubectl get node " + name + " -o jsonpath={.status.declaredFeatures} shows what the node can do"
 	case "DynamicResources":
 		return "kubectl get resourceslices,resourceclaims shows which devices there are and who has them"
+	}
+	return ""
+}
+
+// helpAnywhere is about what keeps the pod from all nodes.
+func helpAnywhere(plugin, reason string, pod *framework.PodInfo) string {
+	switch plugin {
+	case "SchedulingGates":
+		return "remove the pod's spec.schedulingGates"
+	case "NodeAffinity":
+		return "change the pod's node affinity: no node has all the names that it asks for"
+	case "DefaultPreemption":
+		return "wait until the pods are gone that make room for it"
+	case "VolumeRestrictions", "NodeVolumeLimits", "VolumeBinding", "VolumeZone":
+		if strings.HasSuffix(reason, "not found") {
+			return "create it"
+		}
+		if pod == nil {
+			return ""
+		}
+		return "kubectl describe pvc -n " + pod.Pod.Namespace + " tells what the pod's claims wait for"
+	case "DynamicResources":
+		return "kubectl get resourceclaims,deviceclasses shows what there is; a claim that was made from a template belongs to one pod"
 	}
 	return ""
 }

@@ -15,7 +15,6 @@
 package scheduler
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -29,6 +28,7 @@ import (
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/scheduler/cache"
 	"github.com/skiff-k8s/skiff/scheduler/extender"
@@ -63,8 +63,8 @@ type Profile struct {
 	SchedulerName string
 	// Plugins in the order in which they are asked; nil means plugins.Default().
 	Plugins []plugins.Entry
-	// PercentageOfNodesToScore, if not 0, is this profile's own.
-	PercentageOfNodesToScore int32
+	// PercentageOfNodesToScore, if not nil, is this profile's own.
+	PercentageOfNodesToScore *int32
 }
 
 // Scheduler is one scheduler with all its profiles.
@@ -141,7 +141,7 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		handle.Preempt = s.preempt
 	}
 	for _, p := range config.Profiles {
-		s.percentage[p.SchedulerName] = cmp.Or(p.PercentageOfNodesToScore, config.PercentageOfNodesToScore)
+		s.percentage[p.SchedulerName] = ptr.Deref(p.PercentageOfNodesToScore, config.PercentageOfNodesToScore)
 		if err := s.addProfile(p, handle); err != nil {
 			return nil, err
 		}

@@ -100,7 +100,7 @@ func newControlPlane(ctx context.Context, cfg Config, invited []datastore.Member
 			}
 		}
 	}()
-	if err := c.open(ctx, cfg, invited); err != nil {
+	if err := c.open(ctx, cfg, invited, listener); err != nil {
 		return nil, err
 	}
 	cfg.progress(StepData)
@@ -120,7 +120,7 @@ func newControlPlane(ctx context.Context, cfg Config, invited []datastore.Member
 }
 
 // open makes the keys and starts etcd, as a new member of others' if it was invited.
-func (c *controlPlane) open(ctx context.Context, cfg Config, invited []datastore.Member) (err error) {
+func (c *controlPlane) open(ctx context.Context, cfg Config, invited []datastore.Member, listener *net.TCPListener) (err error) {
 	c.pki, err = pki.New(pki.Config{
 		Dir:            cfg.tlsDir(),
 		NodeName:       cfg.NodeName,
@@ -135,9 +135,14 @@ func (c *controlPlane) open(ctx context.Context, cfg Config, invited []datastore
 	if err != nil {
 		return err
 	}
+	leave := func() {}
+	defer func() { leave() }()
 	c.store, err = datastore.Open(ctx, datastore.Config{
 		Dir: cfg.dbDir(), Name: cfg.NodeName, Peers: c.peers(cfg), Join: invited,
-		Waiting: func(int) { cfg.progress(StepWaiting) },
+		Waiting: func(members int) {
+			cfg.progress(StepWaiting)
+			leave = receive(listener, c.pki.APIServer.GetCertificate, datastore.NoMajority(members))
+		},
 	})
 	return err
 }
@@ -403,7 +408,7 @@ func (c *controlPlane) newAgent(cfg Config, clusterReady <-chan struct{}) (*agen
 }
 
 // listen takes the port at once, so that a busy one ends the start with one line.
-func listen(port int) (net.Listener, error) {
+func listen(port int) (*net.TCPListener, error) {
 	l, err := net.Listen("tcp", net.JoinHostPort("", strconv.Itoa(port)))
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("start apiserver: %w (stop the other server or set --secure-port)", err)
@@ -411,5 +416,5 @@ func listen(port int) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start apiserver: %w", err)
 	}
-	return l, nil
+	return l.(*net.TCPListener), nil
 }

@@ -13,10 +13,14 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/skiff-k8s/skiff/datastore"
+	"github.com/skiff-k8s/skiff/version"
 )
 
 func config(t *testing.T, said ...string) Config {
@@ -71,6 +75,25 @@ func TestServerVersions(t *testing.T) {
 	} {
 		if err := checkServerVersion(tc.theirs, tc.ours); (err == nil) != tc.ok {
 			t.Errorf("%s beside %s: %v", tc.theirs, tc.ours, err)
+		}
+	}
+}
+
+// Who cannot be a server of the cluster is told why, and what to do.
+func TestMembersCheck(t *testing.T) {
+	m := &members{plane: &controlPlane{admin: fake.NewClientset(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "alpha"}})}}
+	for _, tc := range []struct {
+		application
+		want string
+	}{
+		{application{Name: "beta", Version: version.Kubernetes}, ""},
+		{application{Name: "alpha", Version: version.Kubernetes}, "there is a node of that name already (set another --node-name, or delete the Node: skiff kubectl delete node alpha)"},
+		{application{Name: "Beta!", Version: version.Kubernetes}, `"Beta!" cannot be the name of a server: `},
+		{application{Name: "beta", Version: "1.20.0"}, "a server of Kubernetes v1.20.0 cannot be beside one of v" + version.Kubernetes + ": they may be one minor version apart (upgrade the older one)"},
+	} {
+		err := m.check(t.Context(), tc.application)
+		if (err == nil) != (tc.want == "") || err != nil && !strings.HasPrefix(err.Error(), tc.want) {
+			t.Errorf("%+v: %v, want %q", tc.application, err, tc.want)
 		}
 	}
 }

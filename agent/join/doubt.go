@@ -16,7 +16,7 @@ import (
 )
 
 // How long a server may take before it is asked whether it is well, and how long it may take to say so. A node's heartbeat, every
-// 10 s, has to reach another server before the 40 s are over after which the node is given up.
+// 10 s, has to reach another server before the 50 s are over after which the node is given up.
 const (
 	answerPatience = 10 * time.Second
 	readyPatience  = 5 * time.Second

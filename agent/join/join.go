@@ -151,7 +151,11 @@ func New(ctx context.Context, cfg Config) (_ *Agent, err error) {
 // Run joins if need be, and runs the node until ctx ends or a part of it fails.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.claim.Release()
-	if err := a.join(ctx); err != nil || ctx.Err() != nil {
+	err := a.join(ctx)
+	if ctx.Err() != nil {
+		return nil // it was told to end meanwhile
+	}
+	if err != nil {
 		return err
 	}
 	if err := a.meetServer(ctx); err != nil || ctx.Err() != nil {
@@ -175,7 +179,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.factory.StartWithContext(ctx)
 	a.all.StartWithContext(ctx)
 	group.Go(func() error { return a.node.Run(ctx) })
-	err := group.Wait()
+	err = group.Wait()
 	a.factory.Shutdown()
 	a.all.Shutdown()
 	return err

@@ -99,7 +99,7 @@ func printExplanation(out io.Writer, e *scheduler.Explanation) {
 	fmt.Fprintln(out)
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "NODE\tPLUGIN\tREASON\tWHAT WOULD HELP")
-	for _, v := range e.Nodes {
+	for _, v := range alike(e.Nodes) {
 		if len(v.Objections) == 0 {
 			fmt.Fprintf(table, "%s\t-\tthe pod would fit\t\n", v.Node)
 		}
@@ -113,6 +113,35 @@ func printExplanation(out io.Writer, e *scheduler.Explanation) {
 	}
 	_ = table.Flush() // to a buffer or a terminal
 	printPreemption(out, e.Preemption)
+}
+
+// enough nodes of a kind are shown; more say nothing more.
+const enough = 5
+
+// alike takes together nodes against which the same speaks, if there are many.
+func alike(nodes []scheduler.Verdict) []scheduler.Verdict {
+	kind := func(v *scheduler.Verdict) string {
+		var b strings.Builder
+		for _, o := range v.Objections {
+			b.WriteString(o.Plugin + "\x00" + o.Reason + "\x00")
+		}
+		return b.String()
+	}
+	var shown []scheduler.Verdict
+	count, last := make(map[string]int), make(map[string]int) // how many of a kind there are, and where the last one shown is
+	for i := range nodes {
+		k := kind(&nodes[i])
+		if count[k]++; count[k] <= enough {
+			last[k] = len(shown)
+			shown = append(shown, nodes[i])
+		}
+	}
+	for k, n := range count {
+		if n > enough {
+			shown[last[k]].Node = fmt.Sprintf("%s and %d more", shown[last[k]].Node, n-enough)
+		}
+	}
+	return shown
 }
 
 func printPreemption(out io.Writer, p *scheduler.Preemption) {
@@ -142,6 +171,12 @@ func situation(e *scheduler.Explanation) string {
 		attempts = fmt.Sprintf("It was tried %d times.", e.Attempts)
 	}
 	switch e.State {
+	case "deleted":
+		return "It is being deleted, so it is not tried."
+	case "binding":
+		return fmt.Sprintf("It is going to be bound to node %s, once its volumes and devices are ready.", e.Binding)
+	case "in flight":
+		return "It is being tried just now."
 	case "":
 		return fmt.Sprintf("Scheduler %q, which it asks for, has not looked at it.", e.Scheduler)
 	case "backoff":
@@ -151,5 +186,8 @@ func situation(e *scheduler.Explanation) string {
 	case "gated":
 		return "It is held back and not tried."
 	}
-	return strings.TrimSuffix(attempts, ".") + " and is about to be tried."
+	if e.Attempts == 0 {
+		return "It is about to be tried."
+	}
+	return strings.TrimSuffix(attempts, ".") + " and is about to be tried again."
 }

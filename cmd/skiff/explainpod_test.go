@@ -4,12 +4,18 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
 
 	"github.com/skiff-k8s/skiff/scheduler"
 )
 
 func TestPrintExplanation(t *testing.T) {
+	var many []scheduler.Verdict
+	for i := range 8 {
+		many = append(many, scheduler.Verdict{Node: fmt.Sprint("n", i), Objections: []scheduler.Objection{{Plugin: "A", Reason: "one", Help: "this"}}})
+	}
+	many = append(many, scheduler.Verdict{Node: "n8"})
 	for _, test := range []struct {
 		e    scheduler.Explanation
 		want string
@@ -36,6 +42,19 @@ NODE  PLUGIN  REASON             WHAT WOULD HELP
 n1    A       one                this
       B       two                
 n2    -       the pod would fit  
+`},
+		{scheduler.Explanation{Namespace: "ns", Name: "p", State: "active"}, "Pod ns/p has no node. It is about to be tried.\n"},
+		{scheduler.Explanation{Namespace: "ns", Name: "p", State: "deleted"}, "Pod ns/p has no node. It is being deleted, so it is not tried.\n"},
+		{scheduler.Explanation{Namespace: "ns", Name: "p", State: "binding", Binding: "n1"}, "Pod ns/p has no node. It is going to be bound to node n1, once its volumes and devices are ready.\n"},
+		{scheduler.Explanation{Namespace: "ns", Name: "p", State: "in flight", Nodes: many}, `Pod ns/p has no node. It is being tried just now.
+
+NODE           PLUGIN  REASON             WHAT WOULD HELP
+n0             A       one                this
+n1             A       one                this
+n2             A       one                this
+n3             A       one                this
+n4 and 3 more  A       one                this
+n8             -       the pod would fit  
 `},
 	} {
 		var out bytes.Buffer

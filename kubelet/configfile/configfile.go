@@ -35,7 +35,7 @@ const (
 
 // fields are those that have an effect, and those whose only useful value is ours.
 var fields = []string{
-	"apiVersion", "kind", "maxPods", "podPidsLimit", "cpuCFSQuota", "cpuCFSQuotaPeriod", "cpuManagerPolicy", "reservedSystemCPUs", "topologyManagerPolicy", "topologyManagerScope", "memoryManagerPolicy", "reservedMemory", "memorySwap", "kubeReserved", "systemReserved",
+	"apiVersion", "kind", "maxPods", "podPidsLimit", "cpuCFSQuota", "cpuCFSQuotaPeriod", "cpuManagerPolicy", "reservedSystemCPUs", "topologyManagerPolicy", "topologyManagerScope", "memoryManagerPolicy", "reservedMemory", "memorySwap", "singleProcessOOMKill", "crashLoopBackOff", "kubeReserved", "systemReserved",
 	"evictionHard", "evictionSoft", "evictionSoftGracePeriod", "evictionPressureTransitionPeriod", "evictionMaxPodGracePeriod", "evictionMinimumReclaim", "mergeDefaultEvictionSettings",
 	"imageMinimumGCAge", "imageMaximumGCAge", "imageGCHighThresholdPercent", "imageGCLowThresholdPercent", "containerLogMaxSize", "containerLogMaxFiles",
 	"allowedUnsafeSysctls", "serializeImagePulls", "maxParallelImagePulls", "registerWithTaints", "shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "failSwapOn",
@@ -79,6 +79,7 @@ func setDefaults(c *api.KubeletConfiguration) {
 	defaultTo(&c.PodPidsLimit, -1)
 	defaultTo(&c.CPUCFSQuota, true)
 	defaultTo(&c.CPUCFSQuotaPeriod, metav1.Duration{Duration: 100 * time.Millisecond})
+	defaultTo(&c.CrashLoopBackOff.MaxContainerRestartPeriod, metav1.Duration{Duration: 5 * time.Minute})
 	defaultTo(&c.ImageGCHighThresholdPercent, 85)
 	defaultTo(&c.ImageGCLowThresholdPercent, 80)
 	defaultTo(&c.ContainerLogMaxFiles, 5)
@@ -146,6 +147,8 @@ func check(c *api.KubeletConfiguration) error {
 		return fmt.Errorf("topologyManagerScope %q is unknown (it is container or pod)", c.TopologyManagerScope)
 	case !slices.Contains([]string{"", NoSwap, LimitedSwap}, c.MemorySwap.SwapBehavior):
 		return fmt.Errorf("memorySwap.swapBehavior %q is unknown (it is NoSwap or LimitedSwap)", c.MemorySwap.SwapBehavior)
+	case c.CrashLoopBackOff.MaxContainerRestartPeriod.Duration < time.Second || c.CrashLoopBackOff.MaxContainerRestartPeriod.Duration > 5*time.Minute:
+		return fmt.Errorf("crashLoopBackOff.maxContainerRestartPeriod (got: %v seconds) must be set between 1s and 300s", c.CrashLoopBackOff.MaxContainerRestartPeriod.Seconds())
 	case *c.ContainerLogMaxFiles < 2:
 		return fmt.Errorf("containerLogMaxFiles must be greater than 1")
 	case *c.ImageGCLowThresholdPercent >= *c.ImageGCHighThresholdPercent:

@@ -30,6 +30,8 @@ evictionSoft: {memory.available: 1Gi}
 evictionSoftGracePeriod: {memory.available: 1m30s}
 evictionMaxPodGracePeriod: 60
 maxParallelImagePulls: 3
+singleProcessOOMKill: true
+crashLoopBackOff: {maxContainerRestartPeriod: 2s}
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -42,6 +44,9 @@ maxParallelImagePulls: 3
 	if err != nil || len(e.Hard) != 1 || e.Hard[eviction.MemoryAvailable] != (eviction.Threshold{Percent: 5}) || e.Soft[eviction.MemoryAvailable] != (eviction.Threshold{Quantity: 1 << 30}) ||
 		e.SoftGrace[eviction.MemoryAvailable] != 90*time.Second || e.MaxGrace != 60 || e.Transition != 5*time.Minute {
 		t.Errorf("eviction %+v, %v", e, err)
+	}
+	if !*c.SingleProcessOOMKill || c.CrashLoopBackOff.MaxContainerRestartPeriod.Duration != 2*time.Second {
+		t.Errorf("set: %+v", c)
 	}
 	if *c.SerializeImagePulls || *c.ImageGCHighThresholdPercent != 85 || c.ContainerLogMaxSize != "10Mi" {
 		t.Errorf("defaults: %+v", c)
@@ -65,22 +70,23 @@ func TestDefaults(t *testing.T) {
 
 func TestLoadRefuses(t *testing.T) {
 	for text, want := range map[string]string{
-		"healthzPort: 1":                         "the field healthzPort has no effect here",
-		"memoryManagerPolicy: BestEffort":        "memoryManagerPolicy",
-		"topologyManagerPolicy: strict":          "topologyManagerPolicy",
-		"topologyManagerScope: node":             "topologyManagerScope",
-		"memorySwap: {swapBehavior: Unlimited}":  "memorySwap.swapBehavior",
-		"maxPods: many":                          "json: cannot unmarshal",
-		"evictionHard: {memory.free: 1Gi}":       "evictionHard: memory.free: unknown signal",
-		"evictionHard: {memory.available: 101%}": "is not a percentage",
-		"evictionSoft: {memory.available: 1Gi}":  "grace period must be specified for the soft eviction threshold memory.available",
-		"kubeReserved: {pods: \"3\"}":            `kubeReserved: cannot reserve "pods" resource`,
-		"cpuManagerPolicy: dynamic":              "cpuManagerPolicy",
-		"reservedSystemCPUs: x":                  "reservedSystemCPUs",
-		"containerLogMaxFiles: 1":                "containerLogMaxFiles must be greater than 1",
-		"imageGCLowThresholdPercent: 90":         "imageGCLowThresholdPercent must be less",
-		"shutdownGracePeriodCriticalPods: 10s":   "shutdownGracePeriodCriticalPods must be <=",
-		"maxParallelImagePulls: 0":               "maxParallelImagePulls must be a positive number",
+		"healthzPort: 1":                                       "the field healthzPort has no effect here",
+		"memoryManagerPolicy: BestEffort":                      "memoryManagerPolicy",
+		"topologyManagerPolicy: strict":                        "topologyManagerPolicy",
+		"topologyManagerScope: node":                           "topologyManagerScope",
+		"memorySwap: {swapBehavior: Unlimited}":                "memorySwap.swapBehavior",
+		"crashLoopBackOff: {maxContainerRestartPeriod: 500ms}": "crashLoopBackOff.maxContainerRestartPeriod (got: 0.5 seconds) must be set between 1s and 300s",
+		"maxPods: many":                                        "json: cannot unmarshal",
+		"evictionHard: {memory.free: 1Gi}":                     "evictionHard: memory.free: unknown signal",
+		"evictionHard: {memory.available: 101%}":               "is not a percentage",
+		"evictionSoft: {memory.available: 1Gi}":                "grace period must be specified for the soft eviction threshold memory.available",
+		"kubeReserved: {pods: \"3\"}":                          `kubeReserved: cannot reserve "pods" resource`,
+		"cpuManagerPolicy: dynamic":                            "cpuManagerPolicy",
+		"reservedSystemCPUs: x":                                "reservedSystemCPUs",
+		"containerLogMaxFiles: 1":                              "containerLogMaxFiles must be greater than 1",
+		"imageGCLowThresholdPercent: 90":                       "imageGCLowThresholdPercent must be less",
+		"shutdownGracePeriodCriticalPods: 10s":                 "shutdownGracePeriodCriticalPods must be <=",
+		"maxParallelImagePulls: 0":                             "maxParallelImagePulls must be a positive number",
 	} {
 		if _, err := Load(write(t, text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", text, err, want)

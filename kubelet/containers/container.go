@@ -96,13 +96,6 @@ func joinTarget(s *session, security *runtimeapi.LinuxContainerSecurityContext, 
 	return nil
 }
 
-func stopSignal(c *v1.Container) runtimeapi.Signal {
-	if c.Lifecycle == nil || c.Lifecycle.StopSignal == nil {
-		return runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT
-	}
-	return runtimeapi.Signal(runtimeapi.Signal_value["SIGNAL_"+string(*c.Lifecycle.StopSignal)])
-}
-
 // mounts are the volumes, and the file that takes the termination message.
 func (r *Runtime) mounts(ctx context.Context, s *session, c *v1.Container) ([]*runtimeapi.Mount, error) {
 	mounts, err := r.host.Mounts(ctx, s.pod, c, s.ips)

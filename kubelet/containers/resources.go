@@ -52,8 +52,8 @@ func (r *Runtime) containerResources(pod *v1.Pod, c *v1.Container) *runtimeapi.L
 	out := r.linuxResources(c.Resources.Requests, limits)
 	out.OomScoreAdj = max(oomScore(pod, c, r.cfg.MemoryCapacity), r.cfg.MinOOMScoreAdj)
 	out.HugepageLimits = r.hugepages(c.Resources.Limits)
-	if r.cfg.Swap.Unified {
-		out.Unified = map[string]string{"memory.oom.group": "1"} // when memory runs out, all of a container's processes end
+	if r.cfg.WholeOOMKill {
+		out.Unified = map[string]string{"memory.oom.group": "1"}
 	}
 	r.limitSwap(pod, c, out)
 	return out

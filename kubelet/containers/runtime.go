@@ -3,6 +3,7 @@
 package containers
 
 import (
+	"cmp"
 	"context"
 	"path/filepath"
 	"runtime"
@@ -36,6 +37,8 @@ type Config struct {
 	// MemoryCapacity of the node in bytes; OOM scores are relative to it.
 	MemoryCapacity int64
 	Swap           Swap
+	MaxBackOff     time.Duration // the longest wait before a failed container is started again; 0: five minutes
+	WholeOOMKill   bool          // when its memory runs out, all of a container's processes end; for cgroups of version 2
 	// HugePageSizes that the kernel has, as CRI writes them ("2MB").
 	HugePageSizes []string
 }
@@ -107,9 +110,10 @@ func New(cfg Config, cri runtimeapi.RuntimeServiceClient, images Images, host Ho
 	if cfg.CPUCFSPeriod == 0 {
 		cfg.CPUCFSPeriod = 100 * time.Millisecond
 	}
+	most := cmp.Or(cfg.MaxBackOff, backoffMost)
 	return &Runtime{
 		cfg: cfg, cri: cri, images: images, host: host, health: health, grants: grants, events: events, metrics: counts,
-		backoff: flowcontrol.NewBackOff(backoffFirst, backoffMost),
+		backoff: flowcontrol.NewBackOff(min(backoffFirst, most), most),
 		turns:   make(chan struct{}, 2*runtime.NumCPU()),
 	}
 }

@@ -26,6 +26,9 @@ func (r *Runtime) limitSwap(pod *v1.Pod, c *v1.Container, out *runtimeapi.LinuxC
 	switch swap := r.cfg.Swap; {
 	case !swap.Controlled:
 	case swap.Unified:
+		if out.Unified == nil {
+			out.Unified = map[string]string{}
+		}
 		out.Unified["memory.swap.max"] = strconv.FormatInt(r.swapOf(pod, c), 10)
 	default:
 		out.MemorySwapLimitInBytes = out.MemoryLimitInBytes // of memory and swap together: nothing beyond memory

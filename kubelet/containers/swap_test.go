@@ -3,6 +3,7 @@
 package containers
 
 import (
+	"maps"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
@@ -41,12 +42,29 @@ func TestLimitSwap(t *testing.T) {
 		r := &Runtime{cfg: Config{MemoryCapacity: 8 << 30, Swap: c.swap}}
 		pod := &v1.Pod{Spec: v1.PodSpec{Priority: c.priority, Containers: []v1.Container{{Name: "c", Resources: v1.ResourceRequirements{Requests: memory(c.asks), Limits: memory(c.most)}}}}}
 		out := &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: pod.Spec.Containers[0].Resources.Limits.Memory().Value()}
-		if c.swap.Unified {
-			out.Unified = map[string]string{}
-		}
 		r.limitSwap(pod, &pod.Spec.Containers[0], out)
 		if out.Unified["memory.swap.max"] != c.unified || out.MemorySwapLimitInBytes != c.memoryWithSwap {
 			t.Errorf("%s: %v and %d, want %q and %d", c.name, out.Unified, out.MemorySwapLimitInBytes, c.unified, c.memoryWithSwap)
+		}
+	}
+}
+
+// All processes of a container end when its memory runs out, unless the node was told otherwise; swap does not depend on that.
+func TestWholeOOMKill(t *testing.T) {
+	pod := &v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{{Name: "c"}}}}
+	for _, c := range []struct {
+		whole bool
+		swap  Swap
+		want  map[string]string
+	}{
+		{true, Swap{}, map[string]string{"memory.oom.group": "1"}},
+		{true, Swap{Controlled: true, Unified: true}, map[string]string{"memory.oom.group": "1", "memory.swap.max": "0"}},
+		{false, Swap{Controlled: true, Unified: true}, map[string]string{"memory.swap.max": "0"}},
+		{false, Swap{}, nil},
+	} {
+		r := &Runtime{cfg: Config{WholeOOMKill: c.whole, Swap: c.swap}}
+		if got := r.containerResources(pod, &pod.Spec.Containers[0]).Unified; !maps.Equal(got, c.want) {
+			t.Errorf("%+v: %v", c, got)
 		}
 	}
 }

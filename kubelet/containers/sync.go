@@ -64,9 +64,9 @@ func (e *startError) Error() string { return e.Reason + ": " + e.Message }
 
 // Sync makes one step from status towards the pod's spec. An error means that it is to be tried again
 // with a growing pause, unless the Outcome names a time.
-func (r *Runtime) Sync(ctx context.Context, pod *v1.Pod, status *Status) (*Outcome, error) {
+func (r *Runtime) Sync(ctx context.Context, pod *v1.Pod, status *Status) (out *Outcome, err error) {
 	plan := MakePlan(pod, status, r.health, r.grants)
-	out := &Outcome{Waiting: map[string]*Waiting{}}
+	out = &Outcome{Waiting: map[string]*Waiting{}}
 	klog.FromContext(ctx).V(4).Info("Planned pod", "plan", plan)
 	if err := r.end(ctx, pod, status, plan, out); err != nil {
 		return out, err
@@ -79,6 +79,14 @@ func (r *Runtime) Sync(ctx context.Context, pod *v1.Pod, status *Status) (*Outco
 	out.Changed = out.Changed || resized
 	s := session{pod: pod, status: status, sandboxID: plan.SandboxID, ips: status.IPs}
 	if plan.CreateSandbox {
+		if pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers {
+			r.metrics.UserNamespacedPods.Inc()
+			defer func() {
+				if err != nil {
+					r.metrics.UserNamespacedPodsFailed.Inc()
+				}
+			}()
+		}
 		if err := r.createSandbox(ctx, &s, plan.Attempt); err != nil {
 			return out, err
 		}
@@ -196,6 +204,7 @@ func (r *Runtime) startAll(ctx context.Context, s *session, plan Plan, out *Outc
 }
 
 func (r *Runtime) createSandbox(ctx context.Context, s *session, attempt uint32) error {
+	r.metrics.StartedPods.Inc() // tried, as upstream counts
 	id, err := r.runSandbox(ctx, s.pod, attempt)
 	if err != nil {
 		r.metrics.FailedPods.Inc()
@@ -211,7 +220,6 @@ func (r *Runtime) createSandbox(ctx context.Context, s *session, attempt uint32)
 	if err != nil {
 		return fmt.Errorf("get status of new sandbox %s: %w", id, err)
 	}
-	r.metrics.StartedPods.Inc()
 	s.sandboxID = id
 	if !s.pod.Spec.HostNetwork {
 		s.ips = sandboxIPs(resp.GetStatus())
@@ -298,7 +306,7 @@ func (r *Runtime) backingOff(pod *v1.Pod, c *v1.Container, status *Status) *star
 	if last == nil {
 		return nil
 	}
-	key := strings.Join([]string{pod.Name, pod.Namespace, string(pod.UID), c.Name, c.Image, c.Resources.String()}, "/")
+	key := backOffKey(pod, c)
 	if r.backoff.IsInBackOffSince(key, last.FinishedAt) {
 		wait := r.backoff.Get(key)
 		r.containerEvent(pod, c, v1.EventTypeWarning, "BackOff",
@@ -311,6 +319,10 @@ func (r *Runtime) backingOff(pod *v1.Pod, c *v1.Container, status *Status) *star
 	r.backoff.Next(key, last.FinishedAt)
 	r.backoff.GC()
 	return nil
+}
+
+func backOffKey(pod *v1.Pod, c *v1.Container) string {
+	return strings.Join([]string{pod.Name, pod.Namespace, string(pod.UID), c.Name, c.Image, c.Resources.String()}, "/")
 }
 
 // nextRestartCount goes on where the last container of that name stopped; if that is gone, after its last log file.

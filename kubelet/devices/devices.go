@@ -50,6 +50,7 @@ type Manager struct {
 	dir     string
 	metrics *metrics.Metrics
 	changed func()
+	wake    func(types.UID)
 
 	plugins sync.WaitGroup
 
@@ -81,9 +82,10 @@ type Assignment struct {
 	Encoded  []byte                         `json:"response"` // Response
 }
 
-// New makes a Manager in the kubelet's root. changed is called when Resources has another answer; it must not block.
-func New(root string, counts *metrics.Metrics, changed func()) *Manager {
-	return &Manager{dir: filepath.Join(root, "device-plugins"), metrics: counts, changed: changed, offers: map[string]*offer{}, given: map[types.UID]*Given{}}
+// New makes a Manager in the kubelet's root. changed is called when Resources has another answer, and wake for pods whose
+// devices have another health; they must not block.
+func New(root string, counts *metrics.Metrics, changed func(), wake func(types.UID)) *Manager {
+	return &Manager{dir: filepath.Join(root, "device-plugins"), metrics: counts, changed: changed, wake: wake, offers: map[string]*offer{}, given: map[types.UID]*Given{}}
 }
 
 // Run lets plugins register until ctx ends.
@@ -198,13 +200,15 @@ func (m *Manager) follow(ctx context.Context, name string, plugin api.DevicePlug
 		}
 		m.mu.Lock()
 		o := m.offers[name]
+		var users []types.UID
 		current := o != nil && o.plugin == plugin
 		if current {
+			users = m.usersLocked(name, differ(o.devices, devices))
 			o.devices = devices
 		}
 		m.mu.Unlock()
 		if current {
-			m.changed()
+			m.tell(users)
 		}
 	}
 }
@@ -213,9 +217,11 @@ func (m *Manager) follow(ctx context.Context, name string, plugin api.DevicePlug
 func (m *Manager) lose(name string, plugin api.DevicePluginClient) {
 	m.mu.Lock()
 	o := m.offers[name]
+	var users []types.UID
 	current := o.plugin == plugin
 	if current {
 		o.plugin = nil
+		users = m.usersLocked(name, slices.Collect(maps.Keys(o.devices)))
 		for id, d := range o.devices {
 			o.devices[id] = &api.Device{ID: d.ID, Health: api.Unhealthy, Topology: d.Topology}
 		}
@@ -225,7 +231,7 @@ func (m *Manager) lose(name string, plugin api.DevicePluginClient) {
 	}
 	m.mu.Unlock()
 	if current {
-		m.changed()
+		m.tell(users)
 	}
 }
 

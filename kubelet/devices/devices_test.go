@@ -101,13 +101,14 @@ type node struct {
 	*Manager
 	root    string
 	changed chan struct{}
+	woken   chan types.UID
 	stop    func()
 }
 
 func start(t *testing.T, root string) *node {
 	t.Helper()
-	n := &node{root: root, changed: make(chan struct{}, 100)}
-	n.Manager = New(root, metrics.New("n1"), func() { n.changed <- struct{}{} })
+	n := &node{root: root, changed: make(chan struct{}, 100), woken: make(chan types.UID, 100)}
+	n.Manager = New(root, metrics.New("n1"), func() { n.changed <- struct{}{} }, func(uid types.UID) { n.woken <- uid })
 	if err := n.Load(); err != nil {
 		t.Fatal(err)
 	}

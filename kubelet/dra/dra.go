@@ -4,7 +4,8 @@
 //
 // Drivers are plugins of the kubelet (v1.DRAPlugin). A claim is prepared before the first pod that uses it starts, and
 // unprepared when the last one on this node has ended. What was prepared lies in a file, so that a new process neither
-// prepares twice nor forgets to unprepare. A driver that stays away loses its ResourceSlices.
+// prepares twice nor forgets to unprepare. A driver that stays away loses its ResourceSlices. health.go follows what
+// drivers say about the health of their devices.
 // Reference: https://kubernetes.io/docs/concepts/scheduling-eviction/dynamic-resource-allocation/
 package dra
 
@@ -42,16 +43,23 @@ type Manager struct {
 	client  kubernetes.Interface
 	node    string
 	file    string
-	changed func() // a driver came: what waits for one may try again
+	changed func()          // a driver came: what waits for one may try again
+	wake    func(types.UID) // the status of a pod may be another
+
+	hearAgain time.Duration
+	streams   sync.WaitGroup // of health
 
 	mu      sync.Mutex
+	closed  bool                 // guarded by mu
 	drivers map[string]*driver   // guarded by mu
 	claims  map[types.UID]*claim // guarded by mu, and so are their exported fields
 }
 
 type driver struct {
-	conn *grpc.ClientConn // nil when it is away
-	wipe *time.Timer
+	conn   *grpc.ClientConn // nil when it is away
+	wipe   *time.Timer
+	unhear context.CancelFunc // ends the stream of health of conn
+	report *report            // of that stream; nil while there is none
 }
 
 // claim is one that is, or may be, prepared on this node.
@@ -77,13 +85,26 @@ type Device struct {
 	CDI      []string `json:"cdi,omitempty"`      // its names for the runtime
 }
 
-// New makes a Manager in the kubelet's root. changed must not block.
-func New(client kubernetes.Interface, node, root string, changed func()) *Manager {
-	return &Manager{client: client, node: node, file: filepath.Join(root, "dra.json"), changed: changed, drivers: map[string]*driver{}, claims: map[types.UID]*claim{}}
+// New makes a Manager in the kubelet's root. changed and wake, which is told of pods whose devices have another health, must not block.
+func New(client kubernetes.Interface, node, root string, changed func(), wake func(types.UID)) *Manager {
+	return &Manager{client: client, node: node, file: filepath.Join(root, "dra.json"), changed: changed, wake: wake, hearAgain: hearAgain, drivers: map[string]*driver{}, claims: map[types.UID]*claim{}}
+}
+
+// Close ends the streams of drivers; none begins after that.
+func (m *Manager) Close() {
+	m.mu.Lock()
+	m.closed = true
+	for _, d := range m.drivers {
+		if d.unhear != nil {
+			d.unhear()
+		}
+	}
+	m.mu.Unlock()
+	m.streams.Wait()
 }
 
 // Register takes a driver; it is for the watcher of plugins.
-func (m *Manager) Register(_ context.Context, name, endpoint string, versions []string) error {
+func (m *Manager) Register(ctx context.Context, name, endpoint string, versions []string) error {
 	if !slices.Contains(versions, api.DRAPluginService) {
 		return fmt.Errorf("DRA driver %s: none of the supported services %q is %s", name, versions, api.DRAPluginService)
 	}
@@ -105,6 +126,13 @@ func (m *Manager) Register(_ context.Context, name, endpoint string, versions []
 	if d.wipe != nil {
 		d.wipe.Stop()
 	}
+	if d.unhear != nil {
+		d.unhear()
+	}
+	ctx, d.unhear = context.WithCancel(ctx)
+	if service := healthService(conn, versions); service != nil && !m.closed {
+		m.streams.Go(func() { m.watchHealth(ctx, name, d, service) })
+	}
 	m.mu.Unlock()
 	if before != nil {
 		_ = before.Close()
@@ -121,6 +149,7 @@ func (m *Manager) Deregister(ctx context.Context, name, _ string) {
 	if d == nil || d.conn == nil {
 		return
 	}
+	d.unhear()
 	_ = d.conn.Close()
 	d.conn = nil
 	d.wipe = time.AfterFunc(wipeAfter, func() { m.wipeSlices(ctx, name) })
@@ -422,15 +451,20 @@ func chosen(pod *v1.Pod, c *v1.Container, n claimName, devices []Device) []Devic
 	var all []Device
 	for _, d := range devices {
 		if n.ref == "" && extendedFor(pod, c, d) || slices.ContainsFunc(c.Resources.Claims, func(r v1.ResourceClaim) bool {
-			return r.Name == n.ref && (r.Request == "" || len(d.Requests) == 0 || slices.ContainsFunc(d.Requests, func(request string) bool {
-				base, _, _ := strings.Cut(request, "/") // of a subrequest
-				return request == r.Request || base == r.Request
-			}))
+			return r.Name == n.ref && d.serves(r.Request)
 		}) {
 			all = append(all, d)
 		}
 	}
 	return all
+}
+
+// serves says whether a device is of those that a request of its claim has; without one all are.
+func (d Device) serves(request string) bool {
+	return request == "" || len(d.Requests) == 0 || slices.ContainsFunc(d.Requests, func(of string) bool {
+		base, _, _ := strings.Cut(of, "/") // of a subrequest
+		return of == request || base == request
+	})
 }
 
 // extendedFor says whether a device stands for an extended resource that a container asks for.

@@ -61,6 +61,9 @@ func serve(t *testing.T, g *gpus) (endpoint string) {
 	return endpoint
 }
 
+// nobody is woken where the health of devices does not matter.
+func nobody(types.UID) {}
+
 func claimFor(name string, pods ...types.UID) *resourcev1.ResourceClaim {
 	c := &resourcev1.ResourceClaim{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID("uid-" + name)},
@@ -97,7 +100,7 @@ func (m *Manager) cdi(pod *v1.Pod, container int) string {
 func TestClaim(t *testing.T) {
 	client := fake.NewClientset(claimFor("c1", "p1", "p2"))
 	root, g, woken := t.TempDir(), &gpus{}, 0
-	m := New(client, "n1", root, func() { woken++ })
+	m := New(client, "n1", root, func() { woken++ }, nobody)
 	p1, p2, stranger := podWith("p1", "c1", "", "big", "small"), podWith("p2", "c1", "big"), podWith("p3", "c1", "")
 	if err := m.Prepare(t.Context(), p1); err == nil || err.Error() != "DRA driver gpu.example.org is not registered" {
 		t.Errorf("without the driver: %v", err)
@@ -127,7 +130,7 @@ func TestClaim(t *testing.T) {
 		}
 	}
 
-	m = New(client, "n1", root, func() {}) // another process
+	m = New(client, "n1", root, func() {}, nobody) // another process
 	if err := m.Load(); err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +160,7 @@ func TestClaim(t *testing.T) {
 func TestClaimFromTemplate(t *testing.T) {
 	c := claimFor("web-gpu-x", "p1")
 	client := fake.NewClientset(c)
-	m := New(client, "n1", t.TempDir(), func() {})
+	m := New(client, "n1", t.TempDir(), func() {}, nobody)
 	if err := m.Register(t.Context(), "gpu.example.org", serve(t, &gpus{}), []string{api.DRAPluginService}); err != nil {
 		t.Fatal(err)
 	}

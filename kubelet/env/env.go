@@ -4,20 +4,21 @@
 //
 // Builder.Environ puts together Service variables, envFrom and env; Expand and CommandAndArgs
 // replace $(VAR) references; Field and Resource are the downward API, which the volumes use too.
-// Nothing here has state or does I/O but through the Builder's dependencies.
+// Nothing here has state. file.go reads files that earlier containers wrote; all other I/O is that of the Builder's dependencies.
 // Reference: https://kubernetes.io/docs/tasks/inject-data-application/
 package env
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
 )
 
 // Objects gives the ConfigMaps and Secrets that a pod refers to; kubelet/objects does.
@@ -30,6 +31,8 @@ type Objects interface {
 type Node struct {
 	Allocatable func() (corev1.ResourceList, error)
 	HostIPs     func() ([]string, error) // the node's addresses, the primary one first
+	// Volumes are where those of a pod lie, by name.
+	Volumes func(pod types.UID) map[string]string
 }
 
 // Builder makes environments.
@@ -149,7 +152,7 @@ func (b *Builder) valueFrom(ctx context.Context, pod *corev1.Pod, container *cor
 		}
 		return string(data), ok, err
 	case from.FileKeyRef != nil:
-		return "", false, errors.New("fileKeyRef is not supported: EnvFiles is not GA in Kubernetes 1.37")
+		return b.fromFile(klog.FromContext(ctx), pod, from.FileKeyRef)
 	}
 	return "", true, nil
 }

@@ -30,12 +30,14 @@ type Metrics struct {
 	SandboxErrors     *metrics.CounterVec   // runtime_handler
 	StartedContainers *metrics.CounterVec   // container_type
 	FailedContainers  *metrics.CounterVec   // container_type, code
+	EndedContainers   *metrics.CounterVec   // container_type, exit_code, reason
 	Cgroups           *metrics.HistogramVec
 	Evictions         *metrics.CounterVec // eviction_signal
 	Restarted         *metrics.CounterVec // static: not counted for other pods
 	DeviceAllocation  *metrics.HistogramVec
 	DeviceRegistered  *metrics.CounterVec
 
+	UserNamespacedPods, UserNamespacedPodsFailed          *metrics.Counter // started with users of their own, and what of them could not be
 	ImageVolumes, ImageVolumesMounted, ImageVolumesFailed *metrics.Counter // that containers asked for, got, and did not get
 
 	ProbeTotal    *metrics.CounterVec   // probe_type, result, container, pod, namespace, pod_uid
@@ -71,11 +73,15 @@ func New(node string) *Metrics {
 		SandboxErrors:     counters("run_podsandbox_errors_total", "Cumulative number of the run_podsandbox operation errors by RuntimeClass.Handler.", "runtime_handler"),
 		StartedContainers: counters("started_containers_total", "Cumulative number of containers started", "container_type"),
 		FailedContainers:  counters("started_containers_errors_total", "Cumulative number of errors when starting containers", "container_type", "code"),
+		EndedContainers:   counters("terminated_containers_total", "Cumulative number of container terminations.", "container_type", "exit_code", "reason"),
 		Cgroups:           histograms("cgroup_manager_duration_seconds", "Duration in seconds for cgroup manager operations. Broken down by method.", metrics.DefBuckets, "operation_type"),
 		Evictions:         counters("evictions", "Cumulative number of pod evictions by eviction signal", "eviction_signal"),
 		Restarted:         counters("restarted_pods_total", "Number of pods that have been restarted because they were deleted and recreated with the same UID while the kubelet was watching them (common for static pods, extremely uncommon for API pods)", "static"),
 		DeviceAllocation:  histograms("device_plugin_alloc_duration_seconds", "Duration in seconds to serve a device plugin Allocation request. Broken down by resource name.", metrics.DefBuckets, "resource_name"),
 		DeviceRegistered:  counters("device_plugin_registration_total", "Cumulative number of device plugin registrations. Broken down by resource name.", "resource_name"),
+
+		UserNamespacedPods:       metrics.NewCounter(counter("started_user_namespaced_pods_total", "Cumulative number of pods with user namespaces started. This metric will only be collected on Linux.")),
+		UserNamespacedPodsFailed: metrics.NewCounter(counter("started_user_namespaced_pods_errors_total", "Cumulative number of errors when starting pods with user namespaces. This metric will only be collected on Linux.")),
 
 		ImageVolumes:        metrics.NewCounter(betaCounter("image_volume_requested_total", "Number of requested image volumes.")),
 		ImageVolumesMounted: metrics.NewCounter(betaCounter("image_volume_mounted_succeed_total", "Number of successful image volume mounts.")),
@@ -109,7 +115,7 @@ func New(node string) *Metrics {
 // List lists what is in All and in Probes.
 func (m *Metrics) List() (all, probes []metrics.Registerable) {
 	all = []metrics.Registerable{m.PodStart, m.PodStartTotal, m.PodWorkerStart, m.PodWork, m.StartedPods, m.FailedPods,
-		m.SandboxStart, m.SandboxErrors, m.StartedContainers, m.FailedContainers, m.Cgroups, m.Evictions, m.Restarted, m.DeviceAllocation,
+		m.SandboxStart, m.SandboxErrors, m.StartedContainers, m.FailedContainers, m.EndedContainers, m.UserNamespacedPods, m.UserNamespacedPodsFailed, m.Cgroups, m.Evictions, m.Restarted, m.DeviceAllocation,
 		m.DeviceRegistered, m.ImageVolumes, m.ImageVolumesMounted, m.ImageVolumesFailed, m.storage, m.Requests, m.RequestDuration, m.Inflight,
 		m.operations, m.operationErrors, m.operationDurations, m.name}
 	return all, []metrics.Registerable{m.ProbeTotal, m.ProbeDuration}

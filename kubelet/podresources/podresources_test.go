@@ -15,6 +15,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 	api "k8s.io/kubelet/pkg/apis/podresources/v1"
 	"k8s.io/utils/cpuset"
@@ -55,13 +56,13 @@ func TestAPI(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "device-plugins", "allocations.json"), []byte(state), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	gpus := devices.New(root, metrics.New("n1"), func() {})
+	gpus := devices.New(root, metrics.New("n1"), func() {}, func(types.UID) {})
 	if err := gpus.Load(); err != nil {
 		t.Fatal(err)
 	}
 	s := New(root, Node{
 		Pods: func() []*v1.Pod { return []*v1.Pod{pod} }, Devices: gpus, CPUs: func() *cpus.Manager { return manager }, Memory: func() *memory.Manager { return nil },
-		Claims: dra.New(fake.NewClientset(), "n1", root, func() {}),
+		Claims: dra.New(fake.NewClientset(), "n1", root, func() {}, func(types.UID) {}),
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)

@@ -3,11 +3,13 @@
 package simulated
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 var began = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
@@ -185,5 +187,19 @@ func TestPodIsTakenOver(t *testing.T) {
 	l.is(v1.PodRunning, v1.ConditionTrue, "", 1)
 	if id := l.pod.Status.ContainerStatuses[0].ContainerID; id != before.ContainerStatuses[0].ContainerID {
 		t.Errorf("container is %s, was %s", id, before.ContainerStatuses[0].ContainerID)
+	}
+}
+
+// New addresses come after those that pods have from another server's turn.
+func TestAddressesAreNotGivenTwice(t *testing.T) {
+	f := &Fleet{pods: map[types.UID]*entry{}}
+	for i, ip := range []string{"", "192.0.2.200", address(300), address(7), address(1<<16 + 9000), "198.18.0.0"} {
+		e := &entry{}
+		e.pod.Store(&v1.Pod{Status: v1.PodStatus{PodIP: ip}})
+		f.pods[types.UID(fmt.Sprint(i))] = e
+	}
+	f.skipUsed()
+	if got := f.newIP(); got != address(301) {
+		t.Errorf("a new pod gets %s, want %s", got, address(301))
 	}
 }

@@ -190,6 +190,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 	if !cache.WaitFor(ctx, "", f.synced...) {
 		return nil
 	}
+	f.skipUsed()
 	for i := range f.nodes {
 		f.queue.Add(key{node: i})
 	}
@@ -259,6 +260,27 @@ func (f *Fleet) isLost(n *member) bool {
 
 // newIP returns an address for a pod. They repeat after 65,534 pods.
 func (f *Fleet) newIP() string { return address(f.lastIP.Add(1) % (1<<16 - 2)) }
+
+// skipUsed has new addresses come after those that pods have already, from an earlier run or another server's.
+func (f *Fleet) skipUsed() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, e := range f.pods {
+		if n := number(e.pod.Load().Status.PodIP); n > f.lastIP.Load() {
+			f.lastIP.Store(n)
+		}
+	}
+}
+
+// number is the n of a pod's address; 0 if it is none of these.
+func number(ip string) uint32 {
+	a, err := netip.ParseAddr(ip)
+	if err != nil || !addresses.Contains(a) || a.As4()[1] != addresses.Addr().As4()[1] {
+		return 0
+	}
+	b := a.As4()
+	return max(1, uint32(b[2])<<8+uint32(b[3])) - 1
+}
 
 // address is the n-th after the first of all.
 func address(n uint32) string {

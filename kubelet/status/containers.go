@@ -35,12 +35,28 @@ const (
 func (in *Input) containerStatuses(specs []v1.Container, old []v1.ContainerStatus, k kind) []v1.ContainerStatus {
 	var out []v1.ContainerStatus
 	for i := range specs {
-		out = append(out, in.containerStatus(&specs[i], find(old, specs[i].Name), k))
+		before := find(old, specs[i].Name)
+		s := in.containerStatus(&specs[i], before, k)
+		if k == regular {
+			s.AllocatedResourcesStatus = in.devices(&specs[i], before)
+		}
+		out = append(out, s)
 	}
 	if k != initial { // init containers keep the order in which they run
 		slices.SortFunc(out, func(a, b v1.ContainerStatus) int { return cmp.Compare(a.Name, b.Name) })
 	}
 	return out
+}
+
+// devices are those of a container and how they are. Once it has given them back that stays as it was last.
+func (in *Input) devices(c *v1.Container, old *v1.ContainerStatus) (now []v1.ResourceStatus) {
+	if in.Devices != nil {
+		now = in.Devices(in.Pod, c)
+	}
+	if now == nil && old != nil {
+		return old.AllocatedResourcesStatus
+	}
+	return now
 }
 
 func (in *Input) containerStatus(c *v1.Container, old *v1.ContainerStatus, k kind) v1.ContainerStatus {
@@ -157,6 +173,7 @@ func (in *Input) fromRuntime(c *v1.Container, have *containers.Container) v1.Con
 		State:        stateOf(have, id),
 		VolumeMounts: mountStatuses(c, have),
 		User:         userOf(have),
+		StopSignal:   containers.SignalName(have.StopSignal),
 	}
 	if have.ImageID != "" {
 		s.ImageID = have.ImageID
@@ -165,10 +182,6 @@ func (in *Input) fromRuntime(c *v1.Container, have *containers.Container) v1.Con
 		s.Image = cmp.Or(have.Image, c.Image)
 	} else {
 		s.Image = c.Image // the runtime knows only the digest
-	}
-	if have.StopSignal != runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT {
-		signal := v1.Signal(strings.TrimPrefix(have.StopSignal.String(), "SIGNAL_"))
-		s.StopSignal = &signal
 	}
 	s.AllocatedResources = c.Resources.Requests.DeepCopy()
 	s.Resources = in.resourcesOf(c, have)

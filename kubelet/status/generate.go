@@ -30,7 +30,9 @@ type Input struct {
 	Resize   []v1.PodCondition
 	Resizing bool
 	// Actuated is what a container was last given; nil when nobody knows.
-	Actuated    func(pod types.UID, container string) (v1.ResourceRequirements, bool)
+	Actuated func(pod types.UID, container string) (v1.ResourceRequirements, bool)
+	// Devices are those that a container has, and how they are; nil when nobody knows.
+	Devices     func(*v1.Pod, *v1.Container) []v1.ResourceStatus
 	HostIPs     []string
 	RuntimeName string // the scheme of container IDs: "containerd"
 }

@@ -3,6 +3,7 @@
 package status
 
 import (
+	"reflect"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
@@ -86,6 +87,27 @@ func TestReadiness(t *testing.T) {
 	s = Generate(in)
 	if c := condition(s.Conditions, v1.PodReady); c.Status != v1.ConditionTrue {
 		t.Errorf("Ready = %+v", c)
+	}
+}
+
+// What is known of a container's devices stays when it has given them back.
+func TestDevicesOfContainers(t *testing.T) {
+	pod := &v1.Pod{Spec: v1.PodSpec{InitContainers: []v1.Container{{Name: "i"}}, Containers: []v1.Container{{Name: "a"}, {Name: "b"}}}}
+	have := []v1.ResourceStatus{{Name: "example.org/gpu", Resources: []v1.ResourceHealth{{ResourceID: "d1", Health: v1.ResourceHealthStatusUnhealthy}}}}
+	in := Input{Pod: pod, Old: &v1.PodStatus{}, Runtime: status(container("a", running, 0), container("b", running, 0)), Probes: unready{}}
+	in.Devices = func(_ *v1.Pod, c *v1.Container) []v1.ResourceStatus {
+		if c.Name == "b" {
+			return nil
+		}
+		return have
+	}
+	s := Generate(in)
+	if !reflect.DeepEqual(s.ContainerStatuses[0].AllocatedResourcesStatus, have) || s.ContainerStatuses[1].AllocatedResourcesStatus != nil || s.InitContainerStatuses[0].AllocatedResourcesStatus != nil {
+		t.Errorf("statuses %v and %v, want the devices of a", s.InitContainerStatuses, s.ContainerStatuses)
+	}
+	in.Old, in.Devices = &s, func(*v1.Pod, *v1.Container) []v1.ResourceStatus { return nil }
+	if s := Generate(in); !reflect.DeepEqual(s.ContainerStatuses[0].AllocatedResourcesStatus, have) {
+		t.Errorf("given back: %v", s.ContainerStatuses[0].AllocatedResourcesStatus)
 	}
 }
 

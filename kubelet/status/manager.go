@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/component-base/metrics"
 	"k8s.io/klog/v2"
 )
 
@@ -29,6 +31,8 @@ import (
 type Manager struct {
 	// Writers is how many pods' statuses are written at the same time; set before Run.
 	Writers int
+	// Ended counts the containers that have ended, by the labels container_type, exit_code and reason; set before Run. Nil: nobody does.
+	Ended *metrics.CounterVec
 
 	client kubernetes.Interface
 	pods   corelisters.PodLister
@@ -92,10 +96,15 @@ func (m *Manager) Set(pod *v1.Pod, s v1.PodStatus) {
 	defer m.mu.Unlock()
 	d := m.want[pod.UID]
 	if d == nil {
-		d = &desired{}
+		d = &desired{status: pod.Status}
 		m.want[pod.UID] = d
 	} else if equality.Semantic.DeepEqual(d.status, s) {
 		return
+	}
+	if m.Ended != nil {
+		m.countEnded("init_container", d.status.InitContainerStatuses, s.InitContainerStatuses)
+		m.countEnded("container", d.status.ContainerStatuses, s.ContainerStatuses)
+		m.countEnded("ephemeral_container", d.status.EphemeralContainerStatuses, s.EphemeralContainerStatuses)
 	}
 	d.namespace, d.name, d.status = pod.Namespace, pod.Name, s
 	if s.StartTime == nil {
@@ -106,6 +115,16 @@ func (m *Manager) Set(pod *v1.Pod, s v1.PodStatus) {
 		}
 	}
 	m.queue.Add(pod.UID)
+}
+
+// countEnded counts the containers that have ended since they had other statuses.
+func (m *Manager) countEnded(kind string, before, after []v1.ContainerStatus) {
+	for i := range after {
+		ended, was := after[i].State.Terminated, find(before, after[i].Name)
+		if ended != nil && (was == nil || was.State.Terminated == nil) {
+			m.Ended.WithLabelValues(kind, strconv.Itoa(int(ended.ExitCode)), ended.Reason).Inc()
+		}
+	}
 }
 
 // Get returns what was last set for a pod.

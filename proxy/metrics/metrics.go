@@ -24,6 +24,7 @@ type Metrics struct {
 	restoreFailures, partialFailures, nftFailures *metrics.CounterVec // ip_family
 	flows, nftCleanup                             *metrics.CounterVec // ip_family
 	noLocal                                       *metrics.GaugeVec   // traffic_policy, ip_family
+	rules, rulesWritten                           *metrics.GaugeVec   // table, ip_family
 	healthz, livez                                *metrics.CounterVec // code
 }
 
@@ -53,6 +54,8 @@ func New() *Metrics {
 		flows:           metrics.NewCounterVec(counter("conntrack_reconciler_deleted_entries_total", "Cumulative conntrack flows deleted by conntrack reconciler"), byFamily),
 		noLocal: metrics.NewGaugeVec(gauge("sync_proxy_rules_no_local_endpoints_total", "Number of services with a Local traffic policy and no endpoints"),
 			[]string{"traffic_policy", "ip_family"}),
+		rules:        metrics.NewGaugeVec(gauge("sync_proxy_rules_iptables_total", "Total number of iptables rules owned by kube-proxy"), []string{"table", "ip_family"}),
+		rulesWritten: metrics.NewGaugeVec(gauge("sync_proxy_rules_iptables_last", "Number of iptables rules written by kube-proxy in last sync"), []string{"table", "ip_family"}),
 
 		healthz: metrics.NewCounterVec(counter("proxy_healthz_total", "Cumulative proxy healthz HTTP status"), []string{"code"}),
 		livez:   metrics.NewCounterVec(counter("proxy_livez_total", "Cumulative proxy livez HTTP status"), []string{"code"}),
@@ -66,7 +69,7 @@ func (m *Metrics) List() []metrics.Registerable {
 	return []metrics.Registerable{
 		m.sync, m.full, m.partial, m.programming, m.conntrack, m.synced, m.queued, m.serviceChanges, m.endpointChanges,
 		m.servicesPending, m.endpointsPending, m.restoreFailures, m.partialFailures, m.nftFailures,
-		m.nftCleanup, m.flows, m.noLocal, m.healthz, m.livez,
+		m.nftCleanup, m.flows, m.noLocal, m.rules, m.rulesWritten, m.healthz, m.livez,
 	}
 }
 
@@ -163,6 +166,12 @@ func (m *Metrics) FlowsCleared(family corev1.IPFamily, took time.Duration, clear
 func (m *Metrics) NoLocalEndpoints(family corev1.IPFamily, internal, external int) {
 	m.noLocal.WithLabelValues("internal", string(family)).Set(float64(internal))
 	m.noLocal.WithLabelValues("external", string(family)).Set(float64(external))
+}
+
+// Rules notes how many rules a table of iptables has of ours, and how many of them the last sync wrote.
+func (m *Metrics) Rules(family corev1.IPFamily, table string, all, written int) {
+	m.rules.WithLabelValues(table, string(family)).Set(float64(all))
+	m.rulesWritten.WithLabelValues(table, string(family)).Set(float64(written))
 }
 
 // CleanupFailed notes that chains without use could not be removed.

@@ -68,11 +68,16 @@ func (c *Cache) Forget(pod *v1.Pod) {
 }
 
 // IsAssumed says whether the pod is assumed and not yet confirmed.
-func (c *Cache) IsAssumed(pod *v1.Pod) bool {
+func (c *Cache) IsAssumed(pod *v1.Pod) bool { return c.AssumedOn(pod) != "" }
+
+// AssumedOn names the node that the pod is assumed on; "" if it is not.
+func (c *Cache) AssumedOn(pod *v1.Pod) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	p := c.pods[pod.UID]
-	return p != nil && p.assumed
+	if p := c.pods[pod.UID]; p != nil && p.assumed {
+		return p.Pod.Spec.NodeName
+	}
+	return ""
 }
 
 // SetPod records a pod that the API server reports on a node. That beats what was assumed.

@@ -3,6 +3,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -77,10 +78,13 @@ func preemption(a *configv1.DefaultPreemptionArgs) (constructor, error) {
 	return defaultpreemption.New(defaultpreemption.Args{MinCandidateNodesPercentage: int(percentage), MinCandidateNodesAbsolute: int(absolute)}), nil
 }
 
+// noTimeout is what 0 stands for in a configuration.
+const noTimeout = 24 * time.Hour
+
 func devices(a *configv1.DynamicResourcesArgs) (constructor, error) {
 	args := dynamicresources.Args{}
 	if a.FilterTimeout != nil {
-		args.FilterTimeout = a.FilterTimeout.Duration
+		args.FilterTimeout = cmp.Or(a.FilterTimeout.Duration, noTimeout)
 	}
 	if a.BindingTimeout != nil {
 		args.BindingTimeout = a.BindingTimeout.Duration

@@ -78,9 +78,9 @@ func isPercentage(n int32) bool { return n >= 0 && n <= 100 }
 func profile(from *configv1.KubeSchedulerProfile, ignored sets.Set[string], more []plugins.Entry) (scheduler.Profile, error) {
 	p := scheduler.Profile{
 		SchedulerName:            ptr.Deref(from.SchedulerName, v1.DefaultSchedulerName),
-		PercentageOfNodesToScore: ptr.Deref(from.PercentageOfNodesToScore, 0),
+		PercentageOfNodesToScore: from.PercentageOfNodesToScore,
 	}
-	if !isPercentage(p.PercentageOfNodesToScore) {
+	if !isPercentage(ptr.Deref(p.PercentageOfNodesToScore, 0)) {
 		return p, fmt.Errorf("percentageOfNodesToScore must be from 0 to 100")
 	}
 	known := make(map[string]plugins.Entry)

@@ -88,7 +88,7 @@ profiles:
 		t.Errorf("default profile has %d plugins, want %d", got, want)
 	}
 	packing := c.Profiles[1]
-	if packing.PercentageOfNodesToScore != 100 || slices.Contains(names(packing), "ImageLocality") {
+	if *packing.PercentageOfNodesToScore != 100 || c.Profiles[0].PercentageOfNodesToScore != nil || slices.Contains(names(packing), "ImageLocality") {
 		t.Errorf("packing is %v", names(packing))
 	}
 	if w := entry(t, packing, "TaintToleration").Weight; w != 7 {
@@ -125,6 +125,7 @@ func TestLoadRefuses(t *testing.T) {
 		profile("  plugins: {multiPoint: {enabled: [{name: Nope}]}}"):                                      `no plugin "Nope"`,
 		profile("  plugins: {multiPoint: {disabled: [{name: DefaultBinder}]}}"):                            "bind plugin",
 		profile("  plugins: {queueSort: {disabled: [{name: '*'}]}}"):                                       "queue sort",
+		profile("  pluginConfig: [{name: VolumeBinding, args: {shape: [{utilization: 0, score: 11}]}}]"):   "score must be from 0 to 10",
 		profile("  pluginConfig: [{name: NodeName, args: {a: 1}}]"):                                        "no arguments",
 		profile("  pluginConfig: [{name: NodeResourcesFit, args: {a: 1}}]"):                                `"a"`,
 		profile("  pluginConfig: [{name: NodeResourcesFit, args: {scoringStrategy: {type: X}}}]"):          "X",

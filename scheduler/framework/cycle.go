@@ -409,7 +409,7 @@ func (c *Cycle) Plan(ctx context.Context, d *Diagnosis) (*Victims, *Status) {
 	return nil, nil
 }
 
-// Score rates nodes: the weighted sum of all plugins' scores, in the order of nodes.
+// Score rates nodes: the weighted sum of all plugins' scores, in the order of nodes. The result is valid until the next one of the same snapshot.
 func (c *Cycle) Score(ctx context.Context, nodes []*NodeInfo) ([]int64, error) {
 	for _, p := range c.Profile.preScores {
 		began := c.begin()
@@ -425,8 +425,10 @@ func (c *Cycle) Score(ctx context.Context, nodes []*NodeInfo) ([]int64, error) {
 		}
 		c.scoreStates[p.pos] = state
 	}
-	buffer := make([]int64, 2*len(nodes))
+	buffer := slices.Grow(c.Snapshot.scores[:0], 2*len(nodes))[:2*len(nodes)]
+	c.Snapshot.scores = buffer
 	total, scores := buffer[:len(nodes)], buffer[len(nodes):]
+	clear(total)
 	kept, positions := c.keptScores(nodes)
 	for i, s := range c.Profile.scorers {
 		state, skip := c.scoreState(s.pos)

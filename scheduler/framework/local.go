@@ -2,7 +2,10 @@
 
 package framework
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // Local is a Filter, a Scorer or both that looks at nothing but the node and what Sign tells of the pod; whether it skips the pod
 // depends on that alone, too. What it says of a node is kept for all pods of the same signature until the node, or who is nominated to it, changes: that is
@@ -193,7 +196,8 @@ func (c *Cycle) keptScores(nodes []*NodeInfo) (*localScores, []int) {
 		n := c.Profile.localScorers
 		return &localScores{perNode: n, scores: make([]int64, n*nodes), known: make([]bool, nodes)}
 	}).(*localScores)
-	positions := make([]int, len(nodes))
+	positions := slices.Grow(c.Snapshot.positions[:0], len(nodes))[:len(nodes)]
+	c.Snapshot.positions = positions
 	for j, node := range nodes {
 		positions[j] = node.position
 		if !k.known[node.position] {

@@ -14,9 +14,12 @@ import (
 // NodeInfo is a node with its pods, added up. The cache owns and changes its own; those in a
 // Snapshot do not change, except clones inside a preemption's dry run.
 type NodeInfo struct {
-	Node     *v1.Node // nil while only pods of the node are known
-	position int      // in Snapshot.Nodes
-	version  uint64   // the snapshot's, when it changed
+	// What is looked at for node after node comes first, side by side: with many nodes it is not in the processor's caches.
+
+	Node     *v1.Node               // nil while only pods of the node are known
+	position int                    // in Snapshot.Nodes
+	Images   map[string]*ImageState // by image name; shared, not changed
+	version  uint64                 // the snapshot's, when it changed
 
 	Pods             []*PodInfo
 	PodsWithAffinity []*PodInfo // subset of Pods
@@ -26,7 +29,6 @@ type NodeInfo struct {
 	Allocatable Resource
 
 	UsedPorts HostPorts
-	Images    map[string]*ImageState // by image name; shared, not changed
 	PVCUsers  map[types.NamespacedName]int
 }
 

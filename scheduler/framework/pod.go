@@ -4,6 +4,7 @@ package framework
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
@@ -34,7 +35,9 @@ type PodInfo struct {
 // NewPodInfo parses a pod.
 func NewPodInfo(pod *v1.Pod) *PodInfo {
 	p := &PodInfo{Pod: pod, Ports: hostPorts(pod)}
-	p.Request, p.NonZero = podRequests(pod)
+	if !p.addContainers() {
+		p.Request, p.NonZero = podRequests(pod)
+	}
 	p.parseAffinity()
 	return p
 }
@@ -42,6 +45,47 @@ func NewPodInfo(pod *v1.Pod) *PodInfo {
 // HasAffinity says whether the pod has any inter-pod affinity term.
 func (p *PodInfo) HasAffinity() bool {
 	return len(p.RequiredAffinity)+len(p.RequiredAntiAffinity)+len(p.PreferredAffinity)+len(p.PreferredAntiAffinity) > 0
+}
+
+// addContainers is podRequests for most pods: those that have nothing but containers, and whose status says nothing else of these. It allocates
+// nothing. It is false for others.
+func (p *PodInfo) addContainers() bool {
+	spec, status := &p.Pod.Spec, &p.Pod.Status
+	if len(spec.InitContainers) > 0 || spec.Resources != nil || spec.Overhead != nil || status.Resources != nil || status.AllocatedResources != nil {
+		return false
+	}
+	var request, nonZero Resource
+	for i := range spec.Containers {
+		c := &spec.Containers[i]
+		if !statusAgrees(status.ContainerStatuses, c) || !request.addExactly(c.Resources.Requests, len(spec.Containers) > 1) {
+			return false
+		}
+		if _, ok := c.Resources.Requests[v1.ResourceCPU]; !ok {
+			nonZero.MilliCPU += DefaultMilliCPURequest
+		}
+		if _, ok := c.Resources.Requests[v1.ResourceMemory]; !ok {
+			nonZero.Memory += DefaultMemoryRequest
+		}
+	}
+	nonZero.MilliCPU += request.MilliCPU
+	nonZero.Memory += request.Memory
+	p.Request, p.NonZero = request, nonZero
+	return true
+}
+
+// statusAgrees is false while a container is being resized.
+func statusAgrees(statuses []v1.ContainerStatus, c *v1.Container) bool {
+	for i := range statuses {
+		if s := &statuses[i]; s.Name == c.Name {
+			return (s.AllocatedResources == nil || sameAmounts(s.AllocatedResources, c.Resources.Requests)) &&
+				(s.Resources == nil || s.Resources.Requests == nil || sameAmounts(s.Resources.Requests, c.Resources.Requests))
+		}
+	}
+	return true
+}
+
+func sameAmounts(a, b v1.ResourceList) bool {
+	return maps.EqualFunc(a, b, func(x, y resource.Quantity) bool { return x.Cmp(y) == 0 })
 }
 
 // podRequests counts init containers, sidecars, overhead, pod-level resources, and, while a

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 )
 
 const (
@@ -31,23 +32,36 @@ type Resource struct {
 // NewResource converts a ResourceList.
 func NewResource(list v1.ResourceList) Resource {
 	var r Resource
+	r.addExactly(list, false)
+	return r
+}
+
+// addExactly adds a list to what is there. It is false if it has an amount that had to be rounded, which matters when more are to come.
+func (r *Resource) addExactly(list v1.ResourceList, more bool) bool {
 	for name, quantity := range list {
+		value, exact := quantity.Value(), resource.NewQuantity
+		if name == v1.ResourceCPU {
+			value, exact = quantity.MilliValue(), resource.NewMilliQuantity
+		}
+		if more && exact(value, quantity.Format).Cmp(quantity) != 0 {
+			return false
+		}
 		switch name {
 		case v1.ResourceCPU:
-			r.MilliCPU = quantity.MilliValue()
+			r.MilliCPU += value
 		case v1.ResourceMemory:
-			r.Memory = quantity.Value()
+			r.Memory += value
 		case v1.ResourceEphemeralStorage:
-			r.EphemeralStorage = quantity.Value()
+			r.EphemeralStorage += value
 		case v1.ResourcePods:
-			r.AllowedPods = quantity.Value()
+			r.AllowedPods += value
 		default:
 			if isScalar(name) {
-				r.addScalar(name, quantity.Value())
+				r.addScalar(name, value)
 			}
 		}
 	}
-	return r
+	return true
 }
 
 // Add adds other, sign times (1 or -1).

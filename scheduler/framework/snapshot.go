@@ -21,6 +21,10 @@ type Snapshot struct {
 	asked   uint64 // how often Keep was called
 
 	signatures map[string]struct{} // of pods, the latest
+
+	// Room that one cycle after the other uses for its scores.
+	scores    []int64
+	positions []int
 }
 
 // Kept is something worked out of all nodes.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -61,6 +62,7 @@ func newPlugin(t *testing.T, make constructor, objects ...runtime.Object) framew
 			storage.CSIDrivers().Informer()
 			storage.CSIStorageCapacities().Informer()
 			storage.VolumeAttachments().Informer()
+			factory.Resource().V1().DeviceClasses().Informer()
 			factory.StartWithContext(ctx)
 			return factory.WaitForCacheSyncWithContext(ctx).Err
 		},
@@ -518,6 +520,29 @@ func TestHints(t *testing.T) {
 				t.Errorf("the event helps: %v, want %v", got, test.want)
 			}
 		})
+	}
+}
+
+// A node without a resource that a DeviceClass offers is worth a try, for it may have devices.
+func TestHintForDevices(t *testing.T) {
+	class := &resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "gpu"}, Spec: resourcev1.DeviceClassSpec{ExtendedResourceName: ptr.To("example.com/gpu")}}
+	plugin := newPlugin(t, noderesources.NewFit(noderesources.FitArgs{}), class)
+	wants := func(name v1.ResourceName) *framework.PodInfo {
+		return framework.NewPodInfo(pod(requests("1", "1Gi"), func(p *v1.Pod) { p.Spec.Containers[0].Resources.Requests[name] = resource.MustParse("1") }))
+	}
+	came := &framework.Event{Kind: framework.Node, Action: framework.Add, New: node("n").Node}
+	for name, want := range map[v1.ResourceName]bool{"example.com/gpu": true, "example.com/other": false} {
+		info := wants(name)
+		if _, _, status := plugin.(framework.PreFilter).PreFilter(t.Context(), info, framework.NewSnapshot()); status != nil {
+			t.Fatal(status.Message())
+		}
+		got := false
+		for _, h := range plugin.(framework.Hinter).Hints() {
+			got = got || h.Covers(came) && (h.Helps == nil || h.Helps(info, came))
+		}
+		if got != want {
+			t.Errorf("a node helps a pod that wants %s: %v, want %v", name, got, want)
+		}
 	}
 }
 

@@ -38,8 +38,8 @@ type state struct {
 	csiNodes storagelisters.CSINodeLister
 	wanted   attachments
 	required []string // drivers that the node must have
-	// byNode has what VolumeAttachments say of the nodes. No node needs it before one with limits is looked at.
-	byNode func() map[string]attachments
+	// byNode has what VolumeAttachments say of the nodes. They are read once a node with limits is looked at.
+	byNode func() (map[string]attachments, error)
 }
 
 // attachments has the driver of each volume, by a name that is unique.
@@ -51,7 +51,7 @@ func (p plugin) PreFilter(ctx context.Context, pod *framework.PodInfo, _ *framew
 	}
 	listers, err := podvolumes.NewListers(ctx, p.handle)
 	if err == nil {
-		err = p.handle.Need(ctx, framework.CSINode, framework.CSIDriver, framework.VolumeAttachment)
+		err = p.handle.Need(ctx, framework.CSINode, framework.CSIDriver)
 	}
 	if err != nil {
 		return nil, nil, framework.AsStatus(err)
@@ -68,7 +68,12 @@ func (p plugin) PreFilter(ctx context.Context, pod *framework.PodInfo, _ *framew
 		return nil, nil, framework.SkipStatus
 	}
 	s.required = required(storage.CSIDrivers().Lister(), s.wanted)
-	s.byNode = sync.OnceValue(func() map[string]attachments { return attached(storage.VolumeAttachments().Lister(), listers) })
+	s.byNode = sync.OnceValues(func() (map[string]attachments, error) {
+		if err := p.handle.Need(ctx, framework.VolumeAttachment); err != nil {
+			return nil, err
+		}
+		return attached(storage.VolumeAttachments().Lister(), listers), nil
+	})
 	return s, nil, nil
 }
 
@@ -159,12 +164,15 @@ func (plugin) Filter(st framework.State, _ *framework.PodInfo, node *framework.N
 			_ = there.add(s.listers, other.Pod) // a claim that is gone takes no place
 		}
 	}
-	left := s.byNode()[node.Node.Name]
+	attached, err := s.byNode()
+	if err != nil {
+		return framework.AsStatus(err)
+	}
 	counts := make(map[string]int)
 	for _, driver := range there {
 		counts[driver]++
 	}
-	for name, driver := range left {
+	for name, driver := range attached[node.Node.Name] {
 		if _, known := there[name]; !known {
 			counts[driver]++
 		}

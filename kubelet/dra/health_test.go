@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dra
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/fake"
+	healthapi "k8s.io/kubelet/pkg/apis/dra-health/v1"
+	healthv1alpha1 "k8s.io/kubelet/pkg/apis/dra-health/v1alpha1"
+	api "k8s.io/kubelet/pkg/apis/dra/v1"
+)
+
+// monitored is a driver that tells how its devices are.
+type monitored struct {
+	gpus
+	healthapi.UnimplementedDRAResourceHealthServer
+	lists chan []*healthapi.DeviceHealth // nil ends the stream
+	fails codes.Code
+}
+
+func (d *monitored) NodeWatchResources(_ *healthapi.NodeWatchResourcesRequest, stream healthapi.DRAResourceHealth_NodeWatchResourcesServer) error {
+	if d.fails != codes.OK {
+		return grpcstatus.Error(d.fails, "no")
+	}
+	for {
+		select {
+		case list := <-d.lists:
+			if list == nil {
+				return nil
+			}
+			if err := stream.Send(&healthapi.NodeWatchResourcesResponse{Devices: list}); err != nil {
+				return err
+			}
+		case <-stream.Context().Done():
+			return nil
+		}
+	}
+}
+
+func said(device string, h healthapi.HealthStatus, message string, seconds int64) *healthapi.DeviceHealth {
+	return &healthapi.DeviceHealth{Device: &healthapi.DeviceIdentifier{PoolName: "n1", DeviceName: device}, Health: h, Message: message, HealthCheckTimeoutSeconds: seconds}
+}
+
+// told writes health as a test reads it.
+func told(all []v1.ResourceStatus) string {
+	var b strings.Builder
+	for _, s := range all {
+		fmt.Fprintf(&b, "%s:", s.Name)
+		for _, r := range s.Resources {
+			fmt.Fprintf(&b, " %s=%s", r.ResourceID, r.Health)
+			if r.Message != nil {
+				fmt.Fprintf(&b, "(%s)", *r.Message)
+			}
+		}
+	}
+	return b.String()
+}
+
+// A pod's status tells what its drivers say of its devices, by either version of their API.
+func TestHealth(t *testing.T) {
+	for _, version := range []string{healthapi.DRAResourceHealthService, healthv1alpha1.DRAResourceHealthService} {
+		d := &monitored{lists: make(chan []*healthapi.DeviceHealth, 1)}
+		endpoint := filepath.Join(t.TempDir(), "dra.sock")
+		listener, err := net.Listen("unix", endpoint)
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := grpc.NewServer()
+		api.RegisterDRAPluginServer(server, d)
+		if version == healthapi.DRAResourceHealthService {
+			healthapi.RegisterDRAResourceHealthServer(server, d)
+		} else {
+			healthv1alpha1.RegisterDRAResourceHealthServer(server, healthapi.V1ServerWrapper{Server: d})
+		}
+		go func() { _ = server.Serve(listener) }()
+		t.Cleanup(server.Stop)
+
+		woken := make(chan types.UID, 100)
+		m := New(fake.NewClientset(claimFor("c1", "p1")), "n1", t.TempDir(), func() {}, func(uid types.UID) { woken <- uid })
+		m.hearAgain = time.Millisecond
+		if err := m.Register(t.Context(), "gpu.example.org", endpoint, []string{api.DRAPluginService, version}); err != nil {
+			t.Fatal(err)
+		}
+		p := podWith("p1", "c1", "", "big")
+		if err := m.Prepare(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+		is := func(container int, want string) {
+			t.Helper()
+			for deadline := time.After(30 * time.Second); ; {
+				got := told(m.Health(p, &p.Spec.Containers[container]))
+				if got == want {
+					return
+				}
+				select {
+				case <-woken:
+				case <-deadline:
+					t.Fatalf("%s: %q, want %q", version, got, want)
+				}
+			}
+		}
+		is(0, "claim:gpu: example.org/gpu=0=Unknown example.org/gpu=1=Unknown")
+		d.lists <- []*healthapi.DeviceHealth{said("gpu-0", healthapi.HealthStatus_HEALTHY, "", 0), said("gpu-1", healthapi.HealthStatus_UNHEALTHY, "too hot", 0)}
+		is(0, "claim:gpu: example.org/gpu=0=Healthy example.org/gpu=1=Unhealthy(too hot)")
+		is(1, "claim:gpu/big: example.org/gpu=0=Healthy")
+		d.lists <- nil // the stream ends
+		is(0, "claim:gpu: example.org/gpu=0=Unknown example.org/gpu=1=Unknown")
+		d.lists <- []*healthapi.DeviceHealth{said("gpu-1", healthapi.HealthStatus_HEALTHY, "", 0)} // it is begun anew
+		is(0, "claim:gpu: example.org/gpu=0=Unknown example.org/gpu=1=Healthy")
+		m.Deregister(t.Context(), "gpu.example.org", endpoint)
+		is(0, "claim:gpu: example.org/gpu=0=Unknown example.org/gpu=1=Unknown")
+		m.Close()
+	}
+}
+
+// A driver that has nothing to tell is not asked again.
+func TestHealthUnimplemented(t *testing.T) {
+	d := &monitored{fails: codes.Unimplemented}
+	endpoint := filepath.Join(t.TempDir(), "dra.sock")
+	listener, err := net.Listen("unix", endpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	healthapi.RegisterDRAResourceHealthServer(server, d)
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(server.Stop)
+	m := New(fake.NewClientset(), "n1", t.TempDir(), func() {}, nobody)
+	if err := m.Register(t.Context(), "gpu.example.org", endpoint, []string{api.DRAPluginService, healthapi.DRAResourceHealthService}); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() { m.streams.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(30 * time.Second):
+		t.Error("the stream is begun again")
+	}
+	m.Close()
+}
+
+// What a driver said holds for its time, and the pods are looked at when that is over.
+func TestHealthGoesStale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var woken []types.UID
+		m := New(fake.NewClientset(), "n1", t.TempDir(), func() {}, func(uid types.UID) { woken = append(woken, uid) })
+		m.claims["c1"] = &claim{Namespace: "default", Name: "c1", Pods: []types.UID{"p1"}, Devices: []Device{{Driver: "d", Pool: "n1", Name: "gpu-0"}, {Driver: "d", Pool: "n1", Name: "gpu-1"}}}
+		r := &report{devices: map[deviceKey]health{}}
+		m.drivers["d"] = &driver{report: r}
+		p := podWith("p1", "c1", "")
+		hear := func(list ...*healthapi.DeviceHealth) (changed int) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			changed = len(r.take(time.Now(), list))
+			m.expectStale("d", r)
+			return changed
+		}
+		is := func(want string) {
+			t.Helper()
+			synctest.Wait()
+			if got := told(m.Health(p, &p.Spec.Containers[0])); got != want {
+				t.Errorf("%q, want %q", got, want)
+			}
+		}
+		good := healthapi.HealthStatus_HEALTHY
+		if n := hear(said("gpu-0", good, "", 0), said("gpu-1", good, "", 60)); n != 2 {
+			t.Errorf("%d of two devices are news", n)
+		}
+		time.Sleep(29 * time.Second)
+		if n := hear(said("gpu-1", good, "", 60)); n != 0 {
+			t.Errorf("%d devices are news, of none that changed", n)
+		}
+		is("claim:gpu: d/n1/gpu-0=Healthy d/n1/gpu-1=Healthy")
+		time.Sleep(time.Second)
+		is("claim:gpu: d/n1/gpu-0=Unknown d/n1/gpu-1=Healthy")
+		if len(woken) != 1 {
+			t.Errorf("woken: %v, want p1 once", woken)
+		}
+		if n := hear(said("gpu-1", good, strings.Repeat("x", 2000), 60)); n != 1 {
+			t.Errorf("%d devices are news, of one with another message", n)
+		}
+		if got := *m.Health(p, &p.Spec.Containers[0])[0].Resources[1].Message; len(got) != v1.ResourceHealthMessageMaxLength || !strings.HasSuffix(got, "x...") {
+			t.Errorf("a long message: %d characters", len(got))
+		}
+		time.Sleep(time.Minute)
+		is("claim:gpu: d/n1/gpu-0=Unknown d/n1/gpu-1=Unknown")
+	})
+}
