@@ -133,6 +133,9 @@ func (s *servers) simulatedNodes() {
 	s.complete()
 	gamma.kubectl("delete", "pod", "-n", "demo", "one", "two", "--force", "--grace-period=0")
 	gamma.kubectl("delete", "node", "simulated-0", "simulated-1")
+	for _, name := range []string{"simulated-0", "simulated-1"} { // the DaemonSet's, which would stay for a minute
+		gamma.kubectl("delete", "pod", "-n", "demo", "-l", "app=web", "--field-selector=spec.nodeName="+name, "--force", "--grace-period=0")
+	}
 }
 
 // moves gives a server, which is a node too, another address. The others and the agent learn it.
