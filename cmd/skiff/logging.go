@@ -39,6 +39,9 @@ var noise = []struct{ message, err string }{
 	{message: "because it has no resources"},
 	// A stop while an informer of the machinery's own still watches.
 	{message: "Terminating all watchers from cacher"},
+	// Who still reads when the database ends. Why it ends, main says.
+	{message: "etcdserver: server stopped"},
+	{err: "etcdserver: server stopped"},
 	// The end of each exec over WebSocket, and clients that leave without a word.
 	{message: "Error on socket receive", err: "use of closed network connection"},
 	{message: "Error proxying data from client to backend", err: "close 1006 (abnormal closure)"},

@@ -22,8 +22,8 @@ func TestLogs(t *testing.T) {
 		want []string
 		not  []string
 	}{
-		{nil, []string{"broken", "library warns", "library fails"}, []string{"happens", "library tells", "details", "closed network", "no resources", "has been modified", "stopping"}},
-		{[]string{"-v=1"}, []string{"broken", "library warns", "library fails", "happens", "library tells", "closed network", "no resources", "has been modified", "stopping"}, []string{"details"}},
+		{nil, []string{"broken", "library warns", "library fails"}, []string{"happens", "library tells", "details", "closed network", "no resources", "has been modified", "stopping", "server stopped"}},
+		{[]string{"-v=1"}, []string{"broken", "library warns", "library fails", "happens", "library tells", "server stopped", "closed network", "no resources", "has been modified", "stopping"}, []string{"details"}},
 		{[]string{"--v=3"}, []string{"broken", "happens", "details"}, nil},
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
@@ -49,6 +49,8 @@ func TestLogs(t *testing.T) {
 			klog.Info("library tells")
 			klog.Warning("Skipping API because it has no resources.")
 			klog.ErrorS(errors.New("use of closed network connection"), "Error on socket receive")
+			klog.Errorf("cacher (leases): unexpected ListAndWatch error: etcdserver: server stopped; reinitializing...")
+			klog.ErrorS(errors.New("etcdserver: server stopped"), "failed to sync with latest state")
 			logger.Error(errors.New("slice: the object has been modified; please apply your changes to the latest version and try again"), "Reconciling")
 			stop()
 			logger.Error(fmt.Errorf("update: %w", context.Canceled), "stopping")
