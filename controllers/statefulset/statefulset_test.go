@@ -18,6 +18,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/history"
+	"github.com/skiff-k8s/skiff/registry/podspec"
 )
 
 var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
@@ -232,6 +233,10 @@ func TestRevision(t *testing.T) {
 	}
 	if hashOf(data, 0) == hashOf(data, 1) {
 		t.Error("the number of collisions does not change the hash")
+	}
+	podspec.DefaultTemplate(&set.Spec.Template) // by an API server that knows more defaults than the one before
+	if data, err = history.Data(&set.Spec.Template); err != nil {
+		t.Fatal(err)
 	}
 	revision.Data.Raw = []byte(`{"spec":{"template":{"$patch":"replace","metadata":{"creationTimestamp":null,"labels":{"app":"db"}},"spec":{"containers":[]}}}}`)
 	if !sameTemplate(set, data, revision) {
