@@ -363,7 +363,6 @@ func TestClockJumps(t *testing.T) {
 	})
 }
 
-// A period that began in what is now the future begins now.
 func TestEarlier(t *testing.T) {
 	for _, test := range []struct{ a, b, want time.Duration }{{0, 0, 0}, {1, 2, 1}, {2, 1, 1}, {0, 1, 1}, {1, 0, 1}, {-1, 1, 1}, {1, -1, 1}} {
 		if got := Earlier(test.a, test.b); got != test.want {
@@ -372,6 +371,7 @@ func TestEarlier(t *testing.T) {
 	}
 }
 
+// A period that began in what is now the future begins now.
 func TestLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for since, want := range map[time.Duration]time.Duration{0: time.Minute, -20 * time.Second: 40 * time.Second, -time.Hour: -59 * time.Minute, time.Hour: time.Minute} {
