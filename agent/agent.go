@@ -52,7 +52,6 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/plugins"
 	"github.com/skiff-k8s/skiff/kubelet/podnet"
 	kubeletserver "github.com/skiff-k8s/skiff/kubelet/server"
-	"github.com/skiff-k8s/skiff/kubelet/shutdown"
 	"github.com/skiff-k8s/skiff/kubelet/static"
 	"github.com/skiff-k8s/skiff/kubelet/volumes"
 	"github.com/skiff-k8s/skiff/network"
@@ -484,7 +483,7 @@ func applySettings(cfg *kubelet.Config, s *kubeletconfig.KubeletConfiguration, m
 		corev1.ResourceMemory:           *resource.NewQuantity(cfg.Eviction.Hard[eviction.MemoryAvailable].Of(machine.Memory), resource.BinarySI),
 		corev1.ResourceEphemeralStorage: *resource.NewQuantity(cfg.Eviction.Hard[eviction.NodeFSAvailable].Of(machine.Disk), resource.BinarySI),
 	}
-	cfg.Shutdown = shutdown.Config{Period: s.ShutdownGracePeriod.Duration, Critical: s.ShutdownGracePeriodCriticalPods.Duration}
+	cfg.Shutdown = configfile.Shutdown(s)
 	if s.MaxPods > 0 {
 		cfg.Node.MaxPods = int64(s.MaxPods)
 	}

@@ -251,6 +251,24 @@ func removeAll(ctx context.Context, client kubernetes.Interface) (time.Duration,
 	return 0, errors.New("pods were left after the deletion")
 }
 
+// allStay fails if not so many pods are Ready: a node that runs short of something is not at rest.
+func allStay(ctx context.Context, client kubernetes.Interface, count int) error {
+	pods, err := client.CoreV1().Pods(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	left := 0
+	for i := range pods.Items {
+		if podIsReady(watch.Event{Type: watch.Modified, Object: &pods.Items[i]}) {
+			left++
+		}
+	}
+	if left != count {
+		return fmt.Errorf("of %d pods %d are still Ready: does the node evict? A tenth of the disk must be free", count, left)
+	}
+	return nil
+}
+
 // fleet watches a server with many pods at rest.
 func fleet(ctx context.Context, h *host, client kubernetes.Interface, r *results) error {
 	ready, err := many(ctx, h, client, h.options.fleet)
@@ -275,6 +293,9 @@ func fleet(ctx context.Context, h *host, client kubernetes.Interface, r *results
 		return err
 	}
 	if err := h.profileAnew(); err != nil {
+		return err
+	}
+	if err := allStay(ctx, client, len(ready)); err != nil {
 		return err
 	}
 	share := func(prefixes ...string) (percent float64) {

@@ -133,6 +133,9 @@ func (s *servers) simulatedNodes() {
 	s.complete()
 	gamma.kubectl("delete", "pod", "-n", "demo", "one", "two", "--force", "--grace-period=0")
 	gamma.kubectl("delete", "node", "simulated-0", "simulated-1")
+	for _, name := range []string{"simulated-0", "simulated-1"} { // the DaemonSet's, which would stay for a minute
+		gamma.kubectl("delete", "pod", "-n", "demo", "-l", "app=web", "--field-selector=spec.nodeName="+name, "--force", "--grace-period=0")
+	}
 }
 
 // moves gives a server, which is a node too, another address. The others and the agent learn it.
@@ -142,7 +145,7 @@ func (s *servers) moves() {
 	const address = "192.168.231.99"
 	end(gamma, syscall.SIGTERM)
 	s.write(alpha, 2)
-	gamma.inside("sh", "-ec", "ip address add "+address+"/24 dev eth0; ip address delete "+gamma.IP().String()+"/24 dev eth0; ip route replace default via 192.168.231.1")
+	gamma.inside("sh", "-ec", "ip address delete "+gamma.IP().String()+"/24 dev eth0; ip address add "+address+"/24 dev eth0; ip route replace default via 192.168.231.1")
 	gamma.run("server", "--node-ip="+address)
 	gamma.eventually(time.Minute, "it serves at its new address", func() error {
 		_, err := gamma.try("--server=https://"+address+":6443", "get", "--raw", "/readyz", "--request-timeout=5s")

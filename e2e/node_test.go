@@ -70,6 +70,9 @@ func newHostOn(t *testing.T, network *testhost.Cluster, name string) *node {
 		}
 	}
 	compress(t, filepath.Join(images, "busybox-next.tar"))
+	if err := os.WriteFile(n.Path(kubeletFile), []byte(kubeletConfig), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	if err := n.Mark(); err != nil {
 		t.Fatal(err)
 	}
@@ -81,6 +84,16 @@ func newHostOn(t *testing.T, network *testhost.Cluster, name string) *node {
 	})
 	return n
 }
+
+// The configuration of all nodes that are not given another one: hosts lie on the disk of the machine that tests run on, which may be
+// fuller than a node's should be.
+const (
+	kubeletFile   = "/etc/kubelet.yaml"
+	kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+evictionHard: {memory.available: 100Mi, nodefs.available: 1%, nodefs.inodesFree: 1%, imagefs.available: 1%}
+`
+)
 
 // compress makes an archive one that ends with .zst; a node imports both kinds.
 func compress(t *testing.T, path string) {
@@ -139,6 +152,7 @@ func (n *node) run(what string, flags ...string) {
 	}
 	defer log.Close()
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), "SKIFF_KUBELET_CONFIG="+kubeletFile)
 	if n.server.process, err = n.Start(cmd); err != nil {
 		n.t.Fatal(err)
 	}

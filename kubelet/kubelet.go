@@ -65,6 +65,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/numa"
 	"github.com/skiff-k8s/skiff/kubelet/podnet"
 	"github.com/skiff-k8s/skiff/kubelet/podresources"
+	"github.com/skiff-k8s/skiff/kubelet/podsapi"
 	"github.com/skiff-k8s/skiff/kubelet/probe"
 	"github.com/skiff-k8s/skiff/kubelet/shutdown"
 	"github.com/skiff-k8s/skiff/kubelet/status"
@@ -173,6 +174,7 @@ type Kubelet struct {
 	grants      *allocation.Store
 	users       *userns.Ranges
 	status      *status.Manager
+	pods        *podsapi.Server
 	prober      *probe.Prober
 	puller      *images.Puller
 	imageGC     *images.Collector
@@ -243,7 +245,8 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	k.evictor = eviction.New(cfg.Eviction, evictable{k}, k.agent.Ref(), k.events)
 	k.agent.Pressure = k.evictor.Pressure
 	k.status = status.NewManager(deps.Client, deps.Informers.Core().V1().Pods().Lister())
-	k.status.Ended = k.metrics.EndedContainers
+	k.pods = podsapi.New(cfg.Root, podsapi.Node{Pods: k.Pods, Pod: k.PodByUID, Decided: k.decidedStatus, Synced: k.hasSynced})
+	k.status.Ended, k.status.Changed = k.metrics.EndedContainers, k.pods.Changed
 	k.devices = devices.New(cfg.Root, k.metrics, k.agent.Poke, k.wake)
 	k.agent.Devices = k.devices.Resources
 	k.shutdown = shutdown.New(cfg.Shutdown, shutdown.Systemd{}, ending{k})
@@ -347,6 +350,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 			Pods: func() []*v1.Pod { return k.active() }, Devices: k.devices, Claims: k.claims, CPUs: func() *cpus.Manager { return k.cpus }, Memory: func() *memory.Manager { return k.memory },
 		}).Run(ctx)
 	})
+	group.Go(func() error { return k.pods.Run(ctx) })
 	group.Go(func() error { return k.status.Run(ctx) })
 	group.Go(func() error { return k.runPods(ctx) })
 	return group.Wait()

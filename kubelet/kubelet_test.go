@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -38,10 +39,20 @@ import (
 // The neighbour's part fits.
 var _ Volumes = (*volumes.Manager)(nil)
 
-// noVolumes serves pods without volumes.
+// noVolumes serves pods without volumes. What is called full is refused one.
 type noVolumes struct{}
 
-func (noVolumes) SetUp(context.Context, *v1.Pod) error { return nil }
+func (noVolumes) SetUp(_ context.Context, pod *v1.Pod) error {
+	if pod.Name != "full" {
+		return nil
+	}
+	return utilerrors.NewAggregate([]error{errors.New("not yet"), fmt.Errorf("attach: %w", full{errors.New("no slot")})})
+}
+
+type full struct{ error }
+
+func (full) RejectReason() string { return "VolumeAttachmentLimitExceeded" }
+
 func (noVolumes) Mounts(context.Context, *v1.Pod, *v1.Container, []string) ([]*runtimeapi.Mount, error) {
 	return nil, nil
 }
@@ -494,6 +505,21 @@ func TestAdmission(t *testing.T) {
 	}
 	b.delete("big", 30)
 	b.gone("big")
+}
+
+// A pod whose volume can never come to this node fails, for others to take its place elsewhere.
+func TestRejectedByVolumes(t *testing.T) {
+	b := newBench(t, "app:1")
+	b.create(testPod("full", v1.Container{Name: "app"}))
+	b.eventually("the pod has failed", func() bool { return b.get("full").Status.Phase == v1.PodFailed })
+	if s := b.get("full").Status; s.Reason != "VolumeAttachmentLimitExceeded" || s.Message != "Pod was rejected: no slot" {
+		t.Errorf("status = %s %q", s.Reason, s.Message)
+	}
+	if got := b.cri.Dump(); len(got) > 0 {
+		t.Errorf("runtime: %v", got)
+	}
+	b.delete("full", 30)
+	b.gone("full")
 }
 
 // A pod that was deleted by force does not keep others from the node, though it has not ended.

@@ -73,7 +73,12 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 		return false, next{now: true}, nil
 	}
 	if err := k.prepareNode(ctx, pod); err != nil {
-		return false, next{}, err
+		final := rejecting(nil)
+		if !errors.As(err, &final) {
+			return false, next{}, err
+		}
+		k.reject(pod, &admit.Rejection{Reason: final.RejectReason(), Message: "Pod was rejected: " + final.Error()})
+		return true, then, nil
 	}
 	out, err := k.runtime.Sync(ctx, pod, have)
 	changed := k.note(w, out)
@@ -148,8 +153,7 @@ func (k *Kubelet) admit(ctx context.Context, w *worker, pod *v1.Pod, have *conta
 			r = k.assign(ctx, pod)
 		}
 		if r != nil {
-			k.events.Event(pod, v1.EventTypeWarning, r.Reason, strings.TrimPrefix(r.Message, "Pod was rejected: "))
-			k.status.Set(pod, rejectedStatus(pod, r))
+			k.reject(pod, r)
 			return true, nil
 		}
 	}
@@ -164,6 +168,11 @@ func (k *Kubelet) admit(ctx context.Context, w *worker, pod *v1.Pod, have *conta
 		k.shareCPUs(ctx)
 	}
 	return false, nil
+}
+
+func (k *Kubelet) reject(pod *v1.Pod, r *admit.Rejection) {
+	k.events.Event(pod, v1.EventTypeWarning, r.Reason, strings.TrimPrefix(r.Message, "Pod was rejected: "))
+	k.status.Set(pod, rejectedStatus(pod, r))
 }
 
 func rejectedStatus(pod *v1.Pod, r *admit.Rejection) v1.PodStatus {
@@ -214,20 +223,34 @@ func (k *Kubelet) prepareNode(ctx context.Context, pod *v1.Pod) error {
 		return err
 	}
 	if err := k.volumes.SetUp(ctx, pod); err != nil {
+		each := apart(err)
 		if ctx.Err() == nil {
-			k.mountsFailed(pod, err)
+			k.mountsFailed(pod, each)
+		}
+		if final := slices.IndexFunc(each, func(one error) bool { return errors.As(one, new(rejecting)) }); final >= 0 {
+			err = each[final]
 		}
 		return fmt.Errorf("set up volumes: %w", err)
 	}
 	return nil
 }
 
-// mountsFailed tells about each volume that could not be made, by the reason that its error may have.
-func (k *Kubelet) mountsFailed(pod *v1.Pod, err error) {
-	all := []error{err}
+// rejecting is an error after which the pod may not run here.
+type rejecting interface {
+	error
+	RejectReason() string
+}
+
+// apart are the errors that were joined, which errors.As does not look into.
+func apart(err error) []error {
 	if each := utilerrors.Aggregate(nil); errors.As(err, &each) {
-		all = each.Errors()
+		return each.Errors()
 	}
+	return []error{err}
+}
+
+// mountsFailed tells about each volume that could not be made, by the reason that its error may have.
+func (k *Kubelet) mountsFailed(pod *v1.Pod, all []error) {
 	for _, err := range all {
 		reason := "FailedMount"
 		if has := interface{ EventReason() string }(nil); errors.As(err, &has) {

@@ -5,9 +5,11 @@ package kubelet
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
@@ -45,6 +47,17 @@ func (k *Kubelet) PodByUID(uid types.UID) (*v1.Pod, bool) {
 		return nil, false
 	}
 	return k.withStatus(w), true
+}
+
+// hasSynced says whether all pods of this node are known.
+func (k *Kubelet) hasSynced() bool {
+	return !slices.ContainsFunc(k.synced, func(synced cache.InformerSynced) bool { return !synced() })
+}
+
+// decidedStatus says whether a pod's status was decided by this process.
+func (k *Kubelet) decidedStatus(uid types.UID) bool {
+	_, decided := k.status.Get(uid)
+	return decided
 }
 
 func (k *Kubelet) withStatus(w *worker) *v1.Pod {

@@ -379,6 +379,7 @@ func (k *Kubelet) dismiss(w *worker) {
 	k.mu.Unlock()
 	k.prober.Forget(w.uid)
 	k.status.Forget(w.uid)
+	k.pods.Changed(w.uid)
 	k.grants.Forget(w.uid)
 	k.users.Forget(w.uid)
 	k.cleanUp(w.uid)

@@ -617,13 +617,8 @@ func (p *Proxy) settings(family corev1.IPFamily) settings {
 		masqueradeAll:      p.cfg.MasqueradeAll,
 		dropInvalid:        !conntrackIsLiberal(),
 		localhostNodePorts: family == corev1.IPv4Protocol && p.cfg.takesNodePorts(netip.AddrFrom4([4]byte{127, 0, 0, 1})),
-		allNodePortIPs:     len(p.cfg.nodePortRanges(family)) == 0,
 	}
-	for _, ip := range p.here.nodePortIPs {
-		if isFamily(ip, family) && !s.allNodePortIPs {
-			s.nodePortIPs = append(s.nodePortIPs, ip)
-		}
-	}
+	s.nodePortIPs, s.allNodePortIPs = p.nodePortAddresses(family)
 	for _, cidr := range p.cfg.ClusterCIDRs {
 		if isFamily(cidr.Addr(), family) {
 			s.clusterCIDR = cidr
@@ -635,6 +630,19 @@ func (p *Proxy) settings(family corev1.IPFamily) settings {
 		}
 	}
 	return s
+}
+
+// nodePortAddresses returns the addresses of a family that take node ports, unless all of them do.
+func (p *Proxy) nodePortAddresses(family corev1.IPFamily) (ips []netip.Addr, all bool) {
+	if len(p.cfg.nodePortRanges(family)) == 0 {
+		return nil, true
+	}
+	for _, ip := range p.here.nodePortIPs {
+		if isFamily(ip, family) {
+			ips = append(ips, ip)
+		}
+	}
+	return ips, false
 }
 
 // node returns this node's object, or nil.
@@ -730,11 +738,11 @@ func (p *Proxy) healthChecks() map[types.NamespacedName]healthCheck {
 func (p *Proxy) healthAddresses() []netip.Addr {
 	var at []netip.Addr
 	for _, name := range families {
-		s := p.settings(name)
+		ips, all := p.nodePortAddresses(name)
 		switch {
 		case !p.families[name].active: // nor may the machine have it
-		case !s.allNodePortIPs:
-			at = append(at, s.nodePortIPs...)
+		case !all:
+			at = append(at, ips...)
 		case name == corev1.IPv4Protocol:
 			at = append(at, netip.IPv4Unspecified())
 		default:

@@ -25,7 +25,7 @@ type Explanation struct {
 	// Node that the pod has already; then there is nothing more to say.
 	Node string `json:"node,omitempty"`
 	// State is where the pod is: "active", "backoff", "unschedulable", "gated", "in flight", "binding", "deleted" (it is being deleted, so that
-	// it is not looked at), or "" for another scheduler's.
+	// it is not looked at), "elsewhere" (this scheduler does not run, since another server's does), or "" for another scheduler's.
 	State    string     `json:"state,omitempty"`
 	Binding  string     `json:"binding,omitempty"` // the node that the pod is going to be bound to
 	Attempts int        `json:"attempts,omitempty"`
@@ -93,7 +93,10 @@ func (s *Scheduler) Explain(ctx context.Context, namespace, name string) (*Expla
 		e.State = "binding"
 		return e, nil
 	}
-	e.State, e.Attempts, e.Until = s.queue.Find(pod.UID)
+	e.State = "elsewhere"
+	if s.running.Load() {
+		e.State, e.Attempts, e.Until = s.queue.Find(pod.UID)
+	}
 	if plugin, status := profile.PreEnqueue(pod); status != nil {
 		e.Whole = objections(plugin, status, nil, nil)
 		return e, nil

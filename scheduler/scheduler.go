@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -84,6 +85,7 @@ type Scheduler struct {
 	lazy  *lazyInformers
 
 	preparing preparing
+	running   atomic.Bool // a Run is under way
 
 	metrics *metrics.Set
 
@@ -236,6 +238,8 @@ func (s *Scheduler) Run(ctx context.Context) error {
 		defer stop()
 	}
 	defer s.background.Wait()
+	s.running.Store(true)
+	defer s.running.Store(false)
 	s.queue.Open()
 	stop := context.AfterFunc(ctx, s.queue.Close)
 	defer stop()

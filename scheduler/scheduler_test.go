@@ -5,6 +5,7 @@ package scheduler
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -313,6 +314,10 @@ func TestRunAgain(t *testing.T) {
 		c.addNode(newNode("n2", func(n *v1.Node) { n.Status.Allocatable = resources("8", "1Gi", "10") }))
 		time.Sleep(time.Hour)
 		c.wantNode("meanwhile", "")
+		c.scheduler = s
+		if e := c.explain("meanwhile", http.StatusOK); e.State != "elsewhere" {
+			t.Errorf("explanation of a scheduler that does not run is %+v", e)
+		}
 		stop = run()
 		if _, err := c.client.CoreV1().PersistentVolumeClaims("default").Create(t.Context(), waitingClaim("c", "wait"), metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)

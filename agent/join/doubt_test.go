@@ -4,6 +4,7 @@ package join
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"io"
@@ -155,6 +156,26 @@ func TestMeetAnotherServer(t *testing.T) {
 	})
 }
 
+// One that is ready is asked next, and not passed over.
+func TestMeetTheReadyServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, []answer{{status: 503}}, "a:1", "b:1", "c:1")
+		client := must(kubernetes.NewForConfig(&restclient.Config{Host: "https://" + apiName, Transport: &doubting{RoundTripper: s, servers: s.servers, ready: func(_ context.Context, server string) error {
+			if server != "b:1" {
+				return errors.New("not ready")
+			}
+			return nil
+		}}}))
+		a := &Agent{servers: s.servers}
+		if err := a.untilMet(t.Context(), func() error { _, err := readCluster(t.Context(), client); return err }); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(s.asked, " "); got != "a:1 b:1" {
+			t.Errorf("it has asked %s", got)
+		}
+	})
+}
+
 // A server that is not well is left for one that is.
 func TestDoubt(t *testing.T) {
 	for name, tc := range map[string]struct {
@@ -265,4 +286,34 @@ func TestUntilThen(t *testing.T) {
 			t.Errorf("%v after %s", err, took)
 		}
 	})
+}
+
+// A server is ready unless it says that it is not, or nothing.
+func TestAskReady(t *testing.T) {
+	status := http.StatusOK
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/readyz" {
+			t.Errorf("it is asked for %s", r.URL)
+		}
+		w.WriteHeader(status)
+	}))
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	roots := x509.NewCertPool()
+	roots.AddCert(server.Certificate())
+	config := &tls.Config{RootCAs: roots, ServerName: "example.com", NextProtos: []string{"h2", "http/1.1"}} // as client-go's transport leaves it
+	address := server.Listener.Addr().String()
+	for code, ready := range map[int]bool{200: true, 401: true, 403: true, 500: false, 503: false} {
+		status = code
+		if err := askReady(t.Context(), config, address); (err == nil) != ready {
+			t.Errorf("after %d: %v", code, err)
+		}
+	}
+	if err := askReady(t.Context(), &tls.Config{ServerName: "example.com"}, address); err == nil {
+		t.Error("a server of another cluster is ready")
+	}
+	server.Close()
+	if err := askReady(t.Context(), config, address); err == nil {
+		t.Error("a server that is away is ready")
+	}
 }

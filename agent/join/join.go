@@ -301,6 +301,7 @@ func (a *Agent) meetServer(ctx context.Context) error {
 func (a *Agent) untilMet(ctx context.Context, ask func() error) error {
 	var since, told time.Time // of which on there were refusals only, and when it was said what is wrong
 	for {
+		asked := a.servers.list()[0]
 		err := ask()
 		if err == nil {
 			return nil
@@ -324,7 +325,7 @@ func (a *Agent) untilMet(ctx context.Context, ask func() error) error {
 			klog.FromContext(ctx).Error(cmp.Or(final, err), "Waiting for a server that takes this node", "servers", a.servers.list())
 			told = time.Now()
 		}
-		if all := a.servers.list(); len(all) > 1 {
+		if all := a.servers.list(); len(all) > 1 && all[0] == asked { // else it was left already, for one that is ready
 			a.servers.use(all[1])
 		}
 		select {

@@ -175,6 +175,8 @@ func situation(e *scheduler.Explanation) string {
 		return "It is being deleted, so it is not tried."
 	case "binding":
 		return fmt.Sprintf("It is going to be bound to node %s, once its volumes and devices are ready.", e.Binding)
+	case "elsewhere":
+		return "The scheduler of another server looks after it."
 	case "in flight":
 		return "It is being tried just now."
 	case "":

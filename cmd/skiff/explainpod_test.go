@@ -44,6 +44,7 @@ n1    A       one                this
 n2    -       the pod would fit  
 `},
 		{scheduler.Explanation{Namespace: "ns", Name: "p", State: "active"}, "Pod ns/p has no node. It is about to be tried.\n"},
+		{scheduler.Explanation{Namespace: "ns", Name: "p", State: "elsewhere"}, "Pod ns/p has no node. The scheduler of another server looks after it.\n"},
 		{scheduler.Explanation{Namespace: "ns", Name: "p", State: "deleted"}, "Pod ns/p has no node. It is being deleted, so it is not tried.\n"},
 		{scheduler.Explanation{Namespace: "ns", Name: "p", State: "binding", Binding: "n1"}, "Pod ns/p has no node. It is going to be bound to node n1, once its volumes and devices are ready.\n"},
 		{scheduler.Explanation{Namespace: "ns", Name: "p", State: "in flight", Nodes: many}, `Pod ns/p has no node. It is being tried just now.

@@ -102,7 +102,7 @@ var layers = map[string]func(context.Context, ingredients) ([]entry, error){
 	"regression-issue-74839": programLayer("/regression-issue-74839", "regression-issue-74839"),
 	"resource-consumer": func(_ context.Context, in ingredients) ([]entry, error) {
 		entries, err := packaged(in.tree, "/usr/bin/stress")
-		return append(entries, program("/consumer", in.programs["consumer"]), program("/consume-cpu", in.programs["consume-cpu"])), err
+		return append(entries, program("/consumer", in.programs["consumer"]), program("/consume-cpu/consume-cpu", in.programs["consume-cpu"])), err
 	},
 }
 

@@ -301,6 +301,9 @@ func TestVolumes(t *testing.T) {
 		{"claim gone, Recycle", volume("a", "1Gi", promised("uid-gone"), policy(corev1.PersistentVolumeReclaimRecycle)), nil, corev1.VolumeFailed, "ns/claim/uid-gone", "Warning VolumeFailedRecycle No recycler plugin found for the volume!"},
 		{"claim gone, Delete, made by hand", volume("a", "1Gi", promised("uid-gone"), policy(corev1.PersistentVolumeReclaimDelete)), nil, corev1.VolumeFailed, "ns/claim/uid-gone",
 			`Warning VolumeFailedDelete error getting deleter volume plugin for volume "a": no deletable volume plugin matched`},
+		{"claim gone, Delete, a path of the host", volume("a", "1Gi", promised("uid-gone"), policy(corev1.PersistentVolumeReclaimDelete), func(pv *corev1.PersistentVolume) {
+			pv.Spec.PersistentVolumeSource = corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/data"}}
+		}), nil, corev1.VolumeFailed, "ns/claim/uid-gone", "Warning VolumeFailedDelete host_path deleter only supports /tmp/.+ but received provided /data"},
 		{"claim gone, Delete, provisioned", volume("a", "1Gi", promised("uid-gone"), policy(corev1.PersistentVolumeReclaimDelete), provisioned("x.io/p")), nil, corev1.VolumeReleased, "ns/claim/uid-gone", ""},
 		{"claim has another", volume("a", "1Gi", promised("uid-claim"), ours), elsewhere, corev1.VolumeAvailable, "", ""},
 		{"claim has another, promised by a person", volume("a", "1Gi", promised("uid-claim")), elsewhere, corev1.VolumeAvailable, "ns/claim/", ""},

@@ -154,6 +154,8 @@ func cannotReclaim(pv *corev1.PersistentVolume) (reason, message string) {
 		return "VolumeFailedDelete", "no volume plugin matched name: " + provisioner
 	case provisioner != "":
 		return "", ""
+	case pv.Spec.HostPath != nil && !strings.Contains(pv.Spec.HostPath.Path, "/tmp/"): // what is below it upstream deletes, on its own machine; here nobody does
+		return "VolumeFailedDelete", "host_path deleter only supports /tmp/.+ but received provided " + pv.Spec.HostPath.Path
 	}
 	return "VolumeFailedDelete", fmt.Sprintf("error getting deleter volume plugin for volume %q: no deletable volume plugin matched", pv.Name)
 }

@@ -6,6 +6,7 @@ package house
 import (
 	"bytes"
 	"encoding/json"
+	"go/ast"
 	"go/parser"
 	"go/token"
 	"os"
@@ -105,6 +106,44 @@ func TestEveryDependencyHasAReason(t *testing.T) {
 	for _, path := range reasons {
 		if !slices.Contains(direct, path) {
 			t.Errorf("docs/dependencies.md explains %s, which go.mod does not require directly", path)
+		}
+	}
+}
+
+// Tests of controllers let time pass in synctest's bubbles. Elsewhere they sleep in loops only, until what they wait for has come, and
+// in benchmarks, which measure real time.
+func TestControllersTestsDoNotSleep(t *testing.T) {
+	for _, file := range tracked(t) {
+		if !strings.HasPrefix(file, "controllers/") || !strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		files := token.NewFileSet()
+		parsed, err := parser.ParseFile(files, filepath.Join(root, file), nil, parser.SkipObjectResolution)
+		if os.IsNotExist(err) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.ContainsFunc(parsed.Imports, func(i *ast.ImportSpec) bool { return i.Path.Value == `"testing/synctest"` }) {
+			continue
+		}
+		for _, decl := range parsed.Decls {
+			f, ok := decl.(*ast.FuncDecl)
+			if !ok || strings.HasPrefix(f.Name.Name, "Benchmark") {
+				continue
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				switch n := n.(type) {
+				case *ast.ForStmt:
+					return false
+				case *ast.SelectorExpr:
+					if of, ok := n.X.(*ast.Ident); ok && of.Name == "time" && n.Sel.Name == "Sleep" {
+						t.Errorf("%s sleeps (let time pass in a bubble of testing/synctest, or wait for a condition)", files.Position(n.Pos()))
+					}
+				}
+				return true
+			})
 		}
 	}
 }

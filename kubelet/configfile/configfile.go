@@ -7,6 +7,7 @@
 package configfile
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"os"
@@ -25,6 +26,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/eviction"
 	"github.com/skiff-k8s/skiff/kubelet/memory"
 	"github.com/skiff-k8s/skiff/kubelet/numa"
+	"github.com/skiff-k8s/skiff/kubelet/shutdown"
 )
 
 // What memorySwap.swapBehavior can be; nothing is NoSwap.
@@ -38,7 +40,7 @@ var fields = []string{
 	"apiVersion", "kind", "maxPods", "podPidsLimit", "cpuCFSQuota", "cpuCFSQuotaPeriod", "cpuManagerPolicy", "reservedSystemCPUs", "topologyManagerPolicy", "topologyManagerScope", "memoryManagerPolicy", "reservedMemory", "memorySwap", "singleProcessOOMKill", "crashLoopBackOff", "kubeReserved", "systemReserved",
 	"evictionHard", "evictionSoft", "evictionSoftGracePeriod", "evictionPressureTransitionPeriod", "evictionMaxPodGracePeriod", "evictionMinimumReclaim", "mergeDefaultEvictionSettings",
 	"imageMinimumGCAge", "imageMaximumGCAge", "imageGCHighThresholdPercent", "imageGCLowThresholdPercent", "containerLogMaxSize", "containerLogMaxFiles",
-	"allowedUnsafeSysctls", "serializeImagePulls", "maxParallelImagePulls", "registerWithTaints", "shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "failSwapOn",
+	"allowedUnsafeSysctls", "serializeImagePulls", "maxParallelImagePulls", "registerWithTaints", "shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority", "failSwapOn",
 }
 
 // Load reads a file; without one it returns the defaults.
@@ -155,10 +157,27 @@ func check(c *api.KubeletConfiguration) error {
 		return fmt.Errorf("imageGCLowThresholdPercent must be less than imageGCHighThresholdPercent")
 	case c.ShutdownGracePeriodCriticalPods.Duration > c.ShutdownGracePeriod.Duration:
 		return fmt.Errorf("shutdownGracePeriodCriticalPods must be <= shutdownGracePeriod")
+	case len(c.ShutdownGracePeriodByPodPriority) > 0 && (c.ShutdownGracePeriod.Duration > 0 || c.ShutdownGracePeriodCriticalPods.Duration > 0):
+		return fmt.Errorf("shutdownGracePeriodByPodPriority and shutdownGracePeriod must not be set at the same time")
+	case slices.ContainsFunc(c.ShutdownGracePeriodByPodPriority, func(p api.ShutdownGracePeriodByPodPriority) bool { return p.ShutdownGracePeriodSeconds < 0 }):
+		return fmt.Errorf("shutdownGracePeriodByPodPriority: shutdownGracePeriodSeconds must not be negative")
 	case c.MaxParallelImagePulls != nil && *c.MaxParallelImagePulls < 1:
 		return fmt.Errorf("maxParallelImagePulls must be a positive number")
 	}
 	return nil
+}
+
+// Shutdown is how long pods have when the machine is shut down.
+func Shutdown(c *api.KubeletConfiguration) shutdown.Config {
+	if len(c.ShutdownGracePeriodByPodPriority) == 0 {
+		return shutdown.Groups(c.ShutdownGracePeriod.Duration, c.ShutdownGracePeriodCriticalPods.Duration)
+	}
+	var groups shutdown.Config
+	for _, p := range c.ShutdownGracePeriodByPodPriority {
+		groups = append(groups, shutdown.Group{Priority: p.Priority, Period: time.Duration(p.ShutdownGracePeriodSeconds) * time.Second})
+	}
+	slices.SortFunc(groups, func(a, b shutdown.Group) int { return cmp.Compare(a.Priority, b.Priority) })
+	return groups
 }
 
 // Eviction is when pods are ended for the node's sake.

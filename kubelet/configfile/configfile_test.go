@@ -5,11 +5,13 @@ package configfile
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/skiff-k8s/skiff/kubelet/eviction"
+	"github.com/skiff-k8s/skiff/kubelet/shutdown"
 )
 
 func write(t *testing.T, text string) string {
@@ -68,6 +70,25 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+func TestShutdown(t *testing.T) {
+	groups := func(low int32, first time.Duration, high int32, second time.Duration) shutdown.Config {
+		return shutdown.Config{{Priority: low, Period: first}, {Priority: high, Period: second}}
+	}
+	for text, want := range map[string]shutdown.Config{
+		"": groups(0, 0, 2_000_000_000, 0),
+		"shutdownGracePeriod: 30s\nshutdownGracePeriodCriticalPods: 10s":                                                                      groups(0, 20*time.Second, 2_000_000_000, 10*time.Second),
+		"shutdownGracePeriodByPodPriority: [{priority: 1000, shutdownGracePeriodSeconds: 60}, {priority: 0, shutdownGracePeriodSeconds: 10}]": groups(0, 10*time.Second, 1000, time.Minute),
+	} {
+		c, err := Load(write(t, text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := Shutdown(c); !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", text, got, want)
+		}
+	}
+}
+
 func TestLoadRefuses(t *testing.T) {
 	for text, want := range map[string]string{
 		"healthzPort: 1":                                       "the field healthzPort has no effect here",
@@ -86,7 +107,9 @@ func TestLoadRefuses(t *testing.T) {
 		"containerLogMaxFiles: 1":                              "containerLogMaxFiles must be greater than 1",
 		"imageGCLowThresholdPercent: 90":                       "imageGCLowThresholdPercent must be less",
 		"shutdownGracePeriodCriticalPods: 10s":                 "shutdownGracePeriodCriticalPods must be <=",
-		"maxParallelImagePulls: 0":                             "maxParallelImagePulls must be a positive number",
+		"shutdownGracePeriod: 30s\nshutdownGracePeriodByPodPriority: [{priority: 0, shutdownGracePeriodSeconds: 10}]": "must not be set at the same time",
+		"shutdownGracePeriodByPodPriority: [{priority: 0, shutdownGracePeriodSeconds: -1}]":                           "must not be negative",
+		"maxParallelImagePulls: 0": "maxParallelImagePulls must be a positive number",
 	} {
 		if _, err := Load(write(t, text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", text, err, want)

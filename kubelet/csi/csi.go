@@ -55,6 +55,7 @@ type Driver struct {
 	endpoint string
 	version  *version.Version
 	conn     *grpc.ClientConn
+	gone     context.CancelFunc // ends what goes on for it
 
 	mu           sync.Mutex
 	capabilities map[Capability]bool // guarded by mu: nil before they are known
@@ -86,8 +87,10 @@ func (d *Drivers) Register(ctx context.Context, name, endpoint string, versions 
 		return err
 	}
 	driver.version = highest
+	lifetime, gone := context.WithCancel(ctx)
+	driver.gone = gone
 	if err := d.put(driver); err != nil {
-		_ = driver.conn.Close()
+		driver.close()
 		return err
 	}
 	limited, cancel := context.WithTimeout(ctx, Timeout)
@@ -103,6 +106,7 @@ func (d *Drivers) Register(ctx context.Context, name, endpoint string, versions 
 		d.drop(name, endpoint)
 		return fmt.Errorf("register CSI driver %s: %w", name, err)
 	}
+	go d.refreshAsAsked(lifetime, name)
 	return nil
 }
 
@@ -123,7 +127,7 @@ func (d *Drivers) put(driver *Driver) error {
 		if there.endpoint != driver.endpoint && !there.version.LessThan(driver.version) {
 			return fmt.Errorf("CSI driver %q is already registered with a higher supported version: %q", driver.Name, there.version)
 		}
-		_ = there.conn.Close()
+		there.close()
 	}
 	d.byName[driver.Name] = driver
 	return nil
@@ -136,9 +140,14 @@ func (d *Drivers) drop(name, endpoint string) bool {
 	if driver == nil || driver.endpoint != endpoint {
 		return false
 	}
-	_ = driver.conn.Close()
+	driver.close()
 	delete(d.byName, name)
 	return true
+}
+
+func (d *Driver) close() {
+	d.gone()
+	_ = d.conn.Close()
 }
 
 func dial(name, endpoint string) (*Driver, error) {

@@ -114,14 +114,23 @@ func TestRegistration(t *testing.T) {
 	if err != nil || node.Labels["x.io/zone"] != "z" {
 		t.Errorf("labels are %v, %v", node.Labels, err)
 	}
+	driver.Limit(4)
+	if err := known.Refresh(ctx, "x.io"); err != nil {
+		t.Error(err)
+	}
+	if err := drivers(env.Client, `{"x.io":"n-1"}`, "x.io=n-1[x.io/zone]*4")(ctx); err != nil {
+		t.Errorf("after the driver was asked again: %v", err)
+	}
+	driver.Limit(9)
 
 	stop()
-	if err := published(ctx); err != nil {
+	if err := drivers(env.Client, `{"x.io":"n-1"}`, "x.io=n-1[x.io/zone]*4")(ctx); err != nil {
 		t.Errorf("after a stop: %v", err)
 	}
 	stop = run()
 	defer func() { stop() }()
 	eventually(t, "the driver is found again", func(context.Context) error { _, err := known.Get("x.io"); return err })
+	eventually(t, "its new limit is published", published)
 
 	stopDriver() // and another one takes its place at once
 	driver.NodeID = "n-2"

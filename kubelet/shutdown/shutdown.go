@@ -2,8 +2,8 @@
 
 // Package shutdown gives pods the time to end when the machine is shut down.
 //
-// It asks systemd's logind to wait, hears from it that a shutdown begins, ends ordinary pods and then critical ones, each
-// within a period of their own, and lets the shutdown go on. Nothing runs unless there is such a period. logind.go talks to
+// It asks systemd's logind to wait, hears from it that a shutdown begins, ends pods in groups, those of the lowest priority
+// first, each group within a period of its own, and lets the shutdown go on. Nothing runs unless there is such a period. logind.go talks to
 // logind; this file decides.
 // Reference: https://kubernetes.io/docs/concepts/cluster-administration/node-shutdown/
 package shutdown
@@ -31,10 +31,37 @@ const (
 	reconnectWait = time.Second
 )
 
-// Config is what the operator chose.
-type Config struct {
-	Period   time.Duration // that all pods have together; 0: a shutdown does not wait
-	Critical time.Duration // of it, what is kept for critical pods
+// Config is what the operator chose: groups in the order of their priorities. Without a period a shutdown does not wait.
+type Config []Group
+
+// Group is the pods of a priority and above, up to the next group; those below the first group are of it, too.
+type Group struct {
+	Priority int32
+	Period   time.Duration
+}
+
+// Groups are ordinary pods and critical ones, for which a part of the period that all have together is kept.
+func Groups(period, forCritical time.Duration) Config {
+	return Config{{0, period - forCritical}, {critical, forCritical}}
+}
+
+// of is the index of a pod's group.
+func (c Config) of(pod *v1.Pod) int {
+	priority := corev1.PodPriority(pod)
+	for i := len(c) - 1; i > 0; i-- {
+		if priority >= c[i].Priority {
+			return i
+		}
+	}
+	return 0
+}
+
+// period is what all pods have together.
+func (c Config) period() (sum time.Duration) {
+	for _, g := range c {
+		sum += g.Period
+	}
+	return sum
 }
 
 // Logind is who knows about shutdowns.
@@ -78,7 +105,7 @@ func (m *Manager) Begun() bool {
 
 // Run waits for shutdowns until ctx ends. A logind that goes away is looked for again.
 func (m *Manager) Run(ctx context.Context) error {
-	if m.cfg.Period <= 0 {
+	if m.cfg.period() <= 0 {
 		return nil
 	}
 	for ctx.Err() == nil {
@@ -101,7 +128,7 @@ func (m *Manager) wait(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("watch for shutdowns: %w", err)
 	}
-	release, err := m.logind.Inhibit(ctx, m.cfg.Period)
+	release, err := m.logind.Inhibit(ctx, m.cfg.period())
 	if err != nil {
 		return fmt.Errorf("delay shutdowns: %w", err)
 	}
@@ -118,7 +145,7 @@ func (m *Manager) wait(ctx context.Context) error {
 			release = func() {}
 			continue
 		}
-		if release, err = m.logind.Inhibit(ctx, m.cfg.Period); err != nil { // for the next time
+		if release, err = m.logind.Inhibit(ctx, m.cfg.period()); err != nil { // for the next time
 			release = func() {}
 			return fmt.Errorf("delay shutdowns: %w", err)
 		}
@@ -126,25 +153,22 @@ func (m *Manager) wait(ctx context.Context) error {
 	return fmt.Errorf("logind is gone")
 }
 
-// endPods ends ordinary pods, then critical ones.
+// endPods ends the groups of pods, one after the other.
 func (m *Manager) endPods(ctx context.Context) {
-	for _, group := range []struct {
-		critical bool
-		period   time.Duration
-	}{{false, m.cfg.Period - m.cfg.Critical}, {true, m.cfg.Critical}} {
+	for i, group := range m.cfg {
 		var ended []<-chan struct{}
 		for _, pod := range m.node.Pods() {
-			if (corev1.PodPriority(pod) >= critical) == group.critical {
-				ended = append(ended, m.node.End(pod.UID, grace(pod, group.period)))
+			if m.cfg.of(pod) == i {
+				ended = append(ended, m.node.End(pod.UID, grace(pod, group.Period)))
 			}
 		}
-		timer := time.NewTimer(group.period)
+		timer := time.NewTimer(group.Period)
 		for _, e := range ended {
 			select {
 			case <-e:
 				continue
 			case <-timer.C:
-				klog.FromContext(ctx).Info("Not all pods have ended in time", "critical", group.critical)
+				klog.FromContext(ctx).Info("Not all pods have ended in time", "priority", group.Priority)
 			case <-ctx.Done():
 			}
 			break

@@ -62,7 +62,7 @@ func TestShutdown(t *testing.T) {
 			events: make(chan bool), began: time.Now(), takes: map[types.UID]time.Duration{"quick": time.Second, "slow": time.Hour, "system": 2 * time.Second},
 			pods: []*v1.Pod{pod("system", 2_000_001_000, 30), pod("quick", 0, 5), pod("slow", 0, 600)},
 		}
-		manager := New(Config{Period: 30 * time.Second, Critical: 10 * time.Second}, m, m)
+		manager := New(Groups(30*time.Second, 10*time.Second), m, m)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- manager.Run(ctx) }()
@@ -88,6 +88,19 @@ func TestShutdown(t *testing.T) {
 			t.Errorf("diary %q\nwant  %q", m.diary, want)
 		}
 	})
+}
+
+// Pods belong to the group with the highest priority that is not above theirs.
+func TestGroups(t *testing.T) {
+	groups := Config{{100, time.Second}, {1000, time.Second}, {10_000, time.Second}}
+	for priority, want := range map[int32]int{-5: 0, 0: 0, 100: 0, 999: 0, 1000: 1, 9999: 1, 10_000: 2, 2_000_000_000: 2} {
+		if got := groups.of(pod("p", priority, 30)); got != want {
+			t.Errorf("priority %d is of group %d, want %d", priority, got, want)
+		}
+	}
+	if groups.period() != 3*time.Second {
+		t.Errorf("all have %v", groups.period())
+	}
 }
 
 func TestOff(t *testing.T) {

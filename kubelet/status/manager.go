@@ -33,6 +33,8 @@ type Manager struct {
 	Writers int
 	// Ended counts the containers that have ended, by the labels container_type, exit_code and reason; set before Run. Nil: nobody does.
 	Ended *metrics.CounterVec
+	// Changed is told of pods with another status; set before Run. It must not block. Nil: nobody is.
+	Changed func(types.UID)
 
 	client kubernetes.Interface
 	pods   corelisters.PodLister
@@ -115,6 +117,9 @@ func (m *Manager) Set(pod *v1.Pod, s v1.PodStatus) {
 		}
 	}
 	m.queue.Add(pod.UID)
+	if m.Changed != nil {
+		m.Changed(pod.UID)
+	}
 }
 
 // countEnded counts the containers that have ended since they had other statuses.

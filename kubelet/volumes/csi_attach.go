@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -22,6 +23,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/klog/v2"
 	pointer "k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/kubelet/csi"
 )
 
 const (
@@ -65,6 +68,8 @@ func (c *csiVolume) attached(ctx context.Context, v *volume, s csiSource, object
 		case a.Status.Attached:
 			said = a.Status.AttachmentMetadata
 			return true, nil
+		case csi.RefreshPeriod(object) > 0 && isExhausted(a.Status.AttachError):
+			return false, c.tooMany(ctx, v, s, a.Status.AttachError)
 		case a.Status.AttachError != nil:
 			return false, errors.New(a.Status.AttachError.Message)
 		}
@@ -77,6 +82,33 @@ func (c *csiVolume) attached(ctx context.Context, v *volume, s csiSource, object
 		return nil, fmt.Errorf("WaitForAttach failed for volume %q : %w", v.specName(), err)
 	}
 	return said, nil
+}
+
+// tooManyError says that a volume cannot be attached to the node because others are: the pod has to go somewhere else.
+type tooManyError struct {
+	volume string
+	err    error
+}
+
+func (e *tooManyError) Error() string {
+	return fmt.Sprintf("Node has reached its volume attachment limit, rejecting pod. unmounted volumes=[%s], unattached volumes=[%[1]s], failed to process volumes=[]: %v", e.volume, e.err)
+}
+
+func (e *tooManyError) Unwrap() error { return e.err }
+
+// RejectReason is for the kubelet.
+func (e *tooManyError) RejectReason() string { return "VolumeAttachmentLimitExceeded" }
+
+func isExhausted(e *storagev1.VolumeError) bool {
+	return e != nil && e.ErrorCode != nil && *e.ErrorCode == int32(codes.ResourceExhausted)
+}
+
+// tooMany is for a driver that lets its limits be asked for: the scheduler was told a wrong one.
+func (c *csiVolume) tooMany(ctx context.Context, v *volume, s csiSource, e *storagev1.VolumeError) error {
+	if err := c.m.cfg.CSI.Refresh(ctx, s.driver); err != nil {
+		klog.FromContext(ctx).Error(err, "Keeping CSINode up to date", "pod", klog.KObj(v.pod))
+	}
+	return &tooManyError{volume: v.source.Name, err: errors.New(e.Message)}
 }
 
 // saysInUse tells whether the Node object says that the volume is in use.

@@ -21,6 +21,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	ktesting "k8s.io/client-go/testing"
 
 	"github.com/skiff-k8s/skiff/kubelet/csi"
@@ -101,6 +102,44 @@ func wantCalls(t *testing.T, d *csitest.Driver, want ...string) {
 	t.Helper()
 	if got := d.Calls(); !slices.Equal(got, want) {
 		t.Errorf("driver was asked for %q, want %q", got, want)
+	}
+}
+
+// A node that cannot attach one more volume, though CSINode says so, says otherwise from then on, and gives the pod up: if the driver lets
+// its limit be asked for.
+func TestCSITooManyVolumes(t *testing.T) {
+	pvc, pv := csiClaim("one")
+	code := int32(codes.ResourceExhausted)
+	for _, c := range []struct {
+		period *int64
+		reason string
+		limit  int32
+	}{{ptr(int64(60)), "VolumeAttachmentLimitExceeded", 3}, {nil, "", 7}} {
+		driver := testDriver(t)
+		driver.MaxVolumes = 7
+		attachment := &storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{Name: attachmentName("vol-one", "x.io", "n1")},
+			Status: storagev1.VolumeAttachmentStatus{AttachError: &storagev1.VolumeError{Message: "no slot", ErrorCode: &code}}}
+		n := newCSINode(t, t.TempDir(), driver, pvc, pv, password(), attachment, driverObject(func(s *storagev1.CSIDriverSpec) {
+			s.AttachRequired, s.NodeAllocatableUpdatePeriodSeconds = ptr(true), c.period
+		}))
+		driver.Limit(3)
+		err := n.SetUp(t.Context(), podWith("a", "one"))
+		if err == nil || !strings.Contains(err.Error(), "no slot") {
+			t.Errorf("SetUp = %v", err)
+		}
+		reason := ""
+		for _, one := range err.(utilerrors.Aggregate).Errors() { //nolint:errorlint // it is what SetUp returns
+			if final := (interface{ RejectReason() string })(nil); errors.As(one, &final) {
+				reason = final.RejectReason()
+			}
+		}
+		if reason != c.reason {
+			t.Errorf("%v has the reason %q, want %q", err, reason, c.reason)
+		}
+		csiNode, err := n.client.StorageV1().CSINodes().Get(t.Context(), "n1", metav1.GetOptions{})
+		if err != nil || *csiNode.Spec.Drivers[0].Allocatable.Count != c.limit {
+			t.Errorf("CSINode says %v, %v; want %d", csiNode.Spec.Drivers, err, c.limit)
+		}
 	}
 }
 

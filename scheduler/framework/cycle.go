@@ -239,7 +239,8 @@ func (r Rejections) of(plugin string) int {
 	return 0
 }
 
-// PreFilter asks all plugins. It returns the nodes to look at, nil for all, and which plugins narrowed them down.
+// PreFilter asks all plugins. It returns the nodes to look at, nil for all, and which plugins narrowed them down. A rejection that evicting pods may
+// help does not keep the others from being asked, for then their filters will be.
 func (c *Cycle) PreFilter(ctx context.Context) (names sets.Set[string], by sets.Set[string], plugin string, status *Status) {
 	for _, f := range c.Profile.preFilters {
 		began := c.begin()
@@ -248,6 +249,11 @@ func (c *Cycle) PreFilter(ctx context.Context) (names sets.Set[string], by sets.
 		c.evaluated(f.plugin, "PreFilter", 1)
 		if s.IsSkip() {
 			c.skipFilter[f.pos] = true
+			continue
+		}
+		if s.Code() == Unschedulable {
+			plugin, status = f.plugin.Name(), s
+			c.states[f.pos] = state
 			continue
 		}
 		if !s.IsSuccess() {
@@ -267,10 +273,10 @@ func (c *Cycle) PreFilter(ctx context.Context) (names sets.Set[string], by sets.
 			return nil, by, f.plugin.Name(), RejectForGood(emptyIntersection(by))
 		}
 	}
-	if names == nil {
+	if names == nil && status == nil {
 		c.keepVerdicts()
 	}
-	return names, by, "", nil
+	return names, by, plugin, status
 }
 
 func emptyIntersection(by sets.Set[string]) string {
@@ -379,16 +385,15 @@ func (c *Cycle) RemovePod(p *PodInfo, node *NodeInfo) {
 	}
 }
 
-// PostFilter asks plugins in order until one makes room or reports an error.
+// PostFilter asks plugins in order until one makes room, knows that nothing helps, or reports an error.
 func (c *Cycle) PostFilter(ctx context.Context, d *Diagnosis) (*Nomination, *Status) {
 	var nomination *Nomination
 	var reasons []string
-	code := Unschedulable
 	for _, p := range c.Profile.post {
 		began := c.begin()
 		n, s := p.PostFilter(ctx, c, d)
 		c.ended(began, p, "PostFilter", s)
-		if s.IsSuccess() || s.Code() == Error {
+		if s.Code() != Unschedulable {
 			return n, s
 		}
 		if n != nil {
@@ -396,7 +401,7 @@ func (c *Cycle) PostFilter(ctx context.Context, d *Diagnosis) (*Nomination, *Sta
 		}
 		reasons = append(reasons, s.Reasons()...)
 	}
-	return nomination, NewStatus(code, reasons...)
+	return nomination, Reject(reasons...)
 }
 
 // Plan says what the first plugin that knows how to make room would do.

@@ -51,7 +51,8 @@ func (p *PodInfo) HasAffinity() bool {
 // nothing. It is false for others.
 func (p *PodInfo) addContainers() bool {
 	spec, status := &p.Pod.Spec, &p.Pod.Status
-	if len(spec.InitContainers) > 0 || spec.Resources != nil || spec.Overhead != nil || status.Resources != nil || status.AllocatedResources != nil {
+	if len(spec.InitContainers) > 0 || spec.Resources != nil || spec.Overhead != nil || status.Resources != nil || status.AllocatedResources != nil ||
+		resourcehelper.IsPodResizeInfeasible(p.Pod) {
 		return false
 	}
 	var request, nonZero Resource

@@ -43,6 +43,9 @@ func TestAddContainers(t *testing.T) {
 		if r.IntN(10) == 0 {
 			pod.Spec.Overhead = amounts()
 		}
+		if r.IntN(5) == 0 {
+			pod.Status.Conditions = []v1.PodCondition{{Type: v1.PodResizePending, Reason: []string{v1.PodReasonInfeasible, v1.PodReasonDeferred}[r.IntN(2)]}}
+		}
 		p := &PodInfo{Pod: pod}
 		if !p.addContainers() {
 			continue

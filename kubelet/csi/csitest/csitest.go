@@ -132,6 +132,13 @@ func (d *Driver) NotifyRegistrationStatus(_ context.Context, s *registration.Reg
 	return &registration.RegistrationStatusResponse{}, nil
 }
 
+// Limit changes MaxVolumes of a driver that runs.
+func (d *Driver) Limit(volumes int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.MaxVolumes = volumes
+}
+
 func (d *Driver) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

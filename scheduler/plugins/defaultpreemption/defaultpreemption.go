@@ -219,7 +219,7 @@ func (p *plugin) withdrawNomination(ctx context.Context, pod *v1.Pod) error {
 	return p.patchStatus(ctx, pod, map[string]any{"nominatedNodeName": nil})
 }
 
-// deleteVictim lets live a victim that is not bound yet: it is tried again somewhere else.
+// deleteVictim lets a victim live that is not bound yet: it is tried again, somewhere else.
 func (p *plugin) deleteVictim(ctx context.Context, preemptor, victim *v1.Pod, node string) error {
 	note := fmt.Sprintf("Preempted by pod %v on node %v", preemptor.UID, node)
 	if p.handle.TakeBack(victim.UID, "preempted by "+p.Name()) {

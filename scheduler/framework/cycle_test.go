@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package framework
+
+import (
+	"context"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+)
+
+// fake is a plugin that answers PreFilter and PostFilter with what it is told to, and notes that it was asked.
+type fake struct {
+	name      string
+	pre, post *Status
+	asked     *[]string
+}
+
+func (f fake) Name() string                                    { return f.name }
+func (f fake) Less(_, _ *QueuedPod) bool                       { return false }
+func (f fake) Bind(context.Context, *v1.Pod, string) *Status   { return nil }
+func (f fake) Filter(_ State, _ *PodInfo, _ *NodeInfo) *Status { return nil }
+func (f fake) PreFilter(context.Context, *PodInfo, *Snapshot) (State, sets.Set[string], *Status) {
+	*f.asked = append(*f.asked, f.name)
+	return f.name, nil, f.pre
+}
+
+func (f fake) PostFilter(context.Context, *Cycle, *Diagnosis) (*Nomination, *Status) {
+	*f.asked = append(*f.asked, f.name)
+	return nil, f.post
+}
+
+// cycleOf plugins, of which the first sorts.
+func cycleOf(t *testing.T, plugins ...fake) *Cycle {
+	t.Helper()
+	var weighted []Weighted
+	for i, p := range plugins {
+		w := Weighted{Plugin: p}
+		if i > 0 {
+			w.Off = []Point{AtQueueSort}
+		}
+		weighted = append(weighted, w)
+	}
+	profile, err := NewProfile("test", weighted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return NewCycle(profile, NewPodInfo(&v1.Pod{}), NewSnapshot(), nil)
+}
+
+// A rejection that preemption may help leaves the other plugins ready for their Filter; one for good ends the search.
+func TestPreFilterRejects(t *testing.T) {
+	for _, test := range []struct {
+		first  *Status
+		asked  int
+		plugin string
+	}{
+		{Reject("may help"), 2, "a"},
+		{RejectForGood("for good"), 1, "a"},
+		{nil, 2, ""},
+	} {
+		var asked []string
+		c := cycleOf(t, fake{name: "a", pre: test.first, asked: &asked}, fake{name: "b", asked: &asked})
+		_, _, plugin, status := c.PreFilter(t.Context())
+		if len(asked) != test.asked || plugin != test.plugin || status != test.first {
+			t.Errorf("%s: asked %v, rejected by %q with %q", test.first.Message(), asked, plugin, status.Message())
+		}
+	}
+}
+
+// PostFilter ends with the first plugin that makes room, or knows that nothing helps.
+func TestPostFilterEnds(t *testing.T) {
+	for _, test := range []struct {
+		first *Status
+		asked int
+		want  string
+	}{
+		{Reject("one"), 2, "one, two"},
+		{RejectForGood("nothing helps"), 1, "nothing helps"},
+		{NewStatus(Success, "room"), 1, "room"},
+	} {
+		var asked []string
+		c := cycleOf(t, fake{name: "a", post: test.first, asked: &asked}, fake{name: "b", post: Reject("two"), asked: &asked})
+		if _, status := c.PostFilter(t.Context(), &Diagnosis{}); len(asked) != test.asked || status.Message() != test.want {
+			t.Errorf("%s: asked %v, which says %q", test.first.Message(), asked, status.Message())
+		}
+	}
+}
