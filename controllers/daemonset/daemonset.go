@@ -321,11 +321,8 @@ func (s *state) do(ctx context.Context, p plan) error {
 	return errors.Join(append(errs, createErr)...)
 }
 
-// nextLook is when a pod becomes available, or one that failed may be deleted.
+// nextLook is when a pod becomes available, or one that failed may be deleted, or no event is waited for any more.
 func (s *state) nextLook() time.Duration {
 	next := podcontrol.NextAvailable(s.pods, s.set.Spec.MinReadySeconds, s.now)
-	if next == 0 || s.again > 0 && s.again < next {
-		return s.again
-	}
-	return next
+	return reconcile.Earlier(reconcile.Earlier(next, s.again), s.expectations.Left(s.set.UID))
 }

@@ -178,7 +178,7 @@ func (s *state) run(ctx context.Context) (reconcile.Result, error) {
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	return reconcile.Result{RequeueAfter: s.again}, nil
+	return reconcile.Result{RequeueAfter: reconcile.Earlier(s.again, s.expectations.Left(s.job.UID))}, nil
 }
 
 // stop deletes the pods of a Job that ends. They keep the finalizer until they are counted.

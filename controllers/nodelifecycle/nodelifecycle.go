@@ -215,15 +215,7 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	return reconcile.Result{RequeueAfter: earlier(left, wait)}, nil
-}
-
-// earlier returns the smaller of two waiting times, of which those that are not positive do not count.
-func earlier(a, b time.Duration) time.Duration {
-	if a <= 0 || b > 0 && b < a {
-		return b
-	}
-	return a
+	return reconcile.Result{RequeueAfter: reconcile.Earlier(left, wait)}, nil
 }
 
 // graceLeft is how long the node may stay silent from now on.

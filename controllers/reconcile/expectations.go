@@ -34,11 +34,18 @@ func NewExpectations() *Expectations {
 }
 
 // Satisfied tells whether everything expected for the owner was seen, or waited for long enough.
-func (e *Expectations) Satisfied(owner types.UID) bool {
+func (e *Expectations) Satisfied(owner types.UID) bool { return e.Left(owner) == 0 }
+
+// Left is for how long the owner may still wait; 0 if it does not. It has to be looked at again then: what comes and goes while
+// a watch is away is never seen, and nothing else need happen.
+func (e *Expectations) Left(owner types.UID) time.Duration {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	x := e.owners[owner]
-	return x == nil || x.creations <= 0 && x.deletions.Len() == 0 || time.Since(x.since) > ExpectationsTimeout
+	if x == nil || x.creations <= 0 && x.deletions.Len() == 0 {
+		return 0
+	}
+	return max(0, ExpectationsTimeout-time.Since(x.since))
 }
 
 // ExpectCreations replaces what is expected for the owner by n creations.

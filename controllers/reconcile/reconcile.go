@@ -64,6 +64,14 @@ func Left(since time.Time, period time.Duration) time.Duration {
 	return min(period-time.Since(since), period)
 }
 
+// Earlier returns the smaller of two waiting times, of which those that are not positive do not count.
+func Earlier(a, b time.Duration) time.Duration {
+	if a <= 0 || b > 0 && b < a {
+		return b
+	}
+	return a
+}
+
 // ErrStale is what Reconcile returns, wrapped or not, when the cache does not have its own last writes yet.
 var ErrStale = errors.New("informer cache is out of date")
 

@@ -226,9 +226,9 @@ func TestExpectations(t *testing.T) {
 			t.Error("not satisfied after both were deleted")
 		}
 		e.ExpectCreations("owner", 1)
-		time.Sleep(ExpectationsTimeout)
-		if e.Satisfied("owner") {
-			t.Error("satisfied too early")
+		time.Sleep(ExpectationsTimeout - time.Second)
+		if left := e.Left("owner"); e.Satisfied("owner") || left != time.Second {
+			t.Errorf("a second before the timeout it is to wait for %s", left)
 		}
 		time.Sleep(time.Second)
 		if !e.Satisfied("owner") {
@@ -361,6 +361,14 @@ func TestClockJumps(t *testing.T) {
 			t.Errorf("%d calls after an hour, want 4", n)
 		}
 	})
+}
+
+func TestEarlier(t *testing.T) {
+	for _, test := range []struct{ a, b, want time.Duration }{{0, 0, 0}, {1, 2, 1}, {2, 1, 1}, {0, 1, 1}, {1, 0, 1}, {-1, 1, 1}, {1, -1, 1}} {
+		if got := Earlier(test.a, test.b); got != test.want {
+			t.Errorf("of %d and %d, %d is the earlier one", test.a, test.b, got)
+		}
+	}
 }
 
 // A period that began in what is now the future begins now.

@@ -206,7 +206,8 @@ func (c *controller) Reconcile(ctx context.Context, key types.NamespacedName) (r
 	if manageErr != nil {
 		return reconcile.Result{}, manageErr
 	}
-	return reconcile.Result{RequeueAfter: podcontrol.NextAvailable(active, set.Spec.MinReadySeconds, now)}, nil
+	next := podcontrol.NextAvailable(active, set.Spec.MinReadySeconds, now)
+	return reconcile.Result{RequeueAfter: reconcile.Earlier(next, c.expectations.Left(set.UID))}, nil
 }
 
 func (c *controller) claim(ctx context.Context, set *appsv1.ReplicaSet, selector labels.Selector, pods []*corev1.Pod) ([]*corev1.Pod, error) {

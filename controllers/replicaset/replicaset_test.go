@@ -19,6 +19,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/controllers/controllertest"
 	"github.com/skiff-k8s/skiff/controllers/metrics"
+	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
 
 func newSet(replicas int32) *appsv1.ReplicaSet {
@@ -207,4 +208,30 @@ func TestDeletionAgeRatios(t *testing.T) {
 			t.Errorf("%s: %v, want %v", what, got, tc.want)
 		}
 	}
+}
+
+// A pod that came and went while the watch was away is never seen. Its set waits for it, but not for ever.
+func TestPodThatIsNeverSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := controllertest.New(t, newSet(1))
+		c, err := New(cluster.Clientset, cluster.Factory, cluster.Events, metrics.New().Replicas)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var made atomic.Int32
+		cluster.PrependReactor("create", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+			return made.Add(1) == 1, action.(clienttesting.CreateAction).GetObject(), nil
+		})
+		cluster.Run(c)
+		time.Sleep(reconcile.ExpectationsTimeout - time.Minute)
+		synctest.Wait()
+		if n := made.Load(); n != 1 {
+			t.Errorf("%d pods were made while the first may still be seen", n)
+		}
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if n := len(cluster.Pods()); n != 1 {
+			t.Errorf("there are %d pods, want 1", n)
+		}
+	})
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -20,6 +21,15 @@ import (
 // claimName is the name of a pod's claim.
 func claimName(set *appsv1.StatefulSet, template *corev1.PersistentVolumeClaim, ordinal int) string {
 	return fmt.Sprintf("%s-%s-%d", template.Name, set.Name, ordinal)
+}
+
+// isClaimOf tells whether a claim of that name is one of the set's pods'.
+func isClaimOf(set *appsv1.StatefulSet, name string) bool {
+	return slices.ContainsFunc(set.Spec.VolumeClaimTemplates, func(template corev1.PersistentVolumeClaim) bool {
+		pod, ok := strings.CutPrefix(name, template.Name+"-")
+		of, _ := parseName(pod)
+		return ok && of == set.Name
+	})
 }
 
 // newClaim makes the claim of a pod.

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/rand"
 
 	"github.com/skiff-k8s/skiff/controllers/history"
+	"github.com/skiff-k8s/skiff/registry/podspec"
 )
 
 // hashLabel tells ControllerRevisions of a StatefulSet apart.
@@ -50,13 +51,17 @@ func (c *controller) updateRevision(ctx context.Context, set *appsv1.StatefulSet
 }
 
 // sameTemplate tells whether the last revision brings back the template that the set has. Its bytes may differ all the
-// same, if the revision was written before a field of the API was written differently.
+// same: when it was written, a field of the API was written differently, or there was none yet that now has a default.
 func sameTemplate(set *appsv1.StatefulSet, data []byte, last *appsv1.ControllerRevision) bool {
 	if bytes.Equal(last.Data.Raw, data) {
 		return true
 	}
 	template, err := history.Template(last)
-	return err == nil && apiequality.Semantic.DeepEqual(*template, set.Spec.Template)
+	if err != nil {
+		return false
+	}
+	podspec.DefaultTemplate(template)
+	return apiequality.Semantic.DeepEqual(*template, set.Spec.Template)
 }
 
 func newRevision(set *appsv1.StatefulSet, data []byte, number int64, collisions int32) *appsv1.ControllerRevision {

@@ -94,8 +94,9 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, e
 			reconcile.On(sets.Informer(), c.setChanged),
 			reconcile.OnOwned[*corev1.Pod](pods, kind),
 			owner.OnOrphans[*corev1.Pod](pods, adopters),
+			reconcile.On(claims.Informer(), c.claimChanged),
 		},
-		Reads: []cache.SharedIndexInformer{claims.Informer(), factory.Apps().V1().ControllerRevisions().Informer()},
+		Reads: []cache.SharedIndexInformer{factory.Apps().V1().ControllerRevisions().Informer()},
 	}, nil
 }
 
@@ -105,6 +106,22 @@ func (c *controller) setChanged(q reconcile.Queue, old, new *appsv1.StatefulSet)
 		return
 	}
 	q.Add(reconcile.KeyOf(new))
+}
+
+// claimChanged queues the sets that a claim which is gone was for: a pod may wait for that, or lack it.
+func (c *controller) claimChanged(q reconcile.Queue, old, new *corev1.PersistentVolumeClaim) {
+	if new != nil {
+		return
+	}
+	sets, err := c.sets.StatefulSets(old.Namespace).List(labels.Everything())
+	if err != nil {
+		return
+	}
+	for _, set := range sets {
+		if isClaimOf(set, old.Name) {
+			q.Add(reconcile.KeyOf(set))
+		}
+	}
 }
 
 // Reconcile does the next step for a StatefulSet and writes its status.

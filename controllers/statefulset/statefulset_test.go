@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -17,7 +18,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 
+	"github.com/skiff-k8s/skiff/controllers/controllertest"
 	"github.com/skiff-k8s/skiff/controllers/history"
+	"github.com/skiff-k8s/skiff/controllers/metrics"
+	"github.com/skiff-k8s/skiff/registry/podspec"
 )
 
 var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
@@ -233,6 +237,10 @@ func TestRevision(t *testing.T) {
 	if hashOf(data, 0) == hashOf(data, 1) {
 		t.Error("the number of collisions does not change the hash")
 	}
+	podspec.DefaultTemplate(&set.Spec.Template) // by an API server that knows more defaults than the one before
+	if data, err = history.Data(&set.Spec.Template); err != nil {
+		t.Fatal(err)
+	}
 	revision.Data.Raw = []byte(`{"spec":{"template":{"$patch":"replace","metadata":{"creationTimestamp":null,"labels":{"app":"db"}},"spec":{"containers":[]}}}}`)
 	if !sameTemplate(set, data, revision) {
 		t.Error("a revision that was written differently is taken for another")
@@ -240,5 +248,52 @@ func TestRevision(t *testing.T) {
 	set.Spec.Template.Labels["app"] = "other"
 	if sameTemplate(set, data, &appsv1.ControllerRevision{Data: revision.Data}) {
 		t.Error("another template is taken for the same")
+	}
+}
+
+// A pod that waits until the claim of its predecessor is gone is made then, though no pod and no set changes.
+func TestClaimOfPredecessorGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		set := newSet(1, func(s *appsv1.StatefulSetSpec) {
+			s.PersistentVolumeClaimRetentionPolicy = &appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{
+				WhenScaled: appsv1.DeletePersistentVolumeClaimRetentionPolicyType, WhenDeleted: appsv1.RetainPersistentVolumeClaimRetentionPolicyType,
+			}
+		})
+		predecessor := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "db-0", UID: "predecessor"}}
+		claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{
+			Namespace: "ns", Name: "data-db-0", OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(predecessor, podKind)},
+		}}
+		cluster := controllertest.New(t, set, claim)
+		c, err := New(cluster.Clientset, cluster.Factory, cluster.Events, metrics.New().Stateful)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cluster.Run(c)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if pods := cluster.Pods(); len(pods) > 0 {
+			t.Fatalf("there are %d pods, though the claim of an earlier one is still there", len(pods))
+		}
+		if err := cluster.CoreV1().PersistentVolumeClaims("ns").Delete(t.Context(), claim.Name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if pods := cluster.Pods(); len(pods) != 1 {
+			t.Errorf("there are %d pods after the claim has gone, want 1", len(pods))
+		}
+	})
+}
+
+func TestIsClaimOf(t *testing.T) {
+	set := newSet(1, func(s *appsv1.StatefulSetSpec) {
+		s.VolumeClaimTemplates = append(s.VolumeClaimTemplates, corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: "log"}})
+	})
+	for name, want := range map[string]bool{
+		"data-db-0": true, "log-db-12": true, "data-db": false, "data-other-db-0": false, "db-0": false, "tmp-db-0": false, "data-db-x": false,
+	} {
+		if got := isClaimOf(set, name); got != want {
+			t.Errorf("%s: %t, want %t", name, got, want)
+		}
 	}
 }
