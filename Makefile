@@ -54,7 +54,7 @@ race: bundle test-deps ## run the tests of what shares most under the race detec
 	CGO_ENABLED=1 go test -race -p 2 -timeout 20m $(RACE)
 
 e2e: build test-deps ## run whole nodes on test hosts, with real containers
-	go test -p 1 -count=1 -timeout 20m ./e2e
+	go test -p 1 -count=1 -timeout 30m ./e2e
 
 bench: build test-deps ## measure starts, memory, idle CPU and pods, on test hosts; about three minutes
 	@go run ./bench $(BENCH_FLAGS)

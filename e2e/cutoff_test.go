@@ -29,6 +29,7 @@ func newServers(t *testing.T) *servers {
 // A server that no packet of the others reaches, and that goes on running, does no harm: it writes nothing, tells nothing that is not so any
 // more, and has nobody act. Who talks to it goes to another one, and when the packets pass again it catches up by itself.
 func TestServersCutOff(t *testing.T) {
+	t.Parallel()
 	s := newServers(t)
 	alpha := s.all[0] // which leads all that can be led, and which the agent came by
 	if leader := s.databaseLeader(); leader != alpha {

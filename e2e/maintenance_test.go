@@ -15,6 +15,7 @@ import (
 
 // What people do to several servers: nothing that was acknowledged is lost by it, and the nodes hardly notice.
 func TestServersMaintenance(t *testing.T) {
+	t.Parallel()
 	s := newServers(t)
 	t.Run("restart one after another", func(t *testing.T) { s.with(t).restartEach() })
 	t.Run("simulated nodes are of one server", func(t *testing.T) { s.with(t).simulatedNodes() })
