@@ -14,7 +14,6 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/cache"
 
 	"github.com/skiff-k8s/skiff/apiserver/authz/bootstrap"
 	"github.com/skiff-k8s/skiff/apiserver/authz/node"
@@ -50,9 +49,9 @@ func New(factory informers.SharedInformerFactory, client kubernetes.Interface) (
 	roles := rbac.New(factory)
 	core, v1 := factory.Core().V1(), factory.Rbac().V1()
 	a := &Authz{Policy: policy, builtIn: map[apiserver.AuthorizerType]answerer{
-		typeNode: afterSync{nodes, []cache.SharedIndexInformer{core.Pods().Informer(), core.PersistentVolumes().Informer()}},
-		typeRBAC: afterSync{roles, []cache.SharedIndexInformer{
-			v1.Roles().Informer(), v1.RoleBindings().Informer(), v1.ClusterRoles().Informer(), v1.ClusterRoleBindings().Informer()}},
+		typeNode: newAfterSync(nodes, core.Pods().Informer(), core.PersistentVolumes().Informer()),
+		typeRBAC: newAfterSync(roles,
+			v1.Roles().Informer(), v1.RoleBindings().Informer(), v1.ClusterRoles().Informer(), v1.ClusterRoleBindings().Informer()),
 		typeAlwaysAllow: authorizerfactory.NewAlwaysAllowAuthorizer(),
 		typeAlwaysDeny:  authorizerfactory.NewAlwaysDenyAuthorizer(),
 	}}

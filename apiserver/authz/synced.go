@@ -5,6 +5,7 @@ package authz
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -14,42 +15,36 @@ import (
 // syncTimeout is how long a request waits for the informers of a server that has just started.
 const syncTimeout = 10 * time.Second
 
+var errNotSynced = errors.New("the server has not read yet who may do what (try again; if this lasts, look at its log)")
+
 // afterSync refuses nobody for what its informers do not know yet: a node that calls a server just as it starts would
 // take that for the answer, and give up.
 type afterSync struct {
 	answerer
-	informers []cache.SharedIndexInformer
+	synced []cache.DoneChecker
+}
+
+func newAfterSync(a answerer, informers ...cache.SharedIndexInformer) afterSync {
+	s := afterSync{answerer: a}
+	for _, informer := range informers {
+		s.synced = append(s.synced, informer.HasSyncedChecker())
+	}
+	return s
 }
 
 // Authorize implements authorizer.Authorizer. What is allowed by what is known already does not wait.
 func (s afterSync) Authorize(ctx context.Context, attrs authorizer.Attributes) (authorizer.Decision, string, error) {
-	for _, informer := range s.informers {
-		if informer.HasSynced() {
-			continue
-		}
+	if slices.ContainsFunc(s.synced, func(c cache.DoneChecker) bool { return !cache.IsDone(c) }) {
 		if decision, reason, err := s.answerer.Authorize(ctx, attrs); decision == authorizer.DecisionAllow {
 			return decision, reason, err
 		}
-		if err := s.wait(ctx); err != nil {
-			return authorizer.DecisionNoOpinion, "", err
+		waiting, cancel := context.WithTimeout(ctx, syncTimeout)
+		defer cancel()
+		if !cache.WaitFor(waiting, "", s.synced...) {
+			return authorizer.DecisionNoOpinion, "", errNotSynced
 		}
 	}
 	return s.answerer.Authorize(ctx, attrs)
-}
-
-func (s afterSync) wait(ctx context.Context) error {
-	timeout := time.NewTimer(syncTimeout)
-	defer timeout.Stop()
-	for _, informer := range s.informers {
-		select {
-		case <-informer.HasSyncedChecker().Done():
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-timeout.C:
-			return errors.New("the server has not read yet who may do what (try again; if this lasts, look at its log)")
-		}
-	}
-	return nil
 }
 
 // ConditionsAwareAuthorize implements authorizer.Authorizer.

@@ -93,12 +93,7 @@ func (d *Drivers) Register(ctx context.Context, name, endpoint string, versions 
 		driver.close()
 		return err
 	}
-	limited, cancel := context.WithTimeout(ctx, Timeout)
-	defer cancel()
-	info, err := driver.NodeGetInfo(limited, &csi.NodeGetInfoRequest{})
-	if err == nil {
-		err = d.publish(limited, name, info)
-	}
+	err = d.describe(ctx, driver)
 	if err != nil && errors.Is(context.Cause(ctx), plugins.ErrGone) {
 		d.Deregister(context.WithoutCancel(ctx), name, endpoint) // a part may have been published, and it will not come again
 	}
@@ -108,6 +103,17 @@ func (d *Drivers) Register(ctx context.Context, name, endpoint string, versions 
 	}
 	go d.refreshAsAsked(lifetime, name)
 	return nil
+}
+
+// describe asks a driver about this node, and publishes what it says.
+func (d *Drivers) describe(ctx context.Context, driver *Driver) error {
+	ctx, cancel := context.WithTimeout(ctx, Timeout)
+	defer cancel()
+	info, err := driver.NodeGetInfo(ctx, &csi.NodeGetInfoRequest{})
+	if err != nil {
+		return err
+	}
+	return d.publish(ctx, driver.Name, info)
 }
 
 // Deregister forgets a driver, and takes back what was published about it.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	csi "github.com/container-storage-interface/spec/lib/go/csi"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -26,13 +25,7 @@ func (d *Drivers) Refresh(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, Timeout)
-	defer cancel()
-	info, err := driver.NodeGetInfo(ctx, &csi.NodeGetInfoRequest{})
-	if err == nil {
-		err = d.publish(ctx, name, info)
-	}
-	if err != nil {
+	if err := d.describe(ctx, driver); err != nil {
 		return fmt.Errorf("ask CSI driver %s how many volumes this node can have: %w", name, err)
 	}
 	return nil

@@ -32,6 +32,7 @@ import (
 	"k8s.io/klog/v2"
 	api "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
+	"github.com/skiff-k8s/skiff/kubelet/localgrpc"
 	"github.com/skiff-k8s/skiff/kubelet/metrics"
 	"github.com/skiff-k8s/skiff/kubelet/numa"
 )
@@ -90,41 +91,34 @@ func New(root string, counts *metrics.Metrics, changed func(), wake func(types.U
 
 // Run lets plugins register until ctx ends.
 func (m *Manager) Run(ctx context.Context) error {
-	listener, err := m.listen(ctx)
-	if err != nil {
-		return fmt.Errorf("serve the registration of device plugins: %w", err)
-	}
 	m.mu.Lock()
 	m.ctx = ctx
 	m.mu.Unlock()
-	server := grpc.NewServer()
-	api.RegisterRegistrationServer(server, m)
-	context.AfterFunc(ctx, server.Stop)
-	err = server.Serve(listener)
-	m.plugins.Wait()
-	if ctx.Err() != nil {
-		return nil
+	err := m.removeSockets()
+	if err == nil {
+		err = localgrpc.Serve(ctx, filepath.Join(m.dir, socketName), func(server *grpc.Server) { api.RegisterRegistrationServer(server, m) })
 	}
-	return fmt.Errorf("serve the registration of device plugins: %w", err)
+	m.plugins.Wait()
+	if err != nil {
+		return fmt.Errorf("serve the registration of device plugins: %w", err)
+	}
+	return nil
 }
 
-// listen makes the socket anew: plugins take that as the sign to register again. Their own sockets go too, as they expect.
-func (m *Manager) listen(ctx context.Context) (net.Listener, error) {
-	if err := os.MkdirAll(m.dir, 0o750); err != nil {
-		return nil, err
-	}
+// removeSockets takes away ours, which plugins take as the sign to register again, and theirs, as they expect.
+func (m *Manager) removeSockets() error {
 	entries, err := os.ReadDir(m.dir)
-	if err != nil {
-		return nil, err
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	for _, e := range entries {
 		if e.Type()&fs.ModeSocket != 0 {
 			if err := os.Remove(filepath.Join(m.dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return nil, err
+				return err
 			}
 		}
 	}
-	return (&net.ListenConfig{}).Listen(ctx, "unix", filepath.Join(m.dir, socketName))
+	return nil
 }
 
 // Register takes a plugin. It is called by the plugin.

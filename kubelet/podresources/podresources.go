@@ -7,12 +7,8 @@ package podresources
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
-	"net"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -27,6 +23,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/cpus"
 	"github.com/skiff-k8s/skiff/kubelet/devices"
 	"github.com/skiff-k8s/skiff/kubelet/dra"
+	"github.com/skiff-k8s/skiff/kubelet/localgrpc"
 	"github.com/skiff-k8s/skiff/kubelet/memory"
 )
 
@@ -53,20 +50,8 @@ func New(root string, node Node) *Server {
 
 // Run serves until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
-	if err := os.MkdirAll(filepath.Dir(s.socket), 0o750); err != nil {
-		return fmt.Errorf("serve pod resources: %w", err)
-	}
-	if err := os.Remove(s.socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("serve pod resources: %w", err)
-	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "unix", s.socket)
+	err := localgrpc.Serve(ctx, s.socket, func(server *grpc.Server) { api.RegisterPodResourcesListerServer(server, s) })
 	if err != nil {
-		return fmt.Errorf("serve pod resources: %w", err)
-	}
-	server := grpc.NewServer()
-	api.RegisterPodResourcesListerServer(server, s)
-	context.AfterFunc(ctx, server.Stop)
-	if err := server.Serve(listener); ctx.Err() == nil {
 		return fmt.Errorf("serve pod resources: %w", err)
 	}
 	return nil

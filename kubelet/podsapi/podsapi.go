@@ -11,12 +11,8 @@ package podsapi
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
-	"net"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -28,6 +24,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	api "k8s.io/kubelet/pkg/apis/pods/v1alpha1"
+
+	"github.com/skiff-k8s/skiff/kubelet/localgrpc"
 )
 
 // Node has the pods. Those that it gives must not be changed.
@@ -63,20 +61,8 @@ func New(root string, node Node) *Server {
 
 // Run serves until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
-	if err := os.MkdirAll(filepath.Dir(s.socket), 0o750); err != nil {
-		return fmt.Errorf("serve pods: %w", err)
-	}
-	if err := os.Remove(s.socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("serve pods: %w", err)
-	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "unix", s.socket)
+	err := localgrpc.Serve(ctx, s.socket, func(server *grpc.Server) { api.RegisterPodsServer(server, s) })
 	if err != nil {
-		return fmt.Errorf("serve pods: %w", err)
-	}
-	server := grpc.NewServer()
-	api.RegisterPodsServer(server, s)
-	context.AfterFunc(ctx, server.Stop)
-	if err := server.Serve(listener); ctx.Err() == nil {
 		return fmt.Errorf("serve pods: %w", err)
 	}
 	return nil
