@@ -3,10 +3,15 @@
 package dra
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/kubelet/checkpoint"
 )
@@ -31,5 +36,63 @@ func (m *Manager) Load() error {
 	for _, c := range claims {
 		m.claims[c.UID] = c
 	}
+	m.loadHealth(time.Now())
 	return nil
+}
+
+// driverState and deviceState are what a driver told of its devices, in upstream's form.
+type driverState struct{ Devices map[string]deviceState }
+
+type deviceState struct {
+	PoolName, DeviceName string
+	Health               v1.ResourceHealthStatus
+	LastUpdated          time.Time
+	HealthCheckTimeout   time.Duration
+	Message              string
+}
+
+// reports are what is known of each driver's devices. The caller holds mu.
+func (m *Manager) reports() map[string]*report {
+	all := maps.Clone(m.restored)
+	for name, d := range m.drivers {
+		if d.report != nil {
+			all[name] = d.report
+		}
+	}
+	return all
+}
+
+// saveHealth writes it. It is written when something changes, not each time that a driver says so again. The caller holds mu.
+func (m *Manager) saveHealth() {
+	state := map[string]driverState{}
+	for name, r := range m.reports() {
+		devices := map[string]deviceState{}
+		for key, h := range r.devices {
+			devices[key.pool+"/"+key.name] = deviceState{key.pool, key.name, h.status, h.told, h.holds, h.message}
+		}
+		if len(devices) > 0 {
+			state[name] = driverState{devices}
+		}
+	}
+	if err := checkpoint.Save(m.healthFile, state); err != nil {
+		klog.Background().Error(err, "The health of devices will not be known after a restart")
+	}
+}
+
+// loadHealth reads what still holds. Without it drivers have to tell again. The caller holds mu.
+func (m *Manager) loadHealth(now time.Time) {
+	var state map[string]driverState
+	if err := checkpoint.Load(m.healthFile, &state); err != nil {
+		klog.Background().Error(err, "The health of devices is not known before their drivers tell it")
+		return
+	}
+	for name, driver := range state {
+		r := &report{devices: map[deviceKey]health{}}
+		for _, d := range driver.Devices {
+			r.devices[deviceKey{d.PoolName, d.DeviceName}] = health{d.Health, d.Message, d.LastUpdated, cmp.Or(d.HealthCheckTimeout, healthHolds)}
+		}
+		r.expire(now)
+		m.restored[name] = r
+		m.expectStale(name, r)
+	}
 }

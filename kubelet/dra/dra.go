@@ -40,19 +40,21 @@ const (
 
 // Manager knows the drivers of a node and what they have prepared.
 type Manager struct {
-	client  kubernetes.Interface
-	node    string
-	file    string
-	changed func()          // a driver came: what waits for one may try again
-	wake    func(types.UID) // the status of a pod may be another
+	client     kubernetes.Interface
+	node       string
+	file       string
+	healthFile string
+	changed    func()          // a driver came: what waits for one may try again
+	wake       func(types.UID) // the status of a pod may be another
 
 	hearAgain time.Duration
 	streams   sync.WaitGroup // of health
 
-	mu      sync.Mutex
-	closed  bool                 // guarded by mu
-	drivers map[string]*driver   // guarded by mu
-	claims  map[types.UID]*claim // guarded by mu, and so are their exported fields
+	mu       sync.Mutex
+	closed   bool                 // guarded by mu
+	drivers  map[string]*driver   // guarded by mu
+	restored map[string]*report   // guarded by mu: what drivers told an earlier process, until they tell this one
+	claims   map[types.UID]*claim // guarded by mu, and so are their exported fields
 }
 
 type driver struct {
@@ -87,13 +89,21 @@ type Device struct {
 
 // New makes a Manager in the kubelet's root. changed and wake, which is told of pods whose devices have another health, must not block.
 func New(client kubernetes.Interface, node, root string, changed func(), wake func(types.UID)) *Manager {
-	return &Manager{client: client, node: node, file: filepath.Join(root, "dra.json"), changed: changed, wake: wake, hearAgain: hearAgain, drivers: map[string]*driver{}, claims: map[types.UID]*claim{}}
+	return &Manager{client: client, node: node, file: filepath.Join(root, "dra.json"), healthFile: filepath.Join(root, "dra_health_state"), changed: changed, wake: wake, hearAgain: hearAgain, drivers: map[string]*driver{}, restored: map[string]*report{}, claims: map[types.UID]*claim{}}
 }
 
-// Close ends the streams of drivers; none begins after that.
+// Close ends the streams of drivers; none begins after that. What they told is for the next process.
 func (m *Manager) Close() {
 	m.mu.Lock()
+	if !m.closed {
+		m.saveHealth()
+	}
 	m.closed = true
+	for _, r := range m.reports() {
+		if r.stale != nil {
+			r.stale.Stop()
+		}
+	}
 	for _, d := range m.drivers {
 		if d.unhear != nil {
 			d.unhear()

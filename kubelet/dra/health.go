@@ -32,8 +32,11 @@ type deviceKey struct{ pool, name string }
 type health struct {
 	status  v1.ResourceHealthStatus
 	message string
-	until   time.Time // then nobody knows any more
+	told    time.Time
+	holds   time.Duration // then nobody knows any more
 }
+
+func (h health) until() time.Time { return h.told.Add(h.holds) }
 
 // report is what one stream of a driver has told. The Manager's mu guards it.
 type report struct {
@@ -74,8 +77,12 @@ func (m *Manager) followHealth(ctx context.Context, name string, d *driver, serv
 	if err != nil {
 		return err
 	}
-	r := &report{devices: map[deviceKey]health{}}
 	m.mu.Lock()
+	r := m.restored[name] // holds until the driver says something else
+	if r == nil {
+		r = &report{devices: map[deviceKey]health{}}
+	}
+	delete(m.restored, name)
 	d.report = r
 	m.mu.Unlock()
 	defer m.forgetHealth(name, d, r)
@@ -87,6 +94,9 @@ func (m *Manager) followHealth(ctx context.Context, name string, d *driver, serv
 		m.mu.Lock()
 		changed := r.take(time.Now(), list.GetDevices())
 		m.expectStale(name, r)
+		if len(changed) > 0 {
+			m.saveHealth()
+		}
 		m.mu.Unlock()
 		m.wakeUsers(name, changed)
 	}
@@ -104,7 +114,7 @@ func (r *report) take(now time.Time, devices []*healthapi.DeviceHealth) (changed
 		if s := said.GetHealthCheckTimeoutSeconds(); s > 0 {
 			holds = time.Duration(s) * time.Second
 		}
-		after := health{healthOf(said.GetHealth()), shortened(said.GetMessage()), now.Add(holds)}
+		after := health{healthOf(said.GetHealth()), shortened(said.GetMessage()), now, holds}
 		r.devices[key] = after
 		if !known || before.status != after.status || before.message != after.message {
 			changed = append(changed, key)
@@ -116,7 +126,7 @@ func (r *report) take(now time.Time, devices []*healthapi.DeviceHealth) (changed
 // expire forgets what is out of date, and returns of which devices.
 func (r *report) expire(now time.Time) (gone []deviceKey) {
 	for key, h := range r.devices {
-		if !now.Before(h.until) {
+		if !now.Before(h.until()) {
 			delete(r.devices, key)
 			gone = append(gone, key)
 		}
@@ -132,11 +142,11 @@ func (m *Manager) expectStale(name string, r *report) {
 	}
 	var first time.Time
 	for _, h := range r.devices {
-		if first.IsZero() || h.until.Before(first) {
-			first = h.until
+		if first.IsZero() || h.until().Before(first) {
+			first = h.until()
 		}
 	}
-	if first.IsZero() {
+	if first.IsZero() || m.closed {
 		return
 	}
 	r.stale = time.AfterFunc(time.Until(first), func() {
@@ -148,9 +158,13 @@ func (m *Manager) expectStale(name string, r *report) {
 	})
 }
 
-// forgetHealth takes note that a stream has ended: nothing is known of its devices any more.
+// forgetHealth takes note that a stream has ended: nothing is known of its devices any more, unless it is this process that ends.
 func (m *Manager) forgetHealth(name string, d *driver, r *report) {
 	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		return
+	}
 	if d.report == r { // else another stream has begun
 		d.report = nil
 	}
@@ -160,6 +174,9 @@ func (m *Manager) forgetHealth(name string, d *driver, r *report) {
 	}
 	clear(r.devices)
 	m.expectStale(name, r)
+	if len(gone) > 0 {
+		m.saveHealth()
+	}
 	m.mu.Unlock()
 	m.wakeUsers(name, gone)
 }
@@ -228,11 +245,14 @@ func (m *Manager) healthLocked(d Device) v1.ResourceHealth {
 	if len(d.CDI) > 0 {
 		h.ResourceID = v1.ResourceID(d.CDI[0])
 	}
-	of := m.drivers[d.Driver]
-	if of == nil || of.report == nil {
+	r := m.restored[d.Driver]
+	if of := m.drivers[d.Driver]; of != nil && of.report != nil {
+		r = of.report
+	}
+	if r == nil {
 		return h
 	}
-	if said, known := of.report.devices[deviceKey{d.Pool, d.Name}]; known {
+	if said, known := r.devices[deviceKey{d.Pool, d.Name}]; known {
 		h.Health = said.status
 		if said.message != "" {
 			h.Message = ptr.To(said.message)
