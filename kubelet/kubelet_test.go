@@ -507,6 +507,65 @@ func TestAdmission(t *testing.T) {
 	b.gone("big")
 }
 
+// A critical pod comes in though others have what it needs: they go. It takes nothing from those that are critical too.
+func TestPreemption(t *testing.T) {
+	b := newBench(t, "app:1")
+	b.eventually("node is registered", func() bool { return b.kubelet.Node() != nil })
+	all := b.kubelet.Node().Status.Allocatable.Cpu().MilliValue()
+	needing := func(name string, milli int64, priority int32) *v1.Pod {
+		pod := testPod(name, v1.Container{Name: "app", Resources: v1.ResourceRequirements{Requests: v1.ResourceList{v1.ResourceCPU: *resource.NewMilliQuantity(milli, resource.DecimalSI)}}})
+		pod.Spec.Priority = &priority
+		return pod
+	}
+	b.create(needing("small", all/4, 0))
+	b.create(needing("big", all/2, 100))
+	b.eventually("both are ready", func() bool { return b.ready("small") && b.ready("big") })
+	b.create(needing("critical", all*3/4, 2_000_000_000))
+	b.eventually("the critical pod is ready", func() bool { return b.ready("critical") })
+	if s := b.get("big").Status; s.Phase != v1.PodFailed || s.Reason != "Preempting" || s.Message != "Preempted in order to admit critical pod" ||
+		!slices.ContainsFunc(s.Conditions, func(c v1.PodCondition) bool {
+			return c.Type == v1.DisruptionTarget && c.Status == v1.ConditionTrue && c.Reason == v1.PodReasonTerminationByKubelet && c.Message == "Pod was preempted by Kubelet to accommodate a critical pod." && !c.LastTransitionTime.IsZero()
+		}) {
+		t.Errorf("the pod that has gone for it: %+v", s)
+	}
+	if !b.ready("small") {
+		t.Errorf("the small pod had to go too: %+v", b.get("small").Status)
+	}
+	if !b.hadEvent("Warning Preempting Preempted in order to admit critical pod") {
+		t.Error("the event is missing")
+	}
+	b.create(needing("equal", all, 2_000_000_000))
+	b.eventually("a pod that would need the place of its like is refused", func() bool { return b.get("equal").Status.Phase == v1.PodFailed })
+	want := "Pod was rejected: Unexpected error while attempting to recover from admission failure: preemption: error finding a set of pods to preempt: no set of running pods found to reclaim resources: [(res: cpu, q: "
+	if s := b.get("equal").Status; s.Reason != "UnexpectedAdmissionError" || !strings.HasPrefix(s.Message, want) {
+		t.Errorf("status = %s %q", s.Reason, s.Message)
+	}
+	if !b.ready("critical") || !b.ready("small") {
+		t.Error("others had to go for a pod that was refused")
+	}
+}
+
+// Who looks at a node's events sees that it was cordoned, and that the machine was started anew.
+func TestNodeEvents(t *testing.T) {
+	b := newBench(t, "app:1")
+	b.eventually("node is registered", func() bool { return b.kubelet.Node() != nil })
+	patch := func(text, want string, subresources ...string) {
+		t.Helper()
+		if _, err := b.client.CoreV1().Nodes().Patch(t.Context(), "n1", types.MergePatchType, []byte(text), metav1.PatchOptions{}, subresources...); err != nil {
+			t.Fatal(err)
+		}
+		b.eventually(want, func() bool { return b.hadEvent(want) })
+	}
+	patch(`{"spec":{"unschedulable":true}}`, "Normal NodeNotSchedulable Node n1 status is now: NodeNotSchedulable")
+	patch(`{"spec":{"unschedulable":false}}`, "Normal NodeSchedulable Node n1 status is now: NodeSchedulable")
+	b.stop()
+	if _, err := b.client.CoreV1().Nodes().Patch(t.Context(), "n1", types.MergePatchType, []byte(`{"status":{"nodeInfo":{"bootID":"before"}}}`), metav1.PatchOptions{}, "status"); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	b.eventually("the node has been rebooted", func() bool { return b.hadEvent("Warning Rebooted Node n1 has been rebooted, boot id: ") })
+}
+
 // A pod whose volume can never come to this node fails, for others to take its place elsewhere.
 func TestRejectedByVolumes(t *testing.T) {
 	b := newBench(t, "app:1")

@@ -37,7 +37,7 @@ environment variable (SKIFF_NODE_NAME). A flag wins over the environment, which 
 		if err := s.load(cmd.Flags()); err != nil {
 			return err
 		}
-		s.agent.NetworkSet = cmd.Flags().Changed("network")
+		s.agent.NetworkSet, s.agent.Node.Flags = cmd.Flags().Changed("network"), shown(cmd.Flags())
 		return runAgent(cmd, s)
 	}
 	return cmd

@@ -5,10 +5,13 @@ package containers
 import (
 	"maps"
 	"testing"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 )
 
 func TestLimitSwap(t *testing.T) {
@@ -65,6 +68,79 @@ func TestWholeOOMKill(t *testing.T) {
 		r := &Runtime{cfg: Config{WholeOOMKill: c.whole, Swap: c.swap}}
 		if got := r.containerResources(pod, &pod.Spec.Containers[0]).Unified; !maps.Equal(got, c.want) {
 			t.Errorf("%+v: %v", c, got)
+		}
+	}
+}
+
+// What a container requests is protected, and it is slowed down before it has all that it may have.
+// https://kep.k8s.io/2570
+func TestMemoryQoS(t *testing.T) {
+	list := func(memory string) v1.ResourceList {
+		if memory == "" {
+			return nil
+		}
+		return v1.ResourceList{v1.ResourceCPU: resource.MustParse("1"), v1.ResourceMemory: resource.MustParse(memory)}
+	}
+	both := cgroups.MemoryQoS{Tiered: true, Factor: 0.5}
+	for _, c := range []struct {
+		name            string
+		qos             cgroups.MemoryQoS
+		asks, most, pod string
+		want            map[string]string
+	}{
+		{"nothing asked for", cgroups.MemoryQoS{}, "1Gi", "2Gi", "", nil},
+		{"burstable", both, "1Gi", "2Gi", "", map[string]string{"memory.min": "0", "memory.low": "1073741824", "memory.high": "1610612736"}},
+		{"burstable without a limit", both, "1Gi", "", "", map[string]string{"memory.min": "0", "memory.low": "1073741824", "memory.high": "2684354560"}},
+		{"guaranteed", both, "1Gi", "1Gi", "", map[string]string{"memory.min": "1073741824", "memory.low": "0"}},
+		{"best effort", both, "", "", "", map[string]string{"memory.high": "2147483648"}},
+		{"in a pod with a limit", both, "1Gi", "", "3Gi", map[string]string{"memory.min": "0", "memory.low": "1073741824"}},
+		{"only slowed down", cgroups.MemoryQoS{Factor: 0.5}, "1Gi", "2Gi", "", map[string]string{"memory.high": "1610612736"}},
+	} {
+		r := &Runtime{cfg: Config{MemoryQoS: c.qos, AllocatableMemory: 4 << 30}}
+		pod := &v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{{Name: "c", Resources: v1.ResourceRequirements{Requests: list(c.asks), Limits: list(c.most)}}}}}
+		if c.pod != "" {
+			pod.Spec.Resources = &v1.ResourceRequirements{Limits: list(c.pod), Requests: list(c.asks)}
+		}
+		if got := r.containerResources(pod, &pod.Spec.Containers[0]).Unified; !maps.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
+// owner is a host where some containers have CPUs of their own.
+type owner struct {
+	Host
+	owns bool
+}
+
+func (o owner) OwnCPUs(*v1.Pod, *v1.Container) bool { return o.owns }
+
+// Who has CPUs for himself may use them all the time.
+func TestOwnCPUsHaveNoQuota(t *testing.T) {
+	pod := &v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{{Name: "c", Resources: v1.ResourceRequirements{Limits: v1.ResourceList{v1.ResourceCPU: resource.MustParse("2")}}}}}}
+	for owns, want := range map[bool]int64{false: 200000, true: -1} {
+		r := &Runtime{cfg: Config{CPUCFSQuota: true, CPUCFSPeriod: 100 * time.Millisecond}, host: owner{owns: owns}}
+		if got := r.containerResources(pod, &pod.Spec.Containers[0]); got.CpuQuota != want || got.CpuPeriod != 100000 {
+			t.Errorf("with CPUs of its own (%v) it has a quota of %d, want %d", owns, got.CpuQuota, want)
+		}
+	}
+}
+
+// Containers that name no seccomp profile have the runtime's if the operator wants that.
+func TestSeccompDefault(t *testing.T) {
+	unconfined := &v1.SeccompProfile{Type: v1.SeccompProfileTypeUnconfined}
+	for _, c := range []struct {
+		byDefault bool
+		profile   *v1.SeccompProfile
+		want      runtimeapi.SecurityProfile_ProfileType
+	}{
+		{false, nil, runtimeapi.SecurityProfile_Unconfined},
+		{true, nil, runtimeapi.SecurityProfile_RuntimeDefault},
+		{true, unconfined, runtimeapi.SecurityProfile_Unconfined},
+	} {
+		r := &Runtime{cfg: Config{SeccompDefault: c.byDefault}}
+		if got, err := r.seccomp(c.profile); err != nil || got.ProfileType != c.want {
+			t.Errorf("%+v: %v, %v", c, got, err)
 		}
 	}
 }
