@@ -38,6 +38,7 @@ import (
 	"github.com/skiff-k8s/skiff/cri/bundle"
 	"github.com/skiff-k8s/skiff/cri/registries"
 	"github.com/skiff-k8s/skiff/dns"
+	"github.com/skiff-k8s/skiff/internal/wallclock"
 	"github.com/skiff-k8s/skiff/kubelet"
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 	"github.com/skiff-k8s/skiff/kubelet/configfile"
@@ -450,6 +451,7 @@ func (a *Agent) buildKubelet() error {
 		VolumesInUse: func() ([]corev1.UniqueVolumeName, []corev1.AttachedVolume) {
 			return a.volumes.VolumesInUse(), nil // who attaches says what is attached
 		},
+		ClockJumps: wallclock.Follow,
 	}
 	if a.runtime == nil { // ours has what it was built with
 		deps.LowLevelRuntime = func(ctx context.Context) (name, version string, err error) { return cri.LowLevelRuntime(ctx, a.conn) }
