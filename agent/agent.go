@@ -40,6 +40,7 @@ import (
 	"github.com/skiff-k8s/skiff/cri/bundle"
 	"github.com/skiff-k8s/skiff/cri/registries"
 	"github.com/skiff-k8s/skiff/dns"
+	"github.com/skiff-k8s/skiff/internal/wallclock"
 	"github.com/skiff-k8s/skiff/kubelet"
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 	"github.com/skiff-k8s/skiff/kubelet/configfile"
@@ -452,6 +453,7 @@ func (a *Agent) buildKubelet() error {
 		VolumesInUse: func() ([]corev1.UniqueVolumeName, []corev1.AttachedVolume) {
 			return a.volumes.VolumesInUse(), nil // who attaches says what is attached
 		},
+		ClockJumps: wallclock.Follow,
 	}
 	if a.runtime == nil { // ours has what it was built with
 		deps.LowLevelRuntime = func(ctx context.Context) (name, version string, err error) { return cri.LowLevelRuntime(ctx, a.conn) }
@@ -603,16 +605,17 @@ func (a *Agent) buildKubeletAPI() error {
 		RootDir:       a.cfg.KubeletRoot,
 		LocalVolumes:  volumes.Directories{Root: filepath.Join(a.cfg.DataDir, "storage")},
 		PodLogs:       a.cfg.PodLogs,
+		NoLogs:        !*s.EnableSystemLogHandler,
+		LogQuery:      *s.EnableSystemLogQuery,
 		Metrics:       a.metrics,
 		Cgroups:       a.kubelet.Cgroups(),
 		Volumes:       a.volumes.Paths,
 		Measure:       a.volumes.Measure,
 		Configuration: s,
 		Off: kubeletserver.Off{
-			Debugging: !*s.EnableDebuggingHandlers, SystemLog: !*s.EnableSystemLogHandler, Profiling: !*s.EnableProfilingHandler, Flags: !*s.EnableDebugFlagsHandler,
+			Debugging: !*s.EnableDebuggingHandlers, Profiling: !*s.EnableProfilingHandler, Flags: !*s.EnableDebugFlagsHandler,
 		},
-		LogQuery: *s.EnableSystemLogQuery,
-		Flags:    a.cfg.Flags,
+		Flags: a.cfg.Flags,
 	})
 	return nil
 }

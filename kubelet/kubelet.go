@@ -161,6 +161,9 @@ type Deps struct {
 	LowLevelRuntime func(context.Context) (name, version string, err error)
 	// VolumesInUse tells which attachable volumes pods use. May be nil.
 	VolumesInUse func() ([]v1.UniqueVolumeName, []v1.AttachedVolume)
+	// ClockJumps calls jumped whenever the clock was set, until ctx ends. Pods that wait for a time are then looked at: their tokens
+	// may have expired, their back-offs and deadlines be over. May be nil.
+	ClockJumps func(ctx context.Context, jumped func()) error
 }
 
 // Kubelet is the node's agent. Make it with New and start it with Run.
@@ -195,6 +198,7 @@ type Kubelet struct {
 	statics     *statics
 	synced      []cache.InformerSynced
 	onPodCIDR   func([]string)
+	clockJumps  func(ctx context.Context, jumped func()) error
 	lowLevel    func(context.Context) (name, version string, err error)
 	runtimeName string // set by Run before any pod is looked at
 	runtimeIs   string // its version, likewise
@@ -214,7 +218,7 @@ type Kubelet struct {
 func New(cfg Config, deps Deps) (*Kubelet, error) {
 	k := &Kubelet{
 		cfg: cfg, client: deps.Client, cri: deps.Runtime, images: deps.Images, volumes: deps.Volumes, env: deps.Env, onPodCIDR: deps.OnPodCIDR, lowLevel: deps.LowLevelRuntime,
-		metrics: deps.Metrics, events: deps.Recorder, workers: map[types.UID]*worker{}, orphans: map[types.UID]bool{},
+		clockJumps: deps.ClockJumps, metrics: deps.Metrics, events: deps.Recorder, workers: map[types.UID]*worker{}, orphans: map[types.UID]bool{},
 	}
 	if k.metrics == nil {
 		k.metrics = metrics.New(cfg.Node.Name)
@@ -265,7 +269,7 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	k.agent.Devices = k.devices.Resources
 	k.shutdown = shutdown.New(cfg.Shutdown, shutdown.Systemd{}, ending{k})
 	k.agent.ShuttingDown = k.shutdown.Begun
-	k.claims = dra.New(deps.Client, cfg.Node.Name, cfg.Root, k.wakeAll, k.wake)
+	k.claims = dra.New(deps.Client, cfg.Node.Name, cfg.Root, k.metrics, k.wakeAll, k.wake)
 	k.statics = newStatics(deps.Static, deps.Client, deps.Informers.Core().V1().Pods().Lister())
 	return k, k.handlers(deps.Informers)
 }
@@ -378,6 +382,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	group.Go(func() error { k.warnOfEscapes(ctx); return nil })
 	group.Go(func() error { return k.agent.Run(ctx) })
 	group.Go(func() error { return k.devices.Run(ctx) })
+	group.Go(func() error { return k.claims.Run(ctx) })
 	group.Go(func() error {
 		return podresources.New(k.cfg.Root, podresources.Node{
 			Pods: func() []*v1.Pod { return k.active() }, Devices: k.devices, Claims: k.claims, CPUs: func() *cpus.Manager { return k.cpus }, Memory: func() *memory.Manager { return k.memory },
@@ -386,7 +391,17 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	group.Go(func() error { return k.pods.Run(ctx) })
 	group.Go(func() error { return k.status.Run(ctx) })
 	group.Go(func() error { return k.runPods(ctx) })
+	group.Go(func() error { k.followClock(ctx); return nil })
 	return group.Wait()
+}
+
+func (k *Kubelet) followClock(ctx context.Context) {
+	if k.clockJumps == nil {
+		return
+	}
+	if err := k.clockJumps(ctx, k.wakeAll); err != nil { // timers do what they can
+		klog.FromContext(ctx).Error(err, "The kubelet will not hear when the clock is set")
+	}
 }
 
 // prepare makes what all pods need: the runtime's name, folders and the cgroups that hold them.
@@ -396,7 +411,7 @@ func (k *Kubelet) prepare(ctx context.Context) error {
 		return fmt.Errorf("ask container runtime for its version: %w", err)
 	}
 	k.runtimeName, k.runtimeIs = version.GetRuntimeName(), version.GetRuntimeVersion()
-	for _, dir := range []string{filepath.Join(k.cfg.Root, "pods"), filepath.Join(k.cfg.Root, "seccomp"), k.cfg.LogRoot, k.cfg.LogLinks} {
+	for _, dir := range []string{filepath.Join(k.cfg.Root, "pods"), filepath.Join(k.cfg.Root, "plugins"), filepath.Join(k.cfg.Root, "seccomp"), k.cfg.LogRoot, k.cfg.LogLinks} {
 		if dir == "" {
 			continue
 		}

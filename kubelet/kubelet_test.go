@@ -39,10 +39,11 @@ import (
 // The neighbour's part fits.
 var _ Volumes = (*volumes.Manager)(nil)
 
-// noVolumes serves pods without volumes. What is called full is refused one.
-type noVolumes struct{}
+// noVolumes serves pods without volumes, and counts how often it does. What is called full is refused one.
+type noVolumes struct{ setUps *atomic.Int64 }
 
-func (noVolumes) SetUp(_ context.Context, pod *v1.Pod) error {
+func (n noVolumes) SetUp(_ context.Context, pod *v1.Pod) error {
+	n.setUps.Add(1)
 	if pod.Name != "full" {
 		return nil
 	}
@@ -91,7 +92,9 @@ type bench struct {
 	stop    func()
 
 	config *rest.Config
-	away   atomic.Bool // the API server, for the kubelet
+	away   atomic.Bool  // the API server, for the kubelet
+	looked atomic.Int64 // how often the kubelet has looked at the volumes of a pod
+	jumped chan func()  // what to call when the clock was set
 }
 
 // wrap fails requests while the API server is away.
@@ -111,7 +114,7 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 func newBench(t *testing.T, images ...string) *bench {
 	t.Helper()
 	env := testenv.Start(t)
-	b := &bench{t: t, dir: t.TempDir(), client: env.Client, config: env.Config, cri: fakecri.New(images...)}
+	b := &bench{t: t, dir: t.TempDir(), client: env.Client, config: env.Config, cri: fakecri.New(images...), jumped: make(chan func(), 10)}
 	for _, controller := range []string{"cpu", "memory", "pids"} { // a cgroup v1 tree without the kernel's files
 		if err := os.MkdirAll(filepath.Join(b.dir, "cgroup", controller), 0o755); err != nil {
 			t.Fatal(err)
@@ -145,8 +148,13 @@ func (b *bench) start() {
 		Root:    filepath.Join(b.dir, "kubelet"), LogRoot: filepath.Join(b.dir, "logs"), CPUCFSQuota: true,
 	}, Deps{
 		Client: client, Informers: factory, Runtime: runtimeapi.NewRuntimeServiceClient(conn), Images: runtimeapi.NewImageServiceClient(conn),
-		Volumes: noVolumes{}, Env: plainEnv{}, Recorder: b.events, Static: b.static, OnPodCIDR: func(c []string) { b.cidrs <- c },
+		Volumes: noVolumes{&b.looked}, Env: plainEnv{}, Recorder: b.events, Static: b.static, OnPodCIDR: func(c []string) { b.cidrs <- c },
 		LowLevelRuntime: func(context.Context) (string, string, error) { return "runc", b.runc, nil },
+		ClockJumps: func(ctx context.Context, jumped func()) error {
+			b.jumped <- jumped
+			<-ctx.Done()
+			return nil
+		},
 	})
 	if err != nil {
 		b.t.Fatal(err)
@@ -428,6 +436,49 @@ func TestCrashLoop(t *testing.T) {
 	}
 }
 
+// After the clock was set back, what runs is what was started last, and who waits for a restart does not wait for the clock.
+func TestClockIsSetBack(t *testing.T) {
+	b := newBench(t, "app:1")
+	b.create(testPod("web", v1.Container{Name: "app"}))
+	restarted := func(times int32) {
+		t.Helper()
+		b.eventually("the container was started again", func() bool {
+			return b.ready("web") && b.get("web").Status.ContainerStatuses[0].RestartCount == times && len(b.cri.Running()) == 1
+		})
+	}
+	restarted(0)
+	b.cri.Postdate(time.Hour)
+	if err := b.cri.Exit("web/app", 1); err != nil {
+		t.Fatal(err)
+	}
+	restarted(1)
+	if err := b.cri.Exit("web/app", 1); err != nil {
+		t.Fatal(err)
+	}
+	b.cri.Postdate(time.Hour)
+	restarted(2) // 10 s later
+	b.kubelet.look(t.Context())
+	if s := b.get("web").Status.ContainerStatuses[0]; s.State.Running == nil || s.LastTerminationState.Terminated == nil {
+		t.Errorf("status = %+v", s)
+	}
+}
+
+// When the clock was set all pods are looked at, as time does not stand for anything that they wait for.
+func TestClockJumps(t *testing.T) {
+	b := newBench(t, "app:1")
+	b.create(testPod("web", v1.Container{Name: "app"}))
+	b.eventually("pod is ready", func() bool { return b.ready("web") })
+	before := b.looked.Load()
+	b.eventually("pod is left alone", func() bool {
+		was := before
+		time.Sleep(500 * time.Millisecond)
+		before = b.looked.Load()
+		return before == was
+	})
+	(<-b.jumped)()
+	b.eventually("pod is looked at again", func() bool { return b.looked.Load() > before })
+}
+
 // A change that the runtime did not tell about is seen when all containers are looked at, as they are every minute.
 func TestLostEvent(t *testing.T) {
 	b := newBench(t, "app:1")
@@ -522,6 +573,7 @@ func TestPreemption(t *testing.T) {
 	b.eventually("both are ready", func() bool { return b.ready("small") && b.ready("big") })
 	b.create(needing("critical", all*3/4, 2_000_000_000))
 	b.eventually("the critical pod is ready", func() bool { return b.ready("critical") })
+	b.eventually("the other one has ended", func() bool { return b.get("big").Status.Phase == v1.PodFailed })
 	if s := b.get("big").Status; s.Phase != v1.PodFailed || s.Reason != "Preempting" || s.Message != "Preempted in order to admit critical pod" ||
 		!slices.ContainsFunc(s.Conditions, func(c v1.PodCondition) bool {
 			return c.Type == v1.DisruptionTarget && c.Status == v1.ConditionTrue && c.Reason == v1.PodReasonTerminationByKubelet && c.Message == "Pod was preempted by Kubelet to accommodate a critical pod." && !c.LastTransitionTime.IsZero()

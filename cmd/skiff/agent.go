@@ -96,6 +96,7 @@ func runAgent(cmd *cobra.Command, s *settings) error {
 func tellAgent(out io.Writer, cfg *join.Config, step join.Step, after time.Duration) {
 	what := map[join.Step]string{
 		join.StepWaiting: "no server answers, waiting for one",
+		join.StepClock:   "the clocks of this machine and of the server differ, waiting until one is set",
 		join.StepJoined:  "joined the cluster as " + cfg.NodeName,
 		join.StepRuntime: "container runtime is ready",
 		join.StepNode:    fmt.Sprintf("node %s is Ready", cfg.NodeName),

@@ -197,6 +197,8 @@ func check(c *api.KubeletConfiguration) error {
 		return fmt.Errorf("cpuCFSQuotaPeriod %v must be between 1ms and 1sec, inclusive", c.CPUCFSQuotaPeriod.Duration)
 	case *c.ContainerLogMaxFiles < 2:
 		return fmt.Errorf("containerLogMaxFiles must be greater than 1")
+	case *c.EnableSystemLogQuery && !*c.EnableSystemLogHandler:
+		return fmt.Errorf("enableSystemLogHandler is required for enableSystemLogQuery")
 	case *c.ImageGCLowThresholdPercent >= *c.ImageGCHighThresholdPercent:
 		return fmt.Errorf("imageGCLowThresholdPercent must be less than imageGCHighThresholdPercent")
 	case c.ShutdownGracePeriodCriticalPods.Duration > c.ShutdownGracePeriod.Duration:
@@ -223,8 +225,6 @@ func checkAPI(c *api.KubeletConfiguration) error {
 		return fmt.Errorf("authentication.x509.clientCAFile has no effect here: the cluster's certificate authority is (remove it)")
 	case c.Authorization.Mode != api.KubeletAuthorizationModeWebhook:
 		return fmt.Errorf("authorization.mode can only be %s here", api.KubeletAuthorizationModeWebhook)
-	case *c.EnableSystemLogQuery && !*c.EnableSystemLogHandler:
-		return fmt.Errorf("enableSystemLogHandler is required for enableSystemLogQuery")
 	case *c.HealthzPort < 0 || *c.HealthzPort > 65535:
 		return fmt.Errorf("healthzPort %d must be between 1 and 65535, or 0 for none", *c.HealthzPort)
 	}

@@ -149,7 +149,6 @@ func TestLoadRefuses(t *testing.T) {
 		"imagePullCredentialsVerificationPolicy: Sometimes": `option "Sometimes" specified for imagePullCredentialsVerificationPolicy`,
 		"preloadedImagesVerificationAllowlist: [a]":         "preloadedImagesVerificationAllowlist can only be set with",
 		"imagePullCredentialsVerificationPolicy: NeverVerifyAllowlistedImages\npreloadedImagesVerificationAllowlist: [\"a:1\"]": "neither tag nor digest",
-		"enableSystemLogHandler: false\nenableSystemLogQuery: true":                                                             "enableSystemLogHandler is required",
 		"serializeImagePulls: true\nmaxParallelImagePulls: 2":                                                                   "maxParallelImagePulls cannot be larger than 1",
 		"memoryManagerPolicy: BestEffort":                                                                                       "memoryManagerPolicy",
 		"topologyManagerPolicy: strict":                                                                                         "topologyManagerPolicy",
@@ -168,6 +167,7 @@ func TestLoadRefuses(t *testing.T) {
 		"shutdownGracePeriodCriticalPods: 10s":   "shutdownGracePeriodCriticalPods must be <=",
 		"shutdownGracePeriod: 30s\nshutdownGracePeriodByPodPriority: [{priority: 0, shutdownGracePeriodSeconds: 10}]": "must not be set at the same time",
 		"shutdownGracePeriodByPodPriority: [{priority: 0, shutdownGracePeriodSeconds: -1}]":                           "must not be negative",
+		"enableSystemLogHandler: false\nenableSystemLogQuery: true":                                                   "enableSystemLogHandler is required for enableSystemLogQuery",
 		"maxParallelImagePulls: 0": "maxParallelImagePulls must be a positive number",
 	} {
 		if _, err := Load(write(t, text), api.KubeletConfiguration{ClusterDomain: "cluster.local", CgroupDriver: "systemd"}); err == nil || !strings.Contains(err.Error(), want) {

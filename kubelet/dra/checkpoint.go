@@ -18,6 +18,7 @@ import (
 
 // save writes what there is. The caller holds mu.
 func (m *Manager) save() error {
+	m.count()
 	claims := slices.SortedFunc(maps.Values(m.claims), func(a, b *claim) int { return strings.Compare(string(a.UID), string(b.UID)) })
 	if err := checkpoint.Save(m.file, claims); err != nil {
 		return fmt.Errorf("write prepared ResourceClaims: %w", err)
@@ -36,8 +37,20 @@ func (m *Manager) Load() error {
 	for _, c := range claims {
 		m.claims[c.UID] = c
 	}
+	m.count()
 	m.loadHealth(time.Now())
 	return nil
+}
+
+// count counts the claims by driver. The caller holds mu.
+func (m *Manager) count() {
+	m.counts.ClaimsInUse.Reset()
+	m.counts.ClaimsInUse.WithLabelValues("<any>").Set(float64(len(m.claims)))
+	for _, c := range m.claims {
+		for _, driver := range c.Drivers {
+			m.counts.ClaimsInUse.WithLabelValues(driver).Inc()
+		}
+	}
 }
 
 // driverState and deviceState are what a driver told of its devices, in upstream's form.
@@ -51,13 +64,27 @@ type deviceState struct {
 	Message              string
 }
 
-// reports are what is known of each driver's devices. The caller holds mu.
-func (m *Manager) reports() map[string]*report {
-	all := maps.Clone(m.restored)
-	for name, d := range m.drivers {
-		if d.report != nil {
-			all[name] = d.report
+// reportsOf are what is known of the devices of a driver, the newest last. The caller holds mu.
+func (m *Manager) reportsOf(driver string) (all []*report) {
+	if r := m.restored[driver]; r != nil {
+		all = append(all, r)
+	}
+	for _, i := range m.drivers[driver] {
+		if i.report != nil {
+			all = append(all, i.report)
 		}
+	}
+	return all
+}
+
+// reports are those of all drivers. The caller holds mu.
+func (m *Manager) reports() map[string][]*report {
+	all := map[string][]*report{}
+	for name := range m.restored {
+		all[name] = m.reportsOf(name)
+	}
+	for name := range m.drivers {
+		all[name] = m.reportsOf(name)
 	}
 	return all
 }
@@ -65,10 +92,12 @@ func (m *Manager) reports() map[string]*report {
 // saveHealth writes it. It is written when something changes, not each time that a driver says so again. The caller holds mu.
 func (m *Manager) saveHealth() {
 	state := map[string]driverState{}
-	for name, r := range m.reports() {
+	for name, reports := range m.reports() {
 		devices := map[string]deviceState{}
-		for key, h := range r.devices {
-			devices[key.pool+"/"+key.name] = deviceState{key.pool, key.name, h.status, h.told, h.holds, h.message}
+		for _, r := range reports {
+			for key, h := range r.devices {
+				devices[key.pool+"/"+key.name] = deviceState{key.pool, key.name, h.status, h.told, h.holds, h.message}
+			}
 		}
 		if len(devices) > 0 {
 			state[name] = driverState{devices}

@@ -38,7 +38,7 @@ type health struct {
 
 func (h health) until() time.Time { return h.told.Add(h.holds) }
 
-// report is what one stream of a driver has told. The Manager's mu guards it.
+// report is what a stream has told. The Manager's mu guards it.
 type report struct {
 	devices map[deviceKey]health
 	stale   *time.Timer // fires when the first of them is out of date
@@ -56,14 +56,14 @@ func healthService(conn *grpc.ClientConn, versions []string) healthapi.DRAResour
 }
 
 // watchHealth listens to a driver until ctx ends, or the driver says that it has nothing to tell.
-func (m *Manager) watchHealth(ctx context.Context, name string, d *driver, service healthapi.DRAResourceHealthClient) {
+func (m *Manager) watchHealth(ctx context.Context, i *instance, service healthapi.DRAResourceHealthClient) {
 	for ctx.Err() == nil {
-		err := m.followHealth(ctx, name, d, service)
+		err := m.followHealth(ctx, i, service)
 		if grpcstatus.Code(err) == codes.Unimplemented {
 			return
 		}
 		if ctx.Err() == nil {
-			klog.FromContext(ctx).V(2).Info("The health of a driver's devices is not known", "driver", name, "err", err)
+			klog.FromContext(ctx).V(2).Info("The health of a driver's devices is not known", "driver", i.driver, "err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -72,20 +72,20 @@ func (m *Manager) watchHealth(ctx context.Context, name string, d *driver, servi
 	}
 }
 
-func (m *Manager) followHealth(ctx context.Context, name string, d *driver, service healthapi.DRAResourceHealthClient) error {
+func (m *Manager) followHealth(ctx context.Context, i *instance, service healthapi.DRAResourceHealthClient) error {
 	stream, err := service.NodeWatchResources(ctx, &healthapi.NodeWatchResourcesRequest{})
 	if err != nil {
 		return err
 	}
 	m.mu.Lock()
-	r := m.restored[name] // holds until the driver says something else
+	r := m.restored[i.driver] // holds until the driver says something else
 	if r == nil {
 		r = &report{devices: map[deviceKey]health{}}
 	}
-	delete(m.restored, name)
-	d.report = r
+	delete(m.restored, i.driver)
+	i.report = r
 	m.mu.Unlock()
-	defer m.forgetHealth(name, d, r)
+	defer m.forgetHealth(i, r)
 	for {
 		list, err := stream.Recv()
 		if err != nil {
@@ -93,12 +93,12 @@ func (m *Manager) followHealth(ctx context.Context, name string, d *driver, serv
 		}
 		m.mu.Lock()
 		changed := r.take(time.Now(), list.GetDevices())
-		m.expectStale(name, r)
+		m.expectStale(i.driver, r)
 		if len(changed) > 0 {
 			m.saveHealth()
 		}
 		m.mu.Unlock()
-		m.wakeUsers(name, changed)
+		m.wakeUsers(i.driver, changed)
 	}
 }
 
@@ -159,26 +159,24 @@ func (m *Manager) expectStale(name string, r *report) {
 }
 
 // forgetHealth takes note that a stream has ended: nothing is known of its devices any more, unless it is this process that ends.
-func (m *Manager) forgetHealth(name string, d *driver, r *report) {
+func (m *Manager) forgetHealth(i *instance, r *report) {
 	m.mu.Lock()
 	if m.closed {
 		m.mu.Unlock()
 		return
 	}
-	if d.report == r { // else another stream has begun
-		d.report = nil
-	}
+	i.report = nil
 	var gone []deviceKey
 	for key := range r.devices {
 		gone = append(gone, key)
 	}
 	clear(r.devices)
-	m.expectStale(name, r)
+	m.expectStale(i.driver, r)
 	if len(gone) > 0 {
 		m.saveHealth()
 	}
 	m.mu.Unlock()
-	m.wakeUsers(name, gone)
+	m.wakeUsers(i.driver, gone)
 }
 
 // wakeUsers has the pods looked at that use any of a driver's devices.
@@ -245,17 +243,13 @@ func (m *Manager) healthLocked(d Device) v1.ResourceHealth {
 	if len(d.CDI) > 0 {
 		h.ResourceID = v1.ResourceID(d.CDI[0])
 	}
-	r := m.restored[d.Driver]
-	if of := m.drivers[d.Driver]; of != nil && of.report != nil {
-		r = of.report
-	}
-	if r == nil {
-		return h
-	}
-	if said, known := r.devices[deviceKey{d.Pool, d.Name}]; known {
-		h.Health = said.status
-		if said.message != "" {
-			h.Message = ptr.To(said.message)
+	for _, r := range slices.Backward(m.reportsOf(d.Driver)) { // the newest that knows
+		if said, known := r.devices[deviceKey{d.Pool, d.Name}]; known {
+			h.Health = said.status
+			if said.message != "" {
+				h.Message = ptr.To(said.message)
+			}
+			break
 		}
 	}
 	return h

@@ -66,7 +66,7 @@ func TestAPI(t *testing.T) {
 	counts := metrics.New("n1")
 	s := New(root, Node{
 		Pods: func() []*v1.Pod { return []*v1.Pod{pod} }, Devices: gpus, CPUs: func() *cpus.Manager { return manager }, Memory: func() *memory.Manager { return nil },
-		Claims: dra.New(fake.NewClientset(), "n1", root, func() {}, func(types.UID) {}),
+		Claims: dra.New(fake.NewClientset(), "n1", root, metrics.New("n1"), func() {}, func(types.UID) {}),
 	}, counts)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)

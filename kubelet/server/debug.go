@@ -19,14 +19,12 @@ import (
 	"k8s.io/component-base/metrics/prometheus/slis"
 	"k8s.io/klog/v2"
 
-	"github.com/skiff-k8s/skiff/kubelet/nodelogs"
 	"github.com/skiff-k8s/skiff/version"
 )
 
 // Off are parts of the API that the operator has turned off: they answer that they are.
 type Off struct {
 	Debugging bool // all that is for people who look for a fault, and exec, attach, logs and port-forward with it
-	SystemLog bool // /logs
 	Profiling bool // /debug/pprof
 	Flags     bool // /debug/flags/v
 }
@@ -79,15 +77,7 @@ func (s *Server) serveHealth(ctx context.Context) {
 
 // debugging serves what is for people who look for a fault.
 func (s *Server) debugging(mux *recorder) {
-	if s.config.Off.SystemLog {
-		mux.Handle("/logs/", off("logs endpoint is disabled."))
-	} else {
-		var files http.Handler = http.FileServerFS(rootFS(s.config.LogDir))
-		if s.config.LogQuery {
-			files = nodelogs.Handler(s.config.LogDir, files)
-		}
-		mux.HandleFunc("GET /logs/", http.StripPrefix("/logs/", files).ServeHTTP)
-	}
+	mux.HandleFunc("GET /logs/", http.StripPrefix("/logs/", s.nodeLogs()).ServeHTTP)
 	if s.config.Off.Profiling {
 		mux.Handle("/debug/pprof/", off("profiling endpoint is disabled."))
 	} else {

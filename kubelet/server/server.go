@@ -81,10 +81,11 @@ type Config struct {
 	Configuration any
 	Flags         map[string]string
 	Off           Off
-	LogQuery      bool // /logs answers queries for the logs of services
 	// RootDir and LogDir are the kubelet's directory and the system's logs; by default /var/lib/kubelet and /var/log.
 	RootDir, LogDir string
 	PodLogs         string // of containers; by default LogDir/pods
+	// NoLogs refuses what is below /logs/. LogQuery lets it tell, besides the files of LogDir, what services have logged.
+	NoLogs, LogQuery bool
 }
 
 const (

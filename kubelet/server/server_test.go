@@ -275,10 +275,8 @@ func TestOff(t *testing.T) {
 		{Config{Off: Off{Debugging: true}}, "/exec/default/web/main", 405, "Debug endpoints are disabled."},
 		{Config{Off: Off{Debugging: true}}, "/configz", 404, ""},
 		{Config{Off: Off{Debugging: true}}, "/healthz", 200, "ok"},
-		{Config{Off: Off{SystemLog: true}}, "/logs/syslog", 405, "logs endpoint is disabled."},
 		{Config{Off: Off{Profiling: true}}, "/debug/pprof/heap", 405, "profiling endpoint is disabled."},
 		{Config{Off: Off{Flags: true}}, "/debug/flags/v", 405, "flags endpoint is disabled."},
-		{Config{LogQuery: true}, "/logs/?query=none", 200, "log not found for none"},
 		{Config{}, "/debug/flags/v", 406, "unsupported http method"},
 	} {
 		a := &access{allowed: []string{"get nodes/n1/proxy", "get nodes/n1/log", "get nodes/n1/configz"}}
