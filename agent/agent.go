@@ -564,6 +564,8 @@ func (a *Agent) buildKubeletAPI() error {
 		RootDir:       a.cfg.KubeletRoot,
 		LocalVolumes:  volumes.Directories{Root: filepath.Join(a.cfg.DataDir, "storage")},
 		PodLogs:       a.cfg.PodLogs,
+		NoLogs:        !*a.settings.EnableSystemLogHandler,
+		LogQuery:      *a.settings.EnableSystemLogQuery,
 		Metrics:       a.metrics,
 		Cgroups:       a.kubelet.Cgroups(),
 		Volumes:       a.volumes.Paths,

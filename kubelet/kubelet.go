@@ -255,7 +255,7 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	k.agent.Devices = k.devices.Resources
 	k.shutdown = shutdown.New(cfg.Shutdown, shutdown.Systemd{}, ending{k})
 	k.agent.ShuttingDown = k.shutdown.Begun
-	k.claims = dra.New(deps.Client, cfg.Node.Name, cfg.Root, k.wakeAll, k.wake)
+	k.claims = dra.New(deps.Client, cfg.Node.Name, cfg.Root, k.metrics, k.wakeAll, k.wake)
 	k.statics = newStatics(deps.Static, deps.Client, deps.Informers.Core().V1().Pods().Lister())
 	return k, k.handlers(deps.Informers)
 }
@@ -349,6 +349,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	group.Go(func() error { k.warnOfEscapes(ctx); return nil })
 	group.Go(func() error { return k.agent.Run(ctx) })
 	group.Go(func() error { return k.devices.Run(ctx) })
+	group.Go(func() error { return k.claims.Run(ctx) })
 	group.Go(func() error {
 		return podresources.New(k.cfg.Root, podresources.Node{
 			Pods: func() []*v1.Pod { return k.active() }, Devices: k.devices, Claims: k.claims, CPUs: func() *cpus.Manager { return k.cpus }, Memory: func() *memory.Manager { return k.memory },
@@ -377,7 +378,7 @@ func (k *Kubelet) prepare(ctx context.Context) error {
 		return fmt.Errorf("ask container runtime for its version: %w", err)
 	}
 	k.runtimeName, k.runtimeIs = version.GetRuntimeName(), version.GetRuntimeVersion()
-	for _, dir := range []string{filepath.Join(k.cfg.Root, "pods"), filepath.Join(k.cfg.Root, "seccomp"), k.cfg.LogRoot, k.cfg.LogLinks} {
+	for _, dir := range []string{filepath.Join(k.cfg.Root, "pods"), filepath.Join(k.cfg.Root, "plugins"), filepath.Join(k.cfg.Root, "seccomp"), k.cfg.LogRoot, k.cfg.LogLinks} {
 		if dir == "" {
 			continue
 		}

@@ -39,7 +39,7 @@ const (
 var fields = []string{
 	"apiVersion", "kind", "maxPods", "podPidsLimit", "cpuCFSQuota", "cpuCFSQuotaPeriod", "cpuManagerPolicy", "reservedSystemCPUs", "topologyManagerPolicy", "topologyManagerScope", "memoryManagerPolicy", "reservedMemory", "memorySwap", "singleProcessOOMKill", "crashLoopBackOff", "kubeReserved", "systemReserved",
 	"evictionHard", "evictionSoft", "evictionSoftGracePeriod", "evictionPressureTransitionPeriod", "evictionMaxPodGracePeriod", "evictionMinimumReclaim", "mergeDefaultEvictionSettings",
-	"imageMinimumGCAge", "imageMaximumGCAge", "imageGCHighThresholdPercent", "imageGCLowThresholdPercent", "containerLogMaxSize", "containerLogMaxFiles",
+	"imageMinimumGCAge", "imageMaximumGCAge", "imageGCHighThresholdPercent", "imageGCLowThresholdPercent", "containerLogMaxSize", "containerLogMaxFiles", "enableSystemLogHandler", "enableSystemLogQuery",
 	"allowedUnsafeSysctls", "serializeImagePulls", "maxParallelImagePulls", "registerWithTaints", "shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority", "failSwapOn",
 }
 
@@ -85,6 +85,8 @@ func setDefaults(c *api.KubeletConfiguration) {
 	defaultTo(&c.ImageGCHighThresholdPercent, 85)
 	defaultTo(&c.ImageGCLowThresholdPercent, 80)
 	defaultTo(&c.ContainerLogMaxFiles, 5)
+	defaultTo(&c.EnableSystemLogHandler, true)
+	defaultTo(&c.EnableSystemLogQuery, false)
 	defaultTo(&c.SerializeImagePulls, c.MaxParallelImagePulls == nil || *c.MaxParallelImagePulls < 2)
 	if c.CPUManagerPolicy == "" {
 		c.CPUManagerPolicy = "none"
@@ -153,6 +155,8 @@ func check(c *api.KubeletConfiguration) error {
 		return fmt.Errorf("crashLoopBackOff.maxContainerRestartPeriod (got: %v seconds) must be set between 1s and 300s", c.CrashLoopBackOff.MaxContainerRestartPeriod.Seconds())
 	case *c.ContainerLogMaxFiles < 2:
 		return fmt.Errorf("containerLogMaxFiles must be greater than 1")
+	case *c.EnableSystemLogQuery && !*c.EnableSystemLogHandler:
+		return fmt.Errorf("enableSystemLogHandler is required for enableSystemLogQuery")
 	case *c.ImageGCLowThresholdPercent >= *c.ImageGCHighThresholdPercent:
 		return fmt.Errorf("imageGCLowThresholdPercent must be less than imageGCHighThresholdPercent")
 	case c.ShutdownGracePeriodCriticalPods.Duration > c.ShutdownGracePeriod.Duration:

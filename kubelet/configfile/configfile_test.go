@@ -109,6 +109,7 @@ func TestLoadRefuses(t *testing.T) {
 		"shutdownGracePeriodCriticalPods: 10s":                 "shutdownGracePeriodCriticalPods must be <=",
 		"shutdownGracePeriod: 30s\nshutdownGracePeriodByPodPriority: [{priority: 0, shutdownGracePeriodSeconds: 10}]": "must not be set at the same time",
 		"shutdownGracePeriodByPodPriority: [{priority: 0, shutdownGracePeriodSeconds: -1}]":                           "must not be negative",
+		"enableSystemLogHandler: false\nenableSystemLogQuery: true":                                                   "enableSystemLogHandler is required for enableSystemLogQuery",
 		"maxParallelImagePulls: 0": "maxParallelImagePulls must be a positive number",
 	} {
 		if _, err := Load(write(t, text)); err == nil || !strings.Contains(err.Error(), want) {

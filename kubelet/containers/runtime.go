@@ -97,6 +97,7 @@ type Runtime struct {
 	metrics *metrics.Metrics
 	backoff *flowcontrol.Backoff
 	turns   chan struct{} // one for each sandbox that is being made
+	logs    logFiles
 }
 
 // The first and the longest wait before a failed container is started again.

@@ -260,7 +260,9 @@ func (r *Runtime) start(ctx context.Context, s *session, c *v1.Container, target
 		return r.startFailed(ctx, s.pod, c, ReasonRunError, err)
 	}
 	r.containerEvent(s.pod, c, v1.EventTypeNormal, "Started", "Container started")
-	r.linkLog(ctx, s, c, config, created.GetContainerId())
+	log := filepath.Join(s.config.GetLogDirectory(), config.GetLogPath())
+	r.logs.add(log)
+	r.linkLog(ctx, s, c, log, created.GetContainerId())
 	return r.postStart(ctx, s, c, created.GetContainerId())
 }
 
@@ -365,12 +367,12 @@ func (r *Runtime) postStart(ctx context.Context, s *session, c *v1.Container, id
 }
 
 // linkLog makes the symbolic link that log collectors follow: <pod>_<namespace>_<container>-<id>.log.
-func (r *Runtime) linkLog(ctx context.Context, s *session, c *v1.Container, config *runtimeapi.ContainerConfig, id string) {
+func (r *Runtime) linkLog(ctx context.Context, s *session, c *v1.Container, log, id string) {
 	if r.cfg.ContainerLogLinks == "" {
 		return
 	}
 	link := r.logLink(s.pod.Name, s.pod.Namespace, c.Name, id)
-	if err := os.Symlink(filepath.Join(s.config.GetLogDirectory(), config.GetLogPath()), link); err != nil {
+	if err := os.Symlink(log, link); err != nil {
 		klog.FromContext(ctx).V(2).Info("Linking a container log", "link", link, "err", err)
 	}
 }

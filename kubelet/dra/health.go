@@ -35,7 +35,7 @@ type health struct {
 	until   time.Time // then nobody knows any more
 }
 
-// report is what one stream of a driver has told. The Manager's mu guards it.
+// report is what a stream has told. The Manager's mu guards it.
 type report struct {
 	devices map[deviceKey]health
 	stale   *time.Timer // fires when the first of them is out of date
@@ -53,14 +53,14 @@ func healthService(conn *grpc.ClientConn, versions []string) healthapi.DRAResour
 }
 
 // watchHealth listens to a driver until ctx ends, or the driver says that it has nothing to tell.
-func (m *Manager) watchHealth(ctx context.Context, name string, d *driver, service healthapi.DRAResourceHealthClient) {
+func (m *Manager) watchHealth(ctx context.Context, i *instance, service healthapi.DRAResourceHealthClient) {
 	for ctx.Err() == nil {
-		err := m.followHealth(ctx, name, d, service)
+		err := m.followHealth(ctx, i, service)
 		if grpcstatus.Code(err) == codes.Unimplemented {
 			return
 		}
 		if ctx.Err() == nil {
-			klog.FromContext(ctx).V(2).Info("The health of a driver's devices is not known", "driver", name, "err", err)
+			klog.FromContext(ctx).V(2).Info("The health of a driver's devices is not known", "driver", i.driver, "err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -69,16 +69,16 @@ func (m *Manager) watchHealth(ctx context.Context, name string, d *driver, servi
 	}
 }
 
-func (m *Manager) followHealth(ctx context.Context, name string, d *driver, service healthapi.DRAResourceHealthClient) error {
+func (m *Manager) followHealth(ctx context.Context, i *instance, service healthapi.DRAResourceHealthClient) error {
 	stream, err := service.NodeWatchResources(ctx, &healthapi.NodeWatchResourcesRequest{})
 	if err != nil {
 		return err
 	}
 	r := &report{devices: map[deviceKey]health{}}
 	m.mu.Lock()
-	d.report = r
+	i.report = r
 	m.mu.Unlock()
-	defer m.forgetHealth(name, d, r)
+	defer m.forgetHealth(i, r)
 	for {
 		list, err := stream.Recv()
 		if err != nil {
@@ -86,9 +86,9 @@ func (m *Manager) followHealth(ctx context.Context, name string, d *driver, serv
 		}
 		m.mu.Lock()
 		changed := r.take(time.Now(), list.GetDevices())
-		m.expectStale(name, r)
+		m.expectStale(i.driver, r)
 		m.mu.Unlock()
-		m.wakeUsers(name, changed)
+		m.wakeUsers(i.driver, changed)
 	}
 }
 
@@ -149,19 +149,17 @@ func (m *Manager) expectStale(name string, r *report) {
 }
 
 // forgetHealth takes note that a stream has ended: nothing is known of its devices any more.
-func (m *Manager) forgetHealth(name string, d *driver, r *report) {
+func (m *Manager) forgetHealth(i *instance, r *report) {
 	m.mu.Lock()
-	if d.report == r { // else another stream has begun
-		d.report = nil
-	}
+	i.report = nil
 	var gone []deviceKey
 	for key := range r.devices {
 		gone = append(gone, key)
 	}
 	clear(r.devices)
-	m.expectStale(name, r)
+	m.expectStale(i.driver, r)
 	m.mu.Unlock()
-	m.wakeUsers(name, gone)
+	m.wakeUsers(i.driver, gone)
 }
 
 // wakeUsers has the pods looked at that use any of a driver's devices.
@@ -228,14 +226,16 @@ func (m *Manager) healthLocked(d Device) v1.ResourceHealth {
 	if len(d.CDI) > 0 {
 		h.ResourceID = v1.ResourceID(d.CDI[0])
 	}
-	of := m.drivers[d.Driver]
-	if of == nil || of.report == nil {
-		return h
-	}
-	if said, known := of.report.devices[deviceKey{d.Pool, d.Name}]; known {
-		h.Health = said.status
-		if said.message != "" {
-			h.Message = ptr.To(said.message)
+	for _, i := range slices.Backward(m.drivers[d.Driver]) { // the newest that knows
+		if i.report == nil {
+			continue
+		}
+		if said, known := i.report.devices[deviceKey{d.Pool, d.Name}]; known {
+			h.Health = said.status
+			if said.message != "" {
+				h.Message = ptr.To(said.message)
+			}
+			break
 		}
 	}
 	return h

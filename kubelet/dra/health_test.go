@@ -20,6 +20,8 @@ import (
 	healthapi "k8s.io/kubelet/pkg/apis/dra-health/v1"
 	healthv1alpha1 "k8s.io/kubelet/pkg/apis/dra-health/v1alpha1"
 	api "k8s.io/kubelet/pkg/apis/dra/v1"
+
+	"github.com/skiff-k8s/skiff/kubelet/metrics"
 )
 
 // monitored is a driver that tells how its devices are.
@@ -88,7 +90,7 @@ func TestHealth(t *testing.T) {
 		t.Cleanup(server.Stop)
 
 		woken := make(chan types.UID, 100)
-		m := New(fake.NewClientset(claimFor("c1", "p1")), "n1", t.TempDir(), func() {}, func(uid types.UID) { woken <- uid })
+		m := New(fake.NewClientset(claimFor("c1", "p1")), "n1", t.TempDir(), metrics.New("n1"), func() {}, func(uid types.UID) { woken <- uid })
 		m.hearAgain = time.Millisecond
 		if err := m.Register(t.Context(), "gpu.example.org", endpoint, []string{api.DRAPluginService, version}); err != nil {
 			t.Fatal(err)
@@ -137,7 +139,7 @@ func TestHealthUnimplemented(t *testing.T) {
 	healthapi.RegisterDRAResourceHealthServer(server, d)
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
-	m := New(fake.NewClientset(), "n1", t.TempDir(), func() {}, nobody)
+	m := New(fake.NewClientset(), "n1", t.TempDir(), metrics.New("n1"), func() {}, nobody)
 	if err := m.Register(t.Context(), "gpu.example.org", endpoint, []string{api.DRAPluginService, healthapi.DRAResourceHealthService}); err != nil {
 		t.Fatal(err)
 	}
@@ -155,10 +157,10 @@ func TestHealthUnimplemented(t *testing.T) {
 func TestHealthGoesStale(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var woken []types.UID
-		m := New(fake.NewClientset(), "n1", t.TempDir(), func() {}, func(uid types.UID) { woken = append(woken, uid) })
+		m := New(fake.NewClientset(), "n1", t.TempDir(), metrics.New("n1"), func() {}, func(uid types.UID) { woken = append(woken, uid) })
 		m.claims["c1"] = &claim{Namespace: "default", Name: "c1", Pods: []types.UID{"p1"}, Devices: []Device{{Driver: "d", Pool: "n1", Name: "gpu-0"}, {Driver: "d", Pool: "n1", Name: "gpu-1"}}}
 		r := &report{devices: map[deviceKey]health{}}
-		m.drivers["d"] = &driver{report: r}
+		m.drivers["d"] = []*instance{{report: r}}
 		p := podWith("p1", "c1", "")
 		hear := func(list ...*healthapi.DeviceHealth) (changed int) {
 			m.mu.Lock()

@@ -37,6 +37,10 @@ type Metrics struct {
 	DeviceAllocation  *metrics.HistogramVec
 	DeviceRegistered  *metrics.CounterVec
 
+	DRAOperations *metrics.HistogramVec // operation_name, is_error: of all claims of a pod
+	DRACalls      *metrics.HistogramVec // driver_name, method_name, grpc_status_code
+	ClaimsInUse   *metrics.GaugeVec     // driver_name; "<any>" are all
+
 	UserNamespacedPods, UserNamespacedPodsFailed          *metrics.Counter // started with users of their own, and what of them could not be
 	ImageVolumes, ImageVolumesMounted, ImageVolumesFailed *metrics.Counter // that containers asked for, got, and did not get
 
@@ -80,6 +84,11 @@ func New(node string) *Metrics {
 		DeviceAllocation:  histograms("device_plugin_alloc_duration_seconds", "Duration in seconds to serve a device plugin Allocation request. Broken down by resource name.", metrics.DefBuckets, "resource_name"),
 		DeviceRegistered:  counters("device_plugin_registration_total", "Cumulative number of device plugin registrations. Broken down by resource name.", "resource_name"),
 
+		DRAOperations: ofDRA("operations_duration_seconds", "Duration in seconds of preparing, or unpreparing, all ResourceClaims of a pod. Broken down by operation (PrepareResources, UnprepareResources) and by whether it failed.", "operation_name", "is_error"),
+		DRACalls:      ofDRA("grpc_operations_duration_seconds", "Duration in seconds of the calls of DRA drivers", "driver_name", "method_name", "grpc_status_code"),
+		ClaimsInUse: metrics.NewGaugeVec(&metrics.GaugeOpts{Subsystem: "dra", Name: "resource_claims_in_use", StabilityLevel: metrics.ALPHA,
+			Help: "Number of ResourceClaims that are in use on the node, by driver, and of all drivers as <any>: a claim may have devices of several."}, []string{"driver_name"}),
+
 		UserNamespacedPods:       metrics.NewCounter(counter("started_user_namespaced_pods_total", "Cumulative number of pods with user namespaces started. This metric will only be collected on Linux.")),
 		UserNamespacedPodsFailed: metrics.NewCounter(counter("started_user_namespaced_pods_errors_total", "Cumulative number of errors when starting pods with user namespaces. This metric will only be collected on Linux.")),
 
@@ -116,7 +125,7 @@ func New(node string) *Metrics {
 func (m *Metrics) List() (all, probes []metrics.Registerable) {
 	all = []metrics.Registerable{m.PodStart, m.PodStartTotal, m.PodWorkerStart, m.PodWork, m.StartedPods, m.FailedPods,
 		m.SandboxStart, m.SandboxErrors, m.StartedContainers, m.FailedContainers, m.EndedContainers, m.UserNamespacedPods, m.UserNamespacedPodsFailed, m.Cgroups, m.Evictions, m.Restarted, m.DeviceAllocation,
-		m.DeviceRegistered, m.ImageVolumes, m.ImageVolumesMounted, m.ImageVolumesFailed, m.storage, m.Requests, m.RequestDuration, m.Inflight,
+		m.DeviceRegistered, m.DRAOperations, m.DRACalls, m.ClaimsInUse, m.ImageVolumes, m.ImageVolumesMounted, m.ImageVolumesFailed, m.storage, m.Requests, m.RequestDuration, m.Inflight,
 		m.operations, m.operationErrors, m.operationDurations, m.name}
 	return all, []metrics.Registerable{m.ProbeTotal, m.ProbeDuration}
 }
@@ -143,6 +152,12 @@ func histogram(name, help string, buckets []float64) *metrics.HistogramOpts {
 
 func histograms(name, help string, buckets []float64, labels ...string) *metrics.HistogramVec {
 	return metrics.NewHistogramVec(histogram(name, help, buckets), labels)
+}
+
+func ofDRA(name, help string, labels ...string) *metrics.HistogramVec {
+	opts := histogram(name, help, metrics.ExponentialBucketsRange(.1, 40, 15))
+	opts.Subsystem = "dra"
+	return metrics.NewHistogramVec(opts, labels)
 }
 
 // StorageOperation notes how long something was done to a volume, which began then.

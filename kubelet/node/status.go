@@ -115,6 +115,7 @@ func (c *Config) status(have *v1.Node, m Machine, o Observed, now time.Time) v1.
 		MachineID: m.MachineID, SystemUUID: m.SystemUUID, BootID: m.BootID, KernelVersion: m.Kernel, OSImage: m.OSImage,
 		ContainerRuntimeVersion: cmp.Or(o.RuntimeVersion, have.Status.NodeInfo.ContainerRuntimeVersion),
 		KubeletVersion:          c.KubeletVersion, OperatingSystem: runtime.GOOS, Architecture: runtime.GOARCH,
+		RunningInUserNamespace: &m.UserNamespace,
 	}
 	if m.Swap > 0 {
 		s.NodeInfo.Swap = &v1.NodeSwapStatus{Capacity: &m.Swap}

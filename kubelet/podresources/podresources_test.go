@@ -62,7 +62,7 @@ func TestAPI(t *testing.T) {
 	}
 	s := New(root, Node{
 		Pods: func() []*v1.Pod { return []*v1.Pod{pod} }, Devices: gpus, CPUs: func() *cpus.Manager { return manager }, Memory: func() *memory.Manager { return nil },
-		Claims: dra.New(fake.NewClientset(), "n1", root, func() {}, func(types.UID) {}),
+		Claims: dra.New(fake.NewClientset(), "n1", root, metrics.New("n1"), func() {}, func(types.UID) {}),
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)

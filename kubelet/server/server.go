@@ -77,6 +77,8 @@ type Config struct {
 	// RootDir and LogDir are the kubelet's directory and the system's logs; by default /var/lib/kubelet and /var/log.
 	RootDir, LogDir string
 	PodLogs         string // of containers; by default LogDir/pods
+	// NoLogs refuses what is below /logs/. LogQuery lets it tell, besides the files of LogDir, what services have logged.
+	NoLogs, LogQuery bool
 }
 
 const (
@@ -123,7 +125,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /runningpods/", s.runningPods)
 	mux.HandleFunc("GET /configz", s.configz)
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.containerLogs)
-	mux.Handle("GET /logs/", http.StripPrefix("/logs/", http.FileServerFS(rootFS(s.config.LogDir))))
+	mux.Handle("GET /logs/", http.StripPrefix("/logs/", s.nodeLogs()))
 
 	for _, method := range []string{"GET", "POST"} { // WebSockets begin with GET, SPDY with POST
 		mux.HandleFunc(method+" /exec/{namespace}/{pod}/{container}", s.exec)
