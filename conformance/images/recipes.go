@@ -61,7 +61,9 @@ var recipes = map[string]image{
 	// Of its tools the tests call conntrack.
 	"registry.k8s.io/build-image/distroless-iptables:v0.9.9": {layers: []string{"base", "conntrack"}},
 	testImages + "regression-issue-74839:1.5":                {layers: []string{"base", "regression-issue-74839"}, config: v1.Config{Entrypoint: []string{"/regression-issue-74839"}}},
+	"registry.k8s.io/sig-storage/hostpathplugin:v1.17.1":     {layers: []string{"base", "hostpathplugin"}, config: v1.Config{Entrypoint: []string{"/hostpathplugin"}}}, // only its proxy
 	testImages + "resource-consumer:1.14":                    {layers: []string{"base", "resource-consumer"}, config: v1.Config{Entrypoint: []string{"/consumer"}}},
+	testImages + "sample-device-plugin:1.8.0":                {layers: []string{"base", "sample-device-plugin"}, config: v1.Config{Entrypoint: []string{"/sampledeviceplugin", "-alsologtostderr"}}},
 	testImages + "sample-apiserver:1.29.2":                   {layers: []string{"base", "sample-apiserver"}, config: v1.Config{Entrypoint: []string{"/sample-apiserver"}}},
 }
 
@@ -99,6 +101,8 @@ var layers = map[string]func(context.Context, ingredients) ([]entry, error){
 	"conntrack": func(_ context.Context, in ingredients) ([]entry, error) {
 		return packaged(in.tree, "/usr/sbin/conntrack")
 	},
+	"hostpathplugin":         programLayer("/hostpathplugin", "hostpathplugin"),
+	"sample-device-plugin":   programLayer("/sampledeviceplugin", "sampledeviceplugin"),
 	"regression-issue-74839": programLayer("/regression-issue-74839", "regression-issue-74839"),
 	"resource-consumer": func(_ context.Context, in ingredients) ([]entry, error) {
 		entries, err := packaged(in.tree, "/usr/bin/stress")

@@ -43,7 +43,9 @@ var Images = []Program{
 	{Name: "regression-issue-74839", Package: "k8s.io/kubernetes/test/images/regression-issue-74839"},
 	{Name: "consumer", Package: "k8s.io/kubernetes/test/images/resource-consumer"},
 	{Name: "consume-cpu", Package: "k8s.io/kubernetes/test/images/resource-consumer/consume-cpu"},
+	{Name: "sampledeviceplugin", Package: "k8s.io/kubernetes/test/images/sample-device-plugin"},
 	{Name: "etcd", Package: "go.etcd.io/etcd/server/v3"},
+	{Name: "hostpathplugin", Package: "github.com/skiff-k8s/skiff/conformance/images/hostpathplugin"},
 	{Name: "pause", Package: "github.com/skiff-k8s/skiff/conformance/images/pause"},
 	{Name: "sh", Package: "github.com/skiff-k8s/skiff/conformance/images/sh"},
 }

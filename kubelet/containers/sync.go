@@ -308,17 +308,20 @@ func (r *Runtime) backingOff(pod *v1.Pod, c *v1.Container, status *Status) *star
 	if last == nil {
 		return nil
 	}
-	key := backOffKey(pod, c)
-	if r.backoff.IsInBackOffSince(key, last.FinishedAt) {
+	key, since, waits := backOffKey(pod, c), last.FinishedAt, r.backoff.IsInBackOffSince
+	if now := time.Now(); since.After(now) { // the clock was set back since; what counts then is when it was started
+		since, waits = now, r.backoff.IsInBackOffSinceUpdate
+	}
+	if waits(key, since) {
 		wait := r.backoff.Get(key)
 		r.containerEvent(pod, c, v1.EventTypeWarning, "BackOff",
 			fmt.Sprintf("Back-off restarting failed container %s in pod %s", c.Name, podText(pod)))
 		return &startError{
 			Waiting: Waiting{ReasonCrashLoop, fmt.Sprintf("back-off %s restarting failed container=%s pod=%s", wait, c.Name, podText(pod))},
-			retryAt: last.FinishedAt.Add(wait),
+			retryAt: since.Add(wait),
 		}
 	}
-	r.backoff.Next(key, last.FinishedAt)
+	r.backoff.Next(key, since)
 	r.backoff.GC()
 	return nil
 }

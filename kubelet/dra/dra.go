@@ -2,7 +2,7 @@
 
 // Package dra has the drivers of dynamic resource allocation prepare what a pod's ResourceClaims allocate to it.
 //
-// Drivers are plugins of the kubelet (v1.DRAPlugin). A claim is prepared before the first pod that uses it starts, and
+// Drivers are plugins of the kubelet (v1.DRAPlugin, v1beta1.DRAPlugin); drivers.go keeps them. A claim is prepared before the first pod that uses it starts, and
 // unprepared when the last one on this node has ended. What was prepared lies in a file, so that a new process neither
 // prepares twice nor forgets to unprepare. A driver that stays away loses its ResourceSlices. health.go follows what
 // drivers say about the health of their devices.
@@ -13,53 +13,46 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	v1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/klog/v2"
 	api "k8s.io/kubelet/pkg/apis/dra/v1"
+
+	"github.com/skiff-k8s/skiff/kubelet/metrics"
 )
 
-const (
-	callTimeout = 45 * time.Second
-	dialTimeout = 10 * time.Second
-	wipeAfter   = 30 * time.Second // a driver that restarts keeps its ResourceSlices
-)
+const callTimeout = 45 * time.Second
 
 // Manager knows the drivers of a node and what they have prepared.
 type Manager struct {
-	client  kubernetes.Interface
-	node    string
-	file    string
-	changed func()          // a driver came: what waits for one may try again
-	wake    func(types.UID) // the status of a pod may be another
+	client     kubernetes.Interface
+	node       string
+	file       string
+	healthFile string
+	counts     *metrics.Metrics
+	changed    func()          // a driver came: what waits for one may try again
+	wake       func(types.UID) // the status of a pod may be another
 
 	hearAgain time.Duration
 	streams   sync.WaitGroup // of health
 
-	mu      sync.Mutex
-	closed  bool                 // guarded by mu
-	drivers map[string]*driver   // guarded by mu
-	claims  map[types.UID]*claim // guarded by mu, and so are their exported fields
-}
+	mu       sync.Mutex
+	closed   bool                   // guarded by mu
+	drivers  map[string][]*instance // guarded by mu: by name, in the order in which they registered
+	restored map[string]*report     // guarded by mu: what drivers told an earlier process, until they tell this one
+	wipes    map[string]wipe        // guarded by mu: by driver
+	claims   map[types.UID]*claim   // guarded by mu, and so are their exported fields
 
-type driver struct {
-	conn   *grpc.ClientConn // nil when it is away
-	wipe   *time.Timer
-	unhear context.CancelFunc // ends the stream of health of conn
-	report *report            // of that stream; nil while there is none
+	wiping chan struct{} // wipes has changed
 }
 
 // claim is one that is, or may be, prepared on this node.
@@ -86,91 +79,35 @@ type Device struct {
 }
 
 // New makes a Manager in the kubelet's root. changed and wake, which is told of pods whose devices have another health, must not block.
-func New(client kubernetes.Interface, node, root string, changed func(), wake func(types.UID)) *Manager {
-	return &Manager{client: client, node: node, file: filepath.Join(root, "dra.json"), changed: changed, wake: wake, hearAgain: hearAgain, drivers: map[string]*driver{}, claims: map[types.UID]*claim{}}
+func New(client kubernetes.Interface, node, root string, counts *metrics.Metrics, changed func(), wake func(types.UID)) *Manager {
+	return &Manager{
+		client: client, node: node, file: filepath.Join(root, "dra.json"), healthFile: filepath.Join(root, "dra_health_state"), counts: counts, changed: changed, wake: wake, hearAgain: hearAgain,
+		drivers: map[string][]*instance{}, restored: map[string]*report{}, wipes: map[string]wipe{}, claims: map[types.UID]*claim{}, wiping: make(chan struct{}, 1),
+	}
 }
 
-// Close ends the streams of drivers; none begins after that.
+// Close ends the streams of drivers; none begins after that. Calls that are under way come to their end, and what
+// drivers told is for the next process.
 func (m *Manager) Close() {
 	m.mu.Lock()
+	if !m.closed {
+		m.saveHealth()
+	}
 	m.closed = true
-	for _, d := range m.drivers {
-		if d.unhear != nil {
-			d.unhear()
+	for _, reports := range m.reports() {
+		for _, r := range reports {
+			if r.stale != nil {
+				r.stale.Stop()
+			}
+		}
+	}
+	for _, instances := range m.drivers {
+		for _, i := range instances {
+			i.unhear()
 		}
 	}
 	m.mu.Unlock()
 	m.streams.Wait()
-}
-
-// Register takes a driver; it is for the watcher of plugins.
-func (m *Manager) Register(ctx context.Context, name, endpoint string, versions []string) error {
-	if !slices.Contains(versions, api.DRAPluginService) {
-		return fmt.Errorf("DRA driver %s: none of the supported services %q is %s", name, versions, api.DRAPluginService)
-	}
-	conn, err := grpc.NewClient("passthrough:///"+endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, path string) (net.Conn, error) {
-			return (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "unix", path)
-		}))
-	if err != nil {
-		return fmt.Errorf("connect to DRA driver %s: %w", name, err)
-	}
-	m.mu.Lock()
-	d := m.drivers[name]
-	if d == nil {
-		d = &driver{}
-		m.drivers[name] = d
-	}
-	before := d.conn
-	d.conn = conn
-	if d.wipe != nil {
-		d.wipe.Stop()
-	}
-	if d.unhear != nil {
-		d.unhear()
-	}
-	ctx, d.unhear = context.WithCancel(ctx)
-	if service := healthService(conn, versions); service != nil && !m.closed {
-		m.streams.Go(func() { m.watchHealth(ctx, name, d, service) })
-	}
-	m.mu.Unlock()
-	if before != nil {
-		_ = before.Close()
-	}
-	m.changed()
-	return nil
-}
-
-// Deregister is told that a driver is gone; it is for the watcher of plugins.
-func (m *Manager) Deregister(ctx context.Context, name, _ string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	d := m.drivers[name]
-	if d == nil || d.conn == nil {
-		return
-	}
-	d.unhear()
-	_ = d.conn.Close()
-	d.conn = nil
-	d.wipe = time.AfterFunc(wipeAfter, func() { m.wipeSlices(ctx, name) })
-}
-
-// wipeSlices deletes what a driver that stays away offered on this node.
-func (m *Manager) wipeSlices(ctx context.Context, name string) {
-	m.mu.Lock()
-	away := m.drivers[name].conn == nil
-	m.mu.Unlock()
-	if !away || ctx.Err() != nil {
-		return
-	}
-	selector := fields.Set{resourcev1.ResourceSliceSelectorNodeName: m.node, resourcev1.ResourceSliceSelectorDriver: name}.AsSelector()
-	err := m.client.ResourceV1().ResourceSlices().DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{FieldSelector: selector.String()})
-	if err != nil && ctx.Err() == nil {
-		klog.FromContext(ctx).Error(err, "Deleting the ResourceSlices of a driver that is gone; it is tried again", "driver", name)
-		m.mu.Lock()
-		m.drivers[name].wipe = time.AfterFunc(wipeAfter, func() { m.wipeSlices(ctx, name) })
-		m.mu.Unlock()
-	}
 }
 
 // Prepare makes the claims of a pod ready for its containers. It may be called again at any time.
@@ -182,6 +119,18 @@ func (m *Manager) Prepare(ctx context.Context, pod *v1.Pod) error {
 	if m.ready(pod, names) {
 		return nil
 	}
+	began := time.Now()
+	err = m.prepareAll(ctx, pod, names)
+	m.measure("PrepareResources", began, err)
+	return err
+}
+
+// measure notes how long something was done to all claims of a pod, which began then.
+func (m *Manager) measure(operation string, began time.Time, err error) {
+	m.counts.DRAOperations.WithLabelValues(operation, strconv.FormatBool(err != nil)).Observe(time.Since(began).Seconds())
+}
+
+func (m *Manager) prepareAll(ctx context.Context, pod *v1.Pod, names []claimName) error {
 	var mine []*claim
 	for _, n := range names { // all are looked at before the first is touched, so that a pod that cannot run leaves nothing
 		c, err := m.find(ctx, pod, n)
@@ -268,8 +217,8 @@ func (m *Manager) find(ctx context.Context, pod *v1.Pod, n claimName) (*claim, e
 	defer m.mu.Unlock()
 	var drivers []string
 	for _, result := range object.Status.Allocation.Devices.Results {
-		if d := m.drivers[result.Driver]; d == nil || d.conn == nil {
-			return nil, fmt.Errorf("DRA driver %s is not registered", result.Driver)
+		if _, err := m.current(result.Driver); err != nil {
+			return nil, err
 		}
 		if !slices.Contains(drivers, result.Driver) {
 			drivers = append(drivers, result.Driver)
@@ -319,15 +268,6 @@ func (m *Manager) prepare(ctx context.Context, pod *v1.Pod, c *claim) error {
 	return m.save()
 }
 
-func (m *Manager) plugin(name string) (api.DRAPluginClient, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if d := m.drivers[name]; d != nil && d.conn != nil {
-		return api.NewDRAPluginClient(d.conn), nil
-	}
-	return nil, fmt.Errorf("DRA driver %s is not registered", name)
-}
-
 func (c *claim) message() *api.Claim {
 	return &api.Claim{Namespace: c.Namespace, Uid: string(c.UID), Name: c.Name}
 }
@@ -367,11 +307,17 @@ func (m *Manager) Unprepare(ctx context.Context, pod types.UID) error {
 		}
 	}
 	m.mu.Unlock()
+	if len(used) == 0 {
+		return nil
+	}
+	began := time.Now()
 	var errs []error
 	for _, c := range used {
 		errs = append(errs, m.release(ctx, pod, c))
 	}
-	return errors.Join(errs...)
+	err := errors.Join(errs...)
+	m.measure("UnprepareResources", began, err)
+	return err
 }
 
 func (m *Manager) release(ctx context.Context, pod types.UID, c *claim) error {

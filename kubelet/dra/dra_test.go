@@ -17,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 	api "k8s.io/kubelet/pkg/apis/dra/v1"
+
+	"github.com/skiff-k8s/skiff/kubelet/metrics"
 )
 
 // gpus is a driver for tests: it prepares two devices for each claim, and records what it is asked.
@@ -100,7 +102,7 @@ func (m *Manager) cdi(pod *v1.Pod, container int) string {
 func TestClaim(t *testing.T) {
 	client := fake.NewClientset(claimFor("c1", "p1", "p2"))
 	root, g, woken := t.TempDir(), &gpus{}, 0
-	m := New(client, "n1", root, func() { woken++ }, nobody)
+	m := New(client, "n1", root, metrics.New("n1"), func() { woken++ }, nobody)
 	p1, p2, stranger := podWith("p1", "c1", "", "big", "small"), podWith("p2", "c1", "big"), podWith("p3", "c1", "")
 	if err := m.Prepare(t.Context(), p1); err == nil || err.Error() != "DRA driver gpu.example.org is not registered" {
 		t.Errorf("without the driver: %v", err)
@@ -130,7 +132,7 @@ func TestClaim(t *testing.T) {
 		}
 	}
 
-	m = New(client, "n1", root, func() {}, nobody) // another process
+	m = New(client, "n1", root, metrics.New("n1"), func() {}, nobody) // another process
 	if err := m.Load(); err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +162,7 @@ func TestClaim(t *testing.T) {
 func TestClaimFromTemplate(t *testing.T) {
 	c := claimFor("web-gpu-x", "p1")
 	client := fake.NewClientset(c)
-	m := New(client, "n1", t.TempDir(), func() {}, nobody)
+	m := New(client, "n1", t.TempDir(), metrics.New("n1"), func() {}, nobody)
 	if err := m.Register(t.Context(), "gpu.example.org", serve(t, &gpus{}), []string{api.DRAPluginService}); err != nil {
 		t.Fatal(err)
 	}

@@ -32,10 +32,13 @@ type deviceKey struct{ pool, name string }
 type health struct {
 	status  v1.ResourceHealthStatus
 	message string
-	until   time.Time // then nobody knows any more
+	told    time.Time
+	holds   time.Duration // then nobody knows any more
 }
 
-// report is what one stream of a driver has told. The Manager's mu guards it.
+func (h health) until() time.Time { return h.told.Add(h.holds) }
+
+// report is what a stream has told. The Manager's mu guards it.
 type report struct {
 	devices map[deviceKey]health
 	stale   *time.Timer // fires when the first of them is out of date
@@ -53,14 +56,14 @@ func healthService(conn *grpc.ClientConn, versions []string) healthapi.DRAResour
 }
 
 // watchHealth listens to a driver until ctx ends, or the driver says that it has nothing to tell.
-func (m *Manager) watchHealth(ctx context.Context, name string, d *driver, service healthapi.DRAResourceHealthClient) {
+func (m *Manager) watchHealth(ctx context.Context, i *instance, service healthapi.DRAResourceHealthClient) {
 	for ctx.Err() == nil {
-		err := m.followHealth(ctx, name, d, service)
+		err := m.followHealth(ctx, i, service)
 		if grpcstatus.Code(err) == codes.Unimplemented {
 			return
 		}
 		if ctx.Err() == nil {
-			klog.FromContext(ctx).V(2).Info("The health of a driver's devices is not known", "driver", name, "err", err)
+			klog.FromContext(ctx).V(2).Info("The health of a driver's devices is not known", "driver", i.driver, "err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -69,16 +72,20 @@ func (m *Manager) watchHealth(ctx context.Context, name string, d *driver, servi
 	}
 }
 
-func (m *Manager) followHealth(ctx context.Context, name string, d *driver, service healthapi.DRAResourceHealthClient) error {
+func (m *Manager) followHealth(ctx context.Context, i *instance, service healthapi.DRAResourceHealthClient) error {
 	stream, err := service.NodeWatchResources(ctx, &healthapi.NodeWatchResourcesRequest{})
 	if err != nil {
 		return err
 	}
-	r := &report{devices: map[deviceKey]health{}}
 	m.mu.Lock()
-	d.report = r
+	r := m.restored[i.driver] // holds until the driver says something else
+	if r == nil {
+		r = &report{devices: map[deviceKey]health{}}
+	}
+	delete(m.restored, i.driver)
+	i.report = r
 	m.mu.Unlock()
-	defer m.forgetHealth(name, d, r)
+	defer m.forgetHealth(i, r)
 	for {
 		list, err := stream.Recv()
 		if err != nil {
@@ -86,9 +93,12 @@ func (m *Manager) followHealth(ctx context.Context, name string, d *driver, serv
 		}
 		m.mu.Lock()
 		changed := r.take(time.Now(), list.GetDevices())
-		m.expectStale(name, r)
+		m.expectStale(i.driver, r)
+		if len(changed) > 0 {
+			m.saveHealth()
+		}
 		m.mu.Unlock()
-		m.wakeUsers(name, changed)
+		m.wakeUsers(i.driver, changed)
 	}
 }
 
@@ -104,7 +114,7 @@ func (r *report) take(now time.Time, devices []*healthapi.DeviceHealth) (changed
 		if s := said.GetHealthCheckTimeoutSeconds(); s > 0 {
 			holds = time.Duration(s) * time.Second
 		}
-		after := health{healthOf(said.GetHealth()), shortened(said.GetMessage()), now.Add(holds)}
+		after := health{healthOf(said.GetHealth()), shortened(said.GetMessage()), now, holds}
 		r.devices[key] = after
 		if !known || before.status != after.status || before.message != after.message {
 			changed = append(changed, key)
@@ -116,7 +126,7 @@ func (r *report) take(now time.Time, devices []*healthapi.DeviceHealth) (changed
 // expire forgets what is out of date, and returns of which devices.
 func (r *report) expire(now time.Time) (gone []deviceKey) {
 	for key, h := range r.devices {
-		if !now.Before(h.until) {
+		if !now.Before(h.until()) {
 			delete(r.devices, key)
 			gone = append(gone, key)
 		}
@@ -132,11 +142,11 @@ func (m *Manager) expectStale(name string, r *report) {
 	}
 	var first time.Time
 	for _, h := range r.devices {
-		if first.IsZero() || h.until.Before(first) {
-			first = h.until
+		if first.IsZero() || h.until().Before(first) {
+			first = h.until()
 		}
 	}
-	if first.IsZero() {
+	if first.IsZero() || m.closed {
 		return
 	}
 	r.stale = time.AfterFunc(time.Until(first), func() {
@@ -148,20 +158,25 @@ func (m *Manager) expectStale(name string, r *report) {
 	})
 }
 
-// forgetHealth takes note that a stream has ended: nothing is known of its devices any more.
-func (m *Manager) forgetHealth(name string, d *driver, r *report) {
+// forgetHealth takes note that a stream has ended: nothing is known of its devices any more, unless it is this process that ends.
+func (m *Manager) forgetHealth(i *instance, r *report) {
 	m.mu.Lock()
-	if d.report == r { // else another stream has begun
-		d.report = nil
+	if m.closed {
+		m.mu.Unlock()
+		return
 	}
+	i.report = nil
 	var gone []deviceKey
 	for key := range r.devices {
 		gone = append(gone, key)
 	}
 	clear(r.devices)
-	m.expectStale(name, r)
+	m.expectStale(i.driver, r)
+	if len(gone) > 0 {
+		m.saveHealth()
+	}
 	m.mu.Unlock()
-	m.wakeUsers(name, gone)
+	m.wakeUsers(i.driver, gone)
 }
 
 // wakeUsers has the pods looked at that use any of a driver's devices.
@@ -228,14 +243,13 @@ func (m *Manager) healthLocked(d Device) v1.ResourceHealth {
 	if len(d.CDI) > 0 {
 		h.ResourceID = v1.ResourceID(d.CDI[0])
 	}
-	of := m.drivers[d.Driver]
-	if of == nil || of.report == nil {
-		return h
-	}
-	if said, known := of.report.devices[deviceKey{d.Pool, d.Name}]; known {
-		h.Health = said.status
-		if said.message != "" {
-			h.Message = ptr.To(said.message)
+	for _, r := range slices.Backward(m.reportsOf(d.Driver)) { // the newest that knows
+		if said, known := r.devices[deviceKey{d.Pool, d.Name}]; known {
+			h.Health = said.status
+			if said.message != "" {
+				h.Message = ptr.To(said.message)
+			}
+			break
 		}
 	}
 	return h

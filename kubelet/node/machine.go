@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -27,6 +28,8 @@ type Machine struct {
 	BootID     string
 	Kernel     string
 	OSImage    string
+
+	UserNamespace bool // its root is not the kernel's
 }
 
 // ReadMachine looks at this machine. dataDir tells which file system holds the node's data.
@@ -39,6 +42,8 @@ func ReadMachine(dataDir string) (Machine, error) {
 		Kernel:     firstLine("/proc/sys/kernel/osrelease"),
 		SystemUUID: firstLine("/sys/class/dmi/id/product_uuid", "/proc/device-tree/vm,uuid", "/etc/machine-id"),
 		OSImage:    osImage("/etc/os-release"),
+
+		UserNamespace: inUserNamespace(firstLine("/proc/self/uid_map")),
 	}
 	m.Memory = memInfo("MemTotal")
 	if m.Memory <= 0 {
@@ -122,6 +127,11 @@ func firstLine(paths ...string) string {
 		}
 	}
 	return ""
+}
+
+// inUserNamespace tells from what the kernel says of our users: outside of user namespaces each of them is itself.
+func inUserNamespace(uidMap string) bool {
+	return uidMap != "" && !slices.Equal(strings.Fields(uidMap), []string{"0", "0", "4294967295"})
 }
 
 func osImage(path string) string {

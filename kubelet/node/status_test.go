@@ -31,3 +31,18 @@ func TestForeignResources(t *testing.T) {
 		}
 	}
 }
+
+// A node says whether its kubelet's users are the machine's, as told by /proc/self/uid_map.
+func TestRunningInUserNamespace(t *testing.T) {
+	for uidMap, want := range map[string]bool{
+		"         0          0 4294967295": false, // that of the machine itself
+		"         0     100000      65536": true,
+		"         0       1000          1": true,
+		"":                                 false, // a kernel without user namespaces has no such file
+	} {
+		node := (&Config{Name: "n"}).Describe(Machine{UserNamespace: inUserNamespace(uidMap)}, Usable("v1"), time.Now())
+		if got := node.Status.NodeInfo.RunningInUserNamespace; got == nil || *got != want {
+			t.Errorf("with %q: %v, want %t", uidMap, got, want)
+		}
+	}
+}

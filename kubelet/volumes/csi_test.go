@@ -358,8 +358,15 @@ func TestCSIExpand(t *testing.T) {
 		pv.Spec.Capacity = size(to)
 		_, err := n.client.CoreV1().PersistentVolumes().Update(t.Context(), pv, metav1.UpdateOptions{})
 		must(t, err)
+		n.setUp(t, pod) // the resizer has not said yet that the rest is the node's, and will: then the claim is not to be done with
+		claim, err := n.client.CoreV1().PersistentVolumeClaims("default").Get(t.Context(), "one", metav1.GetOptions{})
+		must(t, err)
+		claim.Status.AllocatedResourceStatuses = map[corev1.ResourceName]corev1.ClaimResourceStatus{corev1.ResourceStorage: corev1.PersistentVolumeClaimNodeResizePending}
+		_, err = n.client.CoreV1().PersistentVolumeClaims("default").UpdateStatus(t.Context(), claim, metav1.UpdateOptions{})
+		must(t, err)
 	}
 	grow("3Gi")
+	check("2Gi", 0)
 	n.setUp(t, pod)
 	check("3Gi", 0)
 	wantCalls(t, driver, "NodePublishVolume", "NodeExpandVolume", "NodeExpandVolume")
@@ -371,4 +378,36 @@ func TestCSIExpand(t *testing.T) {
 	check("3Gi", 1)
 	wantCalls(t, driver, "NodePublishVolume", "NodeExpandVolume", "NodeExpandVolume", "NodeExpandVolume")
 	must(t, n.TearDown(t.Context(), pod.UID))
+}
+
+// A volume that several nodes have is grown on each of them, though its claim says already that it has grown.
+func TestCSIExpandShared(t *testing.T) {
+	for _, notRequired := range []bool{false, true} {
+		driver := testDriver(t, csipb.NodeServiceCapability_RPC_EXPAND_VOLUME)
+		pvc, pv := csiClaim("one")
+		pvc.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany}
+		want := []string{"NodePublishVolume", "NodeExpandVolume"}
+		if notRequired {
+			pvc.Annotations = map[string]string{notOnNodes: "true"}
+			want = want[:1]
+		}
+		size := corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}
+		pv.Spec.Capacity, pvc.Status.Capacity = size, size
+		n := newCSINode(t, t.TempDir(), driver, pvc, pv, driverObject(func(*storagev1.CSIDriverSpec) {}))
+		pod := podWith("a", "one")
+		n.setUp(t, pod)
+		n.setUp(t, pod)
+		wantCalls(t, driver, "NodePublishVolume")
+
+		size = corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("2Gi")}
+		pv.Spec.Capacity, pvc.Status.Capacity = size, size
+		_, err := n.client.CoreV1().PersistentVolumes().Update(t.Context(), pv, metav1.UpdateOptions{})
+		must(t, err)
+		_, err = n.client.CoreV1().PersistentVolumeClaims("default").UpdateStatus(t.Context(), pvc, metav1.UpdateOptions{})
+		must(t, err)
+		n.setUp(t, pod)
+		n.setUp(t, pod)
+		wantCalls(t, driver, want...)
+		must(t, n.TearDown(t.Context(), pod.UID))
+	}
 }

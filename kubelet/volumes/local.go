@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/mount-utils"
 	"k8s.io/utils/exec"
 )
@@ -22,7 +23,7 @@ func (local) name() string { return "kubernetes.io/local-volume" }
 
 func (local) supports(v *volume) bool { return v.pv != nil && v.pv.Spec.Local != nil }
 
-func (l local) setUp(_ context.Context, v *volume) (mounted, error) {
+func (l local) setUp(ctx context.Context, v *volume) (mounted, error) {
 	source, err := filepath.EvalSymlinks(v.pv.Spec.Local.Path)
 	if err != nil {
 		return mounted{}, err
@@ -36,7 +37,8 @@ func (l local) setUp(_ context.Context, v *volume) (mounted, error) {
 	case isBlock(v.pv) && !device:
 		return mounted{}, fmt.Errorf("path %q is not a block device", source)
 	case isBlock(v.pv):
-		return mounted{path: source, device: true, readOnly: v.readOnly}, nil
+		err := l.m.grow(ctx, v, func(context.Context, resource.Quantity) error { return nil })
+		return mounted{path: source, device: true, readOnly: v.readOnly, follows: true}, err
 	case !device && !info.IsDir():
 		return mounted{}, errors.New("only directory and block device are supported")
 	}
@@ -49,10 +51,24 @@ func (l local) setUp(_ context.Context, v *volume) (mounted, error) {
 			return mounted{}, err
 		}
 	}
-	if err := setOwnership(v.dir, v.fsGroup(), v.readOnly, changePolicy(v.pod)); err != nil {
-		return mounted{}, err
+	if !v.again {
+		if err := setOwnership(v.dir, v.fsGroup(), v.readOnly, changePolicy(v.pod)); err != nil {
+			return mounted{}, err
+		}
 	}
-	return mounted{path: v.dir, readOnly: v.readOnly}, nil
+	if !v.readOnly {
+		err = l.m.grow(ctx, v, func(context.Context, resource.Quantity) error { return fillDevice(source, device, v.dir) })
+	}
+	return mounted{path: v.dir, readOnly: v.readOnly, follows: device && !v.readOnly}, err
+}
+
+// fillDevice lets the file system on a device take all of it. A directory has the room that it has.
+func fillDevice(source string, device bool, dir string) error {
+	if !device {
+		return nil
+	}
+	_, err := mount.NewResizeFs(exec.New()).Resize(source, dir)
+	return err
 }
 
 // mount puts source at v.dir. A device without a file system gets one.

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // loopDevice makes a block device of 8 MiB out of a file.
@@ -55,6 +57,47 @@ func TestLocalDevice(t *testing.T) {
 	devices, err := n.Devices(t.Context(), pod, &pod.Spec.Containers[0])
 	if err != nil || len(devices) != 1 || devices[0].HostPath != device || devices[0].Permissions != "mrw" {
 		t.Errorf("devices are %v, %v", devices, err)
+	}
+	must(t, n.TearDown(t.Context(), pod.UID))
+}
+
+// The file system on a local device grows with the device, while a pod has it, when the claim says that it is the node's turn. To grow
+// one that is mounted is not allowed to the root of every machine, so the tool is one that only notes what it is called with.
+func TestLocalDeviceGrows(t *testing.T) {
+	bin := t.TempDir()
+	called := filepath.Join(bin, "called")
+	must(t, os.WriteFile(filepath.Join(bin, "resize2fs"), []byte("#!/bin/sh\necho \"$@\" >>"+called+"\n"), 0o755))
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	device := loopDevice(t)
+	pvc, pv := claim("disk", corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: device}})
+	size := func(s string) corev1.ResourceList {
+		return corev1.ResourceList{corev1.ResourceStorage: resource.MustParse(s)}
+	}
+	pv.Spec.Capacity, pvc.Status.Capacity = size("8Mi"), size("8Mi")
+	n := newNode(t, pvc, pv)
+	pod := podWith("a", "disk")
+	n.setUp(t, pod)
+
+	pv.Spec.Capacity = size("32Mi")
+	_, err := n.client.CoreV1().PersistentVolumes().Update(t.Context(), pv, metav1.UpdateOptions{})
+	must(t, err)
+	n.setUp(t, pod)
+	if _, err := os.Stat(called); err == nil {
+		t.Errorf("it is grown before its controller is done: %q", read(t, called))
+	}
+
+	pvc.Status.AllocatedResourceStatuses = map[corev1.ResourceName]corev1.ClaimResourceStatus{corev1.ResourceStorage: corev1.PersistentVolumeClaimNodeResizePending}
+	_, err = n.client.CoreV1().PersistentVolumeClaims("default").UpdateStatus(t.Context(), pvc, metav1.UpdateOptions{})
+	must(t, err)
+	n.setUp(t, pod)
+	n.setUp(t, pod)
+	if got := read(t, called); got != device+"\n" {
+		t.Errorf("grown: %q, want %s once", got, device)
+	}
+	got, err := n.client.CoreV1().PersistentVolumeClaims("default").Get(t.Context(), "disk", metav1.GetOptions{})
+	must(t, err)
+	if has := got.Status.Capacity[corev1.ResourceStorage]; has.String() != "32Mi" || len(got.Status.AllocatedResourceStatuses) > 0 {
+		t.Errorf("claim is %+v", got.Status)
 	}
 	must(t, n.TearDown(t.Context(), pod.UID))
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -48,6 +49,7 @@ type volume struct {
 	readOnly bool                          // asked for by the claim's source
 	dir      string                        // where a plugin may put it
 	again    bool                          // this process has set it up before
+	had      resource.Quantity             // then: how large it was
 }
 
 // specName is the name in paths and messages: the claim's volume, or the pod's own name for it.
@@ -75,6 +77,7 @@ type mounted struct {
 	readOnly bool                  // whatever the container says
 	follows  bool                  // the API: each SetUp looks for changes
 	csi      *csiSource            // what a driver has published
+	size     resource.Quantity     // of the claim's volume when it was set up
 }
 
 // containers iterates over all containers of pod. Ephemeral ones look like the others.

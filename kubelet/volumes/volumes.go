@@ -135,7 +135,7 @@ func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
 			ready[name] = last
 			continue
 		}
-		mnt, err := m.setUpVolume(ctx, pod, &pod.Spec.Volumes[i], there)
+		mnt, err := m.setUpVolume(ctx, pod, &pod.Spec.Volumes[i], last, there)
 		switch {
 		case err == nil:
 			ready[name] = mnt
@@ -156,13 +156,13 @@ func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
 }
 
 // setUpVolume finds the plugin for one volume and lets it work. With an error it may still return a
-// volume that follows the API, as it was before a restart. again says that this process has set it up before.
-func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, source *corev1.Volume, again bool) (mounted, error) {
+// volume that follows the API, as it was before a restart. again says that this process has set it up before, as last.
+func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, source *corev1.Volume, last mounted, again bool) (mounted, error) {
 	v, err := m.resolve(ctx, pod, source)
 	if err != nil {
 		return mounted{}, err
 	}
-	v.again = again
+	v.again, v.had = again, last.size
 	for _, p := range m.plugins {
 		if !p.supports(v) {
 			continue
@@ -173,6 +173,9 @@ func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, source *core
 		m.measure(p, v, began, err)
 		if err == nil {
 			mnt.name = v.specName()
+			if v.pv != nil {
+				mnt.size = v.pv.Spec.Capacity[corev1.ResourceStorage]
+			}
 			return mnt, nil
 		}
 		if exists(filepath.Join(v.dir, dataLink)) {
