@@ -12,10 +12,12 @@ export GOFLAGS := -trimpath -buildvcs=false
 
 VERSION ?= 0.1.0-dev
 KUBERNETES := 1.37.2
+BINARY := bin/skiff
 COMMIT := $(shell git rev-parse --short=12 HEAD 2>/dev/null)
 LDFLAGS := -s -w \
 	-X github.com/skiff-k8s/skiff/version.Skiff=$(VERSION) \
 	-X github.com/skiff-k8s/skiff/version.Commit=$(COMMIT) \
+	-X github.com/skiff-k8s/skiff/version.Kubernetes=$(KUBERNETES) \
 	-X k8s.io/component-base/version.gitVersion=v$(KUBERNETES)+skiff.$(VERSION) \
 	-X k8s.io/component-base/version.gitCommit=$(COMMIT)
 
@@ -30,8 +32,8 @@ help: ## say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 build: bundle ## build bin/skiff
-	@echo building bin/skiff
-	@go build -ldflags '$(LDFLAGS)' -o bin/skiff ./cmd/skiff
+	@echo building $(BINARY)
+	@go build -ldflags '$(LDFLAGS)' -o $(BINARY) ./cmd/skiff
 
 bundle: deps modules ## build what the binary carries: runc, the shim, OpenAPI documents, the Gateway API
 	@go run ./cri/bundle/build

@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/containerd/containerd/v2/pkg/apparmor"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
@@ -33,11 +34,13 @@ import (
 	kubeletconfig "k8s.io/kubelet/config/v1beta1"
 	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 	"k8s.io/utils/cpuset"
+	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/cri"
 	"github.com/skiff-k8s/skiff/cri/bundle"
 	"github.com/skiff-k8s/skiff/cri/registries"
 	"github.com/skiff-k8s/skiff/dns"
+	"github.com/skiff-k8s/skiff/internal/wallclock"
 	"github.com/skiff-k8s/skiff/kubelet"
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 	"github.com/skiff-k8s/skiff/kubelet/configfile"
@@ -367,13 +370,12 @@ func (a *Agent) buildKubelet() error {
 	if err != nil {
 		return err
 	}
-	a.settings, err = configfile.Load(a.cfg.KubeletConfig)
-	if err != nil {
-		return err
-	}
 	driver := cri.DetectCgroupDriver()
 	if a.runtime != nil {
 		driver = a.runtime.CgroupDriver()
+	}
+	if a.settings, err = configfile.Load(a.cfg.KubeletConfig, a.said(string(driver))); err != nil {
+		return err
 	}
 	a.metrics = metrics.New(a.cfg.NodeName)
 	conn := a.metrics.Conn(a.conn)
@@ -429,6 +431,7 @@ func (a *Agent) buildKubelet() error {
 		LogRoot:   a.cfg.PodLogs,
 		LogLinks:  a.cfg.ContainerLogs,
 		HostsFile: "/etc/hosts",
+		AppArmor:  apparmor.HostSupports(),
 	}
 	if err := applySettings(&cfg, a.settings, machine); err != nil {
 		return err
@@ -450,6 +453,7 @@ func (a *Agent) buildKubelet() error {
 		VolumesInUse: func() ([]corev1.UniqueVolumeName, []corev1.AttachedVolume) {
 			return a.volumes.VolumesInUse(), nil // who attaches says what is attached
 		},
+		ClockJumps: wallclock.Follow,
 	}
 	if a.runtime == nil { // ours has what it was built with
 		deps.LowLevelRuntime = func(ctx context.Context) (name, version string, err error) { return cri.LowLevelRuntime(ctx, a.conn) }
@@ -462,6 +466,15 @@ func (a *Agent) buildKubelet() error {
 		registration.DRAPlugin: a.kubelet.Drivers(),
 	})
 	return nil
+}
+
+// said is what the machine and flags say of what a KubeletConfiguration may say too.
+func (a *Agent) said(cgroupDriver string) kubeletconfig.KubeletConfiguration {
+	return kubeletconfig.KubeletConfiguration{
+		Address: "0.0.0.0", Port: int32(a.cfg.KubeletPort), ClusterDomain: a.cfg.ClusterDomain, ClusterDNS: []string{a.cfg.ClusterDNS.String()},
+		ResolverConfig: &a.cfg.ResolvConf, StaticPodPath: a.cfg.PodManifests, PodLogsDir: a.cfg.PodLogs, ContainerRuntimeEndpoint: a.cfg.RuntimeEndpoint,
+		CgroupRoot: a.cfg.CgroupRoot, CgroupDriver: cgroupDriver,
+	}
 }
 
 // applySettings takes over what the KubeletConfiguration says.
@@ -487,10 +500,25 @@ func applySettings(cfg *kubelet.Config, s *kubeletconfig.KubeletConfiguration, m
 	if s.MaxPods > 0 {
 		cfg.Node.MaxPods = int64(s.MaxPods)
 	}
-	cfg.Node.Taints = s.RegisterWithTaints
+	if s.PodsPerCore > 0 {
+		cfg.Node.MaxPods = min(cfg.Node.MaxPods, int64(s.PodsPerCore)*machine.CPUs)
+	}
+	cfg.Node.Taints, cfg.Node.ProviderID, cfg.Node.MaxImages = s.RegisterWithTaints, s.ProviderID, s.NodeStatusMaxImages
+	cfg.Cgroups.MemoryQoS = cgroups.MemoryQoS{Tiered: s.MemoryReservationPolicy == kubeletconfig.TieredReservationMemoryReservationPolicy, Factor: ptr.Deref(s.MemoryThrottlingFactor, 0)}
+	if s.UserNamespaces != nil {
+		cfg.IDsPerPod = ptr.Deref(s.UserNamespaces.IDsPerPod, 0)
+	}
+	cfg.SeccompDefault, cfg.FailCgroupV1 = *s.SeccompDefault, *s.FailCgroupV1
 	cfg.Cgroups.PodPids, cfg.Cgroups.CPUPeriod = max(*s.PodPidsLimit, 0), s.CPUCFSQuotaPeriod.Duration
 	cfg.CPUCFSQuota, cfg.StaticCPUs = *s.CPUCFSQuota, s.CPUManagerPolicy == "static"
-	cfg.Topology = kubelet.Topology{Policy: numa.Policy(s.TopologyManagerPolicy), Scope: s.TopologyManagerScope}
+	if cfg.CPUOptions, err = configfile.CPUOptions(s); err != nil {
+		return err
+	}
+	mostNodes, err := configfile.MaxNUMANodes(s)
+	if err != nil {
+		return err
+	}
+	cfg.Topology = kubelet.Topology{Policy: numa.Policy(s.TopologyManagerPolicy), Scope: s.TopologyManagerScope, MaxNodes: mostNodes}
 	cfg.StaticMemory, cfg.ReservedMemory = s.MemoryManagerPolicy == "Static", configfile.ReservedMemory(s)
 	cfg.LimitedSwap = s.MemorySwap.SwapBehavior == configfile.LimitedSwap
 	cfg.SingleProcessOOMKill, cfg.MaxBackOff = s.SingleProcessOOMKill, s.CrashLoopBackOff.MaxContainerRestartPeriod.Duration
@@ -500,6 +528,8 @@ func applySettings(cfg *kubelet.Config, s *kubeletconfig.KubeletConfiguration, m
 		HighPercent: int(*s.ImageGCHighThresholdPercent), LowPercent: int(*s.ImageGCLowThresholdPercent),
 		MinAge: s.ImageMinimumGCAge.Duration, MaxAge: s.ImageMaximumGCAge.Duration,
 	}
+	cfg.Images.Verify, cfg.Images.Allowlist = s.ImagePullCredentialsVerificationPolicy, s.PreloadedImagesVerificationAllowlist
+	cfg.Images.PullsPerSecond, cfg.Images.PullsAtOnce = *s.RegistryPullQPS, s.RegistryBurst
 	cfg.Images.Parallel = 1
 	if !*s.SerializeImagePulls {
 		cfg.Images.Parallel = 0
@@ -546,14 +576,27 @@ func (a *Agent) podCIDRs(cidrs []string) {
 }
 
 func (a *Agent) buildKubeletAPI() error {
-	authenticator, authorizer, err := kubeletserver.Delegate(a.deps.Node, a.cfg.ClientCA)
+	s := a.settings
+	authenticator, authorizer, err := kubeletserver.Delegate(a.deps.Node, a.cfg.ClientCA, kubeletserver.TTLs{
+		Token: s.Authentication.Webhook.CacheTTL.Duration, Allowed: s.Authorization.Webhook.CacheAuthorizedTTL.Duration, Denied: s.Authorization.Webhook.CacheUnauthorizedTTL.Duration,
+	})
 	if err != nil {
 		return fmt.Errorf("build the kubelet's authentication: %w", err)
+	}
+	serving, err := configfile.TLS(s)
+	if err != nil {
+		return err
+	}
+	serving.GetCertificate = a.cfg.ServingCert
+	health := ""
+	if *s.HealthzPort > 0 {
+		health = net.JoinHostPort(s.HealthzBindAddress, strconv.Itoa(int(*s.HealthzPort)))
 	}
 	a.api = kubeletserver.New(kubeletserver.Config{
 		NodeName:      a.cfg.NodeName,
 		Address:       net.JoinHostPort("", strconv.Itoa(a.cfg.KubeletPort)),
-		TLS:           &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: a.cfg.ServingCert},
+		HealthAddress: health,
+		TLS:           serving,
 		Authenticator: authenticator,
 		Authorizer:    authorizer,
 		Pods:          a.kubelet,
@@ -562,13 +605,17 @@ func (a *Agent) buildKubeletAPI() error {
 		RootDir:       a.cfg.KubeletRoot,
 		LocalVolumes:  volumes.Directories{Root: filepath.Join(a.cfg.DataDir, "storage")},
 		PodLogs:       a.cfg.PodLogs,
-		NoLogs:        !*a.settings.EnableSystemLogHandler,
-		LogQuery:      *a.settings.EnableSystemLogQuery,
+		NoLogs:        !*s.EnableSystemLogHandler,
+		LogQuery:      *s.EnableSystemLogQuery,
 		Metrics:       a.metrics,
 		Cgroups:       a.kubelet.Cgroups(),
 		Volumes:       a.volumes.Paths,
 		Measure:       a.volumes.Measure,
-		Configuration: a.settings,
+		Configuration: s,
+		Off: kubeletserver.Off{
+			Debugging: !*s.EnableDebuggingHandlers, Profiling: !*s.EnableProfilingHandler, Flags: !*s.EnableDebugFlagsHandler,
+		},
+		Flags: a.cfg.Flags,
 	})
 	return nil
 }

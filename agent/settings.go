@@ -37,6 +37,8 @@ type Settings struct {
 	NodePortAddresses []string // ranges of this node's addresses that take node ports, or NodePortsPrimary; all if empty (primary with nftables, as upstream)
 
 	PodManifests string // a folder of static pods, or the file of one; none if empty
+
+	Flags map[string]string // that the process was started with, for people who look for a fault
 }
 
 // Values of Settings.Network.

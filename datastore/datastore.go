@@ -41,7 +41,7 @@ import (
 type Config struct {
 	// Dir holds the write-ahead log and the database. It is created with mode 0700.
 	Dir string
-	// TickMs is etcd's clock in milliseconds (0: 100). A lower one is ready sooner, by one or two ticks, and idles hotter.
+	// TickMs is etcd's clock in milliseconds (0: 300). A lower one is ready sooner, by one or two ticks, and idles hotter.
 	TickMs uint
 	// UnsafeNoFsync trades durability for speed; for tests only.
 	UnsafeNoFsync bool
@@ -182,17 +182,16 @@ const (
 	catchUpSeveral = 5000 // etcd's default
 )
 
-// electionTicks is after how many ticks without a leader there is an election. etcd's default is 10, a second: less than
-// a busy machine with a slow disk is silent now and then.
-const electionTicks = 30
+// After electionTicks without a leader there is an election, as is etcd's default; but not after a second: so long a busy machine
+// with a slow disk is silent now and then. Each tick wakes a server that has nothing to do.
+const (
+	defaultTickMs = 300
+	electionTicks = 10
+)
 
 // serverConfig is a member without listeners, one of that many if its data says so already. What embed would fill in is
 // set here, since etcdserver.NewServer is called directly.
 func (cfg Config) serverConfig(members int) (config.ServerConfig, error) {
-	tick := cfg.TickMs
-	if tick == 0 {
-		tick = 100
-	}
 	name := cmp.Or(cfg.Name, "default")
 	own, err := types.NewURLs([]string{cfg.peerURL()})
 	if err != nil {
@@ -220,7 +219,7 @@ func (cfg Config) serverConfig(members int) (config.ServerConfig, error) {
 		SnapshotCatchUpEntries:      catchUp,
 		MaxSnapFiles:                5,
 		MaxWALFiles:                 5,
-		TickMs:                      tick,
+		TickMs:                      cmp.Or(cfg.TickMs, defaultTickMs),
 		ElectionTicks:               electionTicks,
 		InitialElectionTickAdvance:  true,
 		BootstrapTimeout:            10 * time.Second,

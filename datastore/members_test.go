@@ -46,7 +46,7 @@ func newHosts(t *testing.T, names ...string) []*host {
 	cert, key := keys.EtcdPeer.Files()
 	var hosts []*host
 	for _, name := range names {
-		hosts = append(hosts, &host{t: t, cfg: Config{Dir: t.TempDir(), Name: name, TickMs: 20, Peers: &Peers{
+		hosts = append(hosts, &host{t: t, cfg: Config{Dir: t.TempDir(), Name: name, TickMs: 60, Peers: &Peers{
 			Address: freeAddress(t),
 			Serve:   &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: keys.EtcdPeer.GetCertificate, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert},
 			Dial:    transport.TLSInfo{CertFile: cert, KeyFile: key, TrustedCAFile: keys.EtcdPeerCA.File()},

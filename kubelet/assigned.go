@@ -58,6 +58,10 @@ func (k *Kubelet) assign(ctx context.Context, pod *v1.Pod) *admit.Rejection {
 }
 
 func unexpected(err error) *admit.Rejection {
+	var misaligned *cpus.AlignmentError
+	if errors.As(err, &misaligned) {
+		return &admit.Rejection{Reason: cpus.AlignmentReason, Message: "Pod was rejected: " + err.Error()}
+	}
 	return &admit.Rejection{Reason: "UnexpectedAdmissionError", Message: "Pod was rejected: " + err.Error()}
 }
 
@@ -207,6 +211,10 @@ func (h host) Assigned(ctx context.Context, pod *v1.Pod, c *v1.Container) (*cont
 	}
 	a.MemoryNodes = memory.Nodes(h.k.memory.Of(pod.UID, c.Name))
 	return a, nil
+}
+
+func (h host) OwnCPUs(pod *v1.Pod, c *v1.Container) bool {
+	return h.k.cpus != nil && !h.k.cpus.Exclusive(pod.UID, c.Name).IsEmpty()
 }
 
 // prepareClaims has drivers prepare the pod's ResourceClaims.

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -136,7 +137,7 @@ func onHost(ctx context.Context, phase string) error {
 		Root:    "/var/lib/kubelet", LogRoot: "/var/log/pods", HostsFile: "/etc/hosts", CPUCFSQuota: true,
 	}, Deps{
 		Client: client, Informers: factory, Runtime: runtimeapi.NewRuntimeServiceClient(containerd.Conn()),
-		Images: runtimeapi.NewImageServiceClient(containerd.Conn()), Volumes: noVolumes{}, Env: plainEnv{}, Recorder: record.NewFakeRecorder(10000),
+		Images: runtimeapi.NewImageServiceClient(containerd.Conn()), Volumes: noVolumes{new(atomic.Int64)}, Env: plainEnv{}, Recorder: record.NewFakeRecorder(10000),
 	})
 	if err != nil {
 		return err

@@ -48,7 +48,7 @@ func (e evictable) FreeDisk(ctx context.Context) error {
 // Evict ends a pod at once.
 func (e evictable) Evict(uid types.UID, v eviction.Verdict) <-chan struct{} {
 	e.k.metrics.Evictions.WithLabelValues(string(v.Signal)).Inc()
-	return e.k.endPod(uid, eviction.Reason, v.Message, v.Grace)
+	return e.k.endPod(uid, eviction.Reason, v.Message, v.Message, &v.Grace)
 }
 
 // Usage asks the runtime and walks the pod's folders. It is called only when the node runs short.

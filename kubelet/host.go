@@ -82,7 +82,7 @@ func (h host) PodLimits(pod *v1.Pod) (have, want cgroups.Limits, memory int64, e
 }
 
 func (h host) SetPodLimits(pod *v1.Pod, limits cgroups.Limits) error {
-	return errors.Join(h.k.tree.SetLimits(pod, limits), h.k.shareCPU())
+	return errors.Join(h.k.tree.SetLimits(pod, limits), h.k.shareOut())
 }
 
 // Mounts are the container's volumes and the pod's /etc/hosts, unless the container mounts one of its own.

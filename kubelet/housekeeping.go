@@ -4,16 +4,19 @@ package kubelet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/kubelet/containers"
+	"github.com/skiff-k8s/skiff/kubelet/images"
 )
 
 // How often the house is kept.
@@ -31,6 +34,7 @@ func (k *Kubelet) keepHouse(ctx context.Context) error {
 	defer unused.Stop()
 	logger := klog.FromContext(ctx)
 	k.findOrphans()
+	failed := false // the last look for unused images did
 	for {
 		var err error
 		select {
@@ -42,12 +46,31 @@ func (k *Kubelet) keepHouse(ctx context.Context) error {
 			k.look(ctx)
 			k.findOrphans()
 			err = k.runtime.CollectGarbage(ctx, containers.Policy{PerContainer: 1}, func(uid types.UID) bool { return !k.known(uid) })
+			if err != nil && ctx.Err() == nil {
+				k.events.Event(k.agent.Ref(), v1.EventTypeWarning, "ContainerGCFailed", err.Error())
+			}
 		case <-unused.C:
 			err = k.imageGC.Collect(ctx)
+			k.imagesCollected(ctx, err, failed)
+			failed = err != nil
 		}
 		if err != nil && ctx.Err() == nil {
 			logger.Error(err, "Housekeeping")
 		}
+	}
+}
+
+// imagesCollected tells if there is no room for images, and if looking for unused ones has failed again.
+func (k *Kubelet) imagesCollected(ctx context.Context, err error, again bool) {
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	var full *images.TooFull
+	if errors.As(err, &full) {
+		k.events.Event(k.agent.Ref(), v1.EventTypeWarning, "FreeDiskSpaceFailed", err.Error())
+	}
+	if again {
+		k.events.Event(k.agent.Ref(), v1.EventTypeWarning, "ImageGCFailed", err.Error())
 	}
 }
 

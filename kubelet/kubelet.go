@@ -26,6 +26,7 @@
 package kubelet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -83,10 +84,14 @@ type Config struct {
 	LogLinks  string // /var/log/containers; empty for none
 	HostsFile string // the node's own, for pods on its network: /etc/hosts
 
+	AppArmor       bool     // the machine has it
 	AllowedSysctls []string // besides the safe ones; "kernel.msg*" is a family
 
 	CPUCFSQuota    bool
-	StaticCPUs     bool          // whole CPUs are given to containers that ask for them
+	IDsPerPod      int64 // of users of their own that pods want; 0: 65536
+	SeccompDefault bool  // containers that name no seccomp profile have the runtime's
+	StaticCPUs     bool  // whole CPUs are given to containers that ask for them
+	CPUOptions     cpus.Options
 	ReservedCPUs   cpuset.CPUSet // which are never; empty: as many as Node.Reserved says
 	Topology       Topology
 	StaticMemory   bool // containers of Guaranteed pods have memory on NUMA nodes
@@ -97,6 +102,7 @@ type Config struct {
 	// SingleProcessOOMKill has only one process of a container end when its memory runs out. Nil is what suits the
 	// cgroups: with version 2 all end; with version 1 that cannot be had.
 	SingleProcessOOMKill *bool
+	FailCgroupV1         bool // there is no node without cgroup v2
 
 	MaxBackOff time.Duration // the longest wait before a failed container is started again; 0: five minutes
 
@@ -114,8 +120,9 @@ type Config struct {
 
 // Topology says how near to each other the CPUs and devices of a container, or of a pod, have to be.
 type Topology struct {
-	Policy numa.Policy
-	Scope  string
+	Policy   numa.Policy
+	Scope    string
+	MaxNodes int // that the machine may have; 0: numa.MaxNodes
 }
 
 // Volumes makes the volumes of pods. SetUp may be called at each sync, and has made all of them when it returns nil.
@@ -154,6 +161,9 @@ type Deps struct {
 	LowLevelRuntime func(context.Context) (name, version string, err error)
 	// VolumesInUse tells which attachable volumes pods use. May be nil.
 	VolumesInUse func() ([]v1.UniqueVolumeName, []v1.AttachedVolume)
+	// ClockJumps calls jumped whenever the clock was set, until ctx ends. Pods that wait for a time are then looked at: their tokens
+	// may have expired, their back-offs and deadlines be over. May be nil.
+	ClockJumps func(ctx context.Context, jumped func()) error
 }
 
 // Kubelet is the node's agent. Make it with New and start it with Run.
@@ -188,6 +198,7 @@ type Kubelet struct {
 	statics     *statics
 	synced      []cache.InformerSynced
 	onPodCIDR   func([]string)
+	clockJumps  func(ctx context.Context, jumped func()) error
 	lowLevel    func(context.Context) (name, version string, err error)
 	runtimeName string // set by Run before any pod is looked at
 	runtimeIs   string // its version, likewise
@@ -207,7 +218,7 @@ type Kubelet struct {
 func New(cfg Config, deps Deps) (*Kubelet, error) {
 	k := &Kubelet{
 		cfg: cfg, client: deps.Client, cri: deps.Runtime, images: deps.Images, volumes: deps.Volumes, env: deps.Env, onPodCIDR: deps.OnPodCIDR, lowLevel: deps.LowLevelRuntime,
-		metrics: deps.Metrics, events: deps.Recorder, workers: map[types.UID]*worker{}, orphans: map[types.UID]bool{},
+		clockJumps: deps.ClockJumps, metrics: deps.Metrics, events: deps.Recorder, workers: map[types.UID]*worker{}, orphans: map[types.UID]bool{},
 	}
 	if k.metrics == nil {
 		k.metrics = metrics.New(cfg.Node.Name)
@@ -222,22 +233,29 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 		return nil, err
 	}
 	k.grants = allocation.New(filepath.Join(cfg.Root, "pods"))
-	k.users = userns.New(filepath.Join(cfg.Root, "pods"), cfg.Node.MaxPods)
+	k.users = userns.New(filepath.Join(cfg.Root, "pods"), cfg.Node.MaxPods, cmp.Or(cfg.IDsPerPod, userns.Length))
 	k.prober = probe.New(execer{deps.Runtime}, k.events, k.metrics, k.wake)
 	machine := k.agent.Machine()
 	cfg.Cgroups.HugePageSizes = machine.HugePageNames()
+	cfg.Cgroups.WithoutQuota = func(pod *v1.Pod) bool { return !cfg.CPUCFSQuota || k.cpus.Has(pod.UID) }
 	if k.tree, err = cgroups.New(cfg.Cgroups); err != nil {
 		return nil, err
 	}
-	if !k.tree.Unified() && !ptr.Deref(cfg.SingleProcessOOMKill, true) {
-		return nil, errors.New("singleProcessOOMKill must not be explicitly set to false when using cgroup v1")
+	if err := k.checkCgroups(); err != nil {
+		return nil, err
 	}
+	cfg.Images.Pulled = func(bytes uint64, took time.Duration) {
+		k.metrics.ImagePull.WithLabelValues(metrics.ImageSize(bytes)).Observe(took.Seconds())
+	}
+	cfg.ImageGC.Removed = func(reason string) { k.metrics.ImagesRemoved.WithLabelValues(reason).Inc() }
 	k.puller = images.NewPuller(cfg.Images, deps.Images, secrets{deps.Client}, k.events)
+	allocatable := cfg.Node.Allocatable(machine, false)
 	k.runtime = containers.New(containers.Config{
 		LogRoot: cfg.LogRoot, ContainerLogLinks: cfg.LogLinks, PodRoot: filepath.Join(cfg.Root, "pods"),
-		SeccompRoot: filepath.Join(cfg.Root, "seccomp"), CPUCFSQuota: cfg.CPUCFSQuota, CPUCFSPeriod: cfg.Cgroups.CPUPeriod,
+		SeccompRoot: filepath.Join(cfg.Root, "seccomp"), SeccompDefault: cfg.SeccompDefault, CPUCFSQuota: cfg.CPUCFSQuota, CPUCFSPeriod: cfg.Cgroups.CPUPeriod,
 		MinOOMScoreAdj: cfg.MinOOMScoreAdj, MemoryCapacity: machine.Memory, HugePageSizes: machine.HugePageNames(),
-		Swap:       containers.Swap{Controlled: k.tree.LimitsSwap(), Unified: k.tree.Unified(), Limited: cfg.LimitedSwap, Capacity: machine.Swap},
+		Swap:      containers.Swap{Controlled: k.tree.LimitsSwap(), Unified: k.tree.Unified(), Limited: cfg.LimitedSwap, Capacity: machine.Swap},
+		MemoryQoS: cfg.Cgroups.MemoryQoS, AllocatableMemory: allocatable.Memory().Value(),
 		MaxBackOff: cfg.MaxBackOff, WholeOOMKill: k.tree.Unified() && !ptr.Deref(cfg.SingleProcessOOMKill, false),
 	}, deps.Runtime, k.puller, host{k}, k.prober, k.grants, k.events, k.metrics)
 	k.imageGC = images.NewCollector(cfg.ImageGC, deps.Images, deps.Runtime, deps.Volumes.Images, k.puller.Forget)
@@ -245,7 +263,7 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	k.evictor = eviction.New(cfg.Eviction, evictable{k}, k.agent.Ref(), k.events)
 	k.agent.Pressure = k.evictor.Pressure
 	k.status = status.NewManager(deps.Client, deps.Informers.Core().V1().Pods().Lister())
-	k.pods = podsapi.New(cfg.Root, podsapi.Node{Pods: k.Pods, Pod: k.PodByUID, Decided: k.decidedStatus, Synced: k.hasSynced})
+	k.pods = podsapi.New(cfg.Root, podsapi.Node{Pods: k.Pods, Pod: k.PodByUID, Decided: k.decidedStatus, Synced: k.hasSynced}, k.metrics)
 	k.status.Ended, k.status.Changed = k.metrics.EndedContainers, k.pods.Changed
 	k.devices = devices.New(cfg.Root, k.metrics, k.agent.Poke, k.wake)
 	k.agent.Devices = k.devices.Resources
@@ -254,6 +272,24 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	k.claims = dra.New(deps.Client, cfg.Node.Name, cfg.Root, k.metrics, k.wakeAll, k.wake)
 	k.statics = newStatics(deps.Static, deps.Client, deps.Informers.Core().V1().Pods().Lister())
 	return k, k.handlers(deps.Informers)
+}
+
+// checkCgroups refuses what their version cannot do.
+func (k *Kubelet) checkCgroups() error {
+	if k.tree.Unified() {
+		k.metrics.CgroupVersion.Set(2)
+		return nil
+	}
+	k.metrics.CgroupVersion.Set(1)
+	switch {
+	case k.cfg.FailCgroupV1:
+		return errors.New("kubelet is configured to not run on a host using cgroup v1. cgroup v1 support is unsupported and will be removed in a future release")
+	case k.cfg.Cgroups.MemoryQoS != (cgroups.MemoryQoS{}):
+		return errors.New("memoryReservationPolicy TieredReservation and memoryThrottlingFactor need cgroup v2")
+	case !ptr.Deref(k.cfg.SingleProcessOOMKill, true):
+		return errors.New("singleProcessOOMKill must not be explicitly set to false when using cgroup v1")
+	}
+	return nil
 }
 
 // handlers subscribes to the pods and the node that are ours.
@@ -338,6 +374,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 		k.broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: k.client.CoreV1().Events("")})
 		defer k.broadcaster.Shutdown()
 	}
+	k.events.Event(k.agent.Ref(), v1.EventTypeNormal, "NodeAllocatableEnforced", "Updated Node Allocatable limit across pods")
 	group, ctx := errgroup.WithContext(ctx)
 	k.prober.Start(ctx)
 	defer k.prober.Wait()
@@ -349,12 +386,22 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	group.Go(func() error {
 		return podresources.New(k.cfg.Root, podresources.Node{
 			Pods: func() []*v1.Pod { return k.active() }, Devices: k.devices, Claims: k.claims, CPUs: func() *cpus.Manager { return k.cpus }, Memory: func() *memory.Manager { return k.memory },
-		}).Run(ctx)
+		}, k.metrics).Run(ctx)
 	})
 	group.Go(func() error { return k.pods.Run(ctx) })
 	group.Go(func() error { return k.status.Run(ctx) })
 	group.Go(func() error { return k.runPods(ctx) })
+	group.Go(func() error { k.followClock(ctx); return nil })
 	return group.Wait()
+}
+
+func (k *Kubelet) followClock(ctx context.Context) {
+	if k.clockJumps == nil {
+		return
+	}
+	if err := k.clockJumps(ctx, k.wakeAll); err != nil { // timers do what they can
+		klog.FromContext(ctx).Error(err, "The kubelet will not hear when the clock is set")
+	}
 }
 
 // prepare makes what all pods need: the runtime's name, folders and the cgroups that hold them.
@@ -389,8 +436,8 @@ func (k *Kubelet) prepare(ctx context.Context) error {
 		if k.nodes, err = numa.Read("/sys/devices/system/node"); err != nil {
 			return err
 		}
-		if len(k.nodes) > numa.MaxNodes {
-			return fmt.Errorf("topologyManagerPolicy %s is unsupported on machines with more than %d NUMA nodes", k.cfg.Topology.Policy, numa.MaxNodes)
+		if most := cmp.Or(k.cfg.Topology.MaxNodes, numa.MaxNodes); len(k.nodes) > most {
+			return fmt.Errorf("topologyManagerPolicy %s is unsupported on machines with more than %d NUMA nodes", k.cfg.Topology.Policy, most)
 		}
 	}
 	capacity := k.cfg.Node.Allocatable(k.agent.Machine(), false)
@@ -431,7 +478,7 @@ func (k *Kubelet) reserveCPUs() error {
 		return err
 	}
 	reserved := k.cfg.Node.Reserved[v1.ResourceCPU]
-	k.cpus, err = cpus.New(k.cfg.Root, topology, int(math.Ceil(float64(reserved.MilliValue())/1000)), k.cfg.ReservedCPUs)
+	k.cpus, err = cpus.New(k.cfg.Root, topology, int(math.Ceil(float64(reserved.MilliValue())/1000)), k.cfg.ReservedCPUs, k.cfg.CPUOptions)
 	return err
 }
 

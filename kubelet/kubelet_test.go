@@ -39,10 +39,11 @@ import (
 // The neighbour's part fits.
 var _ Volumes = (*volumes.Manager)(nil)
 
-// noVolumes serves pods without volumes. What is called full is refused one.
-type noVolumes struct{}
+// noVolumes serves pods without volumes, and counts how often it does. What is called full is refused one.
+type noVolumes struct{ setUps *atomic.Int64 }
 
-func (noVolumes) SetUp(_ context.Context, pod *v1.Pod) error {
+func (n noVolumes) SetUp(_ context.Context, pod *v1.Pod) error {
+	n.setUps.Add(1)
 	if pod.Name != "full" {
 		return nil
 	}
@@ -91,7 +92,9 @@ type bench struct {
 	stop    func()
 
 	config *rest.Config
-	away   atomic.Bool // the API server, for the kubelet
+	away   atomic.Bool  // the API server, for the kubelet
+	looked atomic.Int64 // how often the kubelet has looked at the volumes of a pod
+	jumped chan func()  // what to call when the clock was set
 }
 
 // wrap fails requests while the API server is away.
@@ -111,7 +114,7 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 func newBench(t *testing.T, images ...string) *bench {
 	t.Helper()
 	env := testenv.Start(t)
-	b := &bench{t: t, dir: t.TempDir(), client: env.Client, config: env.Config, cri: fakecri.New(images...)}
+	b := &bench{t: t, dir: t.TempDir(), client: env.Client, config: env.Config, cri: fakecri.New(images...), jumped: make(chan func(), 10)}
 	for _, controller := range []string{"cpu", "memory", "pids"} { // a cgroup v1 tree without the kernel's files
 		if err := os.MkdirAll(filepath.Join(b.dir, "cgroup", controller), 0o755); err != nil {
 			t.Fatal(err)
@@ -145,8 +148,13 @@ func (b *bench) start() {
 		Root:    filepath.Join(b.dir, "kubelet"), LogRoot: filepath.Join(b.dir, "logs"), CPUCFSQuota: true,
 	}, Deps{
 		Client: client, Informers: factory, Runtime: runtimeapi.NewRuntimeServiceClient(conn), Images: runtimeapi.NewImageServiceClient(conn),
-		Volumes: noVolumes{}, Env: plainEnv{}, Recorder: b.events, Static: b.static, OnPodCIDR: func(c []string) { b.cidrs <- c },
+		Volumes: noVolumes{&b.looked}, Env: plainEnv{}, Recorder: b.events, Static: b.static, OnPodCIDR: func(c []string) { b.cidrs <- c },
 		LowLevelRuntime: func(context.Context) (string, string, error) { return "runc", b.runc, nil },
+		ClockJumps: func(ctx context.Context, jumped func()) error {
+			b.jumped <- jumped
+			<-ctx.Done()
+			return nil
+		},
 	})
 	if err != nil {
 		b.t.Fatal(err)
@@ -428,6 +436,49 @@ func TestCrashLoop(t *testing.T) {
 	}
 }
 
+// After the clock was set back, what runs is what was started last, and who waits for a restart does not wait for the clock.
+func TestClockIsSetBack(t *testing.T) {
+	b := newBench(t, "app:1")
+	b.create(testPod("web", v1.Container{Name: "app"}))
+	restarted := func(times int32) {
+		t.Helper()
+		b.eventually("the container was started again", func() bool {
+			return b.ready("web") && b.get("web").Status.ContainerStatuses[0].RestartCount == times && len(b.cri.Running()) == 1
+		})
+	}
+	restarted(0)
+	b.cri.Postdate(time.Hour)
+	if err := b.cri.Exit("web/app", 1); err != nil {
+		t.Fatal(err)
+	}
+	restarted(1)
+	if err := b.cri.Exit("web/app", 1); err != nil {
+		t.Fatal(err)
+	}
+	b.cri.Postdate(time.Hour)
+	restarted(2) // 10 s later
+	b.kubelet.look(t.Context())
+	if s := b.get("web").Status.ContainerStatuses[0]; s.State.Running == nil || s.LastTerminationState.Terminated == nil {
+		t.Errorf("status = %+v", s)
+	}
+}
+
+// When the clock was set all pods are looked at, as time does not stand for anything that they wait for.
+func TestClockJumps(t *testing.T) {
+	b := newBench(t, "app:1")
+	b.create(testPod("web", v1.Container{Name: "app"}))
+	b.eventually("pod is ready", func() bool { return b.ready("web") })
+	before := b.looked.Load()
+	b.eventually("pod is left alone", func() bool {
+		was := before
+		time.Sleep(500 * time.Millisecond)
+		before = b.looked.Load()
+		return before == was
+	})
+	(<-b.jumped)()
+	b.eventually("pod is looked at again", func() bool { return b.looked.Load() > before })
+}
+
 // A change that the runtime did not tell about is seen when all containers are looked at, as they are every minute.
 func TestLostEvent(t *testing.T) {
 	b := newBench(t, "app:1")
@@ -505,6 +556,66 @@ func TestAdmission(t *testing.T) {
 	}
 	b.delete("big", 30)
 	b.gone("big")
+}
+
+// A critical pod comes in though others have what it needs: they go. It takes nothing from those that are critical too.
+func TestPreemption(t *testing.T) {
+	b := newBench(t, "app:1")
+	b.eventually("node is registered", func() bool { return b.kubelet.Node() != nil })
+	all := b.kubelet.Node().Status.Allocatable.Cpu().MilliValue()
+	needing := func(name string, milli int64, priority int32) *v1.Pod {
+		pod := testPod(name, v1.Container{Name: "app", Resources: v1.ResourceRequirements{Requests: v1.ResourceList{v1.ResourceCPU: *resource.NewMilliQuantity(milli, resource.DecimalSI)}}})
+		pod.Spec.Priority = &priority
+		return pod
+	}
+	b.create(needing("small", all/4, 0))
+	b.create(needing("big", all/2, 100))
+	b.eventually("both are ready", func() bool { return b.ready("small") && b.ready("big") })
+	b.create(needing("critical", all*3/4, 2_000_000_000))
+	b.eventually("the critical pod is ready", func() bool { return b.ready("critical") })
+	b.eventually("the other one has ended", func() bool { return b.get("big").Status.Phase == v1.PodFailed })
+	if s := b.get("big").Status; s.Phase != v1.PodFailed || s.Reason != "Preempting" || s.Message != "Preempted in order to admit critical pod" ||
+		!slices.ContainsFunc(s.Conditions, func(c v1.PodCondition) bool {
+			return c.Type == v1.DisruptionTarget && c.Status == v1.ConditionTrue && c.Reason == v1.PodReasonTerminationByKubelet && c.Message == "Pod was preempted by Kubelet to accommodate a critical pod." && !c.LastTransitionTime.IsZero()
+		}) {
+		t.Errorf("the pod that has gone for it: %+v", s)
+	}
+	if !b.ready("small") {
+		t.Errorf("the small pod had to go too: %+v", b.get("small").Status)
+	}
+	if !b.hadEvent("Warning Preempting Preempted in order to admit critical pod") {
+		t.Error("the event is missing")
+	}
+	b.create(needing("equal", all, 2_000_000_000))
+	b.eventually("a pod that would need the place of its like is refused", func() bool { return b.get("equal").Status.Phase == v1.PodFailed })
+	want := "Pod was rejected: Unexpected error while attempting to recover from admission failure: preemption: error finding a set of pods to preempt: no set of running pods found to reclaim resources: [(res: cpu, q: "
+	if s := b.get("equal").Status; s.Reason != "UnexpectedAdmissionError" || !strings.HasPrefix(s.Message, want) {
+		t.Errorf("status = %s %q", s.Reason, s.Message)
+	}
+	if !b.ready("critical") || !b.ready("small") {
+		t.Error("others had to go for a pod that was refused")
+	}
+}
+
+// Who looks at a node's events sees that it was cordoned, and that the machine was started anew.
+func TestNodeEvents(t *testing.T) {
+	b := newBench(t, "app:1")
+	b.eventually("node is registered", func() bool { return b.kubelet.Node() != nil })
+	patch := func(text, want string, subresources ...string) {
+		t.Helper()
+		if _, err := b.client.CoreV1().Nodes().Patch(t.Context(), "n1", types.MergePatchType, []byte(text), metav1.PatchOptions{}, subresources...); err != nil {
+			t.Fatal(err)
+		}
+		b.eventually(want, func() bool { return b.hadEvent(want) })
+	}
+	patch(`{"spec":{"unschedulable":true}}`, "Normal NodeNotSchedulable Node n1 status is now: NodeNotSchedulable")
+	patch(`{"spec":{"unschedulable":false}}`, "Normal NodeSchedulable Node n1 status is now: NodeSchedulable")
+	b.stop()
+	if _, err := b.client.CoreV1().Nodes().Patch(t.Context(), "n1", types.MergePatchType, []byte(`{"status":{"nodeInfo":{"bootID":"before"}}}`), metav1.PatchOptions{}, "status"); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	b.eventually("the node has been rebooted", func() bool { return b.hadEvent("Warning Rebooted Node n1 has been rebooted, boot id: ") })
 }
 
 // A pod whose volume can never come to this node fails, for others to take its place elsewhere.

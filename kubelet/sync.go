@@ -3,6 +3,7 @@
 package kubelet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	versionutil "k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/component-helpers/resource"
 	"k8s.io/klog/v2"
 	"k8s.io/kubectl/pkg/util/qos"
@@ -25,6 +27,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/probe"
 	"github.com/skiff-k8s/skiff/kubelet/shutdown"
 	"github.com/skiff-k8s/skiff/kubelet/status"
+	"github.com/skiff-k8s/skiff/version"
 )
 
 // syncPod makes one step towards a running pod. done means that the pod has ended, or may not run here.
@@ -123,6 +126,9 @@ func (k *Kubelet) note(w *worker, out *containers.Outcome) (changed bool) {
 // errNotRegistered puts pods off for a moment, at a start.
 var errNotRegistered = errors.New("the node is not registered yet")
 
+// kubernetesVersion is the one whose features there are.
+var kubernetesVersion = versionutil.MustParse(version.Kubernetes)
+
 // admit decides once whether the pod may run here. A pod that runs already is not asked again.
 func (k *Kubelet) admit(ctx context.Context, w *worker, pod *v1.Pod, have *containers.Status) (rejected bool, err error) {
 	k.admission.Lock()
@@ -146,8 +152,23 @@ func (k *Kubelet) admit(ctx context.Context, w *worker, pod *v1.Pod, have *conta
 		if k.shutdown.Begun() {
 			r = &admit.Rejection{Reason: shutdown.Reason, Message: shutdown.Message}
 		}
+		if w.makingRoom() {
+			return false, errMakingRoom
+		}
 		if r == nil {
-			r = admit.Check(pod, node, k.rivals(pod.UID))
+			if r = admit.Check(pod, node, k.rivals(pod.UID)); r != nil {
+				other, err := k.makeRoom(w, pod, node)
+				if err != nil {
+					return false, err
+				}
+				r = cmp.Or(other, r)
+			}
+		}
+		if r == nil {
+			r = admit.AppArmor(pod, k.cfg.AppArmor)
+		}
+		if r == nil {
+			r = admit.Features(pod, node.Status.DeclaredFeatures, kubernetesVersion)
 		}
 		if r == nil {
 			r = k.assign(ctx, pod)
@@ -171,6 +192,7 @@ func (k *Kubelet) admit(ctx context.Context, w *worker, pod *v1.Pod, have *conta
 }
 
 func (k *Kubelet) reject(pod *v1.Pod, r *admit.Rejection) {
+	k.metrics.Reject(r.Reason)
 	k.events.Event(pod, v1.EventTypeWarning, r.Reason, strings.TrimPrefix(r.Message, "Pod was rejected: "))
 	k.status.Set(pod, rejectedStatus(pod, r))
 }
@@ -211,7 +233,7 @@ func (k *Kubelet) prepareNode(ctx context.Context, pod *v1.Pod) error {
 			k.events.Eventf(pod, v1.EventTypeWarning, "FailedCreatePodContainer", "unable to ensure pod container exists: %v", err)
 			return err
 		}
-		if err := k.shareCPU(); err != nil {
+		if err := k.shareOut(); err != nil {
 			return err
 		}
 	}
@@ -260,13 +282,24 @@ func (k *Kubelet) mountsFailed(pod *v1.Pod, all []error) {
 	}
 }
 
-// shareCPU gives the burstable pods together the CPU that they request.
-func (k *Kubelet) shareCPU() error {
+// shareOut gives the classes of pods what theirs request together: the burstable ones their CPU, and all their memory if that is
+// to be protected.
+func (k *Kubelet) shareOut() error {
 	var milli int64
+	memory := map[v1.PodQOSClass]int64{}
 	for _, pod := range k.active() {
-		if qos.GetPodQOS(pod) == v1.PodQOSBurstable {
-			requests := resource.PodRequests(pod, resource.PodResourcesOptions{})
+		class := qos.GetPodQOS(pod)
+		requests := resource.PodRequests(pod, resource.PodResourcesOptions{})
+		memory[class] += requests.Memory().Value()
+		if class == v1.PodQOSBurstable {
 			milli += requests.Cpu().MilliValue()
+		}
+	}
+	if k.cfg.Cgroups.MemoryQoS.Tiered {
+		k.metrics.MemoryMin.Set(float64(memory[v1.PodQOSGuaranteed]))
+		k.metrics.MemoryLow.Set(float64(memory[v1.PodQOSBurstable]))
+		if err := k.tree.ProtectMemory(memory[v1.PodQOSGuaranteed], memory[v1.PodQOSBurstable]); err != nil {
+			return err
 		}
 	}
 	return k.tree.SetBurstableShares(cgroups.Shares(milli))
@@ -410,7 +443,7 @@ func (k *Kubelet) tidyUp(ctx context.Context, w *worker, pod *v1.Pod) error {
 	began := time.Now()
 	err := k.tree.Remove(pod)
 	k.metrics.Cgroups.WithLabelValues("destroy").Observe(time.Since(began).Seconds())
-	if err := errors.Join(err, k.shareCPU()); err != nil {
+	if err := errors.Join(err, k.shareOut()); err != nil {
 		return err
 	}
 	k.wakeWaiting()

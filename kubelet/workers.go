@@ -51,6 +51,7 @@ type worker struct {
 
 	waiting map[string]*containers.Waiting // why containers could not be started
 	ended   chan struct{}                  // closed when nothing of the pod is left but its object
+	room    []<-chan struct{}              // closed when those have ended that are ended for this pod
 	resize  resizing                       // how far a change of resources is
 	seen    bool                           // a first sync was made
 	began   time.Time                      // when the pod was first heard of
@@ -97,6 +98,7 @@ func (k *Kubelet) podChanged(pod *v1.Pod) {
 	if w == nil {
 		w = &worker{uid: pod.UID, news: make(chan struct{}, 1), wake: make(chan struct{}, 1), ended: make(chan struct{}), began: time.Now(), pod: pod, waiting: map[string]*containers.Waiting{}}
 		k.workers[pod.UID] = w
+		k.metrics.ContainersPerPod.Observe(float64(len(pod.Spec.Containers)))
 		if pod.DeletionTimestamp != nil {
 			w.stage = terminating
 		}
@@ -290,7 +292,7 @@ func (k *Kubelet) work(ctx context.Context, w *worker) {
 			continue
 		case !then.at.IsZero():
 			wait = min(wait, time.Until(then.at))
-		case errors.Is(err, errNotRegistered):
+		case errors.Is(err, errNotRegistered) || errors.Is(err, errMakingRoom): // we are woken
 		case err != nil:
 			logger.Error(err, "Error syncing pod, skipping")
 			wait, pause = pause, min(2*pause, retryMost)

@@ -69,6 +69,9 @@ func (s *Scheduler) bind(ctx context.Context, b *placement, wait framework.Permi
 	}
 	s.metrics.Attempted(metrics.Scheduled, b.cycle.Profile.SchedulerName, b.began)
 	s.metrics.Placed(b.queued.Added, b.queued.Attempts)
+	if b.queued.Flushed {
+		s.metrics.AfterFlush.Inc()
+	}
 	s.recorder.Eventf(b.assumed, nil, v1.EventTypeNormal, "Scheduled", "Binding",
 		"Successfully assigned %v/%v to %v", b.assumed.Namespace, b.assumed.Name, b.nodeName)
 	b.cycle.PostBind(ctx, b.assumed, b.nodeName)

@@ -5,6 +5,7 @@ package scheduler
 import (
 	"maps"
 	"slices"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/dynamic-resource-allocation/resourceclaim"
 
 	"github.com/skiff-k8s/skiff/scheduler/framework"
+	"github.com/skiff-k8s/skiff/scheduler/queue"
 )
 
 // watch registers for what every pod needs. Handlers run one after the other for each kind.
@@ -42,6 +44,17 @@ func (s *Scheduler) watch() error {
 		s.synced = append(s.synced, registration.HasSyncedChecker())
 	}
 	return nil
+}
+
+// notify has pods tried again that the event may help.
+func (s *Scheduler) notify(event *framework.Event) {
+	began := time.Now()
+	s.queue.Notify(event)
+	s.handled(event.Label(), began)
+}
+
+func (s *Scheduler) handled(event string, began time.Time) {
+	s.metrics.Handling.WithLabelValues(event).Observe(time.Since(began).Seconds())
 }
 
 func onDelete[T any](handle func(T)) func(any) {
@@ -78,9 +91,13 @@ func (s *Scheduler) podChanged(old, pod *v1.Pod) {
 			s.assumedPodDeleted(pod)
 		}
 	case old == nil:
+		began := time.Now()
 		s.queue.Add(pod)
+		s.handled(queue.PodAdd, began)
 	default:
+		began := time.Now()
 		s.queue.Update(old, pod, targetPodEvents(old, pod))
+		s.handled(queue.PodUpdate, began)
 		if n := old.Status.NominatedNodeName; n != "" && n != pod.Status.NominatedNodeName {
 			s.nominationEnded(old)
 		}
@@ -96,7 +113,7 @@ func (s *Scheduler) assignedPodChanged(old, pod *v1.Pod) {
 		event.Old, event.Action = old, podActions(old, pod)
 	}
 	if event.Action != 0 {
-		s.queue.Notify(event)
+		s.notify(event)
 	}
 }
 
@@ -109,7 +126,7 @@ func (s *Scheduler) podDeleted(pod *v1.Pod) {
 	s.cache.RemovePod(pod)
 	switch {
 	case pod.Spec.NodeName != "":
-		s.queue.Notify(&framework.Event{Kind: framework.AssignedPod, Action: framework.Delete, Old: pod})
+		s.notify(&framework.Event{Kind: framework.AssignedPod, Action: framework.Delete, Old: pod})
 	case pod.Status.NominatedNodeName != "":
 		s.nominationEnded(pod)
 	}
@@ -119,7 +136,7 @@ func (s *Scheduler) podDeleted(pod *v1.Pod) {
 func (s *Scheduler) assumedPodDeleted(pod *v1.Pod) {
 	s.preparing.takeBack(pod.UID, "pod is being deleted")
 	if assumed := s.cache.RemovePod(pod); assumed != nil {
-		s.queue.Notify(&framework.Event{Kind: framework.AssignedPod, Action: framework.Delete, Old: assumed})
+		s.notify(&framework.Event{Kind: framework.AssignedPod, Action: framework.Delete, Old: assumed})
 	}
 }
 
@@ -128,7 +145,7 @@ func (s *Scheduler) nominationEnded(pod *v1.Pod) {
 	was := pod.DeepCopy()
 	was.Spec.NodeName = pod.Status.NominatedNodeName
 	priority := framework.Priority(pod)
-	s.queue.Notify(&framework.Event{Kind: framework.AssignedPod, Action: framework.Delete, Old: was, UpTo: &priority})
+	s.notify(&framework.Event{Kind: framework.AssignedPod, Action: framework.Delete, Old: was, UpTo: &priority})
 }
 
 // podActions says what a pod's update may mean to other pods.
@@ -193,7 +210,7 @@ func (s *Scheduler) nodeChanged(old, node *v1.Node) {
 		event.Old, event.Action = old, nodeActions(old, node)
 	}
 	if event.Action != 0 {
-		s.queue.Notify(event)
+		s.notify(event)
 	}
 }
 
@@ -211,16 +228,24 @@ func nodeActions(old, node *v1.Node) framework.Action {
 	if !slices.Equal(old.Status.DeclaredFeatures, node.Status.DeclaredFeatures) {
 		a |= framework.UpdateNodeDeclaredFeature
 	}
+	if !slices.EqualFunc(old.Status.Conditions, node.Status.Conditions, sameCondition) {
+		a |= framework.UpdateNodeCondition
+	}
+	if !maps.Equal(old.Annotations, node.Annotations) {
+		a |= framework.UpdateNodeAnnotation
+	}
 	return a
 }
 
+func sameCondition(a, b v1.NodeCondition) bool { return a.Type == b.Type && a.Status == b.Status }
+
 func (s *Scheduler) nodeDeleted(node *v1.Node) {
 	s.cache.RemoveNode(node)
-	s.queue.Notify(&framework.Event{Kind: framework.Node, Action: framework.Delete, Old: node})
+	s.notify(&framework.Event{Kind: framework.Node, Action: framework.Delete, Old: node})
 }
 
 func (s *Scheduler) namespaceChanged(old, namespace *v1.Namespace) {
 	if !maps.Equal(old.Labels, namespace.Labels) {
-		s.queue.Notify(&framework.Event{Kind: framework.Namespace, Action: framework.UpdateOther, Old: old, New: namespace})
+		s.notify(&framework.Event{Kind: framework.Namespace, Action: framework.UpdateOther, Old: old, New: namespace})
 	}
 }

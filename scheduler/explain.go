@@ -12,6 +12,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/sets"
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
@@ -22,14 +23,17 @@ import (
 type Explanation struct {
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
-	// Node that the pod has already; then there is nothing more to say.
-	Node string `json:"node,omitempty"`
+	// Node that the pod has already; then there is nothing more to say, but for whether there is such a node.
+	Node        string `json:"node,omitempty"`
+	NodeMissing bool   `json:"nodeMissing,omitempty"`
 	// State is where the pod is: "active", "backoff", "unschedulable", "gated", "in flight", "binding", "deleted" (it is being deleted, so that
-	// it is not looked at), "elsewhere" (this scheduler does not run, since another server's does), or "" for another scheduler's.
-	State    string     `json:"state,omitempty"`
-	Binding  string     `json:"binding,omitempty"` // the node that the pod is going to be bound to
-	Attempts int        `json:"attempts,omitempty"`
-	Until    *time.Time `json:"until,omitempty"` // the end of its back-off
+	// it is not looked at), "ended" (nor is it if it has), "elsewhere" (this scheduler does not run, since another server's does), or "" for
+	// another scheduler's.
+	State     string     `json:"state,omitempty"`
+	Binding   string     `json:"binding,omitempty"`   // the node that the pod is going to be bound to
+	Nominated string     `json:"nominated,omitempty"` // the node where room is kept for the pod
+	Attempts  int        `json:"attempts,omitempty"`
+	Until     *time.Time `json:"until,omitempty"` // the end of its back-off
 	// Scheduler is the pod's schedulerName.
 	Scheduler string `json:"scheduler"`
 	// Condition is the message of the last attempt.
@@ -82,10 +86,17 @@ func (s *Scheduler) Explain(ctx context.Context, namespace, name string) (*Expla
 		}
 	}
 	profile := s.profileOf(pod)
-	if pod.Spec.NodeName != "" || profile == nil {
+	switch {
+	case pod.Spec.NodeName != "":
+		_, err := s.informers.Core().V1().Nodes().Lister().Get(pod.Spec.NodeName)
+		e.NodeMissing = apierrors.IsNotFound(err)
 		return e, nil
-	}
-	if pod.DeletionTimestamp != nil {
+	case finished(pod):
+		e.State = "ended"
+		return e, nil
+	case profile == nil:
+		return e, nil
+	case pod.DeletionTimestamp != nil:
 		e.State = "deleted"
 		return e, nil
 	}
@@ -97,17 +108,24 @@ func (s *Scheduler) Explain(ctx context.Context, namespace, name string) (*Expla
 	if s.running.Load() {
 		e.State, e.Attempts, e.Until = s.queue.Find(pod.UID)
 	}
+	e.Nominated = s.queue.Nominated.NodeOf(pod.UID)
+	cycle := framework.NewCycle(profile, framework.NewPodInfo(pod), s.cache.Snapshot(), s.queue.Nominated)
 	if plugin, status := profile.PreEnqueue(pod); status != nil {
-		e.Whole = objections(plugin, status, nil, nil)
+		e.Whole = s.advise(cycle).objections(plugin, status, nil)
 		return e, nil
 	}
-	return e, s.explainNodes(ctx, e, framework.NewCycle(profile, framework.NewPodInfo(pod), s.cache.Snapshot(), s.queue.Nominated))
+	return e, s.explainNodes(ctx, e, cycle)
+}
+
+func (s *Scheduler) advise(cycle *framework.Cycle) *advisor {
+	return &advisor{cycle.Pod, cycle.Snapshot, s.informers.Core().V1().Namespaces().Lister()}
 }
 
 func (s *Scheduler) explainNodes(ctx context.Context, e *Explanation, cycle *framework.Cycle) error {
-	names, _, plugin, status := cycle.PreFilter(ctx)
+	advisor := s.advise(cycle)
+	names, by, plugin, status := cycle.PreFilter(ctx)
 	if status != nil {
-		e.Whole = objections(plugin, status, cycle.Pod, nil)
+		e.Whole = advisor.objections(plugin, status, nil)
 		return nil
 	}
 	d := &framework.Diagnosis{Nodes: cycle.Snapshot.Nodes, Statuses: make([]*framework.Status, len(cycle.Snapshot.Nodes))}
@@ -115,17 +133,17 @@ func (s *Scheduler) explainNodes(ctx context.Context, e *Explanation, cycle *fra
 	for i, node := range cycle.Snapshot.Nodes {
 		v := Verdict{Node: node.Node.Name}
 		if names != nil && !names.Has(node.Node.Name) {
-			v.Objections = []Objection{{Plugin: "NodeAffinity", Reason: "the pod names other nodes", Help: "change its node affinity"}}
+			v.Objections = []Objection{{Plugin: strings.Join(sets.List(by), ", "), Reason: "the pod names other nodes", Help: "change its node affinity"}}
 			d.Statuses[i] = framework.RejectForGood()
 		} else {
 			cycle.FilterAll(node, func(plugin string, status *framework.Status) {
-				v.Objections = append(v.Objections, objections(plugin, status, cycle.Pod, node)...)
+				v.Objections = append(v.Objections, advisor.objections(plugin, status, node)...)
 				if d.Statuses[i] == nil { // Filter would have ended here
 					d.Statuses[i] = status
 				}
 			})
 			if d.Statuses[i] == nil {
-				v.Objections = s.promised(cycle, node)
+				v.Objections = s.promised(advisor, cycle, node)
 			}
 		}
 		fits = fits || len(v.Objections) == 0
@@ -138,7 +156,7 @@ func (s *Scheduler) explainNodes(ctx context.Context, e *Explanation, cycle *fra
 }
 
 // promised is what speaks against a node because of pods that are nominated to it.
-func (s *Scheduler) promised(cycle *framework.Cycle, node *framework.NodeInfo) []Objection {
+func (s *Scheduler) promised(advisor *advisor, cycle *framework.Cycle, node *framework.NodeInfo) []Objection {
 	plugin, status := cycle.Filter(node)
 	if status == nil {
 		return nil
@@ -149,7 +167,7 @@ func (s *Scheduler) promised(cycle *framework.Cycle, node *framework.NodeInfo) [
 			names = append(names, framework.Key(other.Pod).String())
 		}
 	}
-	all := objections(plugin, status, cycle.Pod, node)
+	all := advisor.objections(plugin, status, node)
 	for i := range all {
 		all[i].Help = "wait: the node is kept for " + strings.Join(names, ", ")
 	}
@@ -170,14 +188,6 @@ func plan(ctx context.Context, cycle *framework.Cycle, d *framework.Diagnosis) *
 		p.Victims = append(p.Victims, framework.Key(pod).String())
 	}
 	return p
-}
-
-func objections(plugin string, status *framework.Status, pod *framework.PodInfo, node *framework.NodeInfo) []Objection {
-	var all []Objection
-	for _, reason := range status.Reasons() {
-		all = append(all, Objection{Plugin: plugin, Reason: reason, Help: help(plugin, reason, pod, node)})
-	}
-	return all
 }
 
 // ExplainPath is where ServeHTTP is to be reached, followed by the pod's namespace and name.

@@ -12,7 +12,9 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/component-helpers/storage/volume"
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/scheduler/framework"
@@ -71,6 +73,102 @@ func TestExplain(t *testing.T) {
 			t.Errorf("preemption for a pod that never preempts is %+v", p)
 		}
 	}, tainted, full, cordoned, newNode("plain", func(n *v1.Node) { n.Status.Allocatable = resources("2", "8Gi", "110") }))
+}
+
+// What would help names the pods, labels and taints that matter.
+func TestHelp(t *testing.T) {
+	web := []v1.PodAffinityTerm{{TopologyKey: "zone", LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}}}
+	near := &v1.Affinity{PodAffinity: &v1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: web}}
+	far := &v1.Affinity{PodAntiAffinity: &v1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: web}}
+	taints := func(taints ...v1.Taint) func(*v1.Node) { return func(n *v1.Node) { n.Spec.Taints = taints } }
+	port := func(port int32, protocol v1.Protocol) v1.ContainerPort {
+		return v1.ContainerPort{ContainerPort: 1, HostPort: port, Protocol: protocol}
+	}
+	here := func(change func(*v1.Pod)) *v1.Pod {
+		return newPod("other", func(p *v1.Pod) { p.Spec.NodeName = "n1"; change(p) })
+	}
+	only := waitingClaim("only", "none")
+	only.Spec.AccessModes, only.Spec.VolumeName = []v1.PersistentVolumeAccessMode{v1.ReadWriteOncePod}, "pv"
+	only.Annotations = map[string]string{volume.AnnBindCompleted: "yes"}
+	for want, test := range map[string]struct {
+		node  func(*v1.Node)
+		other *v1.Pod
+		pod   func(*v1.Pod)
+	}{
+		"tolerate a=b:NoSchedule and c:NoExecute, or kubectl taint node n1 a:NoSchedule- c:NoExecute-": {
+			node: taints(v1.Taint{Key: "a", Value: "b", Effect: v1.TaintEffectNoSchedule}, v1.Taint{Key: "c", Effect: v1.TaintEffectNoExecute}),
+		},
+		"tolerate node.kubernetes.io/not-ready:NoSchedule, or mend the node: kubectl describe node n1 tells what it suffers from": {
+			node: taints(v1.Taint{Key: v1.TaintNodeNotReady, Effect: v1.TaintEffectNoSchedule}),
+		},
+		"tolerate node.kubernetes.io/unschedulable:NoSchedule, or kubectl uncordon n1": {
+			node: taints(v1.Taint{Key: v1.TaintNodeUnschedulable, Effect: v1.TaintEffectNoSchedule}),
+		},
+		"there has to be a pod with app=web where zone=a": {pod: func(p *v1.Pod) { p.Spec.Affinity = near }},
+		"pod default/other is in the way: the pod does not want to be near it": {
+			other: here(func(p *v1.Pod) { p.Labels = map[string]string{"app": "web"} }),
+			pod:   func(p *v1.Pod) { p.Spec.Affinity = far },
+		},
+		"pod default/other is in the way: it does not want the pod near it": {
+			other: here(func(p *v1.Pod) { p.Spec.Affinity = far }),
+			pod:   func(p *v1.Pod) { p.Labels = map[string]string{"app": "web"} },
+		},
+		"label the node with the topologyKey rack": {pod: func(p *v1.Pod) {
+			p.Spec.TopologySpreadConstraints = []v1.TopologySpreadConstraint{{MaxSkew: 1, TopologyKey: "rack", WhenUnsatisfiable: v1.DoNotSchedule}}
+		}},
+		"the node has none: a device plugin there, or a DeviceClass, has to offer it": {
+			pod: func(p *v1.Pod) {
+				p.Spec.Containers[0].Resources.Requests = v1.ResourceList{"example.com/gpu": resource.MustParse("1")}
+			},
+		},
+		"free 3": {other: here(cpu("4")), pod: cpu("3")},
+		"change the pod's node affinity, or the node's labels so that disk in (ssd) and zone notin (a), or rack": {pod: func(p *v1.Pod) {
+			in, not := v1.NodeSelectorOpIn, v1.NodeSelectorOpNotIn
+			p.Spec.Affinity = &v1.Affinity{NodeAffinity: &v1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &v1.NodeSelector{NodeSelectorTerms: []v1.NodeSelectorTerm{
+				{MatchExpressions: []v1.NodeSelectorRequirement{{Key: "disk", Operator: in, Values: []string{"ssd"}}, {Key: "zone", Operator: not, Values: []string{"a"}}}},
+				{MatchExpressions: []v1.NodeSelectorRequirement{{Key: "rack", Operator: v1.NodeSelectorOpExists}}},
+			}}}}
+		}},
+		"port 80 of the node is taken by pod default/other: use another hostPort": {
+			other: here(func(p *v1.Pod) { p.Spec.Containers[0].Ports = []v1.ContainerPort{port(80, v1.ProtocolTCP)} }),
+			pod: func(p *v1.Pod) {
+				p.Spec.Containers[0].Ports = []v1.ContainerPort{port(80, v1.ProtocolUDP), port(80, v1.ProtocolTCP)}
+			},
+		},
+		"delete pod default/other, which uses the volume": {other: here(claim("only")), pod: claim("only")},
+	} {
+		node := newNode("n1", func(n *v1.Node) { n.Labels["zone"] = "a" })
+		if test.node != nil {
+			test.node(node)
+		}
+		inCluster(t, func(c *cluster) {
+			if test.other != nil {
+				c.create(test.other)
+			}
+			pod := newPod("p")
+			if test.pod != nil {
+				test.pod(pod)
+			}
+			c.create(pod)
+			e := c.explain("p", http.StatusOK)
+			if len(e.Nodes) != 1 || len(e.Nodes[0].Objections) != 1 || e.Nodes[0].Objections[0].Help != want {
+				t.Errorf("explanation is %+v; want as help %q", e, want)
+			}
+		}, node, only.DeepCopy(), &v1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv"}})
+	}
+}
+
+// A pod that ended before it got a node, and one on a node that is not there.
+func TestExplainStrays(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		c.create(newPod("ended", func(p *v1.Pod) { p.Status.Phase = v1.PodFailed }), newPod("lost", func(p *v1.Pod) { p.Spec.NodeName = "gone" }))
+		if e := c.explain("ended", http.StatusOK); e.State != "ended" {
+			t.Errorf("explanation of a pod that has ended is %+v", e)
+		}
+		if e := c.explain("lost", http.StatusOK); e.Node != "gone" || !e.NodeMissing {
+			t.Errorf("explanation of a pod on a missing node is %+v", e)
+		}
+	}, newNode("n1"))
 }
 
 // A pod that waits for its volume, one that waits for a claim, one whose room is kept for another, and one that is being deleted.

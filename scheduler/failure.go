@@ -49,17 +49,12 @@ func (s *Scheduler) fail(ctx context.Context, p *framework.QueuedPod, began time
 		result = metrics.Error
 	}
 	s.metrics.Attempted(result, p.Pod.Spec.SchedulerName, began)
-	pod, getErr := s.pods.Pods(p.Pod.Namespace).Get(p.Pod.Name)
-	if getErr != nil || pod.UID != p.Pod.UID || pod.Spec.NodeName != "" {
-		s.queue.Done(p.Pod.UID) // gone, or bound after all
-		return
-	}
-	if nomination != nil {
-		s.queue.Nominated.Set(p.PodInfo, nomination.NodeName)
-	}
 	announced := p.Announced
 	p.Announced = ""
-	s.queue.PutBack(p, pod, reason == v1.PodReasonSchedulerError)
+	pod := s.queue.PutBack(p, reason == v1.PodReasonSchedulerError, nomination)
+	if pod == nil {
+		return // gone, or bound after all
+	}
 	if announced != "" {
 		now := *pod
 		now.Status.NominatedNodeName = announced
@@ -74,6 +69,15 @@ func (s *Scheduler) fail(ctx context.Context, p *framework.QueuedPod, began time
 	if err := s.patchStatus(ctx, pod, condition, nomination); err != nil && !apierrors.IsNotFound(err) {
 		logger.Error(err, "Updating the status of pod", "pod", klog.KObj(pod))
 	}
+}
+
+// latest implements queue.Config.Latest.
+func (s *Scheduler) latest(pod *v1.Pod) *v1.Pod {
+	now, err := s.pods.Pods(pod.Namespace).Get(pod.Name)
+	if err != nil || now.UID != pod.UID || now.Spec.NodeName != "" || finished(now) {
+		return nil
+	}
+	return now
 }
 
 func truncate(note string) string {

@@ -46,7 +46,7 @@ scheduler_unschedulable_pods{plugin="NodeResourcesFit",profile="default-schedule
 	}, newNode("n1"))
 }
 
-// All of kube-scheduler's metrics that are stable or beta are there.
+// All of kube-scheduler's metrics that are stable or beta are there, and those that are alpha and cheap.
 func TestMetricNames(t *testing.T) {
 	registry := metrics.NewKubeRegistry()
 	inConfigured(t, Config{Metrics: registry}, func(c *cluster) {
@@ -64,6 +64,7 @@ func TestMetricNames(t *testing.T) {
 			"framework_extension_point_duration_seconds", "goroutines", "pending_pods", "plugin_evaluation_total", "plugin_execution_duration_seconds",
 			"pod_scheduling_attempts", "pod_scheduling_sli_duration_seconds", "preemption_attempts_total", "queue_incoming_pods_total", "schedule_attempts_total",
 			"scheduling_algorithm_duration_seconds", "scheduling_attempt_duration_seconds", "unschedulable_pods", "preemption_victims",
+			"event_handling_duration_seconds", "queue_incoming_entities_total", "queued_entities", "pod_scheduled_after_flush_total", "cache_size",
 		} {
 			if !there[name] {
 				c.Errorf("there is no metric %s", name)

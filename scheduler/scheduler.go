@@ -124,10 +124,11 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 	s.metrics = metrics.New(s.count)
 	s.queue = queue.New(queue.Config{
 		InitialBackoff: config.InitialBackoff, MaxBackoff: config.MaxBackoff, MaxUnschedulable: config.MaxUnschedulable,
-		Incoming: func(queue, event string) { s.metrics.Incoming.WithLabelValues(queue, event).Inc() },
+		Latest:   s.latest,
+		Incoming: s.metrics.Entered,
 	}, less, s.profileOf)
 
-	s.lazy = &lazyInformers{factory: factory, startAll: config.StartInformers, notify: s.queue.Notify, synced: make(map[framework.Kind]toolscache.DoneChecker)}
+	s.lazy = &lazyInformers{factory: factory, startAll: config.StartInformers, notify: s.notify, synced: make(map[framework.Kind]toolscache.DoneChecker)}
 	if config.Metrics != nil {
 		if err := s.metrics.Register(config.Metrics); err != nil {
 			return nil, fmt.Errorf("register the scheduler's metrics: %w", err)
@@ -158,6 +159,7 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 func (s *Scheduler) count() metrics.State {
 	m := metrics.State{Rejected: make(map[metrics.Rejector]int)}
 	m.Active, m.Backoff, _, _ = s.queue.Pending()
+	m.Events = s.queue.Remembered()
 	m.Nodes, m.Pods, m.AssumedPods = s.cache.Count()
 	s.queue.Waiting(func(p *framework.QueuedPod) {
 		if p.Gate != "" {
@@ -212,11 +214,16 @@ func (s *Scheduler) addProfile(p Profile, handle *framework.Handle) error {
 		if err != nil {
 			return fmt.Errorf("profile %q: %w", p.SchedulerName, err)
 		}
-		made = append(made, framework.Weighted{Plugin: plugin, Weight: e.Weight, Off: e.Off})
+		made = append(made, framework.Weighted{Plugin: plugin, Weight: e.Weight, Off: e.Off, Rank: e.Rank})
 	}
 	profile, err := framework.NewProfile(p.SchedulerName, made)
 	if err != nil {
 		return err
+	}
+	for _, other := range s.profiles {
+		if !profile.SortsLike(other) {
+			return fmt.Errorf("profiles %q and %q: the queue sort plugin must be the same in all profiles", p.SchedulerName, other.SchedulerName)
+		}
 	}
 	s.profiles[p.SchedulerName] = profile
 	return nil

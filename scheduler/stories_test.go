@@ -3,6 +3,7 @@
 package scheduler
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -139,6 +140,65 @@ func TestWaitForFirstConsumer(t *testing.T) {
 		synctest.Wait()
 		c.wantNode("p", "n1")
 	}, newNode("n1"), class, claim)
+}
+
+// A pod that is ended by somebody while it is being tried is not tried again.
+func TestEndedInFlight(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		c.client.PrependReactor("create", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+			if action.GetSubresource() != "binding" {
+				return false, nil, nil
+			}
+			obj, err := c.client.Tracker().Get(action.GetResource(), action.GetNamespace(), "p")
+			if err != nil {
+				t.Error(err)
+			}
+			pod := obj.(*v1.Pod).DeepCopy()
+			pod.Status.Phase = v1.PodFailed
+			if err := c.client.Tracker().Update(action.GetResource(), pod, pod.Namespace); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(time.Millisecond) // for the news to come
+			return true, nil, errors.New("too late")
+		})
+		c.create(newPod("p"))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if active, backoff, unschedulable, inFlight := c.scheduler.queue.Pending(); active+backoff+unschedulable+inFlight > 0 {
+			t.Errorf("%d active, %d in back-off, %d unschedulable, %d in flight", active, backoff, unschedulable, inFlight)
+		}
+	}, newNode("n1"))
+}
+
+// A second pod with the claim follows the first to its node at once, before the API tells which one that is.
+func TestSharedClaim(t *testing.T) {
+	class, name := newClass("wait"), "wait"
+	class.Provisioner = "csi.example.com"
+	shared := waitingClaim("data", name)
+	inCluster(t, func(c *cluster) {
+		var late []runtime.Object // updates of the claim that the scheduler has sent and that have not arrived
+		hold := true
+		c.client.PrependReactor("update", "persistentvolumeclaims", func(action clienttesting.Action) (bool, runtime.Object, error) {
+			object := action.(clienttesting.UpdateAction).GetObject()
+			if hold {
+				late = append(late, object)
+			}
+			return hold, object, nil
+		})
+		c.create(newPod("first", claim("data")))
+		c.addNode(newNode("n2")) // where more is left
+		c.create(newPod("second", claim("data")))
+		if len(late) == 0 {
+			t.Fatal("no node was selected for the claim")
+		}
+		for _, object := range late {
+			if node := object.(*v1.PersistentVolumeClaim).Annotations[volume.AnnSelectedNode]; node != "n1" {
+				t.Errorf("the claim's volume is to be made on %s", node)
+			}
+		}
+		c.wantNominated("second", "n1")
+		hold = false
+	}, newNode("n1"), class, shared)
 }
 
 // waiting is a pod with a claim that no provisioner looks after, so that it is not bound for a long time.

@@ -15,10 +15,11 @@ import (
 
 // Process is a long-running process inside a host.
 type Process struct {
-	cmd  *exec.Cmd
-	pid  int
-	done chan struct{}
-	err  error // valid when done is closed
+	cmd   *exec.Cmd
+	pid   int
+	clock int64 // where in its memory it is written how many seconds its clock is ahead; of StartWithClock
+	done  chan struct{}
+	err   error // valid when done is closed
 }
 
 // Start starts a prepared Command and returns when the process exists. It is killed at the latest when the

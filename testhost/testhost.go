@@ -31,6 +31,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -99,13 +100,17 @@ func (h *Host) Path(inside string) string {
 // Command is exec.CommandContext for a process inside the host. A kill of the returned command
 // kills the process inside; for other signals, see Start.
 func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	nsenter := []string{
-		"--target", strconv.Itoa(h.pause.pid()), "--mount", "--uts", "--ipc", "--net", "--pid", "--wd=/", "--",
-		"setpriv", "--pdeathsig=KILL", "--", name,
-	}
-	cmd := exec.CommandContext(ctx, "nsenter", append(nsenter, args...)...)
+	cmd := exec.CommandContext(ctx, "nsenter", slices.Concat(h.enter(), []string{name}, args)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a ^C at the terminal is for the test, which then cleans up
 	return cmd
+}
+
+// enter is what nsenter is told before the command.
+func (h *Host) enter() []string {
+	return []string{
+		"--target", strconv.Itoa(h.pause.pid()), "--mount", "--uts", "--ipc", "--net", "--pid", "--wd=/", "--",
+		"setpriv", "--pdeathsig=KILL", "--",
+	}
 }
 
 // Output runs a command inside the host and returns what it printed on standard output. The error

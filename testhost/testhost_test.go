@@ -3,8 +3,10 @@
 package testhost
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -101,6 +103,73 @@ func TestSignals(t *testing.T) {
 	}
 	if err := syscall.Kill(p.PID(), 0); !errors.Is(err, syscall.ESRCH) {
 		t.Errorf("after Kill, the process is still there: %v", err)
+	}
+}
+
+const tellsTime = "TESTHOST_TELLS_TIME"
+
+// TestMain lets the binary be a program that tells for each line what time it is, what time it is for what it starts, and how many
+// seconds have passed.
+func TestMain(m *testing.M) {
+	if os.Getenv(tellsTime) == "" {
+		os.Exit(m.Run())
+	}
+	began := time.Now()
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		child, err := exec.Command("date", "+%s").Output()
+		fmt.Println(time.Now().Unix(), strings.TrimSpace(string(child)), int(time.Since(began).Seconds()), err)
+	}
+}
+
+// A process has the clock that it is given, from its start and whenever it is given another one. Nothing else changes for it.
+func TestClock(t *testing.T) {
+	h := New(t, Options{})
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := h.Command(t.Context(), self)
+	cmd.Env = append(os.Environ(), tellsTime+"=1")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers := bufio.NewReader(stdout)
+	p, err := h.StartWithClock(cmd, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, ahead := range []time.Duration{time.Hour, -time.Hour, 0, 48 * time.Hour} {
+		if i > 0 {
+			if err := p.SetClock(ahead); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := time.Now()
+		if _, err := io.WriteString(stdin, "\n"); err != nil {
+			t.Fatal(err)
+		}
+		var own, child int64
+		var passed int
+		if _, err := fmt.Fscanf(answers, "%d %d %d <nil>\n", &own, &child, &passed); err != nil {
+			t.Fatal(err)
+		}
+		about := func(unix int64, want time.Time) bool {
+			return unix >= want.Unix() && unix <= want.Unix()+int64(time.Since(before).Seconds())+1
+		}
+		if !about(own, before.Add(ahead)) || !about(child, before) || passed > 60 {
+			t.Errorf("%s ahead: at %d its time is %d, that of its child %d, and %d s have passed", ahead, before.Unix(), own, child, passed)
+		}
+	}
+	if err := p.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.StartWithClock(h.Command(t.Context(), "/no/such/program"), time.Hour); err == nil {
+		t.Error("a program that does not exist has a clock")
 	}
 }
 

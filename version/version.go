@@ -5,16 +5,16 @@ package version
 
 import (
 	"runtime"
+	"strings"
 
 	apimachineryversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/component-base/compatibility"
 )
 
-// Kubernetes is the version of Kubernetes whose behaviour is served.
-const Kubernetes = "1.37.2"
-
 // These are set by the linker.
 var (
+	// Kubernetes is the version of Kubernetes whose behaviour is served.
+	Kubernetes = "1.37.2"
 	// Skiff is the release, a semantic version.
 	Skiff = "0.1.0-dev"
 	// Commit is the source's.
@@ -26,15 +26,24 @@ func GitVersion() string { return "v" + Kubernetes + "+skiff." + Skiff }
 
 // Info is the answer of /version.
 func Info() apimachineryversion.Info {
+	major, minor := minorVersion()
 	return apimachineryversion.Info{
-		Major: "1", Minor: "37", GitVersion: GitVersion(), GitCommit: Commit, GitTreeState: "clean",
+		Major: major, Minor: minor, GitVersion: GitVersion(), GitCommit: Commit, GitTreeState: "clean",
 		GoVersion: runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH,
 	}
 }
 
 // Effective is the version for the API machinery's feature gates.
 func Effective() compatibility.EffectiveVersion {
-	return effective{compatibility.NewEffectiveVersionFromString(Kubernetes, "1.37", "1.37")}
+	major, minor := minorVersion()
+	return effective{compatibility.NewEffectiveVersionFromString(Kubernetes, major+"."+minor, major+"."+minor)}
+}
+
+// minorVersion is the version of Kubernetes without its patches, in two parts.
+func minorVersion() (major, minor string) {
+	major, rest, _ := strings.Cut(Kubernetes, ".")
+	minor, _, _ = strings.Cut(rest, ".")
+	return major, minor
 }
 
 type effective struct{ compatibility.EffectiveVersion }

@@ -111,7 +111,7 @@ func Introduce(ctx context.Context, server, token string) (*restclient.Config, e
 		return (&net.Dialer{}).DialContext(ctx, network, address)
 	}
 	var ca []byte
-	err = untilThen(ctx, func() {}, func() error {
+	err = untilThen(ctx, func(Step) {}, func() error {
 		ca, err = fetchCA(ctx, dial, parsed.CAHash)
 		return err
 	})
@@ -129,17 +129,29 @@ type notYet struct{ error }
 
 func (n notYet) Unwrap() error { return n.error }
 
-// untilThen tries something until its error is not notYet, or for joinPatience. waiting is called when it begins to wait.
-func untilThen(ctx context.Context, waiting func(), try func() error) error {
+// wrongClock is an error that ends when a clock is set, as that of a machine often is some time after its start.
+type wrongClock struct{ error }
+
+func (w wrongClock) Unwrap() error { return w.error }
+
+// untilThen tries something for as long as a clock is wrong, and while its error is notYet for joinPatience. waiting is told when it
+// begins to wait, and for what.
+func untilThen(ctx context.Context, waiting func(Step), try func() error) error {
 	end := time.Now().Add(joinPatience)
-	for first := true; ; first = false {
+	var told Step
+	for {
 		err := try()
-		if !errors.As(err, &notYet{}) || time.Now().After(end) {
+		now := waitsFor(err)
+		switch {
+		case now == StepClock:
+			end = time.Now().Add(joinPatience)
+		case !errors.As(err, &notYet{}) || time.Now().After(end):
 			return err
 		}
-		if first {
-			klog.FromContext(ctx).Error(err, "The server is not ready, trying again")
-			waiting()
+		if now != told {
+			klog.FromContext(ctx).Error(err, "Cannot join yet, trying again")
+			waiting(now)
+			told = now
 		}
 		select {
 		case <-time.After(retryEvery):
@@ -147,6 +159,14 @@ func untilThen(ctx context.Context, waiting func(), try func() error) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// waitsFor tells what has to come before what failed can succeed.
+func waitsFor(err error) Step {
+	if errors.As(err, &wrongClock{}) {
+		return StepClock
+	}
+	return StepWaiting
 }
 
 // bare is an error of net/http without the URL, which says nothing here.
@@ -166,9 +186,9 @@ func checkClock(date string, now time.Time) error {
 	}
 	switch skew := now.Sub(server); {
 	case skew > maxSkew:
-		return fmt.Errorf("this machine's clock is %s ahead of the server's (set the time of one of them)", skew.Round(time.Second))
+		return wrongClock{fmt.Errorf("this machine's clock is %s ahead of the server's (set the time of one of them)", skew.Round(time.Minute))}
 	case skew < -maxSkew:
-		return fmt.Errorf("this machine's clock is %s behind the server's (set the time of one of them)", (-skew).Round(time.Second))
+		return wrongClock{fmt.Errorf("this machine's clock is %s behind the server's (set the time of one of them)", (-skew).Round(time.Minute))}
 	}
 	return nil
 }
@@ -251,9 +271,12 @@ func verdict(request *certificatesv1.CertificateSigningRequest, nodeName string)
 // explain says what errors of the first requests mean to a person, and which of them waiting may mend. ready asks the server whether it is.
 func explain(err error, ready func() error) error {
 	var status apierrors.APIStatus
+	var clock wrongClock
 	switch {
 	case err == nil, errors.As(err, &misfit{}), errors.As(err, &refused{}):
 		return err
+	case errors.As(err, &clock):
+		return clock
 	case errors.As(err, &status) && (status.Status().Code >= http.StatusInternalServerError || apierrors.IsTooManyRequests(err)):
 		return notYet{fmt.Errorf("ask to become a node: %w", err)}
 	case (apierrors.IsUnauthorized(err) || apierrors.IsForbidden(err)) && ready() != nil: // it may not know yet
@@ -263,20 +286,16 @@ func explain(err error, ready func() error) error {
 	case apierrors.IsForbidden(err):
 		return fmt.Errorf("the token does not let machines join: %w (%s)", err, newTokenAdvice)
 	}
-	if expired(err) {
-		return atThisTime(err)
-	}
 	return fmt.Errorf("ask to become a node: %w", err)
 }
 
-// expired says of an error that the server's certificate is not valid at this machine's time.
-func expired(err error) bool {
+// namesClock says of an error of TLS that a clock is wrong, if it is because of the time that the server's certificate is not valid.
+func namesClock(err error) error {
 	var invalid x509.CertificateInvalidError
-	return errors.As(err, &invalid) && invalid.Reason == x509.Expired
-}
-
-func atThisTime(err error) error {
-	return fmt.Errorf("the server's certificate is not valid at this machine's time: %w (set the time of one of them)", err)
+	if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
+		return wrongClock{fmt.Errorf("the server's certificate is not valid at this machine's time: %w (set the time of one of them)", err)}
+	}
+	return err
 }
 
 // refusal is an error that waiting does not mend, if it lasts: a server answers, and does not know this node any more. It is nil for

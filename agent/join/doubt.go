@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -29,7 +30,8 @@ type doubting struct {
 	http.RoundTripper
 	servers *servers
 	ready   func(ctx context.Context, server string) error
-	asking  sync.Mutex // one at a time
+	asking  sync.Mutex  // one at a time
+	skewed  atomic.Bool // the clocks differed when a server answered last
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -37,17 +39,32 @@ func (d *doubting) RoundTrip(r *http.Request) (*http.Response, error) {
 	slow := time.AfterFunc(answerPatience, func() { d.doubt(r.Context()) }) // watches too are answered at once
 	response, err := d.RoundTripper.RoundTrip(r)
 	slow.Stop()
-	switch {
-	case err != nil && !errors.Is(r.Context().Err(), context.Canceled), err == nil && response.StatusCode >= http.StatusInternalServerError:
-		d.doubt(r.Context())
-	case err == nil && response.StatusCode == http.StatusUnauthorized:
-		// A certificate is about time: it may be a good one.
-		if skew := checkClock(response.Header.Get("Date"), time.Now()); skew != nil {
-			_ = response.Body.Close()
-			return nil, skew
+	if err != nil {
+		if !errors.Is(r.Context().Err(), context.Canceled) {
+			d.doubt(r.Context())
 		}
+		return nil, namesClock(err)
 	}
-	return response, err
+	if response.StatusCode >= http.StatusInternalServerError {
+		d.doubt(r.Context())
+	}
+	skew := checkClock(response.Header.Get("Date"), time.Now())
+	d.tell(r.Context(), skew)
+	if skew != nil && response.StatusCode == http.StatusUnauthorized { // a certificate is about time: it may be a good one
+		_ = response.Body.Close()
+		return nil, skew
+	}
+	return response, nil
+}
+
+// tell says when the clocks begin to differ and when they do not any more. The node works nevertheless, as long as certificates are valid.
+func (d *doubting) tell(ctx context.Context, skew error) {
+	switch was := d.skewed.Swap(skew != nil); {
+	case skew != nil && !was:
+		klog.FromContext(ctx).Error(skew, "What this node writes and reads about times is wrong")
+	case skew == nil && was:
+		klog.FromContext(ctx).Info("The clocks of this machine and of the server agree again")
+	}
 }
 
 // WrappedRoundTripper is for who looks for the transport's connections.

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -193,6 +194,7 @@ func TestDoubt(t *testing.T) {
 		"somebody's webhook does not work": {answer: answer{status: 500}, ready: "a b", want: "a", asked: 1},
 		"the connection breaks":            {answer: answer{err: io.ErrUnexpectedEOF}, ready: "b", want: "b", asked: 2, err: "unexpected EOF"},
 		"its packets are lost":             {answer: answer{hangs: true}, ready: "b", want: "b", asked: 3, err: "unexpected EOF"},
+		"not valid now":                    {answer: answer{err: x509.CertificateInvalidError{Reason: x509.Expired}}, want: "a", asked: 3, err: "the server's certificate is not valid at this machine's time"},
 		"unknown, by another clock":        {answer: answer{status: 401, behind: time.Hour}, want: "a", err: "this machine's clock is 1h0m0s ahead of the server's"},
 		"unknown":                          {answer: answer{status: 401}, want: "a"},
 	} {
@@ -244,7 +246,7 @@ func TestExplain(t *testing.T) {
 		"starting":              {err: apierrors.NewServiceUnavailable("starting"), ready: true, want: "ask to become a node", waits: true},
 		"etcd is late":          {err: apierrors.NewInternalError(errors.New("etcdserver: request timed out")), ready: true, want: "ask to become a node", waits: true},
 		"too many":              {err: apierrors.NewTooManyRequests("later", 1), ready: true, want: "ask to become a node", waits: true},
-		"the clock":             {err: x509.CertificateInvalidError{Reason: x509.Expired}, ready: true, want: "the server's certificate is not valid at this machine's time"},
+		"the clock":             {err: &url.Error{Op: "Get", Err: namesClock(x509.CertificateInvalidError{Reason: x509.Expired})}, ready: true, want: "the server's certificate is not valid at this machine's time"},
 		"a double name":         {err: refused{errors.New("become node x: there is")}, ready: true, want: "become node x: there is"},
 		"a wrong version":       {err: misfit{errors.New("this agent is")}, ready: true, want: "this agent is"},
 		"the network is broken": {err: io.ErrUnexpectedEOF, ready: true, want: "ask to become a node: unexpected EOF"},
@@ -270,7 +272,7 @@ func TestUntilThen(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			waited, tries := 0, 0
-			err := untilThen(t.Context(), func() { waited++ }, func() error {
+			err := untilThen(t.Context(), func(Step) { waited++ }, func() error {
 				tries++
 				return errs[tries-1]
 			})
@@ -281,9 +283,27 @@ func TestUntilThen(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		err := untilThen(t.Context(), func() {}, func() error { return notYet{final} })
+		err := untilThen(t.Context(), func(Step) {}, func() error { return notYet{final} })
 		if took := time.Since(began); !errors.Is(err, final) || took < joinPatience || took > 2*joinPatience {
 			t.Errorf("%v after %s", err, took)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		var steps []Step
+		err := untilThen(t.Context(), func(s Step) { steps = append(steps, s) }, func() error {
+			switch took := time.Since(began); {
+			case took < time.Minute:
+				return notYet{errors.New("starting")}
+			case took < time.Hour:
+				return wrongClock{errors.New("behind")}
+			case took < time.Hour+time.Minute:
+				return notYet{errors.New("stopping")}
+			}
+			return nil
+		})
+		if want := []Step{StepWaiting, StepClock, StepWaiting}; err != nil || !slices.Equal(steps, want) {
+			t.Errorf("while a clock is wrong: %v, %v, want %v", err, steps, want)
 		}
 	})
 }

@@ -72,9 +72,10 @@ type Config struct {
 // Step is something that a person who starts an agent waits for.
 type Step string
 
-// The steps. Waiting comes only if no server answers.
+// The steps. Waiting comes only if no server answers, Clock only if a server's clock differs.
 const (
 	StepWaiting Step = "waiting" // for a server
+	StepClock   Step = "clock"   // waiting until a clock is set
 	StepJoined  Step = "joined"  // the node has its certificate, and a server knows it
 	StepRuntime Step = "runtime" // containers can be started
 	StepNode    Step = "node"    // the Node is Ready
@@ -204,7 +205,7 @@ func (a *Agent) join(ctx context.Context) error {
 		return err
 	}
 	var got pair
-	err = untilThen(ctx, func() { a.cfg.progress(StepWaiting) }, func() error {
+	err = untilThen(ctx, a.cfg.progress, func() error {
 		got, err = a.apply(ctx, token)
 		return err
 	})
@@ -315,11 +316,8 @@ func (a *Agent) untilMet(ctx context.Context, ask func() error) error {
 		case time.Since(since) >= refusedFor:
 			return final
 		}
-		if expired(err) {
-			err = atThisTime(err)
-		}
 		if told.IsZero() {
-			a.cfg.progress(StepWaiting)
+			a.cfg.progress(waitsFor(err))
 		}
 		if time.Since(told) >= tellEvery {
 			klog.FromContext(ctx).Error(cmp.Or(final, err), "Waiting for a server that takes this node", "servers", a.servers.list())

@@ -50,7 +50,7 @@ func run(ctx context.Context, pattern string, out io.Writer) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start go test: %w", err)
 	}
-	results, err := read(io.TeeReader(lines, os.Stderr))
+	results, err := read(lines, os.Stderr)
 	if err != nil {
 		return err
 	}
@@ -81,13 +81,19 @@ type key struct {
 	unit             string
 }
 
-var line = regexp.MustCompile(`^Benchmark(\w+)/(\w+)/nodes=(\d+)\S*\s+\d+\s(.*)`)
+var (
+	line   = regexp.MustCompile(`^Benchmark(\w+)/(\w+)/nodes=(\d+)\S*\s+\d+\s(.*)`)
+	logged = regexp.MustCompile(`^[IWE]\d{4} `) // by what is measured, in klog's format
+)
 
-// read takes what go test prints apart.
-func read(from io.Reader) (results, error) {
+// read takes what go test prints apart, and passes it on to progress but for what was logged.
+func read(from io.Reader, progress io.Writer) (results, error) {
 	r := make(results)
 	scanner := bufio.NewScanner(from)
 	for scanner.Scan() {
+		if !logged.MatchString(scanner.Text()) {
+			fmt.Fprintln(progress, scanner.Text())
+		}
 		m := line.FindStringSubmatch(scanner.Text())
 		if m == nil {
 			continue

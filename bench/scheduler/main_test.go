@@ -10,16 +10,21 @@ import (
 
 // What go test prints becomes tables that say which aims are met.
 func TestTables(t *testing.T) {
+	var progress bytes.Buffer
 	r, err := read(strings.NewReader(`goos: linux
+I1128 16:40:39.475448   21110 handler.go:309] Adding GroupVersion v1 to ResourceManager
 BenchmarkAlone/Basic/nodes=1000-2         1   104.4 cpu-µs/pod   25.04 p99-ms   14951 pods/s
 BenchmarkAlone/Basic/nodes=5000-2         1   154.5 cpu-µs/pod   48.24 p99-ms   1400 pods/s
 BenchmarkAlone/Slow/nodes=1000-2          1   100 cpu-µs/pod     1 p99-ms       1 pods/s
 BenchmarkAlone/Slow/nodes=5000-2          1   500 cpu-µs/pod     1 p99-ms       1 pods/s
 BenchmarkThroughAPI/Basic/nodes=1000-2    1   900 creates/s      1 p99-ms       400 pods/s
 BenchmarkThroughAPI/Preemption/nodes=1000 1   900 creates/s      1 p99-ms       4 pods/s
-PASS`))
+PASS`), &progress)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if text := progress.String(); strings.Contains(text, "handler.go") || !strings.HasPrefix(text, "goos: linux\nBenchmark") || !strings.HasSuffix(text, "PASS\n") {
+		t.Errorf("progress is:\n%s", text)
 	}
 	var out bytes.Buffer
 	r.print(&out)

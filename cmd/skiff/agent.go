@@ -37,7 +37,7 @@ environment variable (SKIFF_NODE_NAME). A flag wins over the environment, which 
 		if err := s.load(cmd.Flags()); err != nil {
 			return err
 		}
-		s.agent.NetworkSet = cmd.Flags().Changed("network")
+		s.agent.NetworkSet, s.agent.Node.Flags = cmd.Flags().Changed("network"), shown(cmd.Flags())
 		return runAgent(cmd, s)
 	}
 	return cmd
@@ -96,6 +96,7 @@ func runAgent(cmd *cobra.Command, s *settings) error {
 func tellAgent(out io.Writer, cfg *join.Config, step join.Step, after time.Duration) {
 	what := map[join.Step]string{
 		join.StepWaiting: "no server answers, waiting for one",
+		join.StepClock:   "the clocks of this machine and of the server differ, waiting until one is set",
 		join.StepJoined:  "joined the cluster as " + cfg.NodeName,
 		join.StepRuntime: "container runtime is ready",
 		join.StepNode:    fmt.Sprintf("node %s is Ready", cfg.NodeName),

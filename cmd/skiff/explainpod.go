@@ -79,11 +79,18 @@ func explainPod(ctx context.Context, kubeconfig, namespace, name string) (*sched
 
 func printExplanation(out io.Writer, e *scheduler.Explanation) {
 	pod := e.Namespace + "/" + e.Name
-	if e.Node != "" {
+	switch {
+	case e.NodeMissing:
+		fmt.Fprintf(out, "Pod %s is bound to node %s, and there is no such node.\n", pod, e.Node)
+		return
+	case e.Node != "":
 		fmt.Fprintf(out, "Pod %s is on node %s.\n", pod, e.Node)
 		return
 	}
 	fmt.Fprintf(out, "Pod %s has no node. %s\n", pod, situation(e))
+	if e.Nominated != "" {
+		fmt.Fprintf(out, "Room is kept for it on node %s.\n", e.Nominated)
+	}
 	if e.Condition != "" {
 		fmt.Fprintf(out, "The last attempt ended with: %s\n", e.Condition)
 	}
@@ -171,6 +178,8 @@ func situation(e *scheduler.Explanation) string {
 		attempts = fmt.Sprintf("It was tried %d times.", e.Attempts)
 	}
 	switch e.State {
+	case "ended":
+		return "It has ended, so it is not tried."
 	case "deleted":
 		return "It is being deleted, so it is not tried."
 	case "binding":
@@ -180,7 +189,7 @@ func situation(e *scheduler.Explanation) string {
 	case "in flight":
 		return "It is being tried just now."
 	case "":
-		return fmt.Sprintf("Scheduler %q, which it asks for, has not looked at it.", e.Scheduler)
+		return fmt.Sprintf("Scheduler %q, which it asks for, has not looked at it: if there is none of that name, change spec.schedulerName.", e.Scheduler)
 	case "backoff":
 		return attempts + " The next attempt is at " + e.Until.Local().Format(time.TimeOnly) + "."
 	case "unschedulable":

@@ -21,7 +21,7 @@ func TestPrintExplanation(t *testing.T) {
 		want string
 	}{
 		{scheduler.Explanation{Namespace: "ns", Name: "p", Node: "n1"}, "Pod ns/p is on node n1.\n"},
-		{scheduler.Explanation{Namespace: "ns", Name: "p", Scheduler: "mine"}, "Pod ns/p has no node. Scheduler \"mine\", which it asks for, has not looked at it.\n"},
+		{scheduler.Explanation{Namespace: "ns", Name: "p", Scheduler: "mine"}, "Pod ns/p has no node. Scheduler \"mine\", which it asks for, has not looked at it: if there is none of that name, change spec.schedulerName.\n"},
 		{scheduler.Explanation{
 			Namespace: "ns", Name: "p", State: "gated", Whole: []scheduler.Objection{{Plugin: "SchedulingGates", Reason: "waiting for scheduling gates: [g]", Help: "remove the pod's spec.schedulingGates"}},
 		}, `Pod ns/p has no node. It is held back and not tried.

@@ -46,7 +46,7 @@ environment variable (SKIFF_NODE_NAME). A flag wins over the environment, which 
 		if err := s.load(cmd.Flags()); err != nil {
 			return err
 		}
-		s.server.Said = cmd.Flags().Changed
+		s.server.Said, s.server.Node.Flags = cmd.Flags().Changed, shown(cmd.Flags())
 		return runServer(cmd, s)
 	}
 	return cmd

@@ -46,6 +46,16 @@ func (s *settings) addCommonFlags(flags *pflag.FlagSet) {
 	s.logs.addFlags(flags)
 }
 
+// shown are all flags with their values, for people who look for a fault; what is secret is not in it.
+func shown(flags *pflag.FlagSet) map[string]string {
+	all := map[string]string{}
+	flags.VisitAll(func(f *pflag.Flag) { all[f.Name] = f.Value.String() })
+	if all["token"] != "" {
+		all["token"] = "CLASSIFIED"
+	}
+	return all
+}
+
 // load sets the flags that were not given from the environment and from the file.
 func (s *settings) load(flags *pflag.FlagSet) error {
 	values, err := s.read(flags.Changed("config"))

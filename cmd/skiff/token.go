@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"text/tabwriter"
 	"time"
 
@@ -40,7 +42,10 @@ const (
 )
 
 // tokens are the commands' way to the cluster.
-type tokens struct{ kubeconfig string }
+type tokens struct {
+	kubeconfig string
+	clock      serverClock
+}
 
 func newTokenCommand() *cobra.Command {
 	t := &tokens{}
@@ -86,7 +91,7 @@ func (t *tokens) newCreate() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		secret, token, err := newToken(*forServer, *ttl, *description, time.Now())
+		secret, token, err := newToken(*forServer, *ttl, *description, t.clock.now())
 		if err != nil {
 			return err
 		}
@@ -179,7 +184,7 @@ func (t *tokens) newList() *cobra.Command {
 			table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 3, ' ', 0)
 			fmt.Fprintln(table, "ID\tEXPIRES IN\tJOINS\tDESCRIPTION")
 			for _, s := range list.Items {
-				fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", secrets.GetData(&s, bootstrapapi.BootstrapTokenIDKey), timeLeft(&s, time.Now()),
+				fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", secrets.GetData(&s, bootstrapapi.BootstrapTokenIDKey), timeLeft(&s, t.clock.now()),
 					joins(&s), secrets.GetData(&s, bootstrapapi.BootstrapTokenDescriptionKey))
 			}
 			return table.Flush()
@@ -250,8 +255,34 @@ func (t *tokens) client() (kubernetes.Interface, error) {
 	if err != nil {
 		return nil, err
 	}
+	config.Wrap(t.clock.follow)
 	return kubernetes.NewForConfig(config)
 }
+
+// serverClock is the clock of who answers requests. By that it is judged whether a token has expired, and this machine's may differ.
+type serverClock struct {
+	http.RoundTripper
+	ahead atomic.Int64 // of this machine's, as of the last answer; nanoseconds
+}
+
+func (c *serverClock) follow(next http.RoundTripper) http.RoundTripper {
+	c.RoundTripper = next
+	return c
+}
+
+// RoundTrip implements http.RoundTripper.
+func (c *serverClock) RoundTrip(r *http.Request) (*http.Response, error) {
+	response, err := c.RoundTripper.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	if date, err := http.ParseTime(response.Header.Get("Date")); err == nil {
+		c.ahead.Store(int64(time.Until(date)))
+	}
+	return response, nil
+}
+
+func (c *serverClock) now() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
 
 // adminConfig is the way to the cluster for an administrator.
 func adminConfig(kubeconfig string) (*restclient.Config, error) {

@@ -18,11 +18,12 @@ const (
 // failures are those since the last success.
 type failures struct {
 	count int
-	last  time.Time // the zero time if count is 0
+	last  time.Time // by the clock of the pod's node; the zero time if count is 0
+	seen  time.Time // when the controller learnt of it, likewise
 }
 
 // with adds pods that have ended since.
-func (f failures) with(succeeded, failed []*corev1.Pod) failures {
+func (f failures) with(succeeded, failed []*corev1.Pod, now time.Time) failures {
 	var lastSuccess time.Time
 	for _, pod := range succeeded {
 		if at := endTime(pod); at.After(lastSuccess) {
@@ -37,7 +38,7 @@ func (f failures) with(succeeded, failed []*corev1.Pod) failures {
 		if len(succeeded) > 0 && !at.After(lastSuccess) {
 			continue
 		}
-		f.count++
+		f.count, f.seen = f.count+1, now
 		if at.After(f.last) {
 			f.last = at
 		}
@@ -45,7 +46,8 @@ func (f failures) with(succeeded, failed []*corev1.Pod) failures {
 	return f
 }
 
-// left is how long no pod is to be created: not for longer than the delay, even if the clock was set back.
+// left is how long no pod is to be created: not for longer than the delay after the last failure was seen, though it may be yet to
+// come by this clock, if that was set back or the node's is ahead.
 func (f failures) left(now time.Time) time.Duration {
 	if f.count == 0 {
 		return 0
@@ -57,15 +59,20 @@ func (f failures) left(now time.Time) time.Duration {
 			break
 		}
 	}
-	return min(max(0, delay-now.Sub(f.last)), delay)
+	return max(0, delay-max(now.Sub(f.last), now.Sub(f.seen)))
 }
 
-// leftForIndex is how long no pod is to be created for an index whose last pod failed; 0 if none did.
+// leftForIndex is how long no pod is to be created for an index whose last pod failed; 0 if none did. One that ends later than now has been
+// there at least.
 func leftForIndex(lastFailed *corev1.Pod, now time.Time) time.Duration {
 	if lastFailed == nil {
 		return 0
 	}
-	return failures{count: absoluteFailures(lastFailed) + 1, last: endTime(lastFailed)}.left(now)
+	last := endTime(lastFailed)
+	if last.After(now) {
+		last = lastFailed.CreationTimestamp.Time
+	}
+	return failures{count: absoluteFailures(lastFailed) + 1, last: last, seen: last}.left(now)
 }
 
 // endTime is when the pod ended: when its last container did; or else when it stopped being ready; or else when

@@ -190,7 +190,7 @@ func TestSucceedsEarly(t *testing.T) {
 func TestBackoff(t *testing.T) {
 	failed := func(d time.Duration) *corev1.Pod { return newPod("f", exited("c", 1, ago(d))) }
 	succeeded := func(d time.Duration) *corev1.Pod { return newPod("s", exited("c", 0, ago(d))) }
-	before := failures{count: 3, last: now.Add(-time.Minute)}
+	before := failures{count: 3, last: now.Add(-time.Minute), seen: now.Add(-time.Minute)}
 	for _, tc := range []struct {
 		name              string
 		before            failures
@@ -204,13 +204,29 @@ func TestBackoff(t *testing.T) {
 		{name: "one more", before: before, failed: []*corev1.Pod{failed(0)}, count: 4, left: 80 * time.Second},
 		{name: "success", before: before, succeeded: []*corev1.Pod{succeeded(0)}},
 		{name: "failure after success", before: before, succeeded: []*corev1.Pod{succeeded(3 * time.Second)}, failed: []*corev1.Pod{failed(4 * time.Second), failed(time.Second)}, count: 1, left: 9 * time.Second},
-		{name: "not for ever", before: failures{count: 99, last: now}, count: 99, left: 10 * time.Minute},
-		{name: "over", before: failures{count: 1, last: now.Add(-time.Hour)}, count: 1},
+		{name: "not for ever", before: failures{count: 99, last: now, seen: now}, count: 99, left: 10 * time.Minute},
+		{name: "over", before: failures{count: 1, last: now.Add(-time.Hour), seen: now.Add(-time.Hour)}, count: 1},
+		{name: "on a node whose clock is ahead", failed: []*corev1.Pod{failed(-time.Hour)}, count: 1, left: 10 * time.Second},
+		{name: "some time ago on a node whose clock is ahead", before: failures{count: 2, last: now.Add(time.Hour), seen: now.Add(-15 * time.Second)}, count: 2, left: 5 * time.Second},
 	} {
-		f := tc.before.with(tc.succeeded, tc.failed)
+		f := tc.before.with(tc.succeeded, tc.failed, now)
 		if left := f.left(now); f.count != tc.count || left != tc.left {
 			t.Errorf("%s: %d failures, %v left; want %d, %v", tc.name, f.count, left, tc.count, tc.left)
 		}
+	}
+}
+
+// The last pod of an index tells alone how long its next one has to wait, whatever the clock of its node was.
+func TestBackoffPerIndex(t *testing.T) {
+	for ended, want := range map[time.Duration]time.Duration{3 * time.Second: 7 * time.Second, time.Minute: 0, -time.Hour: 6 * time.Second} {
+		pod := newPod("p", exited("c", 1, ago(ended)))
+		pod.CreationTimestamp = ago(4 * time.Second)
+		if got := leftForIndex(pod, now); got != want {
+			t.Errorf("it ended %s ago: %s left, want %s", ended, got, want)
+		}
+	}
+	if got := leftForIndex(nil, now); got != 0 {
+		t.Errorf("without one: %s left", got)
 	}
 }
 
@@ -244,6 +260,18 @@ func TestEndTime(t *testing.T) {
 	} {
 		if got := now.Sub(endTime(tc.pod)); got != tc.want {
 			t.Errorf("%s: ended %v ago, want %v", tc.pod.Name, got, tc.want)
+		}
+	}
+}
+
+// A Job does not complete before its start, which the API would refuse, though the clock may have been set back since.
+func TestCompletionTime(t *testing.T) {
+	for start, want := range map[time.Duration]time.Duration{time.Hour: 0, -time.Hour: -time.Hour} {
+		s := &state{now: now, ending: &batchv1.JobCondition{Type: batchv1.JobSuccessCriteriaMet}, job: &batchv1.Job{
+			Status: batchv1.JobStatus{StartTime: ptr.To(ago(start)), UncountedTerminatedPods: &batchv1.UncountedTerminatedPods{}},
+		}}
+		if !s.finish() || now.Sub(s.job.Status.CompletionTime.Time) != want {
+			t.Errorf("a Job that started %s ago completed at %v, want %s ago", start, s.job.Status.CompletionTime, want)
 		}
 	}
 }

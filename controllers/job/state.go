@@ -110,7 +110,7 @@ func (s *state) countEnded() {
 
 	s.succeeded = int(s.job.Status.Succeeded) + s.uncounted.succeeded.Len() + len(succeeded)
 	s.failed = int(s.job.Status.Failed) + s.uncounted.failed.Len() + len(counting)
-	s.failures = s.memory.failures(s.job).with(succeeded, failed)
+	s.failures = s.memory.failures(s.job).with(succeeded, failed, s.now)
 	if !indexed(s.job) {
 		return
 	}

@@ -239,6 +239,9 @@ func (s *state) finish() bool {
 	s.setCondition(s.lastCondition(), corev1.ConditionTrue, s.ending.Reason, s.ending.Message)
 	if s.lastCondition() == batchv1.JobComplete {
 		s.job.Status.CompletionTime = &metav1.Time{Time: s.now}
+		if start := s.job.Status.StartTime; s.job.Status.CompletionTime.Before(start) { // the clock was set back; the API takes no such end
+			s.job.Status.CompletionTime = start
+		}
 	}
 	return true
 }

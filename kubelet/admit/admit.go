@@ -12,6 +12,7 @@ import (
 	"sort"
 
 	v1 "k8s.io/api/core/v1"
+	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/component-helpers/resource"
 	corev1 "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
@@ -26,6 +27,17 @@ type Rejection struct {
 
 // Check compares a pod with the node and the pods that run on it already, as they were granted. It returns nil if the pod fits.
 func Check(pod *v1.Pod, node *v1.Node, others []*v1.Pod) *Rejection {
+	if r := machine(pod, node); r != nil {
+		return r
+	}
+	if r := resources(pod, node, others); r != nil {
+		return r
+	}
+	return predicates(pod, node, others)
+}
+
+// machine checks what the node must be able to do for the pod.
+func machine(pod *v1.Pod, node *v1.Node) *Rejection {
 	if os, set := pod.Labels[v1.LabelOSStable]; set && os != runtime.GOOS {
 		return rejected("PodOSSelectorNodeLabelDoesNotMatch", "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label")
 	}
@@ -35,9 +47,11 @@ func Check(pod *v1.Pod, node *v1.Node, others []*v1.Pod) *Rejection {
 	if strictGroups(pod) && (node.Status.Features == nil || node.Status.Features.SupplementalGroupsPolicy == nil || !*node.Status.Features.SupplementalGroupsPolicy) {
 		return rejected("SupplementalGroupsPolicyNotSupported", "SupplementalGroupsPolicy=Strict is not supported in this node")
 	}
-	if r := resources(pod, node, others); r != nil {
-		return r
-	}
+	return nil
+}
+
+// predicates are the scheduler's checks that are not about amounts.
+func predicates(pod *v1.Pod, node *v1.Node, others []*v1.Pod) *Rejection {
 	if ok, err := nodeaffinity.GetRequiredNodeAffinity(pod).Match(node); err != nil || !ok {
 		return predicate("NodeAffinity")
 	}
@@ -81,6 +95,20 @@ func CheckResize(pod *v1.Pod, node *v1.Node, others []*v1.Pod) *Rejection {
 
 // resources checks that what is requested on the node in all stays within what it can give.
 func resources(pod *v1.Pod, node *v1.Node, others []*v1.Pod) *Rejection {
+	for _, l := range lacking(pod, node, others) {
+		return rejected("OutOf"+string(l.name), fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", l.name, l.requested, l.used, l.capacity))
+	}
+	return nil
+}
+
+// lack is a resource of which a node has too little. CPU is in thousandths.
+type lack struct {
+	name                      v1.ResourceName
+	requested, used, capacity int64
+}
+
+// lacking lists what the node has too little of for the pod.
+func lacking(pod *v1.Pod, node *v1.Node, others []*v1.Pod) (all []lack) {
 	used := v1.ResourceList{}
 	for _, other := range others {
 		for name, q := range resource.PodRequests(other, resource.PodResourcesOptions{}) {
@@ -90,7 +118,7 @@ func resources(pod *v1.Pod, node *v1.Node, others []*v1.Pod) *Rejection {
 		}
 	}
 	if most := node.Status.Allocatable.Pods().Value(); int64(len(others))+1 > most {
-		return outOf(v1.ResourcePods, 1, int64(len(others)), most)
+		all = append(all, lack{v1.ResourcePods, 1, int64(len(others)), most})
 	}
 	wants := resource.PodRequests(pod, resource.PodResourcesOptions{})
 	names := make([]string, 0, len(wants))
@@ -109,25 +137,21 @@ func resources(pod *v1.Pod, node *v1.Node, others []*v1.Pod) *Rejection {
 		total := sum.DeepCopy()
 		total.Add(want)
 		if total.Cmp(have) > 0 {
-			return outOf(name, value(name, want.MilliValue(), want.Value()), value(name, sum.MilliValue(), sum.Value()), value(name, have.MilliValue(), have.Value()))
+			all = append(all, lack{name, value(name, &want), value(name, &sum), value(name, &have)})
 		}
 	}
-	return nil
+	return all
 }
 
 func native(name v1.ResourceName) bool {
 	return name == v1.ResourceCPU || name == v1.ResourceMemory || name == v1.ResourceEphemeralStorage
 }
 
-func value(name v1.ResourceName, milli, whole int64) int64 {
+func value(name v1.ResourceName, q *apiresource.Quantity) int64 {
 	if name == v1.ResourceCPU {
-		return milli
+		return q.MilliValue()
 	}
-	return whole
-}
-
-func outOf(name v1.ResourceName, requested, used, capacity int64) *Rejection {
-	return rejected("OutOf"+string(name), fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, requested, used, capacity))
+	return q.Value()
 }
 
 func portsTaken(pod *v1.Pod, others []*v1.Pod) bool {

@@ -46,6 +46,9 @@ type Config struct {
 	PodPids   int64 // 0: no limit
 
 	HugePageSizes []string // that the kernel has, as it writes them ("2MB")
+
+	WithoutQuota func(*v1.Pod) bool // says whose CPU time is not limited; nil: nobody's
+	MemoryQoS    MemoryQoS          // needs cgroup v2
 }
 
 // Tree is the tree of groups of one node. It keeps no state but what the kernel keeps.
@@ -113,6 +116,9 @@ type Limits struct {
 	MemoryBytes int64
 	Pids        int64
 	HugePages   map[string]int64 // bytes by page size, "2MB"; nil: as they are, else 0 for each that is not among them
+
+	MemoryHigh int64       // above it the group is slowed down; v2 only
+	Protection *Protection // nil: as it is; v2 only
 }
 
 // PodLimits are the limits of a pod's group. A limit holds only if each container has one.
@@ -120,15 +126,20 @@ func (t *Tree) PodLimits(pod *v1.Pod) Limits {
 	options := resource.PodResourcesOptions{}
 	requests, limits := resource.PodRequests(pod, options), resource.PodLimits(pod, options)
 	out := Limits{CPUShares: Shares(requests.Cpu().MilliValue()), Pids: t.cfg.PodPids, HugePages: HugePages(requests)}
-	if qos.GetPodQOS(pod) == v1.PodQOSBestEffort {
+	class := qos.GetPodQOS(pod)
+	if class == v1.PodQOSBestEffort {
 		out.CPUShares = minShares
 		return out
 	}
-	if allLimited(pod, v1.ResourceCPU) {
+	out.Protection = t.cfg.MemoryQoS.Protection(class, requests.Memory().Value())
+	if allLimited(pod, v1.ResourceCPU) && (t.cfg.WithoutQuota == nil || !t.cfg.WithoutQuota(pod)) {
 		out.CPUQuota = Quota(limits.Cpu().MilliValue(), t.period())
 	}
 	if allLimited(pod, v1.ResourceMemory) {
 		out.MemoryBytes = limits.Memory().Value()
+	}
+	if resource.IsPodLevelResourcesSet(pod) { // else its containers are slowed down, each by itself
+		out.MemoryHigh = t.cfg.MemoryQoS.High(requests.Memory().Value(), out.MemoryBytes)
 	}
 	return out
 }
@@ -257,7 +268,10 @@ func (t *Tree) EnsureRoot(allocatable Limits) error {
 	if err := t.ensure(name{kubepods, "besteffort"}, Limits{CPUShares: minShares}); err != nil {
 		return err
 	}
-	return t.ensure(name{kubepods, "burstable"}, Limits{CPUShares: minShares})
+	if err := t.ensure(name{kubepods, "burstable"}, Limits{CPUShares: minShares}); err != nil || t.cfg.MemoryQoS.Tiered {
+		return err
+	}
+	return t.ProtectMemory(0, 0) // an earlier process may have been told to
 }
 
 // SetBurstableShares gives the burstable class the CPU that its pods request together.
@@ -505,6 +519,12 @@ func (t *Tree) settingsV2(l Limits) []setting {
 	}
 	if l.MemoryBytes > 0 {
 		s = append(s, setting{"memory", "memory.max", text(l.MemoryBytes)})
+	}
+	if l.MemoryHigh > 0 {
+		s = append(s, setting{"memory", "memory.high", text(l.MemoryHigh)})
+	}
+	if l.Protection != nil {
+		s = append(s, setting{"memory", "memory.min", text(l.Protection.Min)}, setting{"memory", "memory.low", text(l.Protection.Low)})
 	}
 	if l.Pids > 0 {
 		s = append(s, setting{"pids", "pids.max", text(l.Pids)})

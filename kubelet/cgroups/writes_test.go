@@ -46,7 +46,7 @@ func (r *recorder) fill(dir string) {
 		return map[string][]string{
 			"cpu": {"cpu.shares", "cpu.cfs_period_us", "cpu.cfs_quota_us"}, "memory": {"memory.limit_in_bytes"}, "pids": {"pids.max"},
 			"cpuset": {"cpuset.cpus", "cpuset.mems"}, "hugetlb": {"hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.rsvd.limit_in_bytes"},
-			"+cpu": {"cpu.weight", "cpu.max"}, "+memory": {"memory.max"}, "+pids": {"pids.max"}, "+hugetlb": {"hugetlb.2MB.max", "hugetlb.2MB.rsvd.max"},
+			"+cpu": {"cpu.weight", "cpu.max"}, "+memory": {"memory.max", "memory.high", "memory.min", "memory.low"}, "+pids": {"pids.max"}, "+hugetlb": {"hugetlb.2MB.max", "hugetlb.2MB.rsvd.max"},
 		}[controller]
 	}
 	if r.unified {
@@ -127,6 +127,10 @@ mkdir /skiff/kubepods/besteffort
 /skiff/kubepods/cgroup.subtree_control = +hugetlb
 mkdir /skiff/kubepods/burstable
 /skiff/kubepods/burstable/cpu.weight = 1
+/skiff/kubepods/memory.min = 0
+/skiff/kubepods/memory.low = 0
+/skiff/kubepods/burstable/memory.min = 0
+/skiff/kubepods/burstable/memory.low = 0
 /skiff/kubepods/burstable/cgroup.subtree_control = +cpu
 /skiff/kubepods/burstable/cgroup.subtree_control = +memory
 /skiff/kubepods/burstable/cgroup.subtree_control = +pids

@@ -8,8 +8,10 @@ package configfile
 
 import (
 	"cmp"
+	"crypto/tls"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -19,14 +21,18 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	cliflag "k8s.io/component-base/cli/flag"
 	api "k8s.io/kubelet/config/v1beta1"
 	"k8s.io/utils/cpuset"
 	"sigs.k8s.io/yaml"
 
+	"github.com/skiff-k8s/skiff/kubelet/cpus"
 	"github.com/skiff-k8s/skiff/kubelet/eviction"
+	"github.com/skiff-k8s/skiff/kubelet/images"
 	"github.com/skiff-k8s/skiff/kubelet/memory"
 	"github.com/skiff-k8s/skiff/kubelet/numa"
 	"github.com/skiff-k8s/skiff/kubelet/shutdown"
+	"github.com/skiff-k8s/skiff/kubelet/userns"
 )
 
 // What memorySwap.swapBehavior can be; nothing is NoSwap.
@@ -35,23 +41,16 @@ const (
 	LimitedSwap = "LimitedSwap"
 )
 
-// fields are those that have an effect, and those whose only useful value is ours.
-var fields = []string{
-	"apiVersion", "kind", "maxPods", "podPidsLimit", "cpuCFSQuota", "cpuCFSQuotaPeriod", "cpuManagerPolicy", "reservedSystemCPUs", "topologyManagerPolicy", "topologyManagerScope", "memoryManagerPolicy", "reservedMemory", "memorySwap", "singleProcessOOMKill", "crashLoopBackOff", "kubeReserved", "systemReserved",
-	"evictionHard", "evictionSoft", "evictionSoftGracePeriod", "evictionPressureTransitionPeriod", "evictionMaxPodGracePeriod", "evictionMinimumReclaim", "mergeDefaultEvictionSettings",
-	"imageMinimumGCAge", "imageMaximumGCAge", "imageGCHighThresholdPercent", "imageGCLowThresholdPercent", "containerLogMaxSize", "containerLogMaxFiles", "enableSystemLogHandler", "enableSystemLogQuery",
-	"allowedUnsafeSysctls", "serializeImagePulls", "maxParallelImagePulls", "registerWithTaints", "shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority", "failSwapOn",
-}
-
-// Load reads a file; without one it returns the defaults.
-func Load(path string) (*api.KubeletConfiguration, error) {
-	c := &api.KubeletConfiguration{}
+// Load adds a file to what flags have said; without one it adds the defaults.
+func Load(path string, flags api.KubeletConfiguration) (*api.KubeletConfiguration, error) {
+	c := flags.DeepCopy()
+	settle(c)
 	if path != "" {
 		data, err := os.ReadFile(path)
 		if err != nil {
 			return nil, fmt.Errorf("read kubelet configuration: %w", err)
 		}
-		if c, err = parse(data); err != nil {
+		if err = parse(data, c); err != nil {
 			return nil, fmt.Errorf("read kubelet configuration %s: %w", path, err)
 		}
 	}
@@ -59,21 +58,20 @@ func Load(path string) (*api.KubeletConfiguration, error) {
 	return c, check(c)
 }
 
-func parse(data []byte) (*api.KubeletConfiguration, error) {
+// parse adds a file to c.
+func parse(data []byte, c *api.KubeletConfiguration) error {
 	var set map[string]any
 	if err := yaml.Unmarshal(data, &set); err != nil {
-		return nil, err
-	}
-	for _, name := range slices.Sorted(maps.Keys(set)) {
-		if !slices.Contains(fields, name) {
-			return nil, fmt.Errorf("the field %s has no effect here (remove it; those that have one are %s)", name, strings.Join(fields[2:], ", "))
-		}
+		return err
 	}
 	if set["kind"] != "KubeletConfiguration" || set["apiVersion"] != api.SchemeGroupVersion.String() {
-		return nil, fmt.Errorf("it must be a KubeletConfiguration of %s", api.SchemeGroupVersion)
+		return fmt.Errorf("it must be a KubeletConfiguration of %s", api.SchemeGroupVersion)
 	}
-	c := &api.KubeletConfiguration{}
-	return c, yaml.UnmarshalStrict(data, c)
+	said := &api.KubeletConfiguration{}
+	if err := yaml.UnmarshalStrict(data, said); err != nil {
+		return err
+	}
+	return take(said, c, set)
 }
 
 func setDefaults(c *api.KubeletConfiguration) {
@@ -85,9 +83,27 @@ func setDefaults(c *api.KubeletConfiguration) {
 	defaultTo(&c.ImageGCHighThresholdPercent, 85)
 	defaultTo(&c.ImageGCLowThresholdPercent, 80)
 	defaultTo(&c.ContainerLogMaxFiles, 5)
-	defaultTo(&c.EnableSystemLogHandler, true)
-	defaultTo(&c.EnableSystemLogQuery, false)
 	defaultTo(&c.SerializeImagePulls, c.MaxParallelImagePulls == nil || *c.MaxParallelImagePulls < 2)
+	defaultTo(&c.NodeStatusMaxImages, 50)
+	defaultTo(&c.HealthzPort, 10248)
+	defaultTo(&c.SeccompDefault, false)
+	defaultTo(&c.FailCgroupV1, false)
+	defaultTo(&c.RegistryPullQPS, 0)
+	for _, on := range []**bool{&c.EnableDebuggingHandlers, &c.EnableProfilingHandler, &c.EnableDebugFlagsHandler, &c.EnableSystemLogHandler, &c.Authentication.Webhook.Enabled} {
+		defaultTo(on, true)
+	}
+	defaultTo(&c.EnableSystemLogQuery, false)
+	defaultTo(&c.Authentication.Anonymous.Enabled, false)
+	c.RegistryBurst = cmp.Or(c.RegistryBurst, 10)
+	c.HealthzBindAddress = cmp.Or(c.HealthzBindAddress, "127.0.0.1")
+	c.MemoryReservationPolicy = cmp.Or(c.MemoryReservationPolicy, api.NoneMemoryReservationPolicy)
+	c.Authorization.Mode = cmp.Or(c.Authorization.Mode, api.KubeletAuthorizationModeWebhook)
+	c.Authentication.Webhook.CacheTTL.Duration = cmp.Or(c.Authentication.Webhook.CacheTTL.Duration, 2*time.Minute)
+	c.Authorization.Webhook.CacheAuthorizedTTL.Duration = cmp.Or(c.Authorization.Webhook.CacheAuthorizedTTL.Duration, 5*time.Minute)
+	c.Authorization.Webhook.CacheUnauthorizedTTL.Duration = cmp.Or(c.Authorization.Webhook.CacheUnauthorizedTTL.Duration, 30*time.Second)
+	if c.ImagePullCredentialsVerificationPolicy == "" {
+		c.ImagePullCredentialsVerificationPolicy = api.NeverVerifyPreloadedImages
+	}
 	if c.CPUManagerPolicy == "" {
 		c.CPUManagerPolicy = "none"
 	}
@@ -140,6 +156,18 @@ func check(c *api.KubeletConfiguration) error {
 	if _, err := resource.ParseQuantity(c.ContainerLogMaxSize); err != nil {
 		return fmt.Errorf("containerLogMaxSize: %w", err)
 	}
+	if _, err := CPUOptions(c); err != nil {
+		return err
+	}
+	if _, err := MaxNUMANodes(c); err != nil {
+		return err
+	}
+	if err := checkAPI(c); err != nil {
+		return err
+	}
+	if err := checkImages(c); err != nil {
+		return err
+	}
 	switch {
 	case c.CPUManagerPolicy != "none" && c.CPUManagerPolicy != "static":
 		return fmt.Errorf("cpuManagerPolicy %q is unknown (it is none or static)", c.CPUManagerPolicy)
@@ -153,6 +181,20 @@ func check(c *api.KubeletConfiguration) error {
 		return fmt.Errorf("memorySwap.swapBehavior %q is unknown (it is NoSwap or LimitedSwap)", c.MemorySwap.SwapBehavior)
 	case c.CrashLoopBackOff.MaxContainerRestartPeriod.Duration < time.Second || c.CrashLoopBackOff.MaxContainerRestartPeriod.Duration > 5*time.Minute:
 		return fmt.Errorf("crashLoopBackOff.maxContainerRestartPeriod (got: %v seconds) must be set between 1s and 300s", c.CrashLoopBackOff.MaxContainerRestartPeriod.Seconds())
+	case c.MemoryThrottlingFactor != nil && (*c.MemoryThrottlingFactor <= 0 || *c.MemoryThrottlingFactor > 1):
+		return fmt.Errorf("memoryThrottlingFactor %v must be greater than 0 and less than or equal to 1.0", *c.MemoryThrottlingFactor)
+	case c.MemoryReservationPolicy != api.NoneMemoryReservationPolicy && c.MemoryReservationPolicy != api.TieredReservationMemoryReservationPolicy:
+		return fmt.Errorf("option %q specified for memoryReservationPolicy. Valid options are %q or %q", c.MemoryReservationPolicy, api.NoneMemoryReservationPolicy, api.TieredReservationMemoryReservationPolicy)
+	case c.UserNamespaces != nil && c.UserNamespaces.IDsPerPod != nil && (*c.UserNamespaces.IDsPerPod < userns.Length || *c.UserNamespaces.IDsPerPod%userns.Length != 0):
+		return fmt.Errorf("userNamespaces.idsPerPod must be a multiple of %d", userns.Length)
+	case c.UserNamespaces != nil && c.UserNamespaces.IDsPerPod != nil && (int64(cmp.Or(c.MaxPods, 110))+1)**c.UserNamespaces.IDsPerPod > math.MaxUint32:
+		return fmt.Errorf("userNamespaces.idsPerPod is too much: there are no so many IDs for each of maxPods")
+	case c.MaxPods < 0 || c.PodsPerCore < 0:
+		return fmt.Errorf("maxPods and podsPerCore must not be negative numbers")
+	case *c.NodeStatusMaxImages < -1:
+		return fmt.Errorf("nodeStatusMaxImages %d must be -1 or greater", *c.NodeStatusMaxImages)
+	case c.CPUCFSQuotaPeriod.Duration < time.Millisecond || c.CPUCFSQuotaPeriod.Duration > time.Second:
+		return fmt.Errorf("cpuCFSQuotaPeriod %v must be between 1ms and 1sec, inclusive", c.CPUCFSQuotaPeriod.Duration)
 	case *c.ContainerLogMaxFiles < 2:
 		return fmt.Errorf("containerLogMaxFiles must be greater than 1")
 	case *c.EnableSystemLogQuery && !*c.EnableSystemLogHandler:
@@ -165,10 +207,96 @@ func check(c *api.KubeletConfiguration) error {
 		return fmt.Errorf("shutdownGracePeriodByPodPriority and shutdownGracePeriod must not be set at the same time")
 	case slices.ContainsFunc(c.ShutdownGracePeriodByPodPriority, func(p api.ShutdownGracePeriodByPodPriority) bool { return p.ShutdownGracePeriodSeconds < 0 }):
 		return fmt.Errorf("shutdownGracePeriodByPodPriority: shutdownGracePeriodSeconds must not be negative")
-	case c.MaxParallelImagePulls != nil && *c.MaxParallelImagePulls < 1:
-		return fmt.Errorf("maxParallelImagePulls must be a positive number")
 	}
 	return nil
+}
+
+// checkAPI checks who may call the kubelet, and how.
+func checkAPI(c *api.KubeletConfiguration) error {
+	if _, err := TLS(c); err != nil {
+		return err
+	}
+	switch {
+	case *c.Authentication.Anonymous.Enabled:
+		return fmt.Errorf("authentication.anonymous.enabled can only be false here")
+	case !*c.Authentication.Webhook.Enabled:
+		return fmt.Errorf("authentication.webhook.enabled can only be true here")
+	case c.Authentication.X509.ClientCAFile != "":
+		return fmt.Errorf("authentication.x509.clientCAFile has no effect here: the cluster's certificate authority is (remove it)")
+	case c.Authorization.Mode != api.KubeletAuthorizationModeWebhook:
+		return fmt.Errorf("authorization.mode can only be %s here", api.KubeletAuthorizationModeWebhook)
+	case *c.HealthzPort < 0 || *c.HealthzPort > 65535:
+		return fmt.Errorf("healthzPort %d must be between 1 and 65535, or 0 for none", *c.HealthzPort)
+	}
+	return nil
+}
+
+// checkImages checks how images are pulled.
+func checkImages(c *api.KubeletConfiguration) error {
+	policies := []api.ImagePullCredentialsVerificationPolicy{api.NeverVerify, api.NeverVerifyPreloadedImages, api.NeverVerifyAllowlistedImages, api.AlwaysVerify}
+	allowlisted := c.ImagePullCredentialsVerificationPolicy == api.NeverVerifyAllowlistedImages
+	if _, err := images.ParseAllowlist(c.PreloadedImagesVerificationAllowlist); err != nil {
+		return fmt.Errorf("preloadedImagesVerificationAllowlist: %w", err)
+	}
+	switch {
+	case c.MaxParallelImagePulls != nil && *c.MaxParallelImagePulls < 1:
+		return fmt.Errorf("maxParallelImagePulls must be a positive number")
+	case *c.SerializeImagePulls && c.MaxParallelImagePulls != nil && *c.MaxParallelImagePulls > 1:
+		return fmt.Errorf("maxParallelImagePulls cannot be larger than 1 unless serializeImagePulls is set to false")
+	case !slices.Contains(policies, c.ImagePullCredentialsVerificationPolicy):
+		return fmt.Errorf("option %q specified for imagePullCredentialsVerificationPolicy. Valid options are %q", c.ImagePullCredentialsVerificationPolicy, policies)
+	case !allowlisted && len(c.PreloadedImagesVerificationAllowlist) > 0:
+		return fmt.Errorf("preloadedImagesVerificationAllowlist can only be set with the imagePullCredentialsVerificationPolicy %q", api.NeverVerifyAllowlistedImages)
+	case *c.RegistryPullQPS < 0 || c.RegistryBurst < 0:
+		return fmt.Errorf("registryPullQPS and registryBurst must not be negative numbers")
+	}
+	return nil
+}
+
+// CPUOptions are what the operator wants of the policy static, besides it.
+func CPUOptions(c *api.KubeletConfiguration) (o cpus.Options, err error) {
+	if c.CPUManagerPolicy != "static" && len(c.CPUManagerPolicyOptions) > 0 {
+		return o, fmt.Errorf("cpuManagerPolicyOptions need the cpuManagerPolicy static")
+	}
+	known := map[string]*bool{"full-pcpus-only": &o.WholeCores, "strict-cpu-reservation": &o.StrictReserved}
+	for name, text := range c.CPUManagerPolicyOptions {
+		if known[name] == nil {
+			return o, fmt.Errorf("cpuManagerPolicyOptions: %q is not there (those that are there are full-pcpus-only and strict-cpu-reservation)", name)
+		}
+		if *known[name], err = strconv.ParseBool(text); err != nil {
+			return o, fmt.Errorf("cpuManagerPolicyOptions: bad value for option %q: %w", name, err)
+		}
+	}
+	return o, nil
+}
+
+// MaxNUMANodes is how many NUMA nodes the machine may have with a topology policy; 0 if it is not said.
+func MaxNUMANodes(c *api.KubeletConfiguration) (most int, err error) {
+	for name, text := range c.TopologyManagerPolicyOptions {
+		if name != "max-allowable-numa-nodes" {
+			return 0, fmt.Errorf("topologyManagerPolicyOptions: %q is not there (the one that is there is max-allowable-numa-nodes)", name)
+		}
+		if most, err = strconv.Atoi(text); err != nil {
+			return 0, fmt.Errorf("topologyManagerPolicyOptions: unable to convert policy option to integer %q: %w", name, err)
+		}
+		if most < numa.MaxNodes {
+			return 0, fmt.Errorf("topologyManagerPolicyOptions: the minimum value of %q should not be less than %d", name, numa.MaxNodes)
+		}
+	}
+	return most, nil
+}
+
+// TLS is how the kubelet's API is served.
+func TLS(c *api.KubeletConfiguration) (*tls.Config, error) {
+	version, err := cliflag.TLSVersion(c.TLSMinVersion)
+	if err != nil {
+		return nil, fmt.Errorf("tlsMinVersion: %w", err)
+	}
+	suites, err := cliflag.TLSCipherSuites(c.TLSCipherSuites)
+	if err != nil {
+		return nil, fmt.Errorf("tlsCipherSuites: %w", err)
+	}
+	return &tls.Config{MinVersion: version, CipherSuites: suites}, nil //nolint:gosec // the least version is TLS 1.2
 }
 
 // Shutdown is how long pods have when the machine is shut down.

@@ -3,13 +3,19 @@
 package configfile
 
 import (
+	"crypto/tls"
+	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	api "k8s.io/kubelet/config/v1beta1"
+
+	"github.com/skiff-k8s/skiff/kubelet/cpus"
 	"github.com/skiff-k8s/skiff/kubelet/eviction"
 	"github.com/skiff-k8s/skiff/kubelet/shutdown"
 )
@@ -25,6 +31,16 @@ func write(t *testing.T, text string) string {
 
 func TestLoad(t *testing.T) {
 	c, err := Load(write(t, `
+memoryReservationPolicy: TieredReservation
+memoryThrottlingFactor: 0.9
+podPidsLimit: 10000000
+enableProfilingHandler: false
+tlsMinVersion: VersionTLS13
+nodeStatusMaxImages: 0
+cpuManagerPolicy: static
+cpuManagerPolicyOptions: {full-pcpus-only: "true"}
+topologyManagerPolicyOptions: {max-allowable-numa-nodes: "16"}
+authorization: {webhook: {cacheAuthorizedTTL: 1m}}
 kubeReserved: {cpu: 200m, memory: 100Mi}
 systemReserved: {cpu: 300m, pid: "1000"}
 evictionHard: {memory.available: 5%, nodefs.available: 0%}
@@ -34,7 +50,7 @@ evictionMaxPodGracePeriod: 60
 maxParallelImagePulls: 3
 singleProcessOOMKill: true
 crashLoopBackOff: {maxContainerRestartPeriod: 2s}
-`))
+`), api.KubeletConfiguration{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,6 +63,19 @@ crashLoopBackOff: {maxContainerRestartPeriod: 2s}
 		e.SoftGrace[eviction.MemoryAvailable] != 90*time.Second || e.MaxGrace != 60 || e.Transition != 5*time.Minute {
 		t.Errorf("eviction %+v, %v", e, err)
 	}
+	if *c.MemoryThrottlingFactor != 0.9 || c.MemoryReservationPolicy != api.TieredReservationMemoryReservationPolicy || *c.PodPidsLimit != 10000000 || *c.EnableProfilingHandler || !*c.EnableDebugFlagsHandler ||
+		*c.NodeStatusMaxImages != 0 || c.Authorization.Webhook.CacheAuthorizedTTL.Duration != time.Minute || c.Authorization.Webhook.CacheUnauthorizedTTL.Duration != 30*time.Second {
+		t.Errorf("set: %+v", c)
+	}
+	if o, err := CPUOptions(c); err != nil || o != (cpus.Options{WholeCores: true}) {
+		t.Errorf("CPU options: %+v, %v", o, err)
+	}
+	if n, err := MaxNUMANodes(c); err != nil || n != 16 {
+		t.Errorf("NUMA nodes: %d, %v", n, err)
+	}
+	if serving, err := TLS(c); err != nil || serving.MinVersion != tls.VersionTLS13 {
+		t.Errorf("TLS: %+v, %v", serving, err)
+	}
 	if !*c.SingleProcessOOMKill || c.CrashLoopBackOff.MaxContainerRestartPeriod.Duration != 2*time.Second {
 		t.Errorf("set: %+v", c)
 	}
@@ -57,7 +86,7 @@ crashLoopBackOff: {maxContainerRestartPeriod: 2s}
 
 // Without a file all is as upstream's kubelet has it.
 func TestDefaults(t *testing.T) {
-	c, err := Load("")
+	c, err := Load("", api.KubeletConfiguration{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +108,7 @@ func TestShutdown(t *testing.T) {
 		"shutdownGracePeriod: 30s\nshutdownGracePeriodCriticalPods: 10s":                                                                      groups(0, 20*time.Second, 2_000_000_000, 10*time.Second),
 		"shutdownGracePeriodByPodPriority: [{priority: 1000, shutdownGracePeriodSeconds: 60}, {priority: 0, shutdownGracePeriodSeconds: 10}]": groups(0, 10*time.Second, 1000, time.Minute),
 	} {
-		c, err := Load(write(t, text))
+		c, err := Load(write(t, text), api.KubeletConfiguration{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -91,32 +120,114 @@ func TestShutdown(t *testing.T) {
 
 func TestLoadRefuses(t *testing.T) {
 	for text, want := range map[string]string{
-		"healthzPort: 1":                                       "the field healthzPort has no effect here",
-		"memoryManagerPolicy: BestEffort":                      "memoryManagerPolicy",
-		"topologyManagerPolicy: strict":                        "topologyManagerPolicy",
-		"topologyManagerScope: node":                           "topologyManagerScope",
-		"memorySwap: {swapBehavior: Unlimited}":                "memorySwap.swapBehavior",
-		"crashLoopBackOff: {maxContainerRestartPeriod: 500ms}": "crashLoopBackOff.maxContainerRestartPeriod (got: 0.5 seconds) must be set between 1s and 300s",
-		"maxPods: many":                                        "json: cannot unmarshal",
-		"evictionHard: {memory.free: 1Gi}":                     "evictionHard: memory.free: unknown signal",
-		"evictionHard: {memory.available: 101%}":               "is not a percentage",
-		"evictionSoft: {memory.available: 1Gi}":                "grace period must be specified for the soft eviction threshold memory.available",
-		"kubeReserved: {pods: \"3\"}":                          `kubeReserved: cannot reserve "pods" resource`,
-		"cpuManagerPolicy: dynamic":                            "cpuManagerPolicy",
-		"reservedSystemCPUs: x":                                "reservedSystemCPUs",
-		"containerLogMaxFiles: 1":                              "containerLogMaxFiles must be greater than 1",
-		"imageGCLowThresholdPercent: 90":                       "imageGCLowThresholdPercent must be less",
-		"shutdownGracePeriodCriticalPods: 10s":                 "shutdownGracePeriodCriticalPods must be <=",
+		"oomScoreAdj: -5":                                      "the field oomScoreAdj has no effect here (remove it)",
+		"clusterDomain: example.org":                           `the field clusterDomain can only be "cluster.local" here (remove it, and see --cluster-domain)`,
+		"cgroupDriver: cgroupfs":                               `the field cgroupDriver can only be "systemd" here (remove it)`,
+		"syncFrequency: 10s":                                   `the field syncFrequency can only be "1m0s" here`,
+		"featureGates: {CustomCPUCFSQuotaPeriod: true}":        "the field featureGates has no effect here",
+		"registerNode: false":                                  "the field registerNode can only be true here",
+		"sycnFrequency: 1m":                                    "unknown field",
+		"authentication: {anonymous: {enabled: true}}":         "authentication.anonymous.enabled can only be false",
+		"authentication: {webhook: {enabled: false}}":          "authentication.webhook.enabled can only be true",
+		"authentication: {x509: {clientCAFile: /ca}}":          "authentication.x509.clientCAFile has no effect here",
+		"authorization: {mode: AlwaysAllow}":                   "authorization.mode can only be Webhook",
+		"tlsMinVersion: VersionTLS9":                           "tlsMinVersion",
+		"tlsCipherSuites: [none]":                              "tlsCipherSuites",
+		"healthzPort: 70000":                                   "healthzPort 70000 must be between",
+		"memoryThrottlingFactor: 1.5":                          "memoryThrottlingFactor 1.5 must be greater than 0",
+		"memoryReservationPolicy: All":                         `option "All" specified for memoryReservationPolicy`,
+		"cpuManagerPolicyOptions: {full-pcpus-only: \"true\"}": "cpuManagerPolicyOptions need the cpuManagerPolicy static",
+		"cpuManagerPolicy: static\ncpuManagerPolicyOptions: {full-pcpus-only: \"maybe\"}": "bad value for option",
+		"cpuManagerPolicy: static\ncpuManagerPolicyOptions: {align-by-socket: \"true\"}":  `"align-by-socket" is not there`,
+		"topologyManagerPolicyOptions: {prefer-closest-numa-nodes: \"true\"}":             `"prefer-closest-numa-nodes" is not there`,
+		"topologyManagerPolicyOptions: {max-allowable-numa-nodes: \"4\"}":                 "should not be less than 8",
+		"userNamespaces: {idsPerPod: 65537}":                                              "userNamespaces.idsPerPod must be a multiple of 65536",
+		"userNamespaces: {idsPerPod: 65536000000}":                                        "userNamespaces.idsPerPod is too much",
+		"podsPerCore: -1":                                   "must not be negative",
+		"nodeStatusMaxImages: -2":                           "nodeStatusMaxImages -2 must be -1 or greater",
+		"cpuCFSQuotaPeriod: 2s":                             "cpuCFSQuotaPeriod 2s must be between",
+		"imagePullCredentialsVerificationPolicy: Sometimes": `option "Sometimes" specified for imagePullCredentialsVerificationPolicy`,
+		"preloadedImagesVerificationAllowlist: [a]":         "preloadedImagesVerificationAllowlist can only be set with",
+		"imagePullCredentialsVerificationPolicy: NeverVerifyAllowlistedImages\npreloadedImagesVerificationAllowlist: [\"a:1\"]": "neither tag nor digest",
+		"serializeImagePulls: true\nmaxParallelImagePulls: 2":                                                                   "maxParallelImagePulls cannot be larger than 1",
+		"memoryManagerPolicy: BestEffort":                                                                                       "memoryManagerPolicy",
+		"topologyManagerPolicy: strict":                                                                                         "topologyManagerPolicy",
+		"topologyManagerScope: node":                                                                                            "topologyManagerScope",
+		"memorySwap: {swapBehavior: Unlimited}":                                                                                 "memorySwap.swapBehavior",
+		"crashLoopBackOff: {maxContainerRestartPeriod: 500ms}":                                                                  "crashLoopBackOff.maxContainerRestartPeriod (got: 0.5 seconds) must be set between 1s and 300s",
+		"maxPods: many":                          "json: cannot unmarshal",
+		"evictionHard: {memory.free: 1Gi}":       "evictionHard: memory.free: unknown signal",
+		"evictionHard: {memory.available: 101%}": "is not a percentage",
+		"evictionSoft: {memory.available: 1Gi}":  "grace period must be specified for the soft eviction threshold memory.available",
+		"kubeReserved: {pods: \"3\"}":            `kubeReserved: cannot reserve "pods" resource`,
+		"cpuManagerPolicy: dynamic":              "cpuManagerPolicy",
+		"reservedSystemCPUs: x":                  "reservedSystemCPUs",
+		"containerLogMaxFiles: 1":                "containerLogMaxFiles must be greater than 1",
+		"imageGCLowThresholdPercent: 90":         "imageGCLowThresholdPercent must be less",
+		"shutdownGracePeriodCriticalPods: 10s":   "shutdownGracePeriodCriticalPods must be <=",
 		"shutdownGracePeriod: 30s\nshutdownGracePeriodByPodPriority: [{priority: 0, shutdownGracePeriodSeconds: 10}]": "must not be set at the same time",
 		"shutdownGracePeriodByPodPriority: [{priority: 0, shutdownGracePeriodSeconds: -1}]":                           "must not be negative",
 		"enableSystemLogHandler: false\nenableSystemLogQuery: true":                                                   "enableSystemLogHandler is required for enableSystemLogQuery",
 		"maxParallelImagePulls: 0": "maxParallelImagePulls must be a positive number",
 	} {
-		if _, err := Load(write(t, text)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := Load(write(t, text), api.KubeletConfiguration{ClusterDomain: "cluster.local", CgroupDriver: "systemd"}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", text, err, want)
 		}
 	}
-	if _, err := Load("/nowhere"); err == nil {
+	if _, err := Load("/nowhere", api.KubeletConfiguration{}); err == nil {
 		t.Error("a file that is not there was read")
+	}
+}
+
+// What kubeadm writes can be taken over, but for the paths of certificates, which are the cluster's own.
+func TestForeignFile(t *testing.T) {
+	c, err := Load(write(t, `
+authentication: {anonymous: {enabled: false}, webhook: {cacheTTL: 0s, enabled: true}, x509: {}}
+authorization: {mode: Webhook, webhook: {cacheAuthorizedTTL: 0s, cacheUnauthorizedTTL: 0s}}
+cgroupDriver: systemd
+clusterDNS: [10.43.0.10]
+clusterDomain: cluster.local
+containerRuntimeEndpoint: ""
+cpuManagerReconcilePeriod: 0s
+crashLoopBackOff: {}
+evictionPressureTransitionPeriod: 0s
+fileCheckFrequency: 0s
+healthzBindAddress: 127.0.0.1
+healthzPort: 10248
+httpCheckFrequency: 0s
+imageMaximumGCAge: 0s
+imageMinimumGCAge: 0s
+logging: {flushFrequency: 0, options: {json: {infoBufferSize: "0"}, text: {infoBufferSize: "0"}}, verbosity: 0}
+memorySwap: {}
+nodeStatusReportFrequency: 0s
+nodeStatusUpdateFrequency: 0s
+rotateCertificates: true
+runtimeRequestTimeout: 0s
+shutdownGracePeriod: 0s
+shutdownGracePeriodCriticalPods: 0s
+staticPodPath: /etc/kubernetes/manifests
+streamingConnectionIdleTimeout: 0s
+syncFrequency: 0s
+volumeStatsAggPeriod: 0s
+`), api.KubeletConfiguration{CgroupDriver: "systemd", ClusterDNS: []string{"10.43.0.10"}, ClusterDomain: "cluster.local", StaticPodPath: "/etc/kubernetes/manifests"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.EvictionPressureTransitionPeriod.Duration != 5*time.Minute || c.CrashLoopBackOff.MaxContainerRestartPeriod.Duration != 5*time.Minute || c.SyncFrequency.Duration != time.Minute || *c.HealthzPort != 10248 {
+		t.Errorf("what was left empty: %+v", c)
+	}
+}
+
+// What is said of fields is said of fields that there are.
+func TestFields(t *testing.T) {
+	known := map[string]bool{}
+	for i := range reflect.TypeFor[api.KubeletConfiguration]().NumField() {
+		name, _, _ := strings.Cut(reflect.TypeFor[api.KubeletConfiguration]().Field(i).Tag.Get("json"), ",")
+		known[name] = true
+	}
+	for _, name := range slices.Concat(fields[2:], slices.Collect(maps.Keys(flags))) {
+		if !known[name] {
+			t.Errorf("a KubeletConfiguration has no field %s", name)
+		}
 	}
 }

@@ -4,6 +4,7 @@ package containers
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -35,4 +36,23 @@ func TestBackOff(t *testing.T) {
 			r.backoff.Next(backOffKey(pod, &pod.Spec.Containers[0]), time.Now()) // it is started, and fails again
 		}
 	}
+}
+
+// A container that ended at a time that is to come, as the clock was set back since, waits as long as others: from when it was started.
+func TestBackOffWhenTheClockIsSetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := New(Config{}, nil, nil, nil, nil, nil, record.NewFakeRecorder(100), nil)
+		pod := &v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{{Name: "c"}}}}
+		ended := &Container{Name: "c", State: runtimeapi.ContainerState_CONTAINER_EXITED, FinishedAt: time.Now().Add(time.Hour)}
+		status := &Status{Containers: []*Container{ended}}
+		for _, wait := range []time.Duration{0, 10 * time.Second, 20 * time.Second} {
+			began := time.Now()
+			for err := r.backingOff(pod, &pod.Spec.Containers[0], status); err != nil; err = r.backingOff(pod, &pod.Spec.Containers[0], status) {
+				time.Sleep(time.Until(err.retryAt))
+			}
+			if took := time.Since(began); took != wait {
+				t.Errorf("it is started after %s, want %s", took, wait)
+			}
+		}
+	})
 }

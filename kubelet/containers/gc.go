@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,7 +58,7 @@ func (r *Runtime) CollectGarbage(ctx context.Context, policy Policy, gone func(a
 // deadContainers picks the ended containers that the policy does not keep; the newest are kept.
 func deadContainers(all []*runtimeapi.Container, policy Policy, gone func(apitypes.UID) bool, now time.Time) []*runtimeapi.Container {
 	type key struct{ uid, name string }
-	newest := map[key][]*runtimeapi.Container{}
+	ended := map[key][]*runtimeapi.Container{}
 	var remove []*runtimeapi.Container
 	for _, c := range all {
 		uid, ours := c.GetLabels()[types.KubernetesPodUIDLabel]
@@ -72,20 +73,11 @@ func deadContainers(all []*runtimeapi.Container, policy Policy, gone func(apityp
 			continue
 		}
 		k := key{uid, c.GetLabels()[types.KubernetesContainerNameLabel]}
-		newest[k] = append(newest[k], c)
+		ended[k] = append(ended[k], c)
 	}
-	for _, instances := range newest {
-		for i, c := range instances {
-			later := 0
-			for j, other := range instances {
-				if other.GetCreatedAt() > c.GetCreatedAt() || other.GetCreatedAt() == c.GetCreatedAt() && j < i {
-					later++
-				}
-			}
-			if later >= policy.PerContainer {
-				remove = append(remove, c)
-			}
-		}
+	for _, instances := range ended {
+		slices.SortStableFunc(instances, newestFirst)
+		remove = append(remove, instances[min(len(instances), policy.PerContainer):]...)
 	}
 	return remove
 }
@@ -95,7 +87,7 @@ func deadSandboxes(all []*runtimeapi.PodSandbox, inUse map[string]bool, gone fun
 	newest := map[string]*runtimeapi.PodSandbox{}
 	for _, s := range all {
 		uid := s.GetLabels()[types.KubernetesPodUIDLabel]
-		if n := newest[uid]; n == nil || s.GetCreatedAt() > n.GetCreatedAt() {
+		if n := newest[uid]; n == nil || newestFirst(s, n) < 0 {
 			newest[uid] = s
 		}
 	}

@@ -25,7 +25,7 @@ func (r *Runtime) runHook(ctx context.Context, pod *v1.Pod, c *v1.Container, id,
 	case h.Exec != nil:
 		return r.execHook(ctx, c, id, h.Exec.Command)
 	case h.HTTPGet != nil:
-		return r.httpHook(ctx, c, podIP, h.HTTPGet)
+		return r.httpHook(ctx, pod, c, podIP, h.HTTPGet)
 	case h.Sleep != nil:
 		return sleep(ctx, time.Duration(h.Sleep.Seconds)*time.Second)
 	}
@@ -44,7 +44,7 @@ func (r *Runtime) execHook(ctx context.Context, c *v1.Container, id string, comm
 	return nil
 }
 
-func (r *Runtime) httpHook(ctx context.Context, c *v1.Container, podIP string, get *v1.HTTPGetAction) error {
+func (r *Runtime) httpHook(ctx context.Context, pod *v1.Pod, c *v1.Container, podIP string, get *v1.HTTPGetAction) error {
 	req, err := HTTPRequest(ctx, get, c, podIP, "kube-lifecycle/1.37")
 	if err != nil {
 		return err
@@ -54,7 +54,11 @@ func (r *Runtime) httpHook(ctx context.Context, c *v1.Container, podIP string, g
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil && get.Scheme == v1.URISchemeHTTPS && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
 		req.URL.Scheme = "http"
-		resp, err = (&http.Client{Transport: transport}).Do(req)
+		req.Header.Del("Authorization") // that was for nobody else to read
+		if resp, err = (&http.Client{Transport: transport}).Do(req); err == nil {
+			r.metrics.HookFallbacks.Inc()
+			r.events.Eventf(pod, v1.EventTypeWarning, "LifecycleHTTPFallback", "request to HTTPS lifecycle hook %s got HTTP response, retry with HTTP succeeded", req.URL.Host)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("HTTP lifecycle hook (%s) for Container %q failed: %w", get.Path, c.Name, err)

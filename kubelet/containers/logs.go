@@ -9,10 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -24,7 +26,7 @@ func (r *Runtime) RotateLogs(ctx context.Context, most int64, files int) error {
 	if most <= 0 {
 		return nil
 	}
-	large, err := largeLogs(r.cfg.LogRoot, most)
+	large, err := r.logs.large(r.cfg.LogRoot, most)
 	if err != nil || len(large) == 0 {
 		return err
 	}
@@ -47,14 +49,42 @@ func (r *Runtime) RotateLogs(ctx context.Context, most int64, files int) error {
 	return errors.Join(errs...)
 }
 
-func largeLogs(root string, most int64) (map[string]bool, error) {
-	paths, err := filepath.Glob(filepath.Join(root, "*", "*", "*.log"))
-	if err != nil {
-		return nil, err
+// logFiles are the logs that containers write, kept so that nobody has to read all folders to find the large ones. The zero value
+// has those that a runtime which was there before left.
+type logFiles struct {
+	mu    sync.Mutex
+	paths map[string]struct{} // nil until the folders were read, once
+}
+
+func (l *logFiles) add(path string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.paths != nil {
+		l.paths[path] = struct{}{}
+	}
+}
+
+// large says which are larger than most bytes, and forgets those that are gone.
+func (l *logFiles) large(root string, most int64) (map[string]bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.paths == nil {
+		paths, err := filepath.Glob(filepath.Join(root, "*", "*", "*.log"))
+		if err != nil {
+			return nil, err
+		}
+		l.paths = map[string]struct{}{}
+		for _, path := range paths {
+			l.paths[path] = struct{}{}
+		}
 	}
 	large := map[string]bool{}
-	for _, path := range paths {
-		if info, err := os.Stat(path); err == nil && info.Size() > most {
+	for path := range l.paths {
+		info, err := os.Stat(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			delete(l.paths, path)
+		case err == nil && info.Size() > most:
 			large[path] = true
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -81,6 +82,46 @@ func TestRotateLogs(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Large ones are found among those that were there before and those of containers that started since; what is gone is forgotten.
+func TestLargeLogs(t *testing.T) {
+	root := t.TempDir()
+	write := func(name, text string) string {
+		t.Helper()
+		path := filepath.Join(root, "default_"+name+"_uid", "app", "0.log")
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o640); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	var l logFiles
+	large := func(want ...string) {
+		t.Helper()
+		got, err := l.large(root, 4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if paths := slices.Sorted(maps.Keys(got)); !slices.Equal(paths, want) {
+			t.Errorf("large are %q, want %q", paths, want)
+		}
+	}
+	before, small := write("before", "large"), write("small", "tiny")
+	l.add(small) // by a container that starts before anybody has looked
+	large(before)
+	since := write("since", "large")
+	l.add(since)
+	large(before, since)
+	if err := os.Remove(before); err != nil {
+		t.Fatal(err)
+	}
+	large(since)
+	if _, known := l.paths[before]; known {
+		t.Error("a log that is gone is still known")
+	}
 }
 
 func read(t *testing.T, path string) string {

@@ -178,3 +178,18 @@ func TestDeadContainers(t *testing.T) {
 		t.Errorf("remove = %v, want only older", remove)
 	}
 }
+
+// Which of two is the newer one their numbers say, whatever the clock was then.
+func TestNewestFirst(t *testing.T) {
+	keep := func(types.UID) bool { return false }
+	first := &runtimeapi.Container{Id: "first", State: exited, CreatedAt: 2, Metadata: &runtimeapi.ContainerMetadata{}, Labels: containerLabels(&v1.Pod{}, &v1.Container{Name: "a"})}
+	second := &runtimeapi.Container{Id: "second", State: exited, CreatedAt: 1, Metadata: &runtimeapi.ContainerMetadata{Attempt: 1}, Labels: first.Labels}
+	if remove := deadContainers([]*runtimeapi.Container{first, second}, Policy{PerContainer: 1}, keep, time.Now()); len(remove) != 1 || remove[0] != first {
+		t.Errorf("removed containers: %v, want the first", remove)
+	}
+	was := &runtimeapi.PodSandbox{Id: "was", State: runtimeapi.PodSandboxState_SANDBOX_NOTREADY, CreatedAt: 2, Metadata: &runtimeapi.PodSandboxMetadata{}, Labels: first.Labels}
+	is := &runtimeapi.PodSandbox{Id: "is", State: was.State, CreatedAt: 1, Metadata: &runtimeapi.PodSandboxMetadata{Attempt: 1}, Labels: first.Labels}
+	if remove := deadSandboxes([]*runtimeapi.PodSandbox{was, is}, nil, keep); len(remove) != 1 || remove[0] != was {
+		t.Errorf("removed sandboxes: %v, want the one that was", remove)
+	}
+}

@@ -3,6 +3,7 @@
 package containers
 
 import (
+	"strconv"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -50,13 +51,38 @@ func (r *Runtime) containerResources(pod *v1.Pod, c *v1.Container) *runtimeapi.L
 		}
 	}
 	out := r.linuxResources(c.Resources.Requests, limits)
+	if r.cfg.CPUCFSQuota && r.host.OwnCPUs(pod, c) {
+		out.CpuQuota = -1 // they are its own all the time
+	}
 	out.OomScoreAdj = max(oomScore(pod, c, r.cfg.MemoryCapacity), r.cfg.MinOOMScoreAdj)
 	out.HugepageLimits = r.hugepages(c.Resources.Limits)
+	unified := map[string]string{}
 	if r.cfg.WholeOOMKill {
-		out.Unified = map[string]string{"memory.oom.group": "1"}
+		unified["memory.oom.group"] = "1"
+	}
+	r.memoryQoS(pod, c, unified)
+	if len(unified) > 0 {
+		out.Unified = unified
 	}
 	r.limitSwap(pod, c, out)
 	return out
+}
+
+// memoryQoS protects what a container requests, and slows it down before it is at its limit, or the node at its end.
+func (r *Runtime) memoryQoS(pod *v1.Pod, c *v1.Container, unified map[string]string) {
+	asks, most := c.Resources.Requests.Memory().Value(), c.Resources.Limits.Memory().Value()
+	if p := r.cfg.MemoryQoS.Protection(qos.GetPodQOS(pod), asks); p != nil {
+		unified["memory.min"], unified["memory.low"] = strconv.FormatInt(p.Min, 10), strconv.FormatInt(p.Low, 10)
+	}
+	if most == 0 && podresource.IsPodLevelResourcesSet(pod) && !pod.Spec.Resources.Limits.Memory().IsZero() {
+		return // its pod's group is slowed down
+	}
+	if most == 0 {
+		most = r.cfg.AllocatableMemory
+	}
+	if high := r.cfg.MemoryQoS.High(asks, most); high > 0 {
+		unified["memory.high"] = strconv.FormatInt(high, 10)
+	}
 }
 
 // hugepages limits every page size the kernel has, to zero unless the container asks for some.

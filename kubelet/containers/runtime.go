@@ -29,6 +29,7 @@ type Config struct {
 	ContainerLogLinks string // /var/log/containers: symbolic links that log collectors follow; empty for none
 	PodRoot           string // <kubelet root>/pods
 	SeccompRoot       string // <kubelet root>/seccomp
+	SeccompDefault    bool   // containers that name no profile have the runtime's
 	CPUCFSQuota       bool
 	CPUCFSPeriod      time.Duration
 	PodPidsLimit      int64
@@ -38,7 +39,10 @@ type Config struct {
 	MemoryCapacity int64
 	Swap           Swap
 	MaxBackOff     time.Duration // the longest wait before a failed container is started again; 0: five minutes
-	WholeOOMKill   bool          // when its memory runs out, all of a container's processes end; for cgroups of version 2
+	// MemoryQoS is for cgroups of version 2; AllocatableMemory is what all pods may have together, in bytes.
+	MemoryQoS         cgroups.MemoryQoS
+	AllocatableMemory int64
+	WholeOOMKill      bool // when its memory runs out, all of a container's processes end; for cgroups of version 2
 	// HugePageSizes that the kernel has, as CRI writes them ("2MB").
 	HugePageSizes []string
 }
@@ -56,6 +60,8 @@ type Host interface {
 	Devices(ctx context.Context, pod *v1.Pod, c *v1.Container) ([]*runtimeapi.Device, error)
 	// Assigned is what the container was given of what only one can have.
 	Assigned(ctx context.Context, pod *v1.Pod, c *v1.Container) (*Assigned, error)
+	// OwnCPUs says whether CPUs are among it.
+	OwnCPUs(pod *v1.Pod, c *v1.Container) bool
 
 	// PodLimits are those of the pod's cgroup now and as its spec wants them, and the memory it uses.
 	PodLimits(pod *v1.Pod) (have, want cgroups.Limits, memory int64, err error)
@@ -97,6 +103,7 @@ type Runtime struct {
 	metrics *metrics.Metrics
 	backoff *flowcontrol.Backoff
 	turns   chan struct{} // one for each sandbox that is being made
+	logs    logFiles
 }
 
 // The first and the longest wait before a failed container is started again.

@@ -106,9 +106,9 @@ func verifyNonRoot(pod *v1.Pod, c *v1.Container, sc *v1.SecurityContext, image *
 
 func (r *Runtime) seccomp(p *v1.SeccompProfile) (*runtimeapi.SecurityProfile, error) {
 	switch {
-	case p == nil:
+	case p == nil && !r.cfg.SeccompDefault:
 		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}, nil
-	case p.Type == v1.SeccompProfileTypeRuntimeDefault:
+	case p == nil || p.Type == v1.SeccompProfileTypeRuntimeDefault:
 		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}, nil
 	case p.Type != v1.SeccompProfileTypeLocalhost:
 		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}, nil

@@ -148,7 +148,7 @@ func (r *Runtime) Status(ctx context.Context, uid apitypes.UID) (*Status, error)
 		status.Sandboxes = append(status.Sandboxes, resp.GetStatus())
 		status.Name, status.Namespace = sandbox.GetMetadata().GetName(), sandbox.GetMetadata().GetNamespace()
 	}
-	slices.SortStableFunc(status.Sandboxes, newestSandbox)
+	slices.SortStableFunc(status.Sandboxes, newestFirst)
 	if status.activeSandbox() != "" {
 		status.IPs = sandboxIPs(status.Sandboxes[0])
 	}
@@ -167,15 +167,21 @@ func (r *Runtime) Status(ctx context.Context, uid apitypes.UID) (*Status, error)
 		}
 		status.Containers = append(status.Containers, r.newContainer(item.GetPodSandboxId(), resp.GetStatus()))
 	}
-	slices.SortStableFunc(status.Containers, func(a, b *Container) int { return b.CreatedAt.Compare(a.CreatedAt) })
+	slices.SortStableFunc(status.Containers, newestContainer)
 	return status, nil
 }
 
-func newestSandbox(a, b *runtimeapi.PodSandboxStatus) int {
-	if c := cmp.Compare(b.GetMetadata().GetAttempt(), a.GetMetadata().GetAttempt()); c != 0 {
-		return c
-	}
-	return cmp.Compare(b.GetCreatedAt(), a.GetCreatedAt())
+// newestFirst orders instances by their numbers, and by the clock only then: it may have been set back between two.
+func newestFirst[I interface {
+	GetMetadata() M
+	GetCreatedAt() int64
+}, M interface{ GetAttempt() uint32 }](a, b I) int {
+	return cmp.Or(cmp.Compare(b.GetMetadata().GetAttempt(), a.GetMetadata().GetAttempt()), cmp.Compare(b.GetCreatedAt(), a.GetCreatedAt()))
+}
+
+// newestContainer is newestFirst for what is known of a container besides.
+func newestContainer(a, b *Container) int {
+	return cmp.Or(cmp.Compare(b.RestartCount, a.RestartCount), b.CreatedAt.Compare(a.CreatedAt))
 }
 
 func sandboxIPs(s *runtimeapi.PodSandboxStatus) []string {

@@ -260,7 +260,9 @@ func (r *Runtime) start(ctx context.Context, s *session, c *v1.Container, target
 		return r.startFailed(ctx, s.pod, c, ReasonRunError, err)
 	}
 	r.containerEvent(s.pod, c, v1.EventTypeNormal, "Started", "Container started")
-	r.linkLog(ctx, s, c, config, created.GetContainerId())
+	log := filepath.Join(s.config.GetLogDirectory(), config.GetLogPath())
+	r.logs.add(log)
+	r.linkLog(ctx, s, c, log, created.GetContainerId())
 	return r.postStart(ctx, s, c, created.GetContainerId())
 }
 
@@ -306,17 +308,20 @@ func (r *Runtime) backingOff(pod *v1.Pod, c *v1.Container, status *Status) *star
 	if last == nil {
 		return nil
 	}
-	key := backOffKey(pod, c)
-	if r.backoff.IsInBackOffSince(key, last.FinishedAt) {
+	key, since, waits := backOffKey(pod, c), last.FinishedAt, r.backoff.IsInBackOffSince
+	if now := time.Now(); since.After(now) { // the clock was set back since; what counts then is when it was started
+		since, waits = now, r.backoff.IsInBackOffSinceUpdate
+	}
+	if waits(key, since) {
 		wait := r.backoff.Get(key)
 		r.containerEvent(pod, c, v1.EventTypeWarning, "BackOff",
 			fmt.Sprintf("Back-off restarting failed container %s in pod %s", c.Name, podText(pod)))
 		return &startError{
 			Waiting: Waiting{ReasonCrashLoop, fmt.Sprintf("back-off %s restarting failed container=%s pod=%s", wait, c.Name, podText(pod))},
-			retryAt: last.FinishedAt.Add(wait),
+			retryAt: since.Add(wait),
 		}
 	}
-	r.backoff.Next(key, last.FinishedAt)
+	r.backoff.Next(key, since)
 	r.backoff.GC()
 	return nil
 }
@@ -362,12 +367,12 @@ func (r *Runtime) postStart(ctx context.Context, s *session, c *v1.Container, id
 }
 
 // linkLog makes the symbolic link that log collectors follow: <pod>_<namespace>_<container>-<id>.log.
-func (r *Runtime) linkLog(ctx context.Context, s *session, c *v1.Container, config *runtimeapi.ContainerConfig, id string) {
+func (r *Runtime) linkLog(ctx context.Context, s *session, c *v1.Container, log, id string) {
 	if r.cfg.ContainerLogLinks == "" {
 		return
 	}
 	link := r.logLink(s.pod.Name, s.pod.Namespace, c.Name, id)
-	if err := os.Symlink(filepath.Join(s.config.GetLogDirectory(), config.GetLogPath()), link); err != nil {
+	if err := os.Symlink(log, link); err != nil {
 		klog.FromContext(ctx).V(2).Info("Linking a container log", "link", link, "err", err)
 	}
 }

@@ -56,6 +56,27 @@ func (t Topology) all() cpuset.CPUSet {
 	return cpuset.New(all...)
 }
 
+// perCore is how many CPUs a core has.
+func (t Topology) perCore() int {
+	cores := map[Place]bool{}
+	for _, place := range t {
+		cores[place] = true
+	}
+	return max(len(t)/max(len(cores), 1), 1)
+}
+
+// wholeCores are those of some CPUs whose core has no other.
+func (t Topology) wholeCores(free cpuset.CPUSet) cpuset.CPUSet {
+	whole := cpuset.New()
+	byCore := func(cpu int) Place { return t[cpu] }
+	for _, group := range groups(free, byCore) {
+		if len(group) == t.size(group[0], byCore) {
+			whole = whole.Union(cpuset.New(group...))
+		}
+	}
+	return whole
+}
+
 // choose picks CPUs: whole sockets first, then whole cores, then threads of cores that are in use already. So a container
 // shares as little as possible with others. It returns fewer than count only if there are not more.
 func (t Topology) choose(free cpuset.CPUSet, count int) cpuset.CPUSet {

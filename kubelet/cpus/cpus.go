@@ -27,13 +27,36 @@ type Manager struct {
 	file     string
 	topology Topology
 	reserved cpuset.CPUSet
+	options  Options
 
 	mu    sync.Mutex
 	given map[types.UID]map[string]cpuset.CPUSet // guarded by mu: by pod and container
 }
 
+// Options are those of the policy that upstream calls full-pcpus-only and strict-cpu-reservation.
+type Options struct {
+	WholeCores     bool // who has CPUs of his own has whole cores
+	StrictReserved bool // containers without CPUs of their own do not run on the reserved ones either
+}
+
+// AlignmentError says why a container cannot have whole cores.
+type AlignmentError struct {
+	Requested, PerCore, Available int
+	Short                         bool // there are not enough; else it does not ask for whole ones
+}
+
+// AlignmentReason is why its pod is refused then.
+const AlignmentReason = "SMTAlignmentError"
+
+func (e *AlignmentError) Error() string {
+	if e.Short {
+		return fmt.Sprintf("SMT Alignment Error: not enough free physical CPUs: available physical CPUs = %d, requested CPUs = %d, CPUs per core = %d", e.Available, e.Requested, e.PerCore)
+	}
+	return fmt.Sprintf("SMT Alignment Error: requested %d cpus not multiple cpus per core = %d", e.Requested, e.PerCore)
+}
+
 // New makes a Manager that keeps its state in the kubelet's root. count CPUs are reserved, unless it is said which.
-func New(root string, topology Topology, count int, reserved cpuset.CPUSet) (*Manager, error) {
+func New(root string, topology Topology, count int, reserved cpuset.CPUSet, options Options) (*Manager, error) {
 	if reserved.IsEmpty() {
 		reserved = topology.choose(topology.all(), count)
 	}
@@ -43,7 +66,7 @@ func New(root string, topology Topology, count int, reserved cpuset.CPUSet) (*Ma
 	if !reserved.IsSubsetOf(topology.all()) {
 		return nil, fmt.Errorf("reserved CPUs %s are not all on this machine, which has %s", reserved, topology.all())
 	}
-	m := &Manager{file: filepath.Join(root, "cpu_manager_state"), topology: topology, reserved: reserved, given: map[types.UID]map[string]cpuset.CPUSet{}}
+	m := &Manager{file: filepath.Join(root, "cpu_manager_state"), topology: topology, reserved: reserved, options: options, given: map[types.UID]map[string]cpuset.CPUSet{}}
 	return m, m.load()
 }
 
@@ -64,7 +87,11 @@ func (m *Manager) Begin(pod *v1.Pod) *Giving {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return &Giving{m: m, pod: pod, given: map[string]cpuset.CPUSet{}, free: m.sharedLocked().Difference(m.reserved), reusable: cpuset.New()}
+	free := m.sharedLocked().Difference(m.reserved)
+	if m.options.WholeCores {
+		free = m.topology.wholeCores(free)
+	}
+	return &Giving{m: m, pod: pod, given: map[string]cpuset.CPUSet{}, free: free, reusable: cpuset.New()}
 }
 
 // Wants is how many CPUs of its own a container is to have.
@@ -92,7 +119,11 @@ func (g *Giving) Give(c *v1.Container, ends bool, near cpuset.CPUSet) error {
 	if count == 0 {
 		return nil
 	}
-	if from := g.free.Union(g.reusable); from.Size() < count {
+	from := g.free.Union(g.reusable)
+	if perCore := g.m.topology.perCore(); g.m.options.WholeCores && (count%perCore != 0 || from.Size() < count) {
+		return &AlignmentError{Requested: count, PerCore: perCore, Available: from.Size(), Short: count%perCore == 0}
+	}
+	if from.Size() < count {
 		return fmt.Errorf("Allocate failed due to not enough cpus available to satisfy request: requested=%d, available=%d, which is unexpected", count, from.Size()) //nolint:staticcheck // upstream's words
 	}
 	set := g.take(g.reusable, count, near)
@@ -144,6 +175,9 @@ func (m *Manager) Of(pod types.UID, container string) cpuset.CPUSet {
 
 func (m *Manager) sharedLocked() cpuset.CPUSet {
 	shared := m.topology.all()
+	if m.options.StrictReserved {
+		shared = shared.Difference(m.reserved)
+	}
 	for _, containers := range m.given {
 		for _, set := range containers {
 			shared = shared.Difference(set)

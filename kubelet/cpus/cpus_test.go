@@ -3,6 +3,7 @@
 package cpus
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -95,14 +96,14 @@ func pod(uid, cpus string) *v1.Pod {
 // CPUs are given, kept over a restart, and taken back; reserved ones are not given, and are shared.
 func TestStatic(t *testing.T) {
 	root := t.TempDir()
-	if _, err := New(root, machine(), 0, cpuset.New()); err == nil {
+	if _, err := New(root, machine(), 0, cpuset.New(), Options{}); err == nil {
 		t.Error("nothing is reserved, and that is accepted")
 	}
-	if _, err := New(root, machine(), 0, cpuset.New(99)); err == nil {
+	if _, err := New(root, machine(), 0, cpuset.New(99), Options{}); err == nil {
 		t.Error("a CPU that is not there is reserved, and that is accepted")
 	}
 	start := func() *Manager {
-		m, err := New(root, machine(), 1, cpuset.New())
+		m, err := New(root, machine(), 1, cpuset.New(), Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -150,7 +151,7 @@ func TestStatic(t *testing.T) {
 
 // What is asked for comes from near NUMA nodes, as far as they go.
 func TestNear(t *testing.T) {
-	m, err := New(t.TempDir(), machine(), 1, cpuset.New())
+	m, err := New(t.TempDir(), machine(), 1, cpuset.New(), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,5 +177,34 @@ func TestNear(t *testing.T) {
 	}
 	if got := m.Exclusive("p2", "a"); got.Intersection(nodes[1]).Size() != 2 || got.Size() != 3 {
 		t.Errorf("three CPUs, of which two are near: %s", got)
+	}
+}
+
+// Who has CPUs of his own has whole cores, if the operator wants that, and only who asks for them may run.
+func TestWholeCores(t *testing.T) {
+	m, err := New(t.TempDir(), machine(), 0, cpuset.New(0), Options{WholeCores: true, StrictReserved: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := allocate(m, pod("a", "2")); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.Of("a", "a"); !got.Equals(cpuset.New(1, 5)) {
+		t.Errorf("the first pod has %s, want a core that has no reserved CPU", got)
+	}
+	for cpus, want := range map[string]string{
+		"3": "SMT Alignment Error: requested 3 cpus not multiple cpus per core = 2",
+		"6": "SMT Alignment Error: not enough free physical CPUs: available physical CPUs = 4, requested CPUs = 6, CPUs per core = 2",
+	} {
+		var misaligned *AlignmentError
+		if err := allocate(m, pod("b", cpus)); !errors.As(err, &misaligned) || err.Error() != want {
+			t.Errorf("%s CPUs: %v, want %s", cpus, err, want)
+		}
+	}
+	if err := allocate(m, pod("b", "4")); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.Of("other", "a"); !got.Equals(cpuset.New(4)) { // neither what is given away nor what is reserved
+		t.Errorf("the others share %s, want 4", got)
 	}
 }

@@ -34,21 +34,23 @@ const callTimeout = 45 * time.Second
 
 // Manager knows the drivers of a node and what they have prepared.
 type Manager struct {
-	client  kubernetes.Interface
-	node    string
-	file    string
-	counts  *metrics.Metrics
-	changed func()          // a driver came: what waits for one may try again
-	wake    func(types.UID) // the status of a pod may be another
+	client     kubernetes.Interface
+	node       string
+	file       string
+	healthFile string
+	counts     *metrics.Metrics
+	changed    func()          // a driver came: what waits for one may try again
+	wake       func(types.UID) // the status of a pod may be another
 
 	hearAgain time.Duration
 	streams   sync.WaitGroup // of health
 
-	mu      sync.Mutex
-	closed  bool                   // guarded by mu
-	drivers map[string][]*instance // guarded by mu: by name, in the order in which they registered
-	wipes   map[string]wipe        // guarded by mu: by driver
-	claims  map[types.UID]*claim   // guarded by mu, and so are their exported fields
+	mu       sync.Mutex
+	closed   bool                   // guarded by mu
+	drivers  map[string][]*instance // guarded by mu: by name, in the order in which they registered
+	restored map[string]*report     // guarded by mu: what drivers told an earlier process, until they tell this one
+	wipes    map[string]wipe        // guarded by mu: by driver
+	claims   map[types.UID]*claim   // guarded by mu, and so are their exported fields
 
 	wiping chan struct{} // wipes has changed
 }
@@ -79,15 +81,26 @@ type Device struct {
 // New makes a Manager in the kubelet's root. changed and wake, which is told of pods whose devices have another health, must not block.
 func New(client kubernetes.Interface, node, root string, counts *metrics.Metrics, changed func(), wake func(types.UID)) *Manager {
 	return &Manager{
-		client: client, node: node, file: filepath.Join(root, "dra.json"), counts: counts, changed: changed, wake: wake, hearAgain: hearAgain,
-		drivers: map[string][]*instance{}, wipes: map[string]wipe{}, claims: map[types.UID]*claim{}, wiping: make(chan struct{}, 1),
+		client: client, node: node, file: filepath.Join(root, "dra.json"), healthFile: filepath.Join(root, "dra_health_state"), counts: counts, changed: changed, wake: wake, hearAgain: hearAgain,
+		drivers: map[string][]*instance{}, restored: map[string]*report{}, wipes: map[string]wipe{}, claims: map[types.UID]*claim{}, wiping: make(chan struct{}, 1),
 	}
 }
 
-// Close ends the streams of drivers; none begins after that. Calls that are under way come to their end.
+// Close ends the streams of drivers; none begins after that. Calls that are under way come to their end, and what
+// drivers told is for the next process.
 func (m *Manager) Close() {
 	m.mu.Lock()
+	if !m.closed {
+		m.saveHealth()
+	}
 	m.closed = true
+	for _, reports := range m.reports() {
+		for _, r := range reports {
+			if r.stale != nil {
+				r.stale.Stop()
+			}
+		}
+	}
 	for _, instances := range m.drivers {
 		for _, i := range instances {
 			i.unhear()

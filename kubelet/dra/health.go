@@ -32,8 +32,11 @@ type deviceKey struct{ pool, name string }
 type health struct {
 	status  v1.ResourceHealthStatus
 	message string
-	until   time.Time // then nobody knows any more
+	told    time.Time
+	holds   time.Duration // then nobody knows any more
 }
+
+func (h health) until() time.Time { return h.told.Add(h.holds) }
 
 // report is what a stream has told. The Manager's mu guards it.
 type report struct {
@@ -74,8 +77,12 @@ func (m *Manager) followHealth(ctx context.Context, i *instance, service healtha
 	if err != nil {
 		return err
 	}
-	r := &report{devices: map[deviceKey]health{}}
 	m.mu.Lock()
+	r := m.restored[i.driver] // holds until the driver says something else
+	if r == nil {
+		r = &report{devices: map[deviceKey]health{}}
+	}
+	delete(m.restored, i.driver)
 	i.report = r
 	m.mu.Unlock()
 	defer m.forgetHealth(i, r)
@@ -87,6 +94,9 @@ func (m *Manager) followHealth(ctx context.Context, i *instance, service healtha
 		m.mu.Lock()
 		changed := r.take(time.Now(), list.GetDevices())
 		m.expectStale(i.driver, r)
+		if len(changed) > 0 {
+			m.saveHealth()
+		}
 		m.mu.Unlock()
 		m.wakeUsers(i.driver, changed)
 	}
@@ -104,7 +114,7 @@ func (r *report) take(now time.Time, devices []*healthapi.DeviceHealth) (changed
 		if s := said.GetHealthCheckTimeoutSeconds(); s > 0 {
 			holds = time.Duration(s) * time.Second
 		}
-		after := health{healthOf(said.GetHealth()), shortened(said.GetMessage()), now.Add(holds)}
+		after := health{healthOf(said.GetHealth()), shortened(said.GetMessage()), now, holds}
 		r.devices[key] = after
 		if !known || before.status != after.status || before.message != after.message {
 			changed = append(changed, key)
@@ -116,7 +126,7 @@ func (r *report) take(now time.Time, devices []*healthapi.DeviceHealth) (changed
 // expire forgets what is out of date, and returns of which devices.
 func (r *report) expire(now time.Time) (gone []deviceKey) {
 	for key, h := range r.devices {
-		if !now.Before(h.until) {
+		if !now.Before(h.until()) {
 			delete(r.devices, key)
 			gone = append(gone, key)
 		}
@@ -132,11 +142,11 @@ func (m *Manager) expectStale(name string, r *report) {
 	}
 	var first time.Time
 	for _, h := range r.devices {
-		if first.IsZero() || h.until.Before(first) {
-			first = h.until
+		if first.IsZero() || h.until().Before(first) {
+			first = h.until()
 		}
 	}
-	if first.IsZero() {
+	if first.IsZero() || m.closed {
 		return
 	}
 	r.stale = time.AfterFunc(time.Until(first), func() {
@@ -148,9 +158,13 @@ func (m *Manager) expectStale(name string, r *report) {
 	})
 }
 
-// forgetHealth takes note that a stream has ended: nothing is known of its devices any more.
+// forgetHealth takes note that a stream has ended: nothing is known of its devices any more, unless it is this process that ends.
 func (m *Manager) forgetHealth(i *instance, r *report) {
 	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		return
+	}
 	i.report = nil
 	var gone []deviceKey
 	for key := range r.devices {
@@ -158,6 +172,9 @@ func (m *Manager) forgetHealth(i *instance, r *report) {
 	}
 	clear(r.devices)
 	m.expectStale(i.driver, r)
+	if len(gone) > 0 {
+		m.saveHealth()
+	}
 	m.mu.Unlock()
 	m.wakeUsers(i.driver, gone)
 }
@@ -226,11 +243,8 @@ func (m *Manager) healthLocked(d Device) v1.ResourceHealth {
 	if len(d.CDI) > 0 {
 		h.ResourceID = v1.ResourceID(d.CDI[0])
 	}
-	for _, i := range slices.Backward(m.drivers[d.Driver]) { // the newest that knows
-		if i.report == nil {
-			continue
-		}
-		if said, known := i.report.devices[deviceKey{d.Pool, d.Name}]; known {
+	for _, r := range slices.Backward(m.reportsOf(d.Driver)) { // the newest that knows
+		if said, known := r.devices[deviceKey{d.Pool, d.Name}]; known {
 			h.Health = said.status
 			if said.message != "" {
 				h.Message = ptr.To(said.message)

@@ -3,8 +3,10 @@
 package dra
 
 import (
+	"context"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -199,4 +201,94 @@ func TestHealthGoesStale(t *testing.T) {
 		time.Sleep(time.Minute)
 		is("claim:gpu: d/n1/gpu-0=Unknown d/n1/gpu-1=Unknown")
 	})
+}
+
+// A new process knows what drivers told the one before it, until they tell otherwise or it does not hold any more.
+func TestHealthAfterRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		root := t.TempDir()
+		p := podWith("p1", "c1", "")
+		start := func() *Manager {
+			m := New(fake.NewClientset(), "n1", root, metrics.New("n1"), func() {}, nobody)
+			if err := m.Load(); err != nil {
+				t.Fatal(err)
+			}
+			return m
+		}
+		is := func(m *Manager, want string) {
+			t.Helper()
+			synctest.Wait()
+			if got := told(m.Health(p, &p.Spec.Containers[0])); got != want {
+				t.Errorf("%q, want %q", got, want)
+			}
+		}
+		m := start()
+		m.claims["c1"] = &claim{UID: "c1", Namespace: "default", Name: "c1", Pods: []types.UID{"p1"}, Devices: []Device{{Driver: "d", Pool: "n1", Name: "gpu-0"}, {Driver: "d", Pool: "n1", Name: "gpu-1"}}}
+		if err := m.save(); err != nil {
+			t.Fatal(err)
+		}
+		hear := func(m *Manager, list ...*healthapi.DeviceHealth) (end func()) {
+			ctx, cancel := context.WithCancel(t.Context())
+			i := &instance{driver: "d", unhear: cancel}
+			m.mu.Lock()
+			m.drivers["d"] = append(m.drivers["d"], i)
+			m.mu.Unlock()
+			m.streams.Go(func() { _ = m.followHealth(ctx, i, spoken{list: list}) })
+			synctest.Wait()
+			return cancel
+		}
+		hear(m, said("gpu-0", healthapi.HealthStatus_HEALTHY, "", 60), said("gpu-1", healthapi.HealthStatus_UNHEALTHY, "too hot", 120))
+		is(m, "claim:gpu: d/n1/gpu-0=Healthy d/n1/gpu-1=Unhealthy(too hot)")
+		killed := start() // the first one is killed, and says nothing more
+		is(killed, "claim:gpu: d/n1/gpu-0=Healthy d/n1/gpu-1=Unhealthy(too hot)")
+		killed.Close()
+		m.Close()
+
+		time.Sleep(30 * time.Second)
+		m = start()
+		is(m, "claim:gpu: d/n1/gpu-0=Healthy d/n1/gpu-1=Unhealthy(too hot)")
+		hear(m)
+		is(m, "claim:gpu: d/n1/gpu-0=Healthy d/n1/gpu-1=Unhealthy(too hot)")
+		time.Sleep(30 * time.Second)
+		is(m, "claim:gpu: d/n1/gpu-0=Unknown d/n1/gpu-1=Unhealthy(too hot)")
+		m.Close()
+
+		m = start()
+		end := hear(m)
+		is(m, "claim:gpu: d/n1/gpu-0=Unknown d/n1/gpu-1=Unhealthy(too hot)")
+		end() // the driver goes, so that nobody knows
+		is(m, "claim:gpu: d/n1/gpu-0=Unknown d/n1/gpu-1=Unknown")
+		m.Close()
+		m = start()
+		is(m, "claim:gpu: d/n1/gpu-0=Unknown d/n1/gpu-1=Unknown")
+		m.Close()
+
+		if err := os.WriteFile(m.healthFile, []byte("half a fi"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		start().Close() // all the same
+	})
+}
+
+// spoken is a driver that tells one list.
+type spoken struct{ list []*healthapi.DeviceHealth }
+
+func (s spoken) NodeWatchResources(ctx context.Context, _ *healthapi.NodeWatchResourcesRequest, _ ...grpc.CallOption) (healthapi.DRAResourceHealth_NodeWatchResourcesClient, error) {
+	return &speech{ctx: ctx, list: s.list}, nil
+}
+
+type speech struct {
+	healthapi.DRAResourceHealth_NodeWatchResourcesClient
+	ctx  context.Context
+	list []*healthapi.DeviceHealth
+}
+
+func (s *speech) Recv() (*healthapi.NodeWatchResourcesResponse, error) {
+	if s.list == nil {
+		<-s.ctx.Done()
+		return nil, s.ctx.Err()
+	}
+	list := s.list
+	s.list = nil
+	return &healthapi.NodeWatchResourcesResponse{Devices: list}, nil
 }

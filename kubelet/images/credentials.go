@@ -51,9 +51,8 @@ func (c *credential) accountRecord() *config.ImagePullServiceAccount {
 }
 
 // credentials returns what the pod's pull secrets, the node's credential providers and the node's own file have for an
-// image, the most specific first.
-func (p *Puller) credentials(ctx context.Context, pod *v1.Pod, image string) []credential {
-	var found []credential
+// image, the most specific first; missing are secrets that could not be read.
+func (p *Puller) credentials(ctx context.Context, pod *v1.Pod, image string) (found []credential, missing []string) {
 	for _, ref := range pod.Spec.ImagePullSecrets {
 		if ref.Name == "" {
 			continue
@@ -61,6 +60,7 @@ func (p *Puller) credentials(ctx context.Context, pod *v1.Pod, image string) []c
 		secret, err := p.secrets.Secret(ctx, pod.Namespace, ref.Name)
 		if err != nil {
 			klog.FromContext(ctx).V(2).Info("Pull secret is missing; the image may still be public", "secret", klog.KRef(pod.Namespace, ref.Name), "err", err)
+			missing = append(missing, ref.Name)
 			continue
 		}
 		for registry, entry := range entries(secret) {
@@ -76,7 +76,7 @@ func (p *Puller) credentials(ctx context.Context, pod *v1.Pod, image string) []c
 		}
 	}
 	slices.SortStableFunc(found, func(a, b credential) int { return cmp.Compare(b.registry, a.registry) })
-	return found
+	return found, missing
 }
 
 func entries(secret *v1.Secret) map[string]dockerEntry {

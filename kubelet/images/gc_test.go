@@ -4,6 +4,7 @@ package images
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -63,7 +64,9 @@ func TestCollect(t *testing.T) {
 		full := NewCollector(GCConfig{HighPercent: 0, LowPercent: 0, MinAge: 2 * time.Minute}, s, s, func() []string { return nil }, func(string) error { return nil })
 		collect := func(want ...string) {
 			t.Helper()
-			if err := full.Collect(t.Context()); err != nil {
+			var tooFull *TooFull // unless one of the big images went
+			before := len(s.images)
+			if err := full.Collect(t.Context()); (before == len(s.images)) != errors.As(err, &tooFull) || err != nil && tooFull == nil {
 				t.Fatal(err)
 			}
 			if got := s.ids(); !slices.Equal(got, want) {
@@ -99,4 +102,17 @@ func TestCollectNothingWhileThereIsRoom(t *testing.T) {
 			t.Errorf("Free left %v, %v", s.ids(), err)
 		}
 	})
+}
+
+func TestTooFull(t *testing.T) {
+	want := "Insufficient free disk space on the node's image filesystem (91% of 1.5 TiB used). Failed to free sufficient space by deleting unused images (freed 7 bytes). " +
+		"Investigate disk usage, as it could be used by active images, logs, volumes, or other data."
+	if got := (&TooFull{Percent: 91, Capacity: 3 << 39, Freed: 7}).Error(); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	for bytes, want := range map[int64]string{1023: "1023 B", 1024: "1.0 KiB", 1536 << 10: "1.5 MiB", 5 << 30: "5.0 GiB", 5 << 50: "5120.0 TiB"} {
+		if got := sizeText(bytes); got != want {
+			t.Errorf("%d bytes are %s, want %s", bytes, got, want)
+		}
+	}
 }

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/flowcontrol"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	api "k8s.io/kubelet/config/v1beta1"
 )
 
 // The reasons why a container waits for its image.
@@ -51,6 +52,7 @@ type Puller struct {
 	secrets Secrets
 	events  record.EventRecorder
 	backoff *flowcontrol.Backoff
+	rate    flowcontrol.RateLimiter // nil: as many as come
 
 	mu     sync.Mutex
 	failed map[string]time.Time // guarded by mu: by pod and image, when the pull failed last
@@ -67,6 +69,14 @@ type Config struct {
 	Records    string                // a folder that remembers by whose right images were pulled; empty: images are everybody's
 	Providers  Providers             // programs that know credentials
 	Registries map[string]DockerAuth // the node's own credentials, by registry
+
+	// Verify says of which images that are present a pod has to prove that it may have them; empty: of those that were pulled.
+	Verify    api.ImagePullCredentialsVerificationPolicy
+	Allowlist Allowlist
+	// Pulled is told of each pull: how large the image is, and how long it took with waiting. It may be nil.
+	Pulled func(bytes uint64, took time.Duration)
+	// PullsPerSecond are tried, and PullsAtOnce; 0 for any number.
+	PullsPerSecond, PullsAtOnce int32
 }
 
 // DockerAuth is a credential of a registry.
@@ -83,7 +93,10 @@ func NewPuller(cfg Config, cri runtimeapi.ImageServiceClient, secrets Secrets, e
 		p.slots = make(chan struct{}, cfg.Parallel)
 	}
 	if cfg.Records != "" {
-		p.pulled = &pulled{dir: cfg.Records}
+		p.pulled = &pulled{dir: cfg.Records, policy: cfg.Verify, allowlist: cfg.Allowlist}
+	}
+	if cfg.PullsPerSecond > 0 {
+		p.rate = flowcontrol.NewTokenBucketRateLimiter(float32(cfg.PullsPerSecond), int(cfg.PullsAtOnce))
 	}
 	return p
 }
@@ -133,7 +146,8 @@ func (p *Puller) verify(ctx context.Context, pod *v1.Pod, ref, imageID string) (
 	if err != nil || proof == allowed {
 		return proof, err
 	}
-	return p.pulled.check(ref, imageID, p.credentials(ctx, pod, ref))
+	have, _ := p.credentials(ctx, pod, ref)
+	return p.pulled.check(ref, imageID, have)
 }
 
 func (p *Puller) present(ctx context.Context, spec *runtimeapi.ImageSpec) (*runtimeapi.Image, error) {
@@ -201,6 +215,9 @@ func (p *Puller) pull(ctx context.Context, pod *v1.Pod, c *v1.Container, spec *r
 		return nil, &Error{Reason: ReasonImageInspectError, Message: fmt.Sprintf("Failed to inspect image %q: %v", c.Image, err)}
 	}
 	took, whole := time.Since(began).Truncate(time.Millisecond), time.Since(waiting).Truncate(time.Millisecond)
+	if p.cfg.Pulled != nil {
+		p.cfg.Pulled(image.GetSize(), time.Since(waiting))
+	}
 	p.event(pod, c, v1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.",
 		c.Image, took, whole, image.GetSize()))
 	return image, nil
@@ -211,23 +228,35 @@ func (p *Puller) try(ctx context.Context, pod *v1.Pod, spec *runtimeapi.ImageSpe
 	if err := p.pulled.begin(spec.GetImage()); err != nil {
 		return nil, err
 	}
-	all := p.credentials(ctx, pod, spec.GetImage())
+	all, missing := p.credentials(ctx, pod, spec.GetImage())
 	var errs []error
 	for i := range all {
-		_, err := p.cri.PullImage(ctx, &runtimeapi.PullImageRequest{Image: spec, Auth: all[i].auth, SandboxConfig: sandbox})
+		err := p.bring(ctx, &runtimeapi.PullImageRequest{Image: spec, Auth: all[i].auth, SandboxConfig: sandbox})
 		if err == nil {
 			return &all[i], nil
 		}
 		errs = append(errs, err)
 	}
 	if len(all) == 0 {
-		_, err := p.cri.PullImage(ctx, &runtimeapi.PullImageRequest{Image: spec, SandboxConfig: sandbox})
+		err := p.bring(ctx, &runtimeapi.PullImageRequest{Image: spec, SandboxConfig: sandbox})
 		if err == nil {
 			return nil, nil
 		}
 		errs = append(errs, err)
 	}
+	if len(missing) > 0 {
+		p.events.Eventf(pod, v1.EventTypeWarning, "FailedToRetrieveImagePullSecret", "Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", strings.Join(missing, ", "))
+	}
 	return nil, errors.Join(append(errs, p.pulled.failed(spec.GetImage()))...)
+}
+
+// bring has the runtime pull, unless too many pulls were tried just now.
+func (p *Puller) bring(ctx context.Context, r *runtimeapi.PullImageRequest) error {
+	if p.rate != nil && !p.rate.TryAccept() {
+		return errors.New("pull QPS exceeded")
+	}
+	_, err := p.cri.PullImage(ctx, r)
+	return err
 }
 
 // classify turns a runtime's error into the reason and text of the waiting state.

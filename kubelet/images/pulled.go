@@ -26,7 +26,9 @@ import (
 //
 // Before a pull an intent is written; after it, a record. Both lie in files in upstream's form.
 type pulled struct {
-	dir string
+	dir       string
+	policy    api.ImagePullCredentialsVerificationPolicy // of which images it matters; empty: of those that were pulled
+	allowlist Allowlist                                  // of which it does not, with the policy that has one
 
 	mu sync.Mutex // one change at a time
 }
@@ -50,12 +52,18 @@ func (p *pulled) check(image, imageID string, have []credential) (verdict, error
 	if err != nil {
 		return mustProve, err
 	}
-	if record == nil {
+	preloaded := false
+	if record == nil { // if there is an intent, we may have ended before we could write by whose right it was pulled
 		_, err := os.Stat(p.intent(image))
-		if errors.Is(err, fs.ErrNotExist) {
-			return allowed, nil // it was preloaded
+		if preloaded = errors.Is(err, fs.ErrNotExist); err != nil && !preloaded {
+			return mustProve, err
 		}
-		return mustProve, err // we may have ended before we could write by whose right it was pulled
+	}
+	switch {
+	case !p.matters(image, preloaded):
+		return allowed, nil
+	case record == nil:
+		return mustProve, nil
 	}
 	by, known := record.CredentialMapping[bare(image)]
 	switch {
@@ -75,6 +83,19 @@ func (p *pulled) check(image, imageID string, have []credential) (verdict, error
 		}
 	}
 	return mustProve, nil
+}
+
+// matters says whether a pod has to prove that it may have an image.
+func (p *pulled) matters(image string, preloaded bool) bool {
+	switch p.policy {
+	case api.NeverVerify:
+		return false
+	case api.NeverVerifyAllowlistedImages:
+		return !p.allowlist.has(image)
+	case api.AlwaysVerify:
+		return true
+	}
+	return !preloaded
 }
 
 // begin is called before a pull.

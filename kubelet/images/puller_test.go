@@ -224,3 +224,23 @@ func TestNodeCredentials(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// Pulls beyond the rate that the operator wants are not tried.
+func TestPullRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &registry{present: map[string]bool{}}
+		p := NewPuller(Config{PullsPerSecond: 1, PullsAtOnce: 2}, r, safe{}, record.NewFakeRecorder(100))
+		for i, want := range []string{"", "", ReasonErrImagePull} {
+			if got := ensure(t, p, podWith("p"), fmt.Sprintf("public.io/a:%d", i), v1.PullAlways); got != want {
+				t.Errorf("pull %d: %q, want %q", i, got, want)
+			}
+		}
+		if n := r.pulls.Load(); n != 2 {
+			t.Errorf("the runtime was asked %d times, want 2", n)
+		}
+		time.Sleep(time.Second)
+		if got := ensure(t, p, podWith("p"), "public.io/b:1", v1.PullAlways); got != "" {
+			t.Errorf("a second later: %q", got)
+		}
+	})
+}

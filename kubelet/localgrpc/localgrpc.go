@@ -11,12 +11,15 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // Serve serves what register adds to the server until ctx ends, and returns nil then. It makes the socket's directory, and takes the place
 // of a socket that an earlier process has left.
-func Serve(ctx context.Context, socket string, register func(*grpc.Server)) error {
+func Serve(ctx context.Context, socket string, register func(*grpc.Server), options ...grpc.ServerOption) error {
 	if err := os.MkdirAll(filepath.Dir(socket), 0o750); err != nil {
 		return err
 	}
@@ -27,11 +30,28 @@ func Serve(ctx context.Context, socket string, register func(*grpc.Server)) erro
 	if err != nil {
 		return err
 	}
-	server := grpc.NewServer()
+	server := grpc.NewServer(options...)
 	register(server)
 	context.AfterFunc(ctx, server.Stop)
 	if err := server.Serve(listener); ctx.Err() == nil {
 		return err
 	}
 	return nil
+}
+
+// How many calls of one API there may be, each second and at once.
+const (
+	callsPerSecond = 100
+	callsAtOnce    = 10
+)
+
+// Limit refuses calls that come too fast, so that nobody on the node can keep the kubelet busy.
+func Limit() grpc.UnaryServerInterceptor {
+	limiter := rate.NewLimiter(callsPerSecond, callsAtOnce)
+	return func(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+		if !limiter.Allow() {
+			return nil, status.Error(codes.ResourceExhausted, "rejected by rate limit")
+		}
+		return handle(ctx, request)
+	}
 }

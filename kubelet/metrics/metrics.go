@@ -9,6 +9,8 @@ package metrics
 import (
 	"context"
 	"path"
+	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -33,6 +35,13 @@ type Metrics struct {
 	EndedContainers   *metrics.CounterVec   // container_type, exit_code, reason
 	Cgroups           *metrics.HistogramVec
 	Evictions         *metrics.CounterVec // eviction_signal
+	Preemptions       *metrics.CounterVec // preemption_signal
+	Rejections        *metrics.CounterVec // reason
+	ContainersPerPod  *metrics.Histogram
+	ImagePull         *metrics.HistogramVec // image_size_in_bytes: see ImageSize
+	ImagesRemoved     *metrics.CounterVec   // reason: age, space
+	CgroupVersion     *metrics.Gauge
+	HookFallbacks     *metrics.Counter    // lifecycle hooks that were called by HTTP instead of HTTPS
 	Restarted         *metrics.CounterVec // static: not counted for other pods
 	DeviceAllocation  *metrics.HistogramVec
 	DeviceRegistered  *metrics.CounterVec
@@ -43,6 +52,13 @@ type Metrics struct {
 
 	UserNamespacedPods, UserNamespacedPodsFailed          *metrics.Counter // started with users of their own, and what of them could not be
 	ImageVolumes, ImageVolumesMounted, ImageVolumesFailed *metrics.Counter // that containers asked for, got, and did not get
+
+	MemoryMin, MemoryLow *metrics.Gauge // bytes that the kernel does not take back from pods
+
+	PodsAPI        *metrics.CounterVec            // server_api_version, status_code
+	PodsAPIOf      map[string]*metrics.CounterVec // the same by method
+	PodResources   *metrics.CounterVec            // server_api_version
+	PodResourcesOf map[string]Calls               // the same by method
 
 	ProbeTotal    *metrics.CounterVec   // probe_type, result, container, pod, namespace, pod_uid
 	ProbeDuration *metrics.HistogramVec // probe_type, container, pod, namespace
@@ -59,7 +75,12 @@ type Metrics struct {
 	name               *metrics.GaugeVec
 }
 
+// Calls count those of one method: all, and those that failed. They are by server_api_version.
+type Calls struct{ Asked, Failed *metrics.CounterVec }
+
 var podBuckets = []float64{0.5, 1, 2, 3, 4, 5, 6, 8, 10, 20, 30, 45, 60, 120, 180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600}
+
+var pullBuckets = []float64{1, 5, 10, 20, 30, 60, 120, 180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600}
 
 // New makes the metrics of a node's kubelet.
 func New(node string) *Metrics {
@@ -80,6 +101,13 @@ func New(node string) *Metrics {
 		EndedContainers:   counters("terminated_containers_total", "Cumulative number of container terminations.", "container_type", "exit_code", "reason"),
 		Cgroups:           histograms("cgroup_manager_duration_seconds", "Duration in seconds for cgroup manager operations. Broken down by method.", metrics.DefBuckets, "operation_type"),
 		Evictions:         counters("evictions", "Cumulative number of pod evictions by eviction signal", "eviction_signal"),
+		Preemptions:       counters("preemptions", "Pods that were ended to make room for a critical one, by what it was short of.", "preemption_signal"),
+		Rejections:        counters("admission_rejections_total", "Pods that were not let in, by reason.", "reason"),
+		ContainersPerPod:  metrics.NewHistogram(histogram("containers_per_pod_count", "The number of containers per pod.", metrics.ExponentialBuckets(1, 2, 5))),
+		ImagePull:         histograms("image_pull_duration_seconds", "Duration in seconds to pull an image, with the time that it waited for others, by its size.", pullBuckets, "image_size_in_bytes"),
+		ImagesRemoved:     counters("image_garbage_collected_total", "Images that were removed because nobody used them, by why that was.", "reason"),
+		HookFallbacks:     metrics.NewCounter(counter("lifecycle_handler_http_fallbacks_total", "Lifecycle hooks that were called without TLS because who was called had none.")),
+		CgroupVersion:     gauge("cgroup_version", "The version of cgroups on this machine."),
 		Restarted:         counters("restarted_pods_total", "Number of pods that have been restarted because they were deleted and recreated with the same UID while the kubelet was watching them (common for static pods, extremely uncommon for API pods)", "static"),
 		DeviceAllocation:  histograms("device_plugin_alloc_duration_seconds", "Duration in seconds to serve a device plugin Allocation request. Broken down by resource name.", metrics.DefBuckets, "resource_name"),
 		DeviceRegistered:  counters("device_plugin_registration_total", "Cumulative number of device plugin registrations. Broken down by resource name.", "resource_name"),
@@ -114,6 +142,9 @@ func New(node string) *Metrics {
 		operationDurations: histograms("runtime_operations_duration_seconds", "Duration in seconds of runtime operations. Broken down by operation type.", metrics.ExponentialBuckets(.005, 2.5, 14), "operation_type"),
 	}
 	m.name = metrics.NewGaugeVec(&metrics.GaugeOpts{Subsystem: "kubelet", Name: "node_name", Help: "The node's name. The count is always 1.", StabilityLevel: metrics.ALPHA}, []string{"node"})
+	m.MemoryMin = gauge("memory_qos_node_memory_min_bytes", "Memory that Guaranteed pods request and that is never taken back from them (memory.min).")
+	m.MemoryLow = gauge("memory_qos_node_memory_low_bytes", "Memory that Burstable pods request and that is taken back from them as the last (memory.low).")
+	m.countLocalAPIs()
 	all, probes := m.List()
 	m.All.MustRegister(all...)
 	m.Probes.MustRegister(probes...)
@@ -121,12 +152,73 @@ func New(node string) *Metrics {
 	return m
 }
 
+// imageSizes are the bounds that images are told apart by.
+var imageSizes = []struct {
+	above uint64
+	label string
+}{
+	{100 << 30, "GT100GB"}, {60 << 30, "60GB-100GB"}, {40 << 30, "40GB-60GB"}, {30 << 30, "30GB-40GB"}, {20 << 30, "20GB-30GB"}, {10 << 30, "10GB-20GB"},
+	{5 << 30, "5GB-10GB"}, {1 << 30, "1GB-5GB"}, {500 << 20, "500MB-1GB"}, {100 << 20, "100MB-500MB"}, {10 << 20, "10MB-100MB"}, {0, "0-10MB"},
+}
+
+// ImageSize is the label for an image of that many bytes.
+func ImageSize(bytes uint64) string {
+	for _, size := range imageSizes {
+		if bytes > size.above {
+			return size.label
+		}
+	}
+	return "N/A"
+}
+
+// Reject counts a pod that was not let in. Of the reasons, which others may make up, those that everybody knows are told apart.
+func (m *Metrics) Reject(reason string) {
+	switch {
+	case slices.Contains(rejections, reason):
+	case strings.HasPrefix(reason, "OutOf"):
+		reason = "OutOfExtendedResources"
+	default:
+		reason = "Other"
+	}
+	m.Rejections.WithLabelValues(reason).Inc()
+}
+
+var rejections = []string{
+	"AppArmor", "Evicted", "NodeShutdown", "OutOfcpu", "OutOfephemeral-storage", "OutOfmemory", "OutOfpods", "PodFeatureUnsupported", "PodLevelResourcesNotSupported", "PodOSNotSupported",
+	"PodOSSelectorNodeLabelDoesNotMatch", "SupplementalGroupsPolicyNotSupported", "SysctlForbidden", "TopologyAffinityError", "UnexpectedAdmissionError", "VolumeAttachmentLimitExceeded",
+}
+
+// countLocalAPIs makes the counters of the APIs for programs on the node.
+func (m *Metrics) countLocalAPIs() {
+	answered := []string{"server_api_version", "status_code"}
+	m.PodsAPI = counters("pod_requests_total", "Requests to the pods API, by its version and the status code of the answer.", answered...)
+	m.PodsAPIOf = map[string]*metrics.CounterVec{
+		"ListPods":  counters("pod_requests_list_total", "Requests to list pods by the pods API.", answered...),
+		"GetPod":    counters("pod_requests_get_total", "Requests to get a pod by the pods API.", answered...),
+		"WatchPods": counters("pod_requests_watch_total", "Requests to watch pods by the pods API that have ended.", answered...),
+	}
+	m.PodResources = counters("pod_resources_endpoint_requests_total", "Requests to the pod resources API, by its version.", "server_api_version")
+	m.PodResourcesOf = map[string]Calls{}
+	for method, name := range map[string]string{"List": "list", "Get": "get", "GetAllocatableResources": "get_allocatable"} {
+		m.PodResourcesOf[method] = Calls{
+			counters("pod_resources_endpoint_requests_"+name, "Requests to "+method+" of the pod resources API.", "server_api_version"),
+			counters("pod_resources_endpoint_errors_"+name, "Requests to "+method+" of the pod resources API that failed.", "server_api_version"),
+		}
+	}
+}
+
 // List lists what is in All and in Probes.
 func (m *Metrics) List() (all, probes []metrics.Registerable) {
 	all = []metrics.Registerable{m.PodStart, m.PodStartTotal, m.PodWorkerStart, m.PodWork, m.StartedPods, m.FailedPods,
-		m.SandboxStart, m.SandboxErrors, m.StartedContainers, m.FailedContainers, m.EndedContainers, m.UserNamespacedPods, m.UserNamespacedPodsFailed, m.Cgroups, m.Evictions, m.Restarted, m.DeviceAllocation,
+		m.SandboxStart, m.SandboxErrors, m.StartedContainers, m.FailedContainers, m.EndedContainers, m.UserNamespacedPods, m.UserNamespacedPodsFailed, m.Cgroups, m.Evictions, m.Preemptions, m.Rejections, m.ContainersPerPod, m.ImagePull, m.ImagesRemoved, m.CgroupVersion, m.HookFallbacks, m.Restarted, m.DeviceAllocation,
 		m.DeviceRegistered, m.DRAOperations, m.DRACalls, m.ClaimsInUse, m.ImageVolumes, m.ImageVolumesMounted, m.ImageVolumesFailed, m.storage, m.Requests, m.RequestDuration, m.Inflight,
-		m.operations, m.operationErrors, m.operationDurations, m.name}
+		m.operations, m.operationErrors, m.operationDurations, m.name, m.MemoryMin, m.MemoryLow, m.PodsAPI, m.PodResources}
+	for _, of := range m.PodsAPIOf {
+		all = append(all, of)
+	}
+	for _, of := range m.PodResourcesOf {
+		all = append(all, of.Asked, of.Failed)
+	}
 	return all, []metrics.Registerable{m.ProbeTotal, m.ProbeDuration}
 }
 
@@ -140,6 +232,10 @@ func betaCounter(name, help string) *metrics.CounterOpts {
 	opts := counter(name, help)
 	opts.StabilityLevel = metrics.BETA
 	return opts
+}
+
+func gauge(name, help string) *metrics.Gauge {
+	return metrics.NewGauge(&metrics.GaugeOpts{Subsystem: "kubelet", Name: name, Help: help, StabilityLevel: metrics.ALPHA})
 }
 
 func counters(name, help string, labels ...string) *metrics.CounterVec {

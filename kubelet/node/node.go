@@ -46,6 +46,8 @@ type Config struct {
 	Reserved       v1.ResourceList // kube-reserved and system-reserved together
 	EvictionHard   v1.ResourceList // what is always kept free: memory, ephemeral-storage
 	RuntimeName    string
+	ProviderID     string // of the machine, at who provides it
+	MaxImages      *int32 // that the status names; nil: 50, -1: all
 }
 
 // The rhythm of a node, as every other component expects it.
@@ -120,8 +122,20 @@ func (a *Agent) Observe(node *v1.Node) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.node != nil {
-		a.node = node
+		a.keepLocked(node)
 	}
+}
+
+// keepLocked keeps the newest version of the Node, and tells if it was cordoned or uncordoned. The caller holds mu.
+func (a *Agent) keepLocked(node *v1.Node) {
+	if a.node != nil && node.Spec.Unschedulable != a.node.Spec.Unschedulable {
+		reason := "NodeSchedulable"
+		if node.Spec.Unschedulable {
+			reason = "NodeNotSchedulable"
+		}
+		a.events.Eventf(a.Ref(), v1.EventTypeNormal, reason, "Node %s status is now: %s", a.cfg.Name, reason)
+	}
+	a.node = node
 }
 
 // NetworkError is why pods cannot have a network; nil when they can.
@@ -306,14 +320,18 @@ func (a *Agent) patch(ctx context.Context, have *v1.Node, want v1.NodeStatus) er
 		return fmt.Errorf("patch status of Node %s: %w", have.Name, err)
 	}
 	a.mu.Lock()
-	a.node, a.reported = node, time.Now()
+	a.keepLocked(node)
+	a.reported = time.Now()
 	a.mu.Unlock()
 	a.announce(have, node)
 	return nil
 }
 
-// announce records which conditions of the node have changed.
+// announce records which conditions of the node have changed, and that the machine was started anew.
 func (a *Agent) announce(before, after *v1.Node) {
+	if was, is := before.Status.NodeInfo.BootID, after.Status.NodeInfo.BootID; was != "" && was != is {
+		a.events.Eventf(a.Ref(), v1.EventTypeWarning, "Rebooted", "Node %s has been rebooted, boot id: %s", a.cfg.Name, is)
+	}
 	for _, c := range after.Status.Conditions {
 		reasons, known := conditionEvents[c.Type]
 		if !known || conditionStatus(before, c.Type) == c.Status {

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/kubelet/shutdown"
 )
@@ -79,7 +80,7 @@ func (c *Config) node() *v1.Node {
 	set(&n.Labels, c.Labels)
 	n.Annotations = map[string]string{"volumes.kubernetes.io/controller-managed-attach-detach": "true"}
 	set(&n.Annotations, c.Annotations)
-	n.Spec.Taints = c.Taints
+	n.Spec.Taints, n.Spec.ProviderID = c.Taints, c.ProviderID
 	return n
 }
 
@@ -121,7 +122,7 @@ func (c *Config) status(have *v1.Node, m Machine, o Observed, now time.Time) v1.
 		s.NodeInfo.Swap = &v1.NodeSwapStatus{Capacity: &m.Swap}
 	}
 	if o.Runtime != nil {
-		s.Images = images(o.Images)
+		s.Images = images(o.Images, ptr.Deref(c.MaxImages, maxImages))
 		s.RuntimeHandlers, s.Features = handlers(o.Runtime), features(o.Runtime)
 	}
 	s.VolumesInUse, s.VolumesAttached = o.VolumesInUse, cmpNil(o.VolumesAttached, have.Status.VolumesAttached)
@@ -232,8 +233,8 @@ func setCondition(s *v1.NodeStatus, c v1.NodeCondition, now metav1.Time) {
 	s.Conditions[i] = c
 }
 
-// images lists the largest; their order decides which are shown.
-func images(all []*runtimeapi.Image) []v1.ContainerImage {
+// images lists the largest, at most so many unless that is negative.
+func images(all []*runtimeapi.Image, most int32) []v1.ContainerImage {
 	var out []v1.ContainerImage
 	for _, i := range all {
 		names := append(slices.Clone(i.GetRepoDigests()), i.GetRepoTags()...)
@@ -245,7 +246,10 @@ func images(all []*runtimeapi.Image) []v1.ContainerImage {
 	slices.SortFunc(out, func(a, b v1.ContainerImage) int {
 		return cmp.Or(cmp.Compare(b.SizeBytes, a.SizeBytes), cmp.Compare(a.Names[0], b.Names[0]))
 	})
-	return out[:min(len(out), maxImages)]
+	if most < 0 {
+		return out
+	}
+	return out[:min(len(out), int(most))]
 }
 
 func handlers(s *runtimeapi.StatusResponse) []v1.NodeRuntimeHandler {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package podresources tells programs on this node, such as monitors of GPUs, which pod has which devices and CPUs: the
-// pod resources API (v1) at <root>/pod-resources/kubelet.sock. It only reads.
+// pod resources API (v1, v1alpha1) at <root>/pod-resources/kubelet.sock. It only reads.
 // Reference: https://kubernetes.io/docs/concepts/extend-kubernetes/compute-storage-net/device-plugins/#monitoring-device-plugin-resources
 package podresources
 
@@ -9,8 +9,10 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -19,12 +21,14 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	deviceplugin "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 	api "k8s.io/kubelet/pkg/apis/podresources/v1"
+	apiv1alpha1 "k8s.io/kubelet/pkg/apis/podresources/v1alpha1"
 
 	"github.com/skiff-k8s/skiff/kubelet/cpus"
 	"github.com/skiff-k8s/skiff/kubelet/devices"
 	"github.com/skiff-k8s/skiff/kubelet/dra"
 	"github.com/skiff-k8s/skiff/kubelet/localgrpc"
 	"github.com/skiff-k8s/skiff/kubelet/memory"
+	"github.com/skiff-k8s/skiff/kubelet/metrics"
 )
 
 // Node has what is told.
@@ -39,22 +43,63 @@ type Node struct {
 // Server serves the API.
 type Server struct {
 	api.UnimplementedPodResourcesListerServer
-	socket string
-	node   Node
+	socket  string
+	node    Node
+	metrics *metrics.Metrics
 }
 
 // New makes a Server in the kubelet's root.
-func New(root string, node Node) *Server {
-	return &Server{socket: filepath.Join(root, "pod-resources", "kubelet.sock"), node: node}
+func New(root string, node Node, counts *metrics.Metrics) *Server {
+	return &Server{socket: filepath.Join(root, "pod-resources", "kubelet.sock"), node: node, metrics: counts}
 }
 
 // Run serves until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
-	err := localgrpc.Serve(ctx, s.socket, func(server *grpc.Server) { api.RegisterPodResourcesListerServer(server, s) })
+	err := localgrpc.Serve(ctx, s.socket, func(server *grpc.Server) {
+		api.RegisterPodResourcesListerServer(server, s)
+		apiv1alpha1.RegisterPodResourcesListerServer(server, old{server: s})
+	}, grpc.ChainUnaryInterceptor(localgrpc.Limit(), s.count))
 	if err != nil {
 		return fmt.Errorf("serve pod resources: %w", err)
 	}
 	return nil
+}
+
+// count counts a call, by its method such as "/v1.PodResourcesLister/List".
+func (s *Server) count(ctx context.Context, request any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+	version, _, _ := strings.Cut(strings.TrimPrefix(info.FullMethod, "/"), ".")
+	s.metrics.PodResources.WithLabelValues(version).Inc()
+	of := s.metrics.PodResourcesOf[path.Base(info.FullMethod)]
+	of.Asked.WithLabelValues(version).Inc()
+	response, err := handle(ctx, request)
+	if err != nil {
+		of.Failed.WithLabelValues(version).Inc()
+	}
+	return response, err
+}
+
+// old is the API's first version, which only lists devices.
+type old struct {
+	apiv1alpha1.UnimplementedPodResourcesListerServer
+	server *Server
+}
+
+// List tells which devices all pods have.
+func (o old) List(ctx context.Context, _ *apiv1alpha1.ListPodResourcesRequest) (*apiv1alpha1.ListPodResourcesResponse, error) {
+	all, err := o.server.List(ctx, nil)
+	resp := &apiv1alpha1.ListPodResourcesResponse{}
+	for _, pod := range all.GetPodResources() {
+		p := &apiv1alpha1.PodResources{Name: pod.Name, Namespace: pod.Namespace}
+		for _, c := range pod.Containers {
+			var devices []*apiv1alpha1.ContainerDevices
+			for _, d := range c.Devices {
+				devices = append(devices, &apiv1alpha1.ContainerDevices{ResourceName: d.ResourceName, DeviceIds: d.DeviceIds})
+			}
+			p.Containers = append(p.Containers, &apiv1alpha1.ContainerResources{Name: c.Name, Devices: devices})
+		}
+		resp.PodResources = append(resp.PodResources, p)
+	}
+	return resp, err
 }
 
 // List tells what all pods have.

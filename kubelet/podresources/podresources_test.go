@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -17,7 +18,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/component-base/metrics/testutil"
 	api "k8s.io/kubelet/pkg/apis/podresources/v1"
+	apiv1alpha1 "k8s.io/kubelet/pkg/apis/podresources/v1alpha1"
 	"k8s.io/utils/cpuset"
 
 	"github.com/skiff-k8s/skiff/kubelet/cpus"
@@ -36,7 +39,7 @@ func TestAPI(t *testing.T) {
 	}}
 	pod.Spec.InitContainers = []v1.Container{pod.Spec.Containers[0]}
 	pod.Spec.InitContainers[0].Name = "before"
-	manager, err := cpus.New(root, cpus.Topology{0: {}, 1: {Core: 1}, 2: {Core: 2}}, 0, cpuset.New(0))
+	manager, err := cpus.New(root, cpus.Topology{0: {}, 1: {Core: 1}, 2: {Core: 2}}, 0, cpuset.New(0), cpus.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,10 +63,11 @@ func TestAPI(t *testing.T) {
 	if err := gpus.Load(); err != nil {
 		t.Fatal(err)
 	}
+	counts := metrics.New("n1")
 	s := New(root, Node{
 		Pods: func() []*v1.Pod { return []*v1.Pod{pod} }, Devices: gpus, CPUs: func() *cpus.Manager { return manager }, Memory: func() *memory.Manager { return nil },
 		Claims: dra.New(fake.NewClientset(), "n1", root, metrics.New("n1"), func() {}, func(types.UID) {}),
-	})
+	}, counts)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- s.Run(ctx) }()
@@ -90,6 +94,22 @@ func TestAPI(t *testing.T) {
 	all, err := client.GetAllocatableResources(t.Context(), &api.AllocatableResourcesRequest{})
 	if err != nil || len(all.CpuIds) != 2 {
 		t.Errorf("GetAllocatableResources = %v, %v", all, err)
+	}
+	old, err := apiv1alpha1.NewPodResourcesListerClient(conn).List(t.Context(), &apiv1alpha1.ListPodResourcesRequest{})
+	if err != nil || len(old.PodResources) != 1 || len(old.PodResources[0].Containers) != 1 || old.PodResources[0].Containers[0].Devices[0].DeviceIds[0] != "d1" {
+		t.Errorf("List of v1alpha1 = %v, %v", old, err)
+	}
+	want := `
+# HELP kubelet_pod_resources_endpoint_errors_get [ALPHA] Requests to Get of the pod resources API that failed.
+# TYPE kubelet_pod_resources_endpoint_errors_get counter
+kubelet_pod_resources_endpoint_errors_get{server_api_version="v1"} 1
+# HELP kubelet_pod_resources_endpoint_requests_total [ALPHA] Requests to the pod resources API, by its version.
+# TYPE kubelet_pod_resources_endpoint_requests_total counter
+kubelet_pod_resources_endpoint_requests_total{server_api_version="v1"} 4
+kubelet_pod_resources_endpoint_requests_total{server_api_version="v1alpha1"} 1
+`
+	if err := testutil.GatherAndCompare(counts.All, strings.NewReader(want), "kubelet_pod_resources_endpoint_errors_get", "kubelet_pod_resources_endpoint_requests_total"); err != nil {
+		t.Error(err)
 	}
 	cancel()
 	if err := <-done; err != nil {

@@ -11,8 +11,10 @@ package podsapi
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"path"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -26,6 +28,7 @@ import (
 	api "k8s.io/kubelet/pkg/apis/pods/v1alpha1"
 
 	"github.com/skiff-k8s/skiff/kubelet/localgrpc"
+	"github.com/skiff-k8s/skiff/kubelet/metrics"
 )
 
 // Node has the pods. Those that it gives must not be changed.
@@ -39,8 +42,9 @@ type Node struct {
 // Server serves the API.
 type Server struct {
 	api.UnimplementedPodsServer
-	socket string
-	node   Node
+	socket  string
+	node    Node
+	metrics *metrics.Metrics
 
 	mu       sync.Mutex
 	watchers map[*watcher]bool // guarded by mu
@@ -55,17 +59,43 @@ type watcher struct {
 }
 
 // New makes a Server in the kubelet's root.
-func New(root string, node Node) *Server {
-	return &Server{socket: filepath.Join(root, "pods-api", "pods-api.sock"), node: node, watchers: map[*watcher]bool{}}
+func New(root string, node Node, counts *metrics.Metrics) *Server {
+	return &Server{socket: filepath.Join(root, "pods-api", "pods-api.sock"), node: node, metrics: counts, watchers: map[*watcher]bool{}}
 }
 
 // Run serves until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
-	err := localgrpc.Serve(ctx, s.socket, func(server *grpc.Server) { api.RegisterPodsServer(server, s) })
+	err := localgrpc.Serve(ctx, s.socket, func(server *grpc.Server) { api.RegisterPodsServer(server, s) },
+		grpc.ChainUnaryInterceptor(localgrpc.Limit(), s.countCall), grpc.StreamInterceptor(s.countStream))
 	if err != nil {
 		return fmt.Errorf("serve pods: %w", err)
 	}
 	return nil
+}
+
+func (s *Server) countCall(ctx context.Context, request any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+	response, err := handle(ctx, request)
+	s.count(info.FullMethod, err)
+	return response, err
+}
+
+func (s *Server) countStream(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	err := handle(server, stream)
+	s.count(info.FullMethod, err)
+	return err
+}
+
+// count counts a call that has ended, by its method such as "/v1alpha1.Pods/ListPods".
+func (s *Server) count(method string, err error) {
+	code := status.Code(err)
+	if errors.Is(err, context.Canceled) {
+		code = codes.Canceled
+	}
+	const version = "v1alpha1"
+	s.metrics.PodsAPI.WithLabelValues(version, code.String()).Inc()
+	if of := s.metrics.PodsAPIOf[path.Base(method)]; of != nil {
+		of.WithLabelValues(version, code.String()).Inc()
+	}
 }
 
 // Changed is to be called when a pod or its status has changed, or it is gone. It does not block.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,7 +20,11 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	componentmetrics "k8s.io/component-base/metrics"
+	"k8s.io/component-base/metrics/testutil"
 	api "k8s.io/kubelet/pkg/apis/pods/v1alpha1"
+
+	"github.com/skiff-k8s/skiff/kubelet/metrics"
 )
 
 // node is one with some pods.
@@ -64,7 +69,7 @@ func (n *node) view() Node {
 func serve(t *testing.T, n *node) (*Server, api.PodsClient) {
 	t.Helper()
 	root := t.TempDir()
-	s := New(root, n.view())
+	s := New(root, n.view(), metrics.New("n1"))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
@@ -124,6 +129,37 @@ func TestListAndGet(t *testing.T) {
 	}
 	if _, err := client.GetPod(ctx, &api.GetPodRequest{PodUID: "c"}); status.Code(err) != codes.NotFound {
 		t.Errorf("a pod that is not there: %v", err)
+	}
+}
+
+// Calls that come too fast are refused, and all others are counted.
+func TestLimit(t *testing.T) {
+	n := &node{pods: map[types.UID]*v1.Pod{}, synced: true}
+	s, client := serve(t, n)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var missed, refused atomic.Int64
+	var calls sync.WaitGroup
+	for range 500 {
+		calls.Go(func() {
+			switch _, err := client.GetPod(ctx, &api.GetPodRequest{PodUID: "a"}); status.Code(err) {
+			case codes.NotFound:
+				missed.Add(1)
+			case codes.ResourceExhausted:
+				refused.Add(1)
+			default:
+				t.Error(err)
+			}
+		})
+	}
+	calls.Wait()
+	if missed.Load() < 10 || refused.Load() == 0 {
+		t.Errorf("%d calls are answered and %d refused, want at least 10 and some", missed.Load(), refused.Load())
+	}
+	for _, of := range []*componentmetrics.CounterVec{s.metrics.PodsAPI, s.metrics.PodsAPIOf["GetPod"]} {
+		if got, err := testutil.GetCounterMetricValue(of.WithLabelValues("v1alpha1", "NotFound")); err != nil || int64(got) != missed.Load() {
+			t.Errorf("%v calls are counted, want %d: %v", got, missed.Load(), err)
+		}
 	}
 }
 

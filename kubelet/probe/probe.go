@@ -204,7 +204,8 @@ func (p *Prober) loop(ctx context.Context, k key, r *run, initial *Target) {
 	if period <= 0 {
 		period = 10 * time.Second
 	}
-	first := time.Duration(r.spec.InitialDelaySeconds)*time.Second - time.Since(initial.StartedAt)
+	first := time.Duration(r.spec.InitialDelaySeconds) * time.Second
+	first = min(first, first-time.Since(initial.StartedAt)) // the clock may have been set back since
 	if initial.Adopted {
 		first = max(first, rand.N(adoptedDelay))
 	}

@@ -72,6 +72,27 @@ func TestThresholds(t *testing.T) {
 	})
 }
 
+// A container whose start is to come, as the clock was set back since, is not left unprobed until then.
+func TestInitialDelay(t *testing.T) {
+	for started, want := range map[time.Duration]time.Duration{0: 30 * time.Second, -10 * time.Second: 20 * time.Second, -time.Hour: 0, time.Hour: 30 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			changes := make(chan types.UID, 10)
+			p := New(&command{answer: func(int32) int32 { return 0 }}, record.NewFakeRecorder(100), metrics.New("n1"), func(uid types.UID) { changes <- uid })
+			p.Start(ctx)
+			probe := &v1.Probe{ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{}}, InitialDelaySeconds: 30, PeriodSeconds: 10, SuccessThreshold: 1, FailureThreshold: 1}
+			began := time.Now()
+			p.Sync("u", []Target{{Pod: &v1.Pod{}, Container: &v1.Container{Name: "a", ReadinessProbe: probe}, ContainerID: "c", StartedAt: began.Add(started)}})
+			<-changes
+			if took := time.Since(began); took != want {
+				t.Errorf("started %s from now: probed after %s, want %s", started, took, want)
+			}
+			cancel()
+			p.Wait()
+		})
+	}
+}
+
 func TestHTTP(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {

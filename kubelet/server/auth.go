@@ -20,26 +20,23 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// The kubelet's defaults for how long it believes an answer of the API server.
-const (
-	tokenReviewTTL     = 2 * time.Minute
-	tokenReviewTimeout = 10 * time.Second
-	allowTTL           = 5 * time.Minute
-	denyTTL            = 30 * time.Second
-)
+const tokenReviewTimeout = 10 * time.Second
+
+// TTLs are how long answers of the API server are believed: of who somebody is, that something is allowed, and that it is not.
+type TTLs struct{ Token, Allowed, Denied time.Duration }
 
 var reviewBackoff = wait.Backoff{Duration: 500 * time.Millisecond, Factor: 1.5, Jitter: 0.2, Steps: 5}
 
 // Delegate returns the authenticator and the authorizer that ask the API server, as the kubelet does by
 // default: TokenReview for bearer tokens, SubjectAccessReview for everything. Client certificates are checked
 // against the CA right here. The kubelet's user needs the ClusterRole system:auth-delegator or to be a node.
-func Delegate(client kubernetes.Interface, clientCA dynamiccertificates.CAContentProvider) (authenticator.Request, authorizer.UnconditionalAuthorizer, error) {
+func Delegate(client kubernetes.Interface, clientCA dynamiccertificates.CAContentProvider, ttls TTLs) (authenticator.Request, authorizer.UnconditionalAuthorizer, error) {
 	authn, _, err := authenticatorfactory.DelegatingAuthenticatorConfig{
 		Anonymous:                          &apiserver.AnonymousAuthConfig{Enabled: false},
 		TokenAccessReviewClient:            client.AuthenticationV1(),
 		TokenAccessReviewTimeout:           tokenReviewTimeout,
 		WebhookRetryBackoff:                &reviewBackoff,
-		CacheTTL:                           tokenReviewTTL,
+		CacheTTL:                           ttls.Token,
 		ClientCertificateCAContentProvider: clientCA,
 	}.New()
 	if err != nil {
@@ -47,8 +44,8 @@ func Delegate(client kubernetes.Interface, clientCA dynamiccertificates.CAConten
 	}
 	authz, err := authorizerfactory.DelegatingAuthorizerConfig{
 		SubjectAccessReviewClient: client.AuthorizationV1(),
-		AllowCacheTTL:             allowTTL,
-		DenyCacheTTL:              denyTTL,
+		AllowCacheTTL:             ttls.Allowed,
+		DenyCacheTTL:              ttls.Denied,
 		WebhookRetryBackoff:       &reviewBackoff,
 	}.New()
 	if err != nil {
@@ -110,6 +107,9 @@ var pathSubresources = []struct {
 	{"/stats", []string{"stats"}},
 	{"/metrics", []string{"metrics"}},
 	{"/logs", []string{"log"}},
+	{"/checkpoint", []string{"checkpoint"}},
+	{"/statusz", []string{"statusz"}},
+	{"/flagz", []string{"configz"}},
 	{"/pods", []string{"pods", "proxy"}},
 	{"/runningpods", []string{"pods", "proxy"}},
 	{"/healthz", []string{"healthz", "proxy"}},

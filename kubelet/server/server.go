@@ -19,7 +19,10 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -50,6 +53,8 @@ type Config struct {
 	NodeName string
 	// Address is where to listen, such as ":10250".
 	Address string
+	// HealthAddress is where /healthz is served to all without TLS, for programs on this machine; empty: nowhere.
+	HealthAddress string
 	// TLS has the server's certificate. Which client certificates are good is for the Authenticator to say.
 	TLS *tls.Config
 
@@ -72,8 +77,10 @@ type Config struct {
 	// LocalVolumes keeps the directories of volumes, by the path's {volume}. It may be nil.
 	LocalVolumes http.Handler
 
-	// Configuration is shown at /configz. It may be nil.
+	// Configuration is shown at /configz, and what the process was started with at /flagz. They may be nil.
 	Configuration any
+	Flags         map[string]string
+	Off           Off
 	// RootDir and LogDir are the kubelet's directory and the system's logs; by default /var/lib/kubelet and /var/log.
 	RootDir, LogDir string
 	PodLogs         string // of containers; by default LogDir/pods
@@ -117,16 +124,30 @@ func New(config Config) *Server {
 func (s *Server) Handler() http.Handler { return s.handler }
 
 func (s *Server) routes() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", s.healthz)
-	mux.HandleFunc("GET /healthz/{check}", s.healthz)
+	mux := &recorder{ServeMux: http.NewServeMux()}
+	s.health(mux)
 	mux.HandleFunc("GET /pods", s.pods)
 	mux.HandleFunc("GET /pods/", s.pods)
+	mux.HandleFunc("GET /stats/summary", s.summary)
+	mux.HandleFunc("POST /stats/summary", s.summary)
+	mux.Handle("GET /metrics", http.HandlerFunc(s.ownMetrics))
+	mux.Handle("GET /metrics/probes", http.HandlerFunc(s.probeMetrics))
+	mux.Handle("GET /metrics/resource", http.HandlerFunc(s.resourceMetrics))
+	mux.Handle("GET /metrics/cadvisor", http.HandlerFunc(s.cadvisorMetrics))
+	if local := s.config.LocalVolumes; local != nil {
+		mux.HandleFunc("PUT /localVolumes/{volume}", local.ServeHTTP)
+		mux.HandleFunc("DELETE /localVolumes/{volume}", local.ServeHTTP)
+	}
+	if s.config.Off.Debugging {
+		for _, path := range []string{"/run/", "/exec/", "/attach/", "/portForward/", "/containerLogs/", "/runningpods/", "/debug/pprof/", "/logs/"} {
+			mux.Handle(path, off("Debug endpoints are disabled."))
+		}
+		return mux
+	}
+	s.debugging(mux)
 	mux.HandleFunc("GET /runningpods/", s.runningPods)
-	mux.HandleFunc("GET /configz", s.configz)
+	mux.Handle("GET /configz", http.HandlerFunc(s.configz))
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.containerLogs)
-	mux.Handle("GET /logs/", http.StripPrefix("/logs/", s.nodeLogs()))
-
 	for _, method := range []string{"GET", "POST"} { // WebSockets begin with GET, SPDY with POST
 		mux.HandleFunc(method+" /exec/{namespace}/{pod}/{container}", s.exec)
 		mux.HandleFunc(method+" /exec/{namespace}/{pod}/{uid}/{container}", s.exec)
@@ -137,36 +158,43 @@ func (s *Server) routes() http.Handler {
 	}
 	mux.HandleFunc("POST /run/{namespace}/{pod}/{container}", s.run)
 	mux.HandleFunc("POST /run/{namespace}/{pod}/{uid}/{container}", s.run)
-
-	if s.config.LocalVolumes != nil {
-		mux.Handle("PUT /localVolumes/{volume}", s.config.LocalVolumes)
-		mux.Handle("DELETE /localVolumes/{volume}", s.config.LocalVolumes)
-	}
-	mux.HandleFunc("GET /stats/summary", s.summary)
-	mux.HandleFunc("GET /metrics", s.ownMetrics)
-	mux.HandleFunc("GET /metrics/probes", s.probeMetrics)
-	mux.HandleFunc("GET /metrics/resource", s.resourceMetrics)
-	mux.HandleFunc("GET /metrics/cadvisor", s.cadvisorMetrics)
+	mux.HandleFunc("POST /checkpoint/{namespace}/{pod}/{container}", s.checkpoint)
+	s.pages(mux) // the last, since it lists the others
 	return mux
 }
 
-// counted counts requests by the first element of their path.
+// buckets are the beginnings of paths that requests are counted under; those of all others are "other".
+var buckets = []string{
+	"attach", "checkpoint", "configz", "containerLogs", "debug", "exec", "flagz", "healthz", "logs", "metrics", "metrics/cadvisor", "metrics/probes", "metrics/resource",
+	"pods", "portForward", "run", "runningpods", "stats", "statusz",
+}
+
+// bucketOf is where a request of a path is counted, and whether it is one that may take long.
+func bucketOf(path string) (bucket, long string) {
+	parts := strings.SplitN(strings.TrimPrefix(path, "/"), "/", 3)
+	bucket = parts[0]
+	if bucket == "metrics" && len(parts) > 1 {
+		bucket += "/" + parts[1]
+	}
+	if !slices.Contains(buckets, bucket) {
+		bucket = "other"
+	}
+	return bucket, strconv.FormatBool(bucket == "exec" || bucket == "attach" || bucket == "debug")
+}
+
+// methods are those that requests are counted under.
+var methods = []string{"OPTIONS", "GET", "HEAD", "POST", "PUT", "DELETE", "TRACE", "CONNECT"}
+
+// counted counts requests.
 func (s *Server) counted(next http.Handler) http.Handler {
 	m := s.config.Metrics
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		root, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
-		path, long := "other", "false"
-		switch root {
-		case "exec", "attach", "portForward", "run":
-			path, long = root, "true"
-		case "healthz", "metrics", "pods", "runningpods", "configz", "containerLogs", "logs", "stats":
-			path = root
-		}
+		bucket, long := bucketOf(r.URL.Path)
 		method := r.Method
-		if _, known := verbs[method]; !known {
+		if !slices.Contains(methods, method) {
 			method = "other"
 		}
-		labels := []string{method, path, "readwrite", long}
+		labels := []string{method, bucket, "readwrite", long}
 		began := time.Now()
 		m.Requests.WithLabelValues(labels...).Inc()
 		m.Inflight.WithLabelValues(labels...).Inc()
@@ -193,6 +221,8 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	tlsConfig.MinVersion = max(tlsConfig.MinVersion, tls.VersionTLS12)
 	// What serves a request must not outlast the server.
 	requests, cancel := context.WithCancel(ctx)
+	var health sync.WaitGroup
+	defer health.Wait()
 	defer cancel()
 	h := &http.Server{
 		Handler:           s.handler,
@@ -205,6 +235,9 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	conns := newClosingListener(listener)
 	served := make(chan error, 1)
 	go func() { served <- h.ServeTLS(conns, "", "") }()
+	if s.config.HealthAddress != "" {
+		health.Go(func() { s.serveHealth(requests) })
+	}
 	klog.FromContext(ctx).Info("The kubelet's API listens", "address", listener.Addr())
 	select {
 	case err := <-served:
@@ -221,18 +254,6 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 		return err
 	}
 	return nil
-}
-
-func (s *Server) healthz(w http.ResponseWriter, r *http.Request) {
-	if s.config.Healthy != nil {
-		if err := s.config.Healthy(); err != nil {
-			writeError(w, "[-]syncloop failed: "+err.Error(), http.StatusInternalServerError)
-			return
-		}
-	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	fmt.Fprint(w, "ok")
 }
 
 func (s *Server) pods(w http.ResponseWriter, r *http.Request) {

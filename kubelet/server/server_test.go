@@ -5,6 +5,7 @@ package server
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -18,6 +19,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -35,8 +38,9 @@ import (
 type node struct {
 	runtimeapi.RuntimeServiceClient
 	runtimeapi.ImageServiceClient
-	pod *corev1.Pod
-	err error // what looking for a container fails with
+	pod        *corev1.Pod
+	err        error // what looking for a container fails with
+	checkpoint *runtimeapi.CheckpointContainerRequest
 }
 
 func (n *node) Pods() []*corev1.Pod { return []*corev1.Pod{n.pod} }
@@ -74,6 +78,11 @@ func (n *node) ListPodSandboxStats(context.Context, *runtimeapi.ListPodSandboxSt
 	}}}, n.err
 }
 
+func (n *node) CheckpointContainer(_ context.Context, r *runtimeapi.CheckpointContainerRequest, _ ...grpc.CallOption) (*runtimeapi.CheckpointContainerResponse, error) {
+	n.checkpoint = r
+	return &runtimeapi.CheckpointContainerResponse{}, n.err
+}
+
 func (n *node) ImageFsInfo(context.Context, *runtimeapi.ImageFsInfoRequest, ...grpc.CallOption) (*runtimeapi.ImageFsInfoResponse, error) {
 	return &runtimeapi.ImageFsInfoResponse{}, nil
 }
@@ -109,7 +118,7 @@ func newServer(t *testing.T, allowed ...string) (*Server, *node, *access) {
 	dir := t.TempDir()
 	counts := metrics.New("n1")
 	counts.ProbeTotal.WithLabelValues("Liveness", "successful", "main", "web", "default", "uid").Inc()
-	s := New(Config{NodeName: "n1", Authenticator: a, Authorizer: a, Pods: n, Runtime: n, Images: n, RootDir: dir, LogDir: dir, Metrics: counts,
+	s := New(Config{NodeName: "n1", Authenticator: a, Authorizer: a, Pods: n, Runtime: n, Images: n, RootDir: dir, LogDir: dir, Metrics: counts, Flags: map[string]string{"v": "2"},
 		Cgroups: groups(t), Volumes: func(types.UID) map[string]string { return map[string]string{"v": dir} }})
 	return s, n, a
 }
@@ -159,6 +168,12 @@ func TestAuthorization(t *testing.T) {
 		{"GET", "/containerLogs/default/none/main", []string{"get nodes/n1/proxy"}},
 		{"POST", "/exec/default/none/main", []string{"create nodes/n1/proxy"}},
 		{"GET", "/metricsx", []string{"get nodes/n1/proxy"}},
+		{"POST", "/checkpoint/default/none/main", []string{"create nodes/n1/checkpoint"}},
+		{"GET", "/statusz", []string{"get nodes/n1/statusz"}},
+		{"GET", "/flagz", []string{"get nodes/n1/configz"}},
+		{"GET", "/debug/pprof/", []string{"get nodes/n1/proxy"}},
+		{"PUT", "/debug/flags/v", []string{"update nodes/n1/proxy"}},
+		{"GET", "/metrics/slis", []string{"get nodes/n1/metrics"}},
 	} {
 		s, _, a := newServer(t)
 		if w := do(s, c.method, c.path); w.Code != http.StatusForbidden {
@@ -184,7 +199,7 @@ func TestUnauthorized(t *testing.T) {
 }
 
 func TestAnswers(t *testing.T) {
-	s, n, _ := newServer(t, "get nodes/n1/proxy", "create nodes/n1/proxy", "get nodes/n1/stats", "get nodes/n1/metrics", "get nodes/n1/log")
+	s, n, _ := newServer(t, "get nodes/n1/proxy", "create nodes/n1/proxy", "get nodes/n1/stats", "get nodes/n1/metrics", "get nodes/n1/log", "get nodes/n1/checkpoint", "get nodes/n1/configz", "get nodes/n1/statusz")
 	if err := os.WriteFile(filepath.Join(s.config.LogDir, "syslog"), []byte("a line"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +234,17 @@ func TestAnswers(t *testing.T) {
 		{"/metrics/cadvisor", 200, `container_memory_working_set_bytes{container="",id="/kubepods/poduid",image="",name="",namespace="default",pod="web"} 900`},
 		{"/metrics/cadvisor", 200, `container_scrape_error 0`},
 		{"/stats/summary", 200, `"pvcRef":{"name":"data","namespace":"default"}`},
-		{"/checkpoint/default/web/main", 404, ""},
+		{"/metrics", 200, `kubelet_http_requests_total{long_running="false",method="GET",path="metrics/resource",server_type="readwrite"} 2`},
+		{"/checkpoint/default/web/main", 405, ""},
+		{"/healthz/ping", 200, "ok"},
+		{"/healthz/none", 404, ""},
+		{"/healthz?verbose", 200, "[+]syncloop ok"},
+		{"/metrics/slis", 200, `kubernetes_healthcheck{name="syncloop",type="healthz"} 1`},
+		{"/debug/pprof/", 200, "goroutine"},
+		{"/debug/pprof/cmdline", 200, ""},
+		{"/flagz", 200, "\nv"}, // what follows differs each time, so that nobody parses it
+		{"/flagz", 200, "2\n"},
+		{"/statusz", 200, "/configz /debug"},
 	} {
 		if w := get(s, c.path); w.Code != c.code || !strings.Contains(w.Body.String(), c.want) {
 			t.Errorf("GET %s = %d %q, want %d with %q", c.path, w.Code, w.Body, c.code, c.want)
@@ -236,6 +261,73 @@ func TestAnswers(t *testing.T) {
 		if w := get(s, path); !strings.Contains(w.Body.String(), want) || w.Code >= 400 && w.Body.String() != want {
 			t.Errorf("GET %s = %d %q, want %q", path, w.Code, w.Body, want)
 		}
+	}
+}
+
+// The operator may turn parts of the API off, and a query of the system's logs on.
+func TestOff(t *testing.T) {
+	for _, c := range []struct {
+		config Config
+		path   string
+		code   int
+		want   string
+	}{
+		{Config{Off: Off{Debugging: true}}, "/exec/default/web/main", 405, "Debug endpoints are disabled."},
+		{Config{Off: Off{Debugging: true}}, "/configz", 404, ""},
+		{Config{Off: Off{Debugging: true}}, "/healthz", 200, "ok"},
+		{Config{Off: Off{Profiling: true}}, "/debug/pprof/heap", 405, "profiling endpoint is disabled."},
+		{Config{Off: Off{Flags: true}}, "/debug/flags/v", 405, "flags endpoint is disabled."},
+		{Config{}, "/debug/flags/v", 406, "unsupported http method"},
+	} {
+		a := &access{allowed: []string{"get nodes/n1/proxy", "get nodes/n1/log", "get nodes/n1/configz"}}
+		c.config.NodeName, c.config.Authenticator, c.config.Authorizer, c.config.LogDir = "n1", a, a, t.TempDir()
+		if w := get(New(c.config), c.path); w.Code != c.code || !strings.Contains(w.Body.String(), c.want) {
+			t.Errorf("GET %s with %+v = %d %q, want %d with %q", c.path, c.config.Off, w.Code, w.Body, c.code, c.want)
+		}
+	}
+}
+
+// https://kubernetes.io/docs/reference/node/kubelet-checkpoint-api/
+func TestCheckpoint(t *testing.T) {
+	s, n, _ := newServer(t, "create nodes/n1/checkpoint")
+	for _, c := range []struct {
+		path    string
+		code    int
+		want    string
+		seconds int64 // that the runtime has
+	}{
+		{"/checkpoint/default/none/main", 404, "pod does not exist", 0},
+		{"/checkpoint/default/web/none", 404, "container none does not exist", 0},
+		{"/checkpoint/default/web/main?timeout=soon", 404, "cannot parse value of timeout parameter", 0},
+		{"/checkpoint/default/web/main?timeout=-1", 500, "checkpointing of default/web/main failed (CheckpointContainer requires the timeout value to be > 0)", 0},
+		{"/checkpoint/default/web/main", 200, "", 120},
+		{"/checkpoint/default/web/main?timeout=30", 200, "", 120},
+		{"/checkpoint/default/web/main?timeout=30&timeout=300", 200, "", 300},
+	} {
+		n.checkpoint = nil
+		w := do(s, "POST", c.path)
+		if w.Code != c.code || c.code != 200 && w.Body.String() != c.want || n.checkpoint.GetTimeout() != c.seconds {
+			t.Errorf("POST %s = %d %q with %d seconds, want %d %q with %d", c.path, w.Code, w.Body, n.checkpoint.GetTimeout(), c.code, c.want, c.seconds)
+		}
+		if c.code != 200 {
+			continue
+		}
+		var answer struct{ Items []string }
+		if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || len(answer.Items) != 1 || answer.Items[0] != n.checkpoint.Location {
+			t.Errorf("POST %s = %q, want the archive %q", c.path, w.Body, n.checkpoint.Location)
+		}
+		stamp, ours := strings.CutPrefix(n.checkpoint.Location, filepath.Join(s.config.RootDir, "checkpoints", "checkpoint-web_default-main-"))
+		if _, err := time.Parse(time.RFC3339, strings.TrimSuffix(stamp, ".tar")); !ours || err != nil || n.checkpoint.ContainerId != "c1" {
+			t.Errorf("container %s goes to %s: %v", n.checkpoint.ContainerId, n.checkpoint.Location, err)
+		}
+	}
+	if info, err := os.Stat(filepath.Join(s.config.RootDir, "checkpoints")); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the folder of checkpoints: %v, %v; want it for nobody else", info, err)
+	}
+	n.err = status.Error(codes.Unimplemented, "no CRIU")
+	want := "checkpointing of default/web/main failed (rpc error: code = Unimplemented desc = no CRIU)"
+	if w := do(s, "POST", "/checkpoint/default/web/main"); w.Code != 500 || w.Body.String() != want {
+		t.Errorf("a runtime that cannot = %d %q, want 500 %q", w.Code, w.Body, want)
 	}
 }
 

@@ -37,7 +37,7 @@ type statsProvider struct {
 	nodeName, rootDir string
 	runtime           runtimeapi.RuntimeServiceClient
 	images            runtimeapi.ImageServiceClient
-	started           time.Time
+	booted, started   time.Time // the machine, and this process
 	machine           kubeletnode.Machine
 	cgroups           *cgroups.Tree // nil: none
 
@@ -59,8 +59,12 @@ func newStatsProvider(c Config) *statsProvider {
 	if err != nil {
 		klog.Background().Error(err, "Cannot describe the machine in metrics")
 	}
+	booted, err := bootTime()
+	if err != nil {
+		klog.Background().Error(err, "Cannot tell in statistics when the machine was started")
+	}
 	return &statsProvider{
-		nodeName: c.NodeName, rootDir: c.RootDir, runtime: c.Runtime, images: c.Images, started: time.Now(), machine: machine,
+		booted: booted, nodeName: c.NodeName, rootDir: c.RootDir, runtime: c.Runtime, images: c.Images, started: time.Now(), machine: machine,
 		cgroups: c.Cgroups,
 	}
 }
@@ -81,12 +85,12 @@ func (s *Server) summary(w http.ResponseWriter, r *http.Request) {
 
 func onlyCPUAndMemory(s *stats.Summary) *stats.Summary {
 	small := &stats.Summary{Node: stats.NodeStats{
-		NodeName: s.Node.NodeName, StartTime: s.Node.StartTime, CPU: s.Node.CPU, Memory: s.Node.Memory,
+		NodeName: s.Node.NodeName, StartTime: s.Node.StartTime, CPU: s.Node.CPU, Memory: s.Node.Memory, Swap: s.Node.Swap, SystemContainers: s.Node.SystemContainers,
 	}}
 	for _, p := range s.Pods {
-		pod := stats.PodStats{PodRef: p.PodRef, StartTime: p.StartTime, CPU: p.CPU, Memory: p.Memory}
+		pod := stats.PodStats{PodRef: p.PodRef, StartTime: p.StartTime, CPU: p.CPU, Memory: p.Memory, Swap: p.Swap}
 		for _, c := range p.Containers {
-			pod.Containers = append(pod.Containers, stats.ContainerStats{Name: c.Name, StartTime: c.StartTime, CPU: c.CPU, Memory: c.Memory})
+			pod.Containers = append(pod.Containers, stats.ContainerStats{Name: c.Name, StartTime: c.StartTime, CPU: c.CPU, Memory: c.Memory, Swap: c.Swap})
 		}
 		small.Pods = append(small.Pods, pod)
 	}
@@ -301,8 +305,9 @@ func (p *statsProvider) node(ctx context.Context) (*stats.NodeStats, error) {
 		return nil, err
 	}
 	cpu.PSI, memory.PSI = nodePressure("cpu"), nodePressure("memory")
+	memory.AvailableBytes = ptr.To(withoutHugePages(*memory.AvailableBytes, p.machine.HugePages))
 	node := &stats.NodeStats{
-		NodeName: p.nodeName, StartTime: metav1.NewTime(p.started),
+		NodeName: p.nodeName, StartTime: metav1.NewTime(p.booted),
 		CPU: cpu, Memory: memory, Swap: swap, Fs: disk, Rlimit: limits, Network: nodeNetwork(), SystemContainers: p.allPods(),
 	}
 	if pressure := nodePressure("io"); pressure != nil {
@@ -458,6 +463,21 @@ func (p *statsProvider) nodeCPU() (*stats.CPUStats, error) {
 	return cpu, nil
 }
 
+// bootTime is when the machine was started.
+func bootTime() (time.Time, error) {
+	raw, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return time.Time{}, err
+	}
+	_, rest, _ := strings.Cut(string(raw), "\nbtime ")
+	text, _, _ := strings.Cut(rest, "\n")
+	seconds, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("/proc/stat: %w", err)
+	}
+	return time.Unix(seconds, 0), nil
+}
+
 // busyTime sums the first line of /proc/stat without idle (4th), iowait (5th) and the guests, who are counted in user.
 func busyTime(procStat []byte) (time.Duration, error) {
 	line, _, _ := bytes.Cut(procStat, []byte("\n"))
@@ -498,6 +518,14 @@ func nodeMemory() (*stats.MemoryStats, *stats.SwapStats, error) {
 		PageFaults: ptr.To(faults["pgfault"]), MajorPageFaults: ptr.To(faults["pgmajfault"]),
 	}
 	return memory, &stats.SwapStats{Time: now, SwapAvailableBytes: &swapFree, SwapUsageBytes: ptr.To(kilo("SwapTotal") - swapFree)}, nil
+}
+
+// withoutHugePages is what there is for processes that use no huge pages: memory set aside for those is neither used nor free.
+func withoutHugePages(available uint64, pages map[int64]int64) uint64 {
+	for _, bytes := range pages {
+		available -= min(available, uint64(bytes))
+	}
+	return available
 }
 
 // readTable reads a file of lines such as "MemTotal:  1024 kB" and "pgfault 12".

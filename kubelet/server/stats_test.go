@@ -133,3 +133,42 @@ func walkType(at string, t reflect.Type, found map[string]bool) {
 		walkType(path, f.Type, found)
 	}
 }
+
+// Who only wants CPU and memory gets swap with them, and nothing that takes longer to find out.
+func TestOnlyCPUAndMemory(t *testing.T) {
+	s, n, _ := newServer(t, "get nodes/n1/stats", "create nodes/n1/stats")
+	s.config.Runtime, s.config.Images = talkative{n}, talkative{n}
+	s.stats = newStatsProvider(s.config)
+	for _, method := range []string{"GET", "POST"} {
+		var have stats.Summary
+		if res := do(s, method, "/stats/summary?only_cpu_and_memory=true"); json.Unmarshal(res.Body.Bytes(), &have) != nil || len(have.Pods) != 1 || len(have.Pods[0].Containers) != 1 {
+			t.Fatalf("%s: %d %s", method, res.Code, res.Body)
+		}
+		pod, c := have.Pods[0], have.Pods[0].Containers[0]
+		if have.Node.Swap == nil || have.Node.Memory == nil || len(have.Node.SystemContainers) != 1 || pod.Swap == nil || pod.CPU == nil || c.Swap == nil || c.Memory == nil {
+			t.Errorf("%s: something is missing in %+v", method, have)
+		}
+		if have.Node.Fs != nil || pod.Network != nil || c.Rootfs != nil || c.Logs != nil {
+			t.Errorf("%s: there is too much in %+v", method, have)
+		}
+		if booted := have.Node.StartTime.Time; booted.IsZero() || booted.After(time.Now()) || time.Since(booted) < time.Second {
+			t.Errorf("%s: the machine was started at %v", method, booted)
+		}
+	}
+}
+
+func TestWithoutHugePages(t *testing.T) {
+	for _, c := range []struct {
+		available uint64
+		pages     map[int64]int64
+		want      uint64
+	}{
+		{100, nil, 100},
+		{100, map[int64]int64{2 << 20: 30, 1 << 30: 20}, 50},
+		{40, map[int64]int64{2 << 20: 30, 1 << 30: 20}, 0},
+	} {
+		if got := withoutHugePages(c.available, c.pages); got != c.want {
+			t.Errorf("%d without %v = %d, want %d", c.available, c.pages, got, c.want)
+		}
+	}
+}

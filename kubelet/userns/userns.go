@@ -22,20 +22,23 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/checkpoint"
 )
 
-// length is how many IDs a pod has; a range begins at a multiple of it. The first range is the host's own.
-const length = 65536
+// Length is how many IDs a pod has, unless the operator wants more.
+const Length = 65536
 
 // Ranges hands out the ranges of one node.
 type Ranges struct {
-	root string // the folder of the pods' folders
-	most uint32 // how many ranges there are
+	root   string // the folder of the pods' folders
+	most   int64  // how many ranges there are
+	length int64  // how many IDs a pod has; a range begins at a multiple of it, and the first is the host's own
 
 	mu   sync.Mutex
-	used map[uint32]types.UID // guarded by mu: by first ID; nil before the folders were read
+	used map[types.UID]mapping // guarded by mu; nil before the folders were read
 }
 
-// New makes Ranges for that many pods, whose folders are in root.
-func New(root string, pods int64) *Ranges { return &Ranges{root: root, most: uint32(pods)} }
+// New makes Ranges of so many IDs for so many pods, whose folders are in root.
+func New(root string, pods, length int64) *Ranges {
+	return &Ranges{root: root, most: pods, length: length}
+}
 
 // record is the file in a pod's folder.
 type record struct {
@@ -56,21 +59,19 @@ func (r *Ranges) Of(uid types.UID) (*runtimeapi.UserNamespace, error) {
 	if err := r.readLocked(); err != nil {
 		return nil, err
 	}
-	for first, owner := range r.used {
-		if owner == uid {
-			return namespace(first), nil
-		}
+	if have, is := r.used[uid]; is {
+		return namespace(have), nil
 	}
 	for n := range r.most {
-		first := (n + 1) * length
-		if _, taken := r.used[first]; taken {
+		ids := mapping{HostID: uint32((n + 1) * r.length), Length: uint32(r.length)}
+		if r.takenLocked(ids) {
 			continue
 		}
-		if err := r.write(uid, first); err != nil {
+		if err := r.write(uid, ids); err != nil {
 			return nil, err
 		}
-		r.used[first] = uid
-		return namespace(first), nil
+		r.used[uid] = ids
+		return namespace(ids), nil
 	}
 	return nil, fmt.Errorf("all %d ranges of user IDs are taken", r.most)
 }
@@ -79,15 +80,21 @@ func (r *Ranges) Of(uid types.UID) (*runtimeapi.UserNamespace, error) {
 func (r *Ranges) Forget(uid types.UID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for first, owner := range r.used {
-		if owner == uid {
-			delete(r.used, first)
-		}
-	}
+	delete(r.used, uid)
 }
 
-func namespace(first uint32) *runtimeapi.UserNamespace {
-	ids := []*runtimeapi.IDMapping{{HostId: first, ContainerId: 0, Length: length}}
+// takenLocked says whether a pod has any of these IDs; ranges were of another length if the operator has chosen anew.
+func (r *Ranges) takenLocked(ids mapping) bool {
+	for _, have := range r.used {
+		if uint64(have.HostID) < uint64(ids.HostID)+uint64(ids.Length) && uint64(ids.HostID) < uint64(have.HostID)+uint64(have.Length) {
+			return true
+		}
+	}
+	return false
+}
+
+func namespace(of mapping) *runtimeapi.UserNamespace {
+	ids := []*runtimeapi.IDMapping{{HostId: of.HostID, ContainerId: 0, Length: of.Length}}
 	return &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD, Uids: ids, Gids: ids}
 }
 
@@ -103,7 +110,7 @@ func (r *Ranges) readLocked() error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("list pods' folders: %w", err)
 	}
-	used := map[uint32]types.UID{}
+	used := map[types.UID]mapping{}
 	for _, f := range folders {
 		data, err := os.ReadFile(r.path(f.Name()))
 		if errors.Is(err, os.ErrNotExist) {
@@ -113,20 +120,20 @@ func (r *Ranges) readLocked() error {
 		if err == nil {
 			err = json.Unmarshal(data, &have)
 		}
-		if err == nil && (len(have.UIDs) != 1 || have.UIDs[0].Length != length) {
+		if err == nil && (len(have.UIDs) != 1 || have.UIDs[0].Length == 0) {
 			err = errors.New("not a range of ours")
 		}
 		if err != nil {
 			return fmt.Errorf("read the user IDs of pod %s: %w", f.Name(), err)
 		}
-		used[have.UIDs[0].HostID] = types.UID(f.Name())
+		used[types.UID(f.Name())] = have.UIDs[0]
 	}
 	r.used = used
 	return nil
 }
 
-func (r *Ranges) write(uid types.UID, first uint32) error {
-	ids := []mapping{{HostID: first, Length: length}}
+func (r *Ranges) write(uid types.UID, of mapping) error {
+	ids := []mapping{of}
 	path := r.path(string(uid))
 	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o750), checkpoint.Save(path, record{UIDs: ids, GIDs: ids})); err != nil {
 		return fmt.Errorf("record the user IDs of pod %s: %w", uid, err)

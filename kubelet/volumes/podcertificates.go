@@ -30,6 +30,8 @@ import (
 	certificateslisters "k8s.io/client-go/listers/certificates/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
+
+	"github.com/skiff-k8s/skiff/internal/wallclock"
 )
 
 const (
@@ -73,8 +75,8 @@ type certificate struct {
 // issued is a key and what certifies it, as PEM.
 type issued struct {
 	key, chain         []byte
-	refresh, expires   time.Time
-	overdueSaid, ended bool // events that were sent
+	refresh, expires   time.Time // by this node's clock
+	overdueSaid, ended bool      // events that were sent
 }
 
 type request struct {
@@ -82,6 +84,8 @@ type request struct {
 	key  []byte
 	seen bool      // by the informer
 	lost time.Time // when it is given up if it was not seen
+
+	ahead time.Duration // this node's clock, of the server's
 }
 
 func newPodCertificates(cfg Config) *podCertificates {
@@ -224,7 +228,7 @@ func (c *certificate) take(seen *certificatesv1.PodCertificateRequest, now time.
 		case certificatesv1.PodCertificateRequestConditionTypeIssued:
 			c.now = &issued{
 				key: c.request.key, chain: onlyCertificates([]byte(seen.Status.CertificateChain)),
-				refresh: seen.Status.BeginRefreshAt.Add(rand.N(certificateJitter)), expires: seen.Status.NotAfter.Time,
+				refresh: c.request.here(seen.Status.BeginRefreshAt, now).Add(rand.N(certificateJitter)), expires: c.request.here(seen.Status.NotAfter, now),
 			}
 			c.request = nil
 		case certificatesv1.PodCertificateRequestConditionTypeDenied:
@@ -245,9 +249,15 @@ func (c *certificate) take(seen *certificatesv1.PodCertificateRequest, now time.
 	return "", ""
 }
 
+// here is when something is in the time of this node, whose clock may be set meanwhile. By a clock that differs from the server's,
+// each new certificate might be too old already, and the next one asked for at once.
+func (r *request) here(at *metav1.Time, now time.Time) time.Time {
+	return now.Add(at.Sub(now) + r.ahead)
+}
+
 // wants says whether it is time for a request.
 func (c *certificate) wants(now time.Time) bool {
-	return c.refused == nil && c.request == nil && (c.now == nil || !now.Before(c.now.refresh))
+	return c.refused == nil && c.request == nil && (c.now == nil || wallclock.Reached(c.now.refresh, now))
 }
 
 var certificateWarnings = map[string]string{
@@ -260,11 +270,11 @@ func (c *certificate) warnings(now time.Time) (reasons []string) {
 	if c.now == nil || c.refused != nil {
 		return nil
 	}
-	if !c.now.overdueSaid && now.After(c.now.refresh.Add(certificateOverdue)) {
+	if !c.now.overdueSaid && wallclock.Reached(c.now.refresh.Add(certificateOverdue), now) {
 		c.now.overdueSaid = true
 		reasons = append(reasons, "CertificateOverdueForRefresh")
 	}
-	if !c.now.ended && now.After(c.now.expires) {
+	if !c.now.ended && wallclock.Reached(c.now.expires, now) {
 		c.now.ended = true
 		reasons = append(reasons, "CertificateExpired")
 	}
@@ -285,7 +295,7 @@ func (c *certificate) due(now time.Time) time.Time {
 	case c.request != nil && !c.request.seen:
 		sooner(c.request.lost.Add(time.Second))
 	case c.request != nil: // its end is an event
-	case c.now != nil && !now.Before(c.now.refresh): // the last attempt to ask did not succeed
+	case c.now != nil && wallclock.Reached(c.now.refresh, now): // the last attempt to ask did not succeed
 		sooner(now.Add(renewalRetry))
 	case c.now != nil:
 		sooner(c.now.refresh)
@@ -323,7 +333,8 @@ func (p *podCertificates) ask(ctx context.Context, pod *corev1.Pod, node *corev1
 	if err != nil {
 		return nil, fmt.Errorf("while creating PodCertificateRequest: %w", err)
 	}
-	return &request{name: made.Name, key: key, lost: time.Now().Add(certificateLost + rand.N(certificateJitter))}, nil
+	now := time.Now()
+	return &request{name: made.Name, key: key, lost: now.Add(certificateLost + rand.N(certificateJitter)), ahead: now.Sub(made.CreationTimestamp.Time)}, nil
 }
 
 // makeKey returns a new private key as PEM, and a PKCS#10 request that proves that we have it.

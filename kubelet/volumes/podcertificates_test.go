@@ -85,6 +85,31 @@ func TestPodCertificateOverdue(t *testing.T) {
 	})
 }
 
+// The times in a certificate are by the signer's clock. One that differs makes no certificate too old at once, nor lets it get so.
+func TestPodCertificateByAnotherClock(t *testing.T) {
+	for _, ahead := range []time.Duration{2 * time.Hour, -2 * time.Hour} {
+		s := &signed{ahead: ahead}
+		s.test(t, func() {
+			_, _ = s.get(t)
+			s.issue(t, s.pending(t))
+			s.hears(t, time.Second)
+			issued := time.Now()
+			if _, err := s.get(t); err != nil || len(s.open(t)) > 0 {
+				t.Errorf("%s ahead of the server: asked again at once, or %v", ahead, err)
+			}
+			s.hears(t, 31*time.Minute+certificateJitter)
+			if age := time.Since(issued); age < 29*time.Minute {
+				t.Errorf("%s ahead of the server: refreshed after %s", ahead, age)
+			}
+			_, _ = s.get(t)
+			s.pending(t)
+			if len(s.events) > 0 {
+				t.Errorf("%s ahead of the server: %q", ahead, s.events)
+			}
+		})
+	}
+}
+
 // A refusal is final; a request that somebody deleted is made again.
 func TestPodCertificateRefusedOrLost(t *testing.T) {
 	for _, kind := range []string{certificatesv1.PodCertificateRequestConditionTypeDenied, certificatesv1.PodCertificateRequestConditionTypeFailed} {
@@ -168,6 +193,7 @@ type signed struct {
 	changed chan types.UID
 	events  []string
 	made    int
+	ahead   time.Duration // the node's clock, of the server's and the signer's
 }
 
 // test runs in virtual time.
@@ -197,11 +223,12 @@ func (s *signed) test(t *testing.T, run func()) {
 	})
 }
 
-// name does what the API server does about generateName.
+// name does what the API server does about generateName and creationTimestamp.
 func (s *signed) name(action ktesting.Action) (bool, runtime.Object, error) {
 	s.made++
 	r := action.(ktesting.CreateAction).GetObject().(*certificatesv1.PodCertificateRequest)
 	r.Name = fmt.Sprintf("%s%d", r.GenerateName, s.made)
+	r.CreationTimestamp = metav1.NewTime(time.Now().Add(-s.ahead))
 	return false, nil, nil
 }
 
@@ -264,10 +291,11 @@ func (s *signed) issue(t *testing.T, r *certificatesv1.PodCertificateRequest) {
 	must(t, err)
 	private, err := generate("ED25519")
 	must(t, err)
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)}
+	now := time.Now().Add(-s.ahead)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: now, NotAfter: now.Add(time.Hour)}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, request.PublicKey, private)
 	must(t, err)
-	begin, end, from := metav1.NewTime(time.Now().Add(30*time.Minute)), metav1.NewTime(template.NotAfter), metav1.NewTime(template.NotBefore)
+	begin, end, from := metav1.NewTime(now.Add(30*time.Minute)), metav1.NewTime(template.NotAfter), metav1.NewTime(template.NotBefore)
 	r.Status = certificatesv1.PodCertificateRequestStatus{
 		CertificateChain: "a comment\n" + string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der, Headers: map[string]string{"a": "b"}})),
 		NotBefore:        &from, BeginRefreshAt: &begin, NotAfter: &end,

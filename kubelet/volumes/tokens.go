@@ -15,6 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
+
+	"github.com/skiff-k8s/skiff/internal/wallclock"
 )
 
 const (
@@ -42,10 +44,10 @@ type tokenKey struct {
 }
 
 type token struct {
-	text    []byte
-	renew   time.Time
-	expires time.Time
-	timer   *time.Timer // calls changed at renew, or for a retry
+	text           []byte
+	renew, expires time.Time   // reckoned from when it was asked for, as this node's clock need not be the server's
+	stated         time.Time   // when it expires, in the server's words
+	timer          *time.Timer // calls changed at renew, or for a retry
 }
 
 func newTokens(client kubernetes.Interface, changed func(types.UID)) *tokens {
@@ -60,7 +62,7 @@ func (t *tokens) get(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAcco
 	last := t.held[k]
 	t.mu.Unlock()
 	now := time.Now()
-	if last != nil && now.Before(last.renew) {
+	if last != nil && !wallclock.Reached(last.renew, now) {
 		return last.text, nil
 	}
 	fresh, err := t.request(ctx, pod, k)
@@ -70,7 +72,7 @@ func (t *tokens) get(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAcco
 		return fresh.text, nil
 	case last == nil:
 		return nil, fmt.Errorf("failed to fetch token: %w", err)
-	case now.After(last.expires):
+	case wallclock.Reached(last.expires, now):
 		return nil, fmt.Errorf("token of service account %s/%s expired and refresh failed: %w", pod.Namespace, k.account, err)
 	}
 	klog.FromContext(ctx).Error(err, "Couldn't update token", "pod", klog.KObj(pod), "expires", last.expires)
@@ -86,12 +88,12 @@ func keyOf(pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) tokenKey {
 	return k
 }
 
-// expiry is when the token that get has returned last expires.
+// expiry is when the token that get has returned last expires, as the server says.
 func (t *tokens) expiry(pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if held := t.held[keyOf(pod, p)]; held != nil {
-		return held.expires
+		return held.stated
 	}
 	return time.Time{}
 }
@@ -104,19 +106,26 @@ func (t *tokens) request(ctx context.Context, pod *corev1.Pod, k tokenKey) (*tok
 	if k.audience != "" {
 		spec.Audiences = []string{k.audience}
 	}
+	asked := time.Now()
 	got, err := t.client.CoreV1().ServiceAccounts(pod.Namespace).
 		CreateToken(ctx, k.account, &authenticationv1.TokenRequest{Spec: spec}, metav1.CreateOptions{})
 	if err != nil {
 		return nil, err
 	}
-	expires := got.Status.ExpirationTimestamp.Time
-	return &token{text: []byte(got.Status.Token), renew: renewal(time.Now(), expires), expires: expires}, nil
+	if granted := got.Spec.ExpirationSeconds; granted != nil {
+		k.seconds = *granted
+	}
+	life := time.Duration(k.seconds) * time.Second
+	return &token{
+		text:  []byte(got.Status.Token),
+		renew: asked.Add(renewal(life)), expires: asked.Add(life), stated: got.Status.ExpirationTimestamp.Time,
+	}, nil
 }
 
-// renewal is when a token that was made at now shall be replaced.
-func renewal(now, expires time.Time) time.Time {
-	at := min(expires.Sub(now)*8/10, maxTokenAge)
-	return now.Add(at - rand.N(min(tokenJitter, at/10+1)))
+// renewal is at which age a token shall be replaced.
+func renewal(life time.Duration) time.Duration {
+	age := min(life*8/10, maxTokenAge)
+	return age - rand.N(min(tokenJitter, age/10+1))
 }
 
 // keep remembers tok and asks for a SetUp after a while.

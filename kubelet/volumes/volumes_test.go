@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/moby/sys/mountinfo"
@@ -302,11 +303,10 @@ func TestServiceAccountVolume(t *testing.T) {
 		if tr.Spec.BoundObjectRef.UID != pod.UID || *tr.Spec.ExpirationSeconds != 3607 {
 			return true, nil, fmt.Errorf("bad request %+v", tr.Spec)
 		}
-		life := time.Hour
 		if requests == 2 {
-			life = time.Millisecond
+			tr.Spec.ExpirationSeconds = ptr(int64(0))
 		}
-		tr.Status = authenticationv1.TokenRequestStatus{Token: fmt.Sprintf("token-%d", requests), ExpirationTimestamp: metav1.NewTime(time.Now().Add(life))}
+		tr.Status = authenticationv1.TokenRequestStatus{Token: fmt.Sprintf("token-%d", requests)}
 		return true, tr, nil
 	})
 	n.setUp(t, pod)
@@ -333,12 +333,48 @@ func TestServiceAccountVolume(t *testing.T) {
 
 // Tokens are renewed at 80 % of their life, or after a day.
 func TestRenewal(t *testing.T) {
-	now := time.Now()
 	for life, latest := range map[time.Duration]time.Duration{time.Hour: 48 * time.Minute, 1000 * time.Hour: 24 * time.Hour} {
-		got := renewal(now, now.Add(life)).Sub(now)
+		got := renewal(life)
 		if got > latest || got < latest-tokenJitter {
 			t.Errorf("a token of %v is renewed after %v, want about %v", life, got, latest)
 		}
+	}
+}
+
+// The life of a token is counted from when it was asked for. By a node's clock it may seem to have expired when it comes, or much too late.
+func TestTokenByAnotherClock(t *testing.T) {
+	for _, ahead := range []time.Duration{0, 2 * time.Hour, -2 * time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			client := fake.NewClientset()
+			made := 0
+			client.PrependReactor("create", "serviceaccounts", func(a ktesting.Action) (bool, runtime.Object, error) {
+				made++
+				request := a.(ktesting.CreateAction).GetObject().(*authenticationv1.TokenRequest).DeepCopy()
+				request.Spec.ExpirationSeconds = ptr(int64(600)) // the server may allow less than was asked for
+				expires := time.Now().Add(10*time.Minute - ahead)
+				request.Status = authenticationv1.TokenRequestStatus{Token: fmt.Sprint(made), ExpirationTimestamp: metav1.NewTime(expires)}
+				return true, request, nil
+			})
+			changed := make(chan types.UID, 1)
+			tokens := newTokens(client, func(uid types.UID) { changed <- uid })
+			defer tokens.stop()
+			pod, projection := newPod(), &corev1.ServiceAccountTokenProjection{ExpirationSeconds: ptr(int64(3600))}
+			get := func(want string) {
+				t.Helper()
+				if text, err := tokens.get(t.Context(), pod, projection); err != nil || string(text) != want {
+					t.Errorf("%s ahead of the server: token %q, %v, want %q", ahead, text, err, want)
+				}
+			}
+			get("1")
+			began := time.Now()
+			time.Sleep(7*time.Minute + 30*time.Second)
+			get("1")
+			<-changed
+			if age := time.Since(began); age > 8*time.Minute {
+				t.Errorf("%s ahead of the server: it is renewed after %s", ahead, age)
+			}
+			get("2")
+		})
 	}
 }
 

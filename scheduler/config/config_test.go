@@ -3,12 +3,14 @@
 package config
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 
@@ -131,8 +133,29 @@ func TestLoadRefuses(t *testing.T) {
 		profile("  pluginConfig: [{name: NodeResourcesFit, args: {scoringStrategy: {type: X}}}]"):          "X",
 		profile("  pluginConfig: [{name: InterPodAffinity, args: {hardPodAffinityWeight: 101}}]"):          "hardPodAffinityWeight",
 		profile("  pluginConfig: [{name: PodTopologySpread, args: {defaultConstraints: [{maxSkew: 1}]}}]"): "defaultingType",
+		head + "parallelism: 0":                     "parallelism",
+		head + "profiles: [{schedulerName: a}, {}]": "schedulerName must not be empty",
+		head + "profiles: [{schedulerName: a}, {schedulerName: b, plugins: {queueSort: {disabled: [{name: '*'}], enabled: [{name: OtherSort}]}}}]":                                                     "the same in all profiles",
+		profile("  pluginConfig: [{name: NodeAffinity}, {name: NodeAffinity}]"):                                                                                                                        "there twice",
+		profile("  pluginConfig: [{name: NodeAffinity, args: {kind: InterPodAffinityArgs}}]"):                                                                                                          "must be NodeAffinityArgs",
+		profile("  plugins: {filter: {enabled: [{name: NodeName}, {name: NodeName}]}}"):                                                                                                                "enabled twice at filter",
+		profile("  plugins: {multiPoint: {enabled: [{name: NodeName}, {name: NodeName}]}}"):                                                                                                            "enabled twice at multiPoint",
+		profile("  plugins: {score: {enabled: [{name: NodeName}]}}"):                                                                                                                                   `"NodeName" has nothing to say at score`,
+		profile("  plugins: {placementScore: {enabled: [{name: NodeResourcesFit}]}}"):                                                                                                                  "pod groups",
+		profile("  pluginConfig: [{name: NodeResourcesFit, args: {scoringStrategy: {type: LeastAllocated, resources: [{name: cpu, weight: -1}]}}}]"):                                                   "from 1 to 100",
+		profile("  pluginConfig: [{name: NodeResourcesFit, args: {scoringStrategy: {type: LeastAllocated, requestedToCapacityRatio: {}}}}]"):                                                           "requestedToCapacityRatio",
+		profile("  pluginConfig: [{name: NodeResourcesFit, args: {scoringStrategy: {resources: [{name: cpu}]}}}]"):                                                                                     "type must be",
+		profile("  pluginConfig: [{name: NodeResourcesFit, args: {ignoredResourceGroups: [a/b]}}]"):                                                                                                    "slash",
+		profile("  pluginConfig: [{name: NodeResourcesFit, args: {ignoredResources: ['!']}}]"):                                                                                                         `"!"`,
+		profile("  pluginConfig: [{name: NodeResourcesBalancedAllocation, args: {resources: [{name: cpu, weight: 2}]}}]"):                                                                              "weight must be 1",
+		profile("  pluginConfig: [{name: DynamicResources, args: {bindingTimeout: 0s}}]"):                                                                                                              "at least 1s",
+		profile("  pluginConfig: [{name: DefaultPreemption, args: {minCandidateNodesPercentage: 0, minCandidateNodesAbsolute: 0}}]"):                                                                   "not both 0",
+		profile("  pluginConfig: [{name: PodTopologySpread, args: {defaultingType: List, defaultConstraints: [{maxSkew: 1, topologyKey: a, whenUnsatisfiable: Perhaps}]}}]"):                           "whenUnsatisfiable",
+		profile("  pluginConfig: [{name: PodTopologySpread, args: {defaultingType: List, defaultConstraints: [{topologyKey: a, whenUnsatisfiable: ScheduleAnyway}]}}]"):                                "maxSkew",
+		profile("  pluginConfig: [{name: PodTopologySpread, args: {defaultingType: List, defaultConstraints: [{maxSkew: 1, whenUnsatisfiable: ScheduleAnyway}]}}]"):                                    "topologyKey",
+		profile("  pluginConfig: [{name: PodTopologySpread, args: {defaultingType: List, defaultConstraints: [{maxSkew: 1, topologyKey: a, whenUnsatisfiable: ScheduleAnyway, labelSelector: {}}]}}]"): "labelSelector",
 	} {
-		c, err := Load([]byte(text))
+		c, err := Load([]byte(text), plugins.Entry{Name: "OtherSort", New: func(*framework.Handle) (framework.Plugin, error) { return otherSort{}, nil }})
 		if err == nil {
 			err = build(c)
 		}
@@ -140,6 +163,55 @@ func TestLoadRefuses(t *testing.T) {
 			t.Errorf("%q: error %v, want one with %q", text, err, want)
 		}
 	}
+}
+
+type otherSort struct{}
+
+func (otherSort) Name() string                        { return "OtherSort" }
+func (otherSort) Less(a, b *framework.QueuedPod) bool { return a.Attempts < b.Attempts }
+
+// At a single point, plugins that are everywhere come in the order given there, before the others that are everywhere; those that are only there come
+// last. One that is disabled there first can be put anywhere. Who is named without a weight has 1.
+func TestOrder(t *testing.T) {
+	c, err := Load([]byte(head+`
+profiles:
+- plugins:
+    multiPoint: {enabled: [{name: TaintToleration}]}
+    postFilter: {enabled: [{name: DefaultPreemption}, {name: DynamicResources}]}
+    filter: {enabled: [{name: NodePorts}]}
+    score: {enabled: [{name: NodeAffinity}]}
+    bind: {disabled: [{name: "*"}], enabled: [{name: Own}, {name: DefaultBinder}]}
+`), plugins.Entry{Name: "Own", New: func(*framework.Handle) (framework.Plugin, error) { return ownBinder{}, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := build(c); err != nil {
+		t.Fatal(err)
+	}
+	p := c.Profiles[0]
+	order := func(point framework.Point, names ...string) {
+		t.Helper()
+		for i, name := range names[1:] {
+			if before := names[i]; entry(t, p, before).Rank[point] >= entry(t, p, name).Rank[point] {
+				t.Errorf("at %s, %s does not come before %s", point, before, name)
+			}
+		}
+	}
+	order(framework.AtPostFilter, "DefaultPreemption", "DynamicResources")
+	order(framework.AtFilter, "NodePorts", "NodeName")
+	order(framework.AtBind, "Own", "DefaultBinder")
+	for name, want := range map[string]int64{"TaintToleration": 1, "NodeAffinity": 1, "PodTopologySpread": 2} {
+		if weight := entry(t, p, name).Weight; weight != want {
+			t.Errorf("the weight of %s is %d, want %d", name, weight, want)
+		}
+	}
+}
+
+type ownBinder struct{}
+
+func (ownBinder) Name() string { return "Own" }
+func (ownBinder) Bind(context.Context, *v1.Pod, string) *framework.Status {
+	return framework.SkipStatus
 }
 
 // evenNodes is a plugin that somebody else has written.

@@ -22,6 +22,8 @@ type Weighted struct {
 	Plugin
 	Weight int64
 	Off    []Point // where it is not asked, though it could be
+	// Rank is where a configuration enables the plugin by name: it has to be asked there. The lower the earlier; others have 0.
+	Rank map[Point]int
 }
 
 // Profile is a list of plugins under a scheduler name, taken apart by what they can do. It is immutable.
@@ -65,6 +67,7 @@ func collect[T any](plugins []Weighted, point Point) []at[T] {
 			found = append(found, at[T]{t, i})
 		}
 	}
+	slices.SortStableFunc(found, func(a, b at[T]) int { return cmp.Compare(plugins[a.pos].Rank[point], plugins[b.pos].Rank[point]) })
 	return found
 }
 
@@ -80,6 +83,11 @@ func only[T any](plugins []Weighted, point Point) []T {
 func NewProfile(schedulerName string, weighted []Weighted) (*Profile, error) {
 	p := &Profile{SchedulerName: schedulerName, hints: make(map[string][]Hint)}
 	for _, w := range weighted {
+		for point := range w.Rank {
+			if !asked[point](w.Plugin) {
+				return nil, fmt.Errorf("profile %q: plugin %q has nothing to say at %s", schedulerName, w.Name(), point)
+			}
+		}
 		p.Plugins = append(p.Plugins, w.Plugin)
 		if h, ok := w.Plugin.(Hinter); ok {
 			p.hints[w.Name()] = h.Hints()
@@ -119,6 +127,9 @@ func NewProfile(schedulerName string, weighted []Weighted) (*Profile, error) {
 
 // Less orders pods as the profile's queue sort plugin does.
 func (p *Profile) Less(a, b *QueuedPod) bool { return p.sorter.Less(a, b) }
+
+// SortsLike says whether two profiles have the same queue sort plugin.
+func (p *Profile) SortsLike(other *Profile) bool { return p.sorter.Name() == other.sorter.Name() }
 
 // PreEnqueue returns the first plugin that holds the pod back, with its reason.
 func (p *Profile) PreEnqueue(pod *v1.Pod) (plugin string, status *Status) {

@@ -4,6 +4,7 @@ package framework
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
@@ -66,6 +67,28 @@ func TestPreFilterRejects(t *testing.T) {
 		if len(asked) != test.asked || plugin != test.plugin || status != test.first {
 			t.Errorf("%s: asked %v, rejected by %q with %q", test.first.Message(), asked, plugin, status.Message())
 		}
+	}
+}
+
+// Rank changes the order at one point; a plugin that has nothing to say there cannot have one.
+func TestRank(t *testing.T) {
+	var asked []string
+	weighted := []Weighted{
+		{Plugin: fake{name: "a", asked: &asked}, Rank: map[Point]int{AtPreFilter: 2}},
+		{Plugin: fake{name: "b", asked: &asked}, Off: []Point{AtQueueSort}},
+		{Plugin: fake{name: "c", asked: &asked}, Off: []Point{AtQueueSort}, Rank: map[Point]int{AtPreFilter: -1}},
+	}
+	profile, err := NewProfile("test", weighted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	NewCycle(profile, NewPodInfo(&v1.Pod{}), NewSnapshot(), nil).PreFilter(t.Context())
+	if order := strings.Join(asked, ""); order != "cba" {
+		t.Errorf("PreFilter asked %s, want cba", order)
+	}
+	weighted[1].Rank = map[Point]int{AtScore: 1}
+	if _, err := NewProfile("test", weighted); err == nil || !strings.Contains(err.Error(), `"b" has nothing to say at score`) {
+		t.Errorf("a plugin that does not score was taken for score: %v", err)
 	}
 }
 

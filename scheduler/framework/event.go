@@ -6,6 +6,7 @@ import (
 	"math/bits"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // Kind is a kind of object whose changes may make a rejected pod schedulable.
@@ -44,6 +45,8 @@ const (
 	UpdateNodeLabel
 	UpdateNodeTaint // also when the node is uncordoned
 	UpdateNodeDeclaredFeature
+	UpdateNodeCondition // another status of a condition, as opposed to a heartbeat
+	UpdateNodeAnnotation
 	UpdatePodLabel
 	UpdatePodScaleDown
 	UpdatePodTolerations
@@ -51,7 +54,7 @@ const (
 	UpdatePodGeneratedClaim
 	UpdateOther
 
-	Update = UpdateNodeAllocatable | UpdateNodeLabel | UpdateNodeTaint | UpdateNodeDeclaredFeature |
+	Update = UpdateNodeAllocatable | UpdateNodeLabel | UpdateNodeTaint | UpdateNodeDeclaredFeature | UpdateNodeCondition | UpdateNodeAnnotation |
 		UpdatePodLabel | UpdatePodScaleDown | UpdatePodTolerations | UpdatePodGates | UpdatePodGeneratedClaim | UpdateOther
 	Any = Add | Delete | Update
 )
@@ -60,7 +63,7 @@ const (
 func (a Action) String() string {
 	names := [...]string{
 		"Add", "Delete", "UpdateNodeAllocatable", "UpdateNodeLabel", "UpdateNodeTaint", "UpdateNodeDeclaredFeature",
-		"UpdatePodLabel", "UpdatePodScaleDown", "UpdatePodToleration", "UpdatePodSchedulingGatesEliminated", "UpdatePodGeneratedResourceClaim", "Update",
+		"UpdateNodeCondition", "UpdateNodeAnnotation", "UpdatePodLabel", "UpdatePodScaleDown", "UpdatePodToleration", "UpdatePodSchedulingGatesEliminated", "UpdatePodGeneratedResourceClaim", "Update",
 	}
 	return names[min(bits.TrailingZeros(uint(a)), len(names)-1)]
 }
@@ -75,6 +78,8 @@ type Event struct {
 	Old, New any
 	// UpTo is the priority of the most important pods that the event is for; nil for all.
 	UpTo *int32
+	// For is the only pod that the event is for; empty for all.
+	For types.UID
 }
 
 // OldNode and NewNode are for hints on Node events; nil when there is none.

@@ -45,6 +45,18 @@ var Points = []Point{
 	AtPreEnqueue, AtQueueSort, AtPreFilter, AtFilter, AtPostFilter, AtPreScore, AtScore, AtReserve, AtPermit, AtPreBind, AtBind, AtPostBind,
 }
 
+// asked says whether a plugin is one that is asked at a point.
+var asked = map[Point]func(Plugin) bool{
+	AtPreEnqueue: is[PreEnqueuer], AtQueueSort: is[QueueSorter], AtPreFilter: is[PreFilter], AtFilter: is[Filter], AtPostFilter: is[PostFilter],
+	AtPreScore: is[PreScore], AtScore: is[Scorer], AtReserve: is[Reserver], AtPermit: is[Permitter], AtPreBind: is[PreBinder],
+	AtBind: is[Binder], AtPostBind: is[PostBinder],
+}
+
+func is[T any](p Plugin) bool {
+	_, ok := p.(T)
+	return ok
+}
+
 // Plugin is what all plugins have.
 type Plugin interface{ Name() string }
 
@@ -170,12 +182,13 @@ type QueuedPod struct {
 	Added     time.Time // when it could be tried first; zero as long as it is gated
 	Timestamp time.Time // when it entered the queue that it is in
 	Attempts  int       // how often it was tried
-	// Errors counts attempts in a row that ended in an error, Rejections those that found no node; each has its back-off.
+	// Errors counts the latest attempts, in a row, that ended in an error, Rejections all those that found no node; each has its back-off.
 	Errors, Rejections int
 	BackoffUntil       time.Time
 	Rejectors          sets.Set[string] // plugins that rejected it last
 	Waiting            sets.Set[string] // of these, those that said Pending
 	Gate               string           // plugin whose PreEnqueue holds it, or ""
+	Flushed            bool             // it is tried only because it has waited too long for an event
 	// Announced is the nominated node that the attempt has written when it was about to bind; the informer may not show it yet.
 	Announced string
 }

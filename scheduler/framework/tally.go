@@ -2,68 +2,118 @@
 
 package framework
 
+import v1 "k8s.io/api/core/v1"
+
 // Domain is what a Tally knows of one value of a node label.
 type Domain struct{ Nodes, Pods int }
 
-// Tally counts pods by domain. It is Kept in a Snapshot.
+// Tally counts pods by domain: by the value that nodes have of a label. It is Kept in a Snapshot.
 type Tally struct {
-	Domains map[string]Domain // those that have a node that counts
-	Pods    int               // in all of them
+	Key     string
+	Pods    int // in all domains
+	Domains int // how many have a node that counts
 
-	of     func(*NodeInfo) (domain string, pods int, counts bool)
-	shares []share     // by position of the node
-	levels map[int]int // how many domains have so many pods
-	lowest int         // of levels; 0 if there are none
+	count   func(*NodeInfo) (pods int, counts bool)
+	domains map[string]*Domain
+	shares  []share     // by position of the node
+	levels  map[int]int // how many domains, of those that have a node that counts, have so many pods
+	lowest  int         // of levels; 0 if there are none
+	room    []Domain    // for domains to come, side by side like their nodes
 }
 
+// share is what a node has in its domain.
 type share struct {
-	domain string
+	node   *v1.Node
+	domain *Domain // nil if the node lacks the label
 	pods   int
 	counts bool
 }
 
-// NewTally counts what of says of each node: its domain, how many of its pods matter, and whether the node counts at all. of
+// NewTally counts by the values of a label what count says of each node: how many of its pods matter, and whether the node counts at all. count
 // must say the same of the same node for as long as the tally is kept.
-func NewTally(nodes int, of func(*NodeInfo) (domain string, pods int, counts bool)) *Tally {
-	return &Tally{Domains: make(map[string]Domain), of: of, shares: make([]share, nodes), levels: make(map[int]int)}
+func NewTally(nodes int, key string, count func(*NodeInfo) (pods int, counts bool)) *Tally {
+	return &Tally{Key: key, count: count, domains: make(map[string]*Domain), shares: make([]share, nodes), levels: make(map[int]int)}
+}
+
+// Of returns the domain of a node, nil if it lacks the label. The node may be any, but is quickest found if it is one of the snapshot or a clone:
+// to look at the nodes' labels takes much longer when there are more than fit in the processor's caches.
+func (t *Tally) Of(node *NodeInfo) *Domain {
+	if node.position < len(t.shares) {
+		if s := &t.shares[node.position]; s.node == node.Node {
+			return s.domain
+		}
+	}
+	value, ok := node.Node.Labels[t.Key]
+	if !ok {
+		return nil
+	}
+	return t.named(value)
+}
+
+var empty Domain
+
+func (t *Tally) named(value string) *Domain {
+	if d := t.domains[value]; d != nil {
+		return d
+	}
+	return &empty
 }
 
 // Recount implements Kept.
 func (t *Tally) Recount(position int, node *NodeInfo) {
-	var now share
-	now.domain, now.pods, now.counts = t.of(node)
-	was := &t.shares[position]
-	if *was == now {
+	s := &t.shares[position]
+	now := share{node: node.Node}
+	if value, ok := node.Node.Labels[t.Key]; ok {
+		if now.domain = t.domains[value]; now.domain == nil {
+			now.domain = t.newDomain()
+			t.domains[value] = now.domain
+		}
+		now.pods, now.counts = t.count(node)
+	}
+	if s.domain == now.domain && s.pods == now.pods && s.counts == now.counts {
+		s.node = now.node
 		return
 	}
-	t.add(was, -1)
+	t.add(s, -1)
 	t.add(&now, 1)
-	*was = now
-	for len(t.Domains) > 0 && t.levels[t.lowest] == 0 {
+	*s = now
+	for t.Domains > 0 && t.levels[t.lowest] == 0 {
 		t.lowest++
 	}
+}
+
+// newDomain keeps domains close to each other.
+func (t *Tally) newDomain() *Domain {
+	const atOnce = 64
+	if len(t.room) == 0 {
+		t.room = make([]Domain, atOnce)
+	}
+	d := &t.room[0]
+	t.room = t.room[1:]
+	return d
 }
 
 func (t *Tally) add(s *share, sign int) {
 	if !s.counts {
 		return
 	}
-	was := t.Domains[s.domain]
-	now := Domain{Nodes: was.Nodes + sign, Pods: was.Pods + sign*s.pods}
+	d := s.domain
 	t.Pods += sign * s.pods
-	if was.Nodes > 0 {
-		if t.levels[was.Pods]--; t.levels[was.Pods] == 0 {
-			delete(t.levels, was.Pods)
+	if d.Nodes > 0 {
+		t.Domains--
+		if t.levels[d.Pods]--; t.levels[d.Pods] == 0 {
+			delete(t.levels, d.Pods)
 		}
 	}
-	if now.Nodes == 0 {
-		delete(t.Domains, s.domain)
+	d.Nodes += sign
+	d.Pods += sign * s.pods
+	if d.Nodes == 0 {
 		return
 	}
-	t.Domains[s.domain] = now
-	t.levels[now.Pods]++
-	if now.Pods < t.lowest || len(t.Domains) == 1 {
-		t.lowest = now.Pods
+	t.Domains++
+	t.levels[d.Pods]++
+	if d.Pods < t.lowest || t.Domains == 1 {
+		t.lowest = d.Pods
 	}
 }
 
@@ -74,7 +124,7 @@ func (t *Tally) Lowest(more map[string]int) int {
 	}
 	lowest, changed := t.lowest, make(map[int]int)
 	for domain, n := range more {
-		pods := t.Domains[domain].Pods
+		pods := t.named(domain).Pods
 		changed[pods]--
 		changed[pods+n]++
 		lowest = min(lowest, pods+n)

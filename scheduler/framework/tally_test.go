@@ -11,25 +11,46 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// However nodes change, a tally says what counting all of them says, and knows the emptiest domain.
+// However nodes change, a tally says what counting all of them says, knows the emptiest domain, and finds the domain of any node.
 func TestTally(t *testing.T) {
+	type state struct {
+		domain string // empty: without the label
+		pods   int
+		counts bool
+	}
 	r := rand.New(rand.NewPCG(1, 1))
 	const nodes = 12
-	now := make([]share, nodes)
-	tally := NewTally(nodes, func(n *NodeInfo) (string, int, bool) { s := now[n.position]; return s.domain, s.pods, s.counts })
+	now, infos := make([]state, nodes), make([]*NodeInfo, nodes)
+	tally := NewTally(nodes, "key", func(n *NodeInfo) (int, bool) { s := now[n.position]; return s.pods, s.counts })
 	for range 5000 {
 		at := r.IntN(nodes)
-		now[at] = share{fmt.Sprint(r.IntN(4)), r.IntN(5), r.IntN(3) > 0}
-		tally.Recount(at, &NodeInfo{position: at})
+		now[at] = state{[...]string{"", "a", "b", "c", "d"}[r.IntN(5)], r.IntN(5), r.IntN(3) > 0}
+		infos[at] = &NodeInfo{position: at, Node: &v1.Node{}}
+		if now[at].domain != "" {
+			infos[at].Node.Labels = map[string]string{"key": now[at].domain}
+		}
+		tally.Recount(at, infos[at])
 		want, all := make(map[string]Domain), 0
 		for _, s := range now {
-			if s.counts {
+			if s.counts && s.domain != "" {
 				want[s.domain] = Domain{want[s.domain].Nodes + 1, want[s.domain].Pods + s.pods}
 				all += s.pods
 			}
 		}
-		if fmt.Sprint(tally.Domains) != fmt.Sprint(want) || tally.Pods != all {
-			t.Fatalf("counted %v, %d pods in all; want %v, %d", tally.Domains, tally.Pods, want, all)
+		for i, info := range infos {
+			if info == nil {
+				continue
+			}
+			stranger := &NodeInfo{position: i, Node: info.Node.DeepCopy()}
+			for _, n := range []*NodeInfo{info, stranger} {
+				d := tally.Of(n)
+				if (d == nil) != (now[i].domain == "") || d != nil && *d != want[now[i].domain] {
+					t.Fatalf("the domain of %v is %v; want %v", n.Node.Labels, d, want[now[i].domain])
+				}
+			}
+		}
+		if tally.Domains != len(want) || tally.Pods != all {
+			t.Fatalf("counted %d domains, %d pods in all; want %d, %d", tally.Domains, tally.Pods, len(want), all)
 		}
 		more := make(map[string]int)
 		lowest, first := 0, true

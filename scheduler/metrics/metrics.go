@@ -27,8 +27,16 @@ type Set struct {
 	Goroutines        *metrics.GaugeVec     // by operation
 	Victims           *metrics.Histogram
 	Preemptions       *metrics.Counter
+	Evictions         *metrics.CounterVec   // by result: of all victims of a pod
+	EvictionDuration  *metrics.HistogramVec // by result
+	Handling          *metrics.HistogramVec // by event
+	AfterFlush        *metrics.Counter      // pods that were placed because they had waited too long
+	VolumeErrors      *metrics.CounterVec   // by operation
+	DeviceWait        *metrics.HistogramVec // by profile, driver and status: until devices are ready
+	DeviceBindings    *metrics.CounterVec   // by profile, driver and status: devices that had to be made ready
 
-	state *collector
+	entities *metrics.CounterVec // the same as Incoming, as long as every entity is a pod
+	state    *collector
 }
 
 // State is what is counted when somebody asks.
@@ -36,6 +44,7 @@ type State struct {
 	Active, Backoff, Unschedulable, Gated int
 	Nodes, Pods, AssumedPods              int
 	Rejected                              map[Rejector]int // pods that wait, by who rejected them
+	Events                                map[string]int   // remembered for pods that are being tried, by label
 }
 
 // Rejector is a plugin of a profile.
@@ -103,8 +112,54 @@ func New(state func() State) *Set {
 			Subsystem: subsystem, Name: "preemption_attempts_total", StabilityLevel: metrics.STABLE,
 			Help: "How often it was tried to make room for a pod.",
 		}),
+		Evictions: metrics.NewCounterVec(&metrics.CounterOpts{
+			Subsystem: subsystem, Name: "preemption_goroutines_execution_total", StabilityLevel: metrics.ALPHA,
+			Help: "How often the victims of a pod were deleted, by how that ended.",
+		}, []string{"result"}),
+		EvictionDuration: metrics.NewHistogramVec(&metrics.HistogramOpts{
+			Subsystem: subsystem, Name: "preemption_goroutines_duration_seconds", StabilityLevel: metrics.ALPHA,
+			Help: "How long it took to delete the victims of a pod.", Buckets: metrics.ExponentialBuckets(0.01, 2, 20),
+		}, []string{"result"}),
+		Handling: metrics.NewHistogramVec(&metrics.HistogramOpts{
+			Subsystem: subsystem, Name: "event_handling_duration_seconds", StabilityLevel: metrics.ALPHA,
+			Help: "How long it took to take over a change of the cluster.", Buckets: metrics.ExponentialBuckets(0.0001, 2, 12),
+		}, []string{"event"}),
+		AfterFlush: metrics.NewCounter(&metrics.CounterOpts{
+			Subsystem: subsystem, Name: "pod_scheduled_after_flush_total", StabilityLevel: metrics.ALPHA,
+			Help: "How many pods were placed when they were tried only because they had waited too long: an event should have had them tried.",
+		}),
+		VolumeErrors: metrics.NewCounterVec(&metrics.CounterOpts{
+			Subsystem: "scheduler_volume", Name: "scheduling_stage_error_total", StabilityLevel: metrics.ALPHA,
+			Help: "How many errors there were with the volumes of pods.",
+		}, []string{"operation"}),
+		DeviceWait: metrics.NewHistogramVec(&metrics.HistogramOpts{
+			Subsystem: subsystem, Name: "dra_bindingconditions_wait_duration_seconds", StabilityLevel: metrics.ALPHA,
+			Help: "How long pods waited for their devices to be ready.", Buckets: metrics.ExponentialBuckets(0.1, 2, 14),
+		}, []string{"profile", "driver", "status"}),
+		DeviceBindings: metrics.NewCounterVec(&metrics.CounterOpts{
+			Subsystem: subsystem, Name: "dra_bindingconditions_allocations_total", StabilityLevel: metrics.ALPHA,
+			Help: "How many devices had to be made ready for a pod, by how that ended.",
+		}, []string{"profile", "driver", "status"}),
+		entities: metrics.NewCounterVec(&metrics.CounterOpts{
+			Subsystem: subsystem, Name: "queue_incoming_entities_total", StabilityLevel: metrics.ALPHA,
+			Help: "How many pods came into each of the queues, by what had them do so.",
+		}, []string{"queue", "event", "type"}),
 		state: &collector{state: state},
 	}
+}
+
+// Entered notes that a pod came into a queue.
+func (s *Set) Entered(queue, event string) {
+	s.Incoming.WithLabelValues(queue, event).Inc()
+	s.entities.WithLabelValues(queue, event, "pod").Inc()
+}
+
+// Result names how something ended that has no other words for it.
+func Result(err error) string {
+	if err != nil {
+		return Error
+	}
+	return "success"
 }
 
 // mostAttempts is from where on attempts are not told apart.
@@ -142,6 +197,7 @@ func (s *Set) Register(r Registry) error {
 	for _, m := range []metrics.Registerable{
 		s.Attempts, s.AttemptDuration, s.AlgorithmDuration, s.PodDuration, s.PodAttempts, s.PointDuration,
 		s.PluginDuration, s.Evaluations, s.Incoming, s.PermitWait, s.Goroutines, s.Victims, s.Preemptions,
+		s.Evictions, s.EvictionDuration, s.Handling, s.AfterFlush, s.VolumeErrors, s.DeviceWait, s.DeviceBindings, s.entities,
 	} {
 		if err := r.Register(m); err != nil {
 			return err

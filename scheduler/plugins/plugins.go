@@ -31,8 +31,9 @@ import (
 type Entry struct {
 	Name   string // as a configuration knows it
 	New    func(*framework.Handle) (framework.Plugin, error)
-	Weight int64             // of its scores; 0 means 1
-	Off    []framework.Point // where it is not asked, though it could be
+	Weight int64                   // of its scores; 0 means 1
+	Off    []framework.Point       // where it is not asked, though it could be
+	Rank   map[framework.Point]int // where it has to be asked, and how early; see framework.Weighted
 }
 
 // Default lists the plugins that schedule pods when nothing else is configured, with their weights, in the order

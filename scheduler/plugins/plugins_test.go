@@ -22,6 +22,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/scheduler/framework"
+	"github.com/skiff-k8s/skiff/scheduler/metrics"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/imagelocality"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/interpodaffinity"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/nodeaffinity"
@@ -52,7 +53,7 @@ func newPlugin(t *testing.T, make constructor, objects ...runtime.Object) framew
 	core, storage := factory.Core().V1(), factory.Storage().V1()
 	core.Namespaces().Informer()
 	plugin, err := make(&framework.Handle{
-		Client: client, Informers: factory,
+		Client: client, Informers: factory, Metrics: metrics.New(nil),
 		Need: func(context.Context, ...framework.Kind) error {
 			core.PersistentVolumes().Informer()
 			core.PersistentVolumeClaims().Informer()
@@ -62,10 +63,14 @@ func newPlugin(t *testing.T, make constructor, objects ...runtime.Object) framew
 			storage.CSIDrivers().Informer()
 			storage.CSIStorageCapacities().Informer()
 			storage.VolumeAttachments().Informer()
-			factory.Resource().V1().DeviceClasses().Informer()
+			resources := factory.Resource().V1()
+			resources.DeviceClasses().Informer()
+			resources.ResourceClaims().Informer()
+			resources.ResourceSlices().Informer()
 			factory.StartWithContext(ctx)
 			return factory.WaitForCacheSyncWithContext(ctx).Err
 		},
+		Shared: func(_ string, value func() any) any { return value() },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -405,6 +410,89 @@ func TestStorageScores(t *testing.T) {
 				t.Errorf("scores are %v, want %v", got, test.want)
 			}
 		})
+	}
+}
+
+// Of resources that a DeviceClass offers, nodes have the devices that are of the class and that they can reach. Where a device plugin has some, these
+// count.
+func TestDeviceScores(t *testing.T) {
+	gpu := v1.ResourceName("example.com/gpu")
+	class := &resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "gpu"}, Spec: resourcev1.DeviceClassSpec{
+		ExtendedResourceName: ptr.To(string(gpu)),
+		Selectors:            []resourcev1.DeviceSelector{{CEL: &resourcev1.CELDeviceSelector{Expression: `device.attributes["gpu.example.com"].size == "big"`}}},
+	}}
+	device := func(name, size string) resourcev1.Device {
+		return resourcev1.Device{Name: name, Attributes: map[resourcev1.QualifiedName]resourcev1.DeviceAttribute{"size": {StringValue: &size}}}
+	}
+	slice := func(name string, spec resourcev1.ResourceSliceSpec) *resourcev1.ResourceSlice {
+		spec.Driver, spec.Pool = "gpu.example.com", resourcev1.ResourcePool{Name: name, ResourceSliceCount: 1}
+		return &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}
+	}
+	inZone := &v1.NodeSelector{NodeSelectorTerms: []v1.NodeSelectorTerm{{MatchExpressions: []v1.NodeSelectorRequirement{{Key: "zone", Operator: v1.NodeSelectorOpIn, Values: []string{"a"}}}}}}
+	perDevice := []resourcev1.Device{device("y1", "big"), device("z1", "big"), device("y2", "big")}
+	perDevice[0].NodeName, perDevice[1].NodeName, perDevice[2].NodeName = ptr.To("y"), ptr.To("z"), ptr.To("y")
+	taken := &resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "c", UID: "c"}}
+	taken.Status.Allocation = &resourcev1.AllocationResult{Devices: resourcev1.DeviceAllocationResult{Results: []resourcev1.DeviceRequestAllocationResult{
+		{Request: "r", Driver: "gpu.example.com", Pool: "x", Device: "x1"},
+	}}}
+	objects := []runtime.Object{
+		class, taken,
+		slice("x", resourcev1.ResourceSliceSpec{NodeName: ptr.To("x"), Devices: []resourcev1.Device{device("x1", "big"), device("x2", "big"), device("x3", "small")}}),
+		slice("per-device", resourcev1.ResourceSliceSpec{PerDeviceNodeSelection: ptr.To(true), Devices: perDevice}),
+		slice("zone", resourcev1.ResourceSliceSpec{NodeSelector: inZone, Devices: []resourcev1.Device{device("a1", "big"), device("a2", "big")}}),
+	}
+	wants := func(name v1.ResourceName) *v1.Pod {
+		return pod(requests("1", "1Gi"), func(p *v1.Pod) { p.Spec.Containers[0].Resources.Requests[name] = resource.MustParse("1") })
+	}
+	plugged := node("plugged")
+	plugged.Node.Status.Allocatable[gpu] = resource.MustParse("4")
+	plugged.SetNode(plugged.Node)
+	nodes := []*framework.NodeInfo{node("x", "zone=a"), node("y"), plugged, node("none")}
+	args := func(name v1.ResourceName) noderesources.FitArgs {
+		return noderesources.FitArgs{Resources: []noderesources.Weighted{{Name: name, Weight: 1}}}
+	}
+	byClass := v1.ResourceName("deviceclass.resource.kubernetes.io/gpu")
+	for _, test := range []struct {
+		name string
+		make constructor
+		pod  *v1.Pod
+		want []int64
+	}{
+		{"least", noderesources.NewFit(args(gpu)), wants(gpu), []int64{50, 50, 75, 0}},
+		{"by the class's own name", noderesources.NewFit(args(byClass)), wants(byClass), []int64{50, 50, 0, 0}},
+		{"not asked for", noderesources.NewFit(args(gpu)), pod(requests("1", "1Gi")), []int64{0, 0, 0, 0}},
+		{"balanced", noderesources.NewBalanced([]noderesources.Weighted{{Name: v1.ResourceCPU, Weight: 1}, {Name: gpu, Weight: 1}}), wants(gpu), []int64{75, 68, 75, 75}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			plugin := newPlugin(t, test.make, objects...)
+			info := framework.NewPodInfo(test.pod)
+			for range 2 { // the second time by what the first has learnt of the class
+				state, status := plugin.(framework.PreScore).PreScore(t.Context(), info, framework.NewSnapshot(nodes...), nodes)
+				if status != nil {
+					t.Fatalf("PreScore = %v", status.Message())
+				}
+				var got []int64
+				for _, n := range nodes {
+					got = append(got, plugin.(framework.Scorer).Score(state, info, n))
+				}
+				if !slices.Equal(got, test.want) {
+					t.Errorf("scores are %v, want %v", got, test.want)
+				}
+			}
+		})
+	}
+}
+
+// What a DeviceClass may offer one day is not remembered of a node.
+func TestDevicesAreNotLocal(t *testing.T) {
+	for name, local := range map[v1.ResourceName]bool{"hugepages-2Mi": true, "example.com/gpu": false, "deviceclass.resource.kubernetes.io/gpu": false} {
+		p := pod(requests("1", "1Gi"), func(p *v1.Pod) { p.Spec.Containers[0].Resources.Requests[name] = resource.MustParse("2Mi") })
+		for _, make := range []constructor{noderesources.NewFit(noderesources.FitArgs{}), noderesources.NewBalanced(nil)} {
+			plugin := newPlugin(t, make).(framework.Local)
+			if _, ok := plugin.Sign(nil, framework.NewPodInfo(p)); ok != local {
+				t.Errorf("%s keeps what it says of pods with %s: %t", plugin.Name(), name, ok)
+			}
+		}
 	}
 }
 

@@ -14,6 +14,7 @@
 package queue
 
 import (
+	"cmp"
 	"math"
 	"sync"
 	"time"
@@ -31,14 +32,18 @@ type Config struct {
 	MaxBackoff     time.Duration // 10 s
 	// MaxUnschedulable is how long a pod waits for an event before it is tried anyway: 5 min.
 	MaxUnschedulable time.Duration
+	// Latest returns the version of a pod that the informer has, nil if the pod needs no node any more. It is asked while the queue is
+	// locked: what it says is no older than the last event that the queue was told of, so that no pod comes back after it has gone.
+	Latest func(pod *v1.Pod) *v1.Pod
 	// Incoming, if not nil, hears of each pod that enters a queue, and why.
 	Incoming func(queue, event string)
 }
 
 // What has pods enter a queue, besides events of the cluster.
 const (
-	podAdd          = "UnscheduledPodAdd"
-	podUpdate       = "UnscheduledPodUpdate"
+	PodAdd    = "UnscheduledPodAdd"
+	PodUpdate = "UnscheduledPodUpdate"
+
 	attemptFailed   = "ScheduleAttemptFailure"
 	backoffComplete = "BackoffComplete"
 	poppedEarly     = "PopFromBackoffQ"
@@ -133,7 +138,7 @@ func (q *Queue) Add(pod *v1.Pod) {
 	}
 	p := &framework.QueuedPod{PodInfo: framework.NewPodInfo(pod), Timestamp: time.Now()}
 	q.Nominated.Update(p.PodInfo, "")
-	q.activate(p, podAdd)
+	q.activate(p, PodAdd)
 }
 
 // Update takes over a changed pod, and has it tried again if the change may help.
@@ -151,7 +156,7 @@ func (q *Queue) Update(old, pod *v1.Pod, events []*framework.Event) {
 	p := q.find(pod.UID)
 	if p == nil {
 		p = &framework.QueuedPod{PodInfo: info, Timestamp: time.Now()}
-		q.activate(p, podUpdate)
+		q.activate(p, PodUpdate)
 		return
 	}
 	p.PodInfo = info
@@ -226,25 +231,36 @@ func (q *Queue) done(uid types.UID) {
 }
 
 // PutBack returns a pod that was popped and found no node, or could not be bound. failed tells of an
-// error, as opposed to a rejection by p.Rejectors. pod is its latest version.
-func (q *Queue) PutBack(p *framework.QueuedPod, pod *v1.Pod, failed bool) {
+// error, as opposed to a rejection by p.Rejectors. A nil nomination leaves the pod's nominated node as the API has it. PutBack returns the
+// pod's latest version, nil if it needs no node any more.
+func (q *Queue) PutBack(p *framework.QueuedPod, failed bool, nomination *framework.Nomination) *v1.Pod {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	start, tracked := q.inFlight[pod.UID]
+	start, tracked := q.inFlight[p.Pod.UID]
 	var missed []*framework.Event
 	if tracked {
 		missed = q.log[start-q.logStart:]
 	}
-	defer q.done(pod.UID)
-	if q.find(pod.UID) != nil {
-		return
+	defer q.done(p.Pod.UID)
+	pod := q.config.Latest(p.Pod)
+	if pod == nil {
+		q.Nominated.Remove(p.Pod)
+		return nil
 	}
-	p.PodInfo = framework.NewPodInfo(pod)
+	info, was := framework.NewPodInfo(pod), p.Pod.Status.NominatedNodeName
+	if nomination != nil {
+		q.Nominated.Set(info, nomination.NodeName)
+	} else {
+		q.Nominated.Update(info, was)
+	}
+	if q.find(pod.UID) != nil {
+		return pod
+	}
+	p.PodInfo = info
 	p.Timestamp = time.Now()
-	p.Gate = ""
+	p.Gate, p.Flushed = "", false
 	if failed {
 		p.Errors++
-		p.Rejections = 0
 	} else {
 		p.Rejections++
 		p.Errors = 0
@@ -262,14 +278,12 @@ func (q *Queue) PutBack(p *framework.QueuedPod, pod *v1.Pod, failed bool) {
 	if !q.requeue(p, verdict, attemptFailed) {
 		q.park(p, attemptFailed)
 	}
+	return pod
 }
 
-// backoffOf doubles from the initial back-off with each attempt of the same outcome.
+// backoffOf doubles from the initial back-off with each rejection, or with each error in a row.
 func (q *Queue) backoffOf(p *framework.QueuedPod) time.Duration {
-	n := max(p.Errors, p.Rejections)
-	if n == 0 {
-		return 0
-	}
+	n := cmp.Or(p.Errors, p.Rejections)
 	d := float64(q.config.InitialBackoff) * math.Pow(2, float64(n-1))
 	return time.Duration(min(d, float64(q.config.MaxBackoff)))
 }
@@ -294,11 +308,13 @@ func (q *Queue) remember(event *framework.Event) {
 	}
 }
 
-// Recheck looks again at a gated pod: the gate may have been lifted without an event.
+// Recheck looks again at a gated pod: the gate may have been lifted without an event. A pod that is being tried will be tried again.
 func (q *Queue) Recheck(uid types.UID) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if p := q.unschedulable[uid]; p != nil && p.Gate != "" {
+	if _, busy := q.inFlight[uid]; busy {
+		q.remember(&framework.Event{Kind: framework.AnyKind, Action: framework.Any, For: uid})
+	} else if p := q.unschedulable[uid]; p != nil && p.Gate != "" {
 		q.requeue(p, now, forced)
 	}
 }
@@ -314,6 +330,9 @@ const (
 
 // judge asks the plugins that rejected the pod.
 func (q *Queue) judge(p *framework.QueuedPod, event *framework.Event) verdict {
+	if event.For != "" && event.For != p.Pod.UID {
+		return skip
+	}
 	if event.Kind == framework.TargetPod && event.NewPod() != nil && event.NewPod().UID != p.Pod.UID {
 		return skip
 	}
@@ -375,7 +394,7 @@ func (q *Queue) isGated(p *framework.QueuedPod, event string) bool {
 	if status == nil {
 		return false
 	}
-	p.Rejectors, p.Waiting = sets.New(gate), nil
+	p.Rejectors, p.Waiting, p.Flushed = sets.New(gate), nil, false
 	q.park(p, event)
 	return true
 }
@@ -458,6 +477,7 @@ func (q *Queue) flush(t time.Time) {
 			continue
 		}
 		if t.Sub(p.Timestamp) >= q.config.MaxUnschedulable {
+			p.Flushed = true
 			q.requeue(p, later, waitedTooLong)
 		} else {
 			q.flushTimer = t.Add(flushEvery)
@@ -510,6 +530,20 @@ func (q *Queue) Pending() (active, backoff, unschedulable, inFlight int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return len(q.active.pods), len(q.backoff.pods) + len(q.errorBackoff.pods), len(q.unschedulable), len(q.inFlight)
+}
+
+// Remembered counts the events that are remembered for the pods in flight, by label, and these pods as PodPopped.
+func (q *Queue) Remembered() map[string]int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	counts := make(map[string]int)
+	for _, event := range q.log {
+		counts[event.Label()]++
+	}
+	if n := len(q.inFlight); n > 0 {
+		counts["PodPopped"] = n
+	}
+	return counts
 }
 
 // Waiting calls tell for each pod that waits for an event or is gated.

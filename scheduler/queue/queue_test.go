@@ -47,8 +47,11 @@ func inQueue(t *testing.T, story func(q *Queue)) {
 		t.Fatal(err)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		q := New(Config{InitialBackoff: time.Second, MaxBackoff: 10 * time.Second, MaxUnschedulable: 5 * time.Minute},
-			profile.Less, func(*v1.Pod) *framework.Profile { return profile })
+		config := Config{
+			InitialBackoff: time.Second, MaxBackoff: 10 * time.Second, MaxUnschedulable: 5 * time.Minute,
+			Latest: func(pod *v1.Pod) *v1.Pod { return pod },
+		}
+		q := New(config, profile.Less, func(*v1.Pod) *framework.Profile { return profile })
 		defer q.Close()
 		story(q)
 	})
@@ -61,7 +64,7 @@ func pod(name string) *v1.Pod {
 // reject puts a popped pod back as one that no node was found for.
 func reject(q *Queue, p *framework.QueuedPod) {
 	p.Rejectors = sets.New("Picky")
-	q.PutBack(p, p.Pod, false)
+	q.PutBack(p, false, nil)
 }
 
 func wantPlaces(t *testing.T, q *Queue, active, backoff, unschedulable, inFlight int) {
@@ -105,13 +108,83 @@ func TestEventInFlight(t *testing.T) {
 	})
 }
 
+// A pod that is gone, or has its node, does not come back, nor does it keep its room on the node that it was nominated to.
+func TestGoneInFlight(t *testing.T) {
+	inQueue(t, func(q *Queue) {
+		q.Add(pod("p"))
+		p := q.Pop()
+		q.Nominated.Set(p.PodInfo, "n1")
+		q.config.Latest = func(*v1.Pod) *v1.Pod { return nil }
+		if back := q.PutBack(p, false, &framework.Nomination{NodeName: "n2"}); back != nil {
+			t.Errorf("PutBack = %v for a pod that is gone", back.Name)
+		}
+		wantPlaces(t, q, 0, 0, 0, 0)
+		if node := q.Nominated.NodeOf("p"); node != "" {
+			t.Errorf("a pod that is gone is nominated to %s", node)
+		}
+	})
+}
+
+// An attempt that says nothing of the nomination leaves it as the API has it by now, or as this process has made it.
+func TestNominationInFlight(t *testing.T) {
+	for _, c := range []struct{ was, is, own, want string }{
+		{was: "n1", is: "", own: "n1", want: ""}, // withdrawn for a more important pod
+		{was: "n1", is: "n2", own: "n1", want: "n2"},
+		{was: "", is: "", own: "n3", want: "n3"}, // not reported yet
+	} {
+		inQueue(t, func(q *Queue) {
+			was, is := pod("p"), pod("p")
+			was.Status.NominatedNodeName, is.Status.NominatedNodeName = c.was, c.is
+			q.Add(was)
+			p := q.Pop()
+			q.Nominated.Set(p.PodInfo, c.own)
+			q.config.Latest = func(*v1.Pod) *v1.Pod { return is }
+			q.PutBack(p, false, nil)
+			if node := q.Nominated.NodeOf("p"); node != c.want {
+				t.Errorf("%+v: nominated to %q", c, node)
+			}
+		})
+	}
+}
+
+// Word that a gate is open comes through to a pod that is being tried, and to no other.
+func TestRecheckInFlight(t *testing.T) {
+	inQueue(t, func(q *Queue) {
+		q.Add(pod("p"))
+		q.Add(pod("other"))
+		p, other := q.Pop(), q.Pop()
+		q.Recheck("p")
+		reject(q, p)
+		reject(q, other)
+		wantPlaces(t, q, 0, 1, 1, 0)
+	})
+}
+
+// An error between rejections does not shorten their back-off.
+func TestBackoffAfterError(t *testing.T) {
+	inQueue(t, func(q *Queue) {
+		q.Add(pod("p"))
+		p := q.Pop()
+		p.Rejections = 3
+		q.PutBack(p, true, nil)
+		start := time.Now()
+		if p = q.Pop(); time.Since(start) != time.Second {
+			t.Errorf("the first error took %v", time.Since(start))
+		}
+		reject(q, p)
+		if wait := time.Until(p.BackoffUntil); wait != 8*time.Second {
+			t.Errorf("the fourth rejection takes %v, want 8s", wait)
+		}
+	})
+}
+
 // Errors sit out 1 s, 2 s, 4 s, 8 s, 10 s, 10 s.
 func TestBackoff(t *testing.T) {
 	inQueue(t, func(q *Queue) {
 		q.Add(pod("p"))
 		for _, want := range []time.Duration{1, 2, 4, 8, 10, 10} {
 			p := q.Pop()
-			q.PutBack(p, p.Pod, true)
+			q.PutBack(p, true, nil)
 			start := time.Now()
 			p = q.Pop()
 			if waited := time.Since(start); waited != want*time.Second {
@@ -119,7 +192,7 @@ func TestBackoff(t *testing.T) {
 			}
 			q.Done(p.Pod.UID)
 			q.mu.Lock()
-			q.activate(p, podAdd)
+			q.activate(p, PodAdd)
 			q.mu.Unlock()
 		}
 	})
@@ -133,7 +206,8 @@ func TestGateClosesInBackoff(t *testing.T) {
 		p.Rejectors = sets.New("Picky")
 		gated := pod("p")
 		gated.Labels = map[string]string{"gate": "x"}
-		q.PutBack(p, gated, false)
+		q.config.Latest = func(*v1.Pod) *v1.Pod { return gated }
+		q.PutBack(p, false, nil)
 		q.Notify(newNode)
 		wantPlaces(t, q, 0, 0, 1, 0)
 	})
@@ -152,7 +226,8 @@ func TestImportanceInBackoff(t *testing.T) {
 			important := pod(p.Pod.Name)
 			important.Spec.Priority = map[string]*int32{"third": ptr.To[int32](5)}[p.Pod.Name]
 			p.Rejectors = sets.New("Picky")
-			q.PutBack(p, important, false)
+			q.config.Latest = func(*v1.Pod) *v1.Pod { return important }
+			q.PutBack(p, false, nil)
 			time.Sleep(time.Millisecond)
 		}
 		upTo := int32(1)

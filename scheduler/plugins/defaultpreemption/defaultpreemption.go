@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	v1 "k8s.io/api/core/v1"
@@ -24,11 +25,13 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/scheduler/framework"
+	"github.com/skiff-k8s/skiff/scheduler/metrics"
 )
 
 // Args configures the plugin; the zero value is the default.
 type Args struct {
-	// Candidates are looked for on at least MinCandidateNodesPercentage (10) of the nodes, and MinCandidateNodesAbsolute (100).
+	// Candidates are looked for on at least MinCandidateNodesPercentage (10) of the nodes, and MinCandidateNodesAbsolute (100). A negative value
+	// means that it sets no minimum.
 	MinCandidateNodesPercentage, MinCandidateNodesAbsolute int
 }
 
@@ -168,7 +171,7 @@ func (p *plugin) evict(ctx context.Context, pod *v1.Pod, v *framework.Victims) {
 			p.setPreempting(pod.UID, false)
 			p.handle.Recheck(pod.UID)
 		}()
-		logger := klog.FromContext(ctx)
+		began, logger := time.Now(), klog.FromContext(ctx)
 		for _, other := range p.handle.Nominator.NominatedPods(node) {
 			if framework.Priority(other.Pod) < framework.Priority(pod) {
 				if err := p.withdrawNomination(ctx, other.Pod); err != nil {
@@ -176,9 +179,12 @@ func (p *plugin) evict(ctx context.Context, pod *v1.Pod, v *framework.Victims) {
 				}
 			}
 		}
-		if err := p.deleteAll(ctx, pod, v.Pods, node); err != nil { // the pod's next attempt looks at everything anew
+		err := p.deleteAll(ctx, pod, v.Pods, node)
+		if err != nil { // the pod's next attempt looks at everything anew
 			logger.Error(err, "Preempting others", "pod", klog.KObj(pod), "node", node)
 		}
+		p.handle.Metrics.Evictions.WithLabelValues(metrics.Result(err)).Inc()
+		p.handle.Metrics.EvictionDuration.WithLabelValues(metrics.Result(err)).Observe(time.Since(began).Seconds())
 	})
 }
 

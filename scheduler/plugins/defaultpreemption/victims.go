@@ -71,7 +71,7 @@ func (p *plugin) findCandidates(ctx context.Context, cycle *framework.Cycle, d *
 		return nil, nil, err
 	}
 	try := trial{cycle, d.Nodes, budgets, keptOutcomes(cycle, budgets)}
-	enough := min(len(positions), max(p.MinCandidateNodesAbsolute, len(positions)*p.MinCandidateNodesPercentage/100))
+	enough := min(len(positions), max(1, p.MinCandidateNodesAbsolute, len(positions)*p.MinCandidateNodesPercentage/100))
 	found := make([]*candidate, 0, enough)
 	type failure struct {
 		position int

@@ -72,11 +72,16 @@ func Hint() framework.Hint {
 
 func requestsAny(pod *framework.PodInfo) bool {
 	for name, amount := range pod.Request.Scalar {
-		if amount > 0 && (framework.IsExtendedResource(name) || strings.HasPrefix(string(name), resourcev1.ResourceDeviceClassPrefix)) {
+		if amount > 0 && MayOffer(name) {
 			return true
 		}
 	}
 	return false
+}
+
+// MayOffer says whether a class could offer a resource of that name.
+func MayOffer(name v1.ResourceName) bool {
+	return framework.IsExtendedResource(name) || strings.HasPrefix(string(name), resourcev1.ResourceDeviceClassPrefix)
 }
 
 // names of the resources that a class offers: one that every class does, and what it says.

@@ -4,8 +4,8 @@
 // publish in ResourceSlices. A claim that has its devices limits the nodes; for one that has none, devices are looked for on
 // each node, promised in Reserve and written into the claim in PreBind, with the pod as who it is reserved for.
 //
-// What fits is decided by k8s.io/dynamic-resource-allocation. pending.go keeps what is promised and not yet in the API,
-// taints.go applies DeviceTaintRules, extended.go makes claims for extended resources that DeviceClasses offer, ready.go waits for
+// What fits is decided by k8s.io/dynamic-resource-allocation. pending.go keeps what is promised and not yet in the API, inventory.go counts
+// devices for the plugins that rate nodes by what is in use, taints.go applies DeviceTaintRules, extended.go makes claims for extended resources that DeviceClasses offer, ready.go waits for
 // devices that have to be made ready, hints.go says what a rejected pod waits for. A pod without claims costs one comparison, and no
 // informer runs before the first with a claim.
 //
@@ -71,8 +71,8 @@ func New(args Args) func(*framework.Handle) (framework.Plugin, error) {
 		return &plugin{
 			Args:    args,
 			handle:  h,
-			pending: h.Shared(Name, func() any { return newPending() }).(*pending),
-			cel:     cel.NewCache(10, cel.Features{EnableConsumableCapacity: features.ConsumableCapacity}),
+			pending: pendingOf(h),
+			cel:     newCache(),
 		}, nil
 	}
 }

@@ -13,6 +13,8 @@ import (
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/skiff-k8s/skiff/scheduler/metrics"
 )
 
 // Devices may have to be made ready for a node, by attaching them for example. Such a device names conditions, which its driver sets in the
@@ -81,7 +83,7 @@ func (p *plugin) failedToBind(c *resourcev1.ResourceClaim) bool {
 }
 
 // waitForDevices returns once the devices of all claims are ready.
-func (p *plugin) waitForDevices(ctx context.Context, s *state, pod *v1.Pod, nodeName string) error {
+func (p *plugin) waitForDevices(ctx context.Context, s *state, pod *v1.Pod, nodeName string) (err error) {
 	var deadline time.Time
 	for _, c := range s.claims {
 		if d := p.deadline(c.ResourceClaim); deadline.IsZero() || !d.IsZero() && d.Before(deadline) {
@@ -91,6 +93,8 @@ func (p *plugin) waitForDevices(ctx context.Context, s *state, pod *v1.Pod, node
 	if deadline.IsZero() {
 		return nil
 	}
+	began := time.Now()
+	defer func() { p.measure(s, pod, began, err) }()
 	p.handle.Recorder.Eventf(pod, nil, v1.EventTypeNormal, "BindingConditionsPending", "Scheduling", "waiting for binding conditions for device on node %s", nodeName)
 	changed := make(chan struct{}, 1)
 	informer := p.handle.Informers.Resource().V1().ResourceClaims().Informer()
@@ -118,6 +122,26 @@ func (p *plugin) waitForDevices(ctx context.Context, s *state, pod *v1.Pod, node
 			return fmt.Errorf("%w: pod=%s", errBindingTimeout, pod.Name)
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		}
+	}
+}
+
+// measure notes how long the pod waited for its devices, and how that ended.
+func (p *plugin) measure(s *state, pod *v1.Pod, began time.Time, err error) {
+	status := metrics.Result(err)
+	switch {
+	case errors.Is(err, errBindingTimeout):
+		status = "timeout"
+	case errors.Is(err, errBindingFailed):
+		status = "failure"
+	}
+	for _, c := range s.claims {
+		for _, result := range results(c.ResourceClaim) {
+			labels := []string{pod.Spec.SchedulerName, result.Driver, status}
+			p.handle.Metrics.DeviceWait.WithLabelValues(labels...).Observe(time.Since(began).Seconds())
+			if len(result.BindingConditions) > 0 {
+				p.handle.Metrics.DeviceBindings.WithLabelValues(labels...).Inc()
+			}
 		}
 	}
 }

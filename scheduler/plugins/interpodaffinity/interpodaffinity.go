@@ -54,8 +54,8 @@ var (
 // filterState refers to what is kept of all pods, and has what is different in a what-if.
 type filterState struct {
 	existingAnti []wishesOfKey // of pods that run: anti-affinity that the pod violates
-	affinity     []tally       // pods that match all of the pod's affinity terms, by the domains of each key
-	anti         []tally       // pods that match one of the pod's anti-affinity terms, by its domains
+	// Pods that match all of the pod's affinity terms, by the domains of each key; and those that match one anti-affinity term each, by its domains.
+	affinity, anti []*framework.Tally
 
 	// In a what-if there are so many more, by position in the lists and by domain.
 	moreExistingAnti, moreAffinity, moreAnti counts
@@ -64,18 +64,20 @@ type filterState struct {
 	labelsOf        func(namespace string) labels.Set
 }
 
-// tally counts by the domains of a key.
-type tally struct {
-	*framework.Tally
-	labels framework.Labels
-}
-
 // counts has a number for each domain; no entry is 0.
 type counts map[at]int
 
 type at struct {
 	position int
 	domain   string
+}
+
+// of looks up what there is for a node, which is nothing outside of what-ifs.
+func (c counts) of(position int, node *framework.NodeInfo, key string) int {
+	if len(c) == 0 {
+		return 0
+	}
+	return c[at{position, node.Node.Labels[key]}]
 }
 
 func (c *counts) add(position int, node *v1.Node, key string, n int) {
@@ -111,7 +113,7 @@ func (p *plugin) PreFilter(_ context.Context, pod *framework.PodInfo, view *fram
 	}
 	for i := range pod.RequiredAffinity {
 		key := pod.RequiredAffinity[i].TopologyKey
-		if !slices.ContainsFunc(s.affinity, func(t tally) bool { return t.labels.Key == key }) {
+		if !slices.ContainsFunc(s.affinity, func(t *framework.Tally) bool { return t.Key == key }) {
 			s.affinity = append(s.affinity, p.tally(view, pod.RequiredAffinity, key))
 		}
 	}
@@ -122,29 +124,24 @@ func (p *plugin) PreFilter(_ context.Context, pod *framework.PodInfo, view *fram
 }
 
 // tally counts the pods that match all terms, by the domains of a key.
-func (p *plugin) tally(view *framework.Snapshot, terms []framework.AffinityTerm, key string) tally {
+func (p *plugin) tally(view *framework.Snapshot, terms []framework.AffinityTerm, key string) *framework.Tally {
 	id := "podaffinity/" + key
 	where := make([]namespaceFilter, len(terms))
 	for i := range terms {
 		where[i] = p.filterNamespaces(&terms[i])
 		id += "\n" + terms[i].ID + "\n" + where[i].id
 	}
-	kept := view.Keep(id, func(nodes int) framework.Kept {
-		return framework.NewTally(nodes, func(node *framework.NodeInfo) (string, int, bool) {
-			value, ok := node.Node.Labels[key]
-			if !ok {
-				return "", 0, false
-			}
+	return view.Keep(id, func(nodes int) framework.Kept {
+		return framework.NewTally(nodes, key, func(node *framework.NodeInfo) (int, bool) {
 			n := 0
 			for _, other := range node.Pods {
 				if matchesIn(terms, where, other.Pod) {
 					n++
 				}
 			}
-			return value, n, n > 0
+			return n, n > 0
 		})
-	})
-	return tally{kept.(*framework.Tally), view.Labels(key)}
+	}).(*framework.Tally)
 }
 
 func matchesIn(terms []framework.AffinityTerm, where []namespaceFilter, pod *v1.Pod) bool {
@@ -205,12 +202,12 @@ func (p *plugin) Filter(state framework.State, pod *framework.PodInfo, node *fra
 func (s *filterState) affinityHolds(pod *framework.PodInfo, node *framework.NodeInfo) bool {
 	holds := true
 	for i := range s.affinity {
-		t := &s.affinity[i]
-		value, ok := t.labels.Of(node)
-		if !ok {
+		t := s.affinity[i]
+		domain := t.Of(node)
+		if domain == nil {
 			return false
 		}
-		holds = holds && t.Domains[value].Pods+s.moreAffinity[at{i, value}] > 0
+		holds = holds && domain.Pods+s.moreAffinity.of(i, node, t.Key) > 0
 	}
 	return holds || s.isFirst() && matchesAll(pod.RequiredAffinity, pod.Pod, s.namespaceLabels)
 }
@@ -228,9 +225,8 @@ func (s *filterState) isFirst() bool {
 }
 
 func (s *filterState) violatesOwnAnti(node *framework.NodeInfo) bool {
-	for i := range s.anti {
-		t := &s.anti[i]
-		if value, ok := t.labels.Of(node); ok && t.Domains[value].Pods+s.moreAnti[at{i, value}] > 0 {
+	for i, t := range s.anti {
+		if domain := t.Of(node); domain != nil && domain.Pods+s.moreAnti.of(i, node, t.Key) > 0 {
 			return true
 		}
 	}
@@ -240,7 +236,7 @@ func (s *filterState) violatesOwnAnti(node *framework.NodeInfo) bool {
 func (s *filterState) violatesExistingAnti(node *framework.NodeInfo) bool {
 	for i := range s.existingAnti {
 		w := &s.existingAnti[i]
-		if value, ok := w.labels.Of(node); ok && int(w.at(value))+s.moreExistingAnti[at{i, value}] > 0 {
+		if int(w.around(node))+s.moreExistingAnti.of(i, node, w.Key) > 0 {
 			return true
 		}
 	}
@@ -271,7 +267,7 @@ func (s *filterState) change(pod, other *framework.PodInfo, node *v1.Node, n int
 	namespaceLabels := s.labelsOf(other.Pod.Namespace)
 	if matchesAll(pod.RequiredAffinity, other.Pod, namespaceLabels) {
 		for i := range s.affinity {
-			s.moreAffinity.add(i, node, s.affinity[i].labels.Key, n)
+			s.moreAffinity.add(i, node, s.affinity[i].Key, n)
 		}
 	}
 	for i := range pod.RequiredAntiAffinity {
@@ -283,10 +279,10 @@ func (s *filterState) change(pod, other *framework.PodInfo, node *v1.Node, n int
 
 // position of a key in existingAnti, where it gets one if only a pod of a what-if is about it.
 func (s *filterState) position(key string) int {
-	i := slices.IndexFunc(s.existingAnti, func(w wishesOfKey) bool { return w.labels.Key == key })
+	i := slices.IndexFunc(s.existingAnti, func(w wishesOfKey) bool { return w.Key == key })
 	if i < 0 {
 		i = len(s.existingAnti)
-		s.existingAnti = append(slices.Clip(s.existingAnti), wishesOfKey{labels: framework.Labels{Key: key}})
+		s.existingAnti = append(slices.Clip(s.existingAnti), wishesOfKey{domains: &domains{Key: key}})
 	}
 	return i
 }
@@ -337,7 +333,7 @@ type scoreState struct {
 
 // weightedTally is of pods that the pod wants to be near, or far from if the weight is negative.
 type weightedTally struct {
-	tally
+	*framework.Tally
 	weight int64
 }
 
@@ -375,16 +371,12 @@ func (p *plugin) Score(state framework.State, _ *framework.PodInfo, node *framew
 	s := state.(*scoreState)
 	score := int64(0)
 	for i := range s.own {
-		t := &s.own[i]
-		if value, ok := t.labels.Of(node); ok {
-			score += t.weight * int64(t.Domains[value].Pods)
+		if domain := s.own[i].Of(node); domain != nil {
+			score += s.own[i].weight * int64(domain.Pods)
 		}
 	}
 	for i := range s.wishes {
-		w := &s.wishes[i]
-		if value, ok := w.labels.Of(node); ok {
-			score += w.at(value)
-		}
+		score += s.wishes[i].around(node)
 	}
 	return score
 }

@@ -3,6 +3,9 @@
 package nodeaffinity
 
 import (
+	"fmt"
+	"strings"
+
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/selection"
@@ -68,4 +71,28 @@ func (r *required) matches(node *v1.Node) bool {
 		}
 	}
 	return r.terms == nil
+}
+
+// Unmet says, for each of the pod's required terms, what is not so of a node that matches none of them.
+func Unmet(pod *v1.Pod, node *v1.Node) []string {
+	a := pod.Spec.Affinity
+	if a == nil || a.NodeAffinity == nil || a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+		return nil
+	}
+	var unmet []string
+	for _, term := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+		var wanted []string
+		for i := range term.MatchExpressions {
+			e := &term.MatchExpressions[i]
+			requirement, err := labels.NewRequirement(e.Key, operators[e.Operator], e.Values)
+			if err == nil && !requirement.Matches(labels.Set(node.Labels)) {
+				wanted = append(wanted, requirement.String())
+			}
+		}
+		for _, field := range term.MatchFields {
+			wanted = append(wanted, fmt.Sprintf("%s %s %v", field.Key, field.Operator, field.Values))
+		}
+		unmet = append(unmet, strings.Join(wanted, " and "))
+	}
+	return unmet
 }

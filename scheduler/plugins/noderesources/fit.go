@@ -47,7 +47,6 @@ type Weighted struct {
 type fit struct {
 	FitArgs
 	scorer
-	handle *framework.Handle
 
 	short, shortForGood [shortages]*framework.Status // made once: there may be one for each node
 }
@@ -62,7 +61,7 @@ func NewFit(args FitArgs) func(*framework.Handle) (framework.Plugin, error) {
 		if err != nil {
 			return nil, err
 		}
-		f := &fit{FitArgs: args, scorer: scorer{resources: args.Resources, nonZero: true, rate: rate}, handle: h}
+		f := &fit{FitArgs: args, scorer: newScorer(h, args.Resources, true, rate)}
 		for s := range shortages {
 			f.short[s], f.shortForGood[s] = rejection(s.reasons(), false), rejection(s.reasons(), true)
 		}
@@ -139,14 +138,19 @@ func (f *fit) Filter(state framework.State, pod *framework.PodInfo, node *framew
 	return f.short[short]
 }
 
-// Sign implements framework.Local. For extended resources, DeviceClasses may offer devices.
+// Sign implements framework.Local.
 func (*fit) Sign(b []byte, pod *framework.PodInfo) ([]byte, bool) {
+	return pod.NonZero.Sign(pod.Request.Sign(b)), onlyOfNode(pod)
+}
+
+// onlyOfNode says whether the node alone knows what it has of all that the pod requests: DeviceClasses may offer the rest.
+func onlyOfNode(pod *framework.PodInfo) bool {
 	for name := range pod.Request.Scalar {
-		if framework.IsExtendedResource(name) {
-			return b, false
+		if deviceclasses.MayOffer(name) {
+			return false
 		}
 	}
-	return pod.NonZero.Sign(pod.Request.Sign(b)), true
+	return true
 }
 
 // shortage is a set of what every node has some of.
@@ -186,8 +190,9 @@ func (f *fit) ignores(name v1.ResourceName) bool {
 }
 
 // PreScore looks up what the pod requests of the resources that count.
-func (f *fit) PreScore(_ context.Context, pod *framework.PodInfo, _ *framework.Snapshot, _ []*framework.NodeInfo) (framework.State, *framework.Status) {
-	return f.newState(pod), nil
+func (f *fit) PreScore(ctx context.Context, pod *framework.PodInfo, _ *framework.Snapshot, _ []*framework.NodeInfo) (framework.State, *framework.Status) {
+	state, err := f.newState(ctx, pod)
+	return state, framework.AsStatus(err)
 }
 
 func (f *fit) Score(state framework.State, _ *framework.PodInfo, node *framework.NodeInfo) int64 {

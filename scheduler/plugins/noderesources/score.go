@@ -10,6 +10,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/skiff-k8s/skiff/scheduler/framework"
+	"github.com/skiff-k8s/skiff/scheduler/plugins/deviceclasses"
+	"github.com/skiff-k8s/skiff/scheduler/plugins/dynamicresources"
 	"github.com/skiff-k8s/skiff/scheduler/plugins/shape"
 )
 
@@ -18,22 +20,42 @@ type usage struct{ weight, allocatable, before, after int64 }
 
 // scorer rates a node by the usage of some resources.
 type scorer struct {
+	handle    *framework.Handle
+	inventory *dynamicresources.Inventory
 	resources []Weighted
 	nonZero   bool // count containers without requests as small ones
 	rate      func([]usage) int64
 }
 
+func newScorer(h *framework.Handle, resources []Weighted, nonZero bool, rate func([]usage) int64) scorer {
+	return scorer{handle: h, inventory: dynamicresources.NewInventory(h), resources: resources, nonZero: nonZero, rate: rate}
+}
+
 type scoreState struct {
 	requests []int64 // of scorer.resources
 	usages   []usage // used again for each node
+	// devices of those resources that a DeviceClass offers, by position in scorer.resources; nil for other resources, and if there are none.
+	devices []*dynamicresources.Devices
 }
 
-func (s *scorer) newState(pod *framework.PodInfo) *scoreState {
+func (s *scorer) newState(ctx context.Context, pod *framework.PodInfo) (*scoreState, error) {
+	offers, err := deviceclasses.For(ctx, s.handle, pod)
+	if err != nil {
+		return nil, err
+	}
 	state := &scoreState{requests: make([]int64, len(s.resources)), usages: make([]usage, 0, len(s.resources))}
 	for i, r := range s.resources {
 		state.requests[i] = s.amounts(&pod.Request, &pod.NonZero, r.Name)
+		if class := offers[r.Name]; class != nil {
+			if state.devices == nil {
+				state.devices = make([]*dynamicresources.Devices, len(s.resources))
+			}
+			if state.devices[i], err = s.inventory.Count(ctx, class); err != nil {
+				return nil, err
+			}
+		}
 	}
-	return state
+	return state, nil
 }
 
 // amounts picks the sum that counts.
@@ -49,10 +71,13 @@ func (s *scorer) score(state *scoreState, node *framework.NodeInfo) int64 {
 	usages := state.usages[:0]
 	for i, r := range s.resources {
 		request, allocatable := state.requests[i], node.Allocatable.Get(r.Name)
+		before := s.amounts(&node.Requested, &node.NonZero, r.Name)
+		if allocatable == 0 && state.devices != nil && state.devices[i] != nil { // no device plugin has any
+			allocatable, before = state.devices[i].On(node.Node)
+		}
 		if allocatable == 0 || request == 0 && isScalar(r.Name) {
 			continue
 		}
-		before := s.amounts(&node.Requested, &node.NonZero, r.Name)
 		usages = append(usages, usage{r.Weight, allocatable, before, before + request})
 	}
 	return s.rate(usages)
@@ -109,19 +134,22 @@ type balanced struct{ scorer }
 
 // NewBalanced returns a constructor of the balanced allocation plugin; nil means CPU and memory.
 func NewBalanced(resources []Weighted) func(*framework.Handle) (framework.Plugin, error) {
-	return func(*framework.Handle) (framework.Plugin, error) {
+	return func(h *framework.Handle) (framework.Plugin, error) {
 		if resources == nil {
 			resources = defaultResources()
 		}
-		return &balanced{scorer{resources: resources, rate: balance}}, nil
+		return &balanced{newScorer(h, resources, false, balance)}, nil
 	}
 }
 
 func (*balanced) Name() string { return "NodeResourcesBalancedAllocation" }
 
 // PreScore leaves out pods without requests: all nodes would rate the same for them, whatever runs there.
-func (b *balanced) PreScore(_ context.Context, pod *framework.PodInfo, _ *framework.Snapshot, _ []*framework.NodeInfo) (framework.State, *framework.Status) {
-	state := b.newState(pod)
+func (b *balanced) PreScore(ctx context.Context, pod *framework.PodInfo, _ *framework.Snapshot, _ []*framework.NodeInfo) (framework.State, *framework.Status) {
+	state, err := b.newState(ctx, pod)
+	if err != nil {
+		return nil, framework.AsStatus(err)
+	}
 	for _, request := range state.requests {
 		if request != 0 {
 			return state, nil
@@ -136,7 +164,7 @@ func (b *balanced) Score(state framework.State, _ *framework.PodInfo, node *fram
 
 // Sign implements framework.Local.
 func (*balanced) Sign(b []byte, pod *framework.PodInfo) ([]byte, bool) {
-	return pod.Request.Sign(b), true
+	return pod.Request.Sign(b), onlyOfNode(pod)
 }
 
 // balance rates how much more even the use of resources becomes: 75 if it stays as even as it is.

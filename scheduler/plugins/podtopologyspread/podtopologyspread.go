@@ -142,11 +142,11 @@ type among struct {
 // tally counts the pods that a constraint is about, by domain.
 func (a among) tally(view *framework.Snapshot, c *constraint) *framework.Tally {
 	return view.Keep(a.id(c), func(nodes int) framework.Kept {
-		return framework.NewTally(nodes, func(node *framework.NodeInfo) (string, int, bool) {
+		return framework.NewTally(nodes, c.key, func(node *framework.NodeInfo) (int, bool) {
 			if a.allKeys && !hasKeys(node.Node, a.constraints) || !c.includes(a.pod, a.required, node.Node) {
-				return "", 0, false
+				return 0, false
 			}
-			return node.Node.Labels[c.key], countMatching(node, c.selector, a.pod.Namespace), true
+			return countMatching(node, c.selector, a.pod.Namespace), true
 		})
 	}).(*framework.Tally)
 }
@@ -202,7 +202,6 @@ var (
 type filterState struct {
 	constraints []constraint
 	tallies     []*framework.Tally
-	labels      []framework.Labels
 	self        []bool
 	required    nodeaffinity.RequiredNodeAffinity
 
@@ -222,7 +221,6 @@ func (p *plugin) PreFilter(ctx context.Context, pod *framework.PodInfo, view *fr
 	s := &filterState{
 		constraints: constraints,
 		tallies:     make([]*framework.Tally, len(constraints)),
-		labels:      make([]framework.Labels, len(constraints)),
 		self:        make([]bool, len(constraints)),
 		required:    nodeaffinity.GetRequiredNodeAffinity(pod.Pod),
 		more:        make([]map[string]int, len(constraints)),
@@ -231,7 +229,6 @@ func (p *plugin) PreFilter(ctx context.Context, pod *framework.PodInfo, view *fr
 	among := among{pod.Pod, &s.required, constraints, true}
 	for i := range constraints {
 		s.tallies[i] = among.tally(view, &constraints[i])
-		s.labels[i] = view.Labels(constraints[i].key)
 		s.self[i] = constraints[i].selector.Matches(labels.Set(pod.Pod.Labels))
 		s.findLowest(i)
 	}
@@ -243,11 +240,14 @@ func (p *plugin) Filter(state framework.State, _ *framework.PodInfo, node *frame
 	s := state.(*filterState)
 	for i := range s.constraints {
 		c := &s.constraints[i]
-		domain, ok := s.labels[i].Of(node)
-		if !ok {
+		domain := s.tallies[i].Of(node)
+		if domain == nil {
 			return missingLabel
 		}
-		count := s.tallies[i].Domains[domain].Pods + s.more[i][domain]
+		count := domain.Pods
+		if more := s.more[i]; more != nil {
+			count += more[node.Node.Labels[c.key]]
+		}
 		if s.self[i] {
 			count++
 		}
@@ -260,7 +260,7 @@ func (p *plugin) Filter(state framework.State, _ *framework.PodInfo, node *frame
 
 func (s *filterState) findLowest(i int) {
 	s.lowest[i] = 0
-	if len(s.tallies[i].Domains) >= s.constraints[i].minDomains {
+	if s.tallies[i].Domains >= s.constraints[i].minDomains {
 		s.lowest[i] = s.tallies[i].Lowest(s.more[i])
 	}
 }

@@ -78,15 +78,18 @@ func (p *plugin) Score(state framework.State, _ *framework.PodInfo, node *framew
 	score := 0.0
 	for i := range s.constraints {
 		c := &s.constraints[i]
-		domain, ok := node.Node.Labels[c.key]
-		if !ok {
-			continue
-		}
 		count := 0
 		if perNode := s.perNode[i]; perNode != nil {
+			if _, ok := node.Node.Labels[c.key]; !ok {
+				continue
+			}
 			count = perNode.Of(node)
 		} else {
-			count = s.tallies[i].Domains[domain].Pods
+			domain := s.tallies[i].Of(node)
+			if domain == nil {
+				continue
+			}
+			count = domain.Pods
 		}
 		score += float64(count)*s.weights[i] + float64(c.maxSkew-1)
 	}

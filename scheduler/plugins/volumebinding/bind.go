@@ -24,12 +24,12 @@ func (p *plugin) Reserve(_ context.Context, st framework.State, _ *v1.Pod, nodeN
 	}
 	node, err := p.handle.Informers.Core().V1().Nodes().Lister().Get(nodeName)
 	if err != nil {
-		return framework.AsStatus(err)
+		return p.failed("assume", err)
 	}
 	decisions, lack, err := p.decide(s, node)
 	switch {
 	case err != nil:
-		return framework.AsStatus(err)
+		return p.failed("assume", err)
 	case lack != 0:
 		return p.rejections[lack]
 	}
@@ -39,6 +39,8 @@ func (p *plugin) Reserve(_ context.Context, st framework.State, _ *v1.Pod, nodeN
 	for _, d := range decisions {
 		if d.volume != nil {
 			p.reserved[d.volume.Name] = d.claim.UID
+		} else {
+			p.selected[d.claim.UID] = nodeName
 		}
 	}
 	return nil
@@ -56,6 +58,8 @@ func (p *plugin) release(s *state) {
 	for _, d := range s.chosen {
 		if d.volume != nil {
 			delete(p.reserved, d.volume.Name)
+		} else {
+			delete(p.selected, d.claim.UID)
 		}
 	}
 }
@@ -71,14 +75,14 @@ func (p *plugin) PreBind(ctx context.Context, st framework.State, pod *v1.Pod, n
 	s := st.(*state)
 	for i := range s.chosen {
 		if err := p.write(ctx, &s.chosen[i], nodeName); err != nil {
-			return framework.AsStatus(err)
+			return p.failed("bind", err)
 		}
 	}
 	err := wait.PollUntilContextTimeout(ctx, bindPoll, p.BindTimeout, false, func(context.Context) (bool, error) {
 		return p.allBound(s, pod, nodeName)
 	})
 	if err != nil {
-		return framework.AsStatus(fmt.Errorf("binding volumes: %w", err))
+		return p.failed("bind", fmt.Errorf("binding volumes: %w", err))
 	}
 	p.release(s)
 	return nil
@@ -92,7 +96,13 @@ func (p *plugin) write(ctx context.Context, d *decision, nodeName string) error 
 		}
 		claim := d.claim.DeepCopy()
 		metav1.SetMetaDataAnnotation(&claim.ObjectMeta, volume.AnnSelectedNode, nodeName)
-		written, err := p.handle.Client.CoreV1().PersistentVolumeClaims(claim.Namespace).Update(ctx, claim, metav1.UpdateOptions{})
+		claims := p.handle.Client.CoreV1().PersistentVolumeClaims(claim.Namespace)
+		written, err := claims.Update(ctx, claim, metav1.UpdateOptions{})
+		if apierrors.IsConflict(err) { // by another pod with this claim, perhaps, which has said the same
+			if now, getErr := claims.Get(ctx, claim.Name, metav1.GetOptions{}); getErr == nil && now.UID == claim.UID && now.Annotations[volume.AnnSelectedNode] == nodeName {
+				written, err = now, nil
+			}
+		}
 		if err != nil {
 			return fmt.Errorf("selecting node %s for claim %s/%s: %w", nodeName, claim.Namespace, claim.Name, err)
 		}

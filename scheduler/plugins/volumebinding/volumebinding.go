@@ -53,8 +53,10 @@ type plugin struct {
 	rejections [lacks]*framework.Status // made once: there may be one for each node
 
 	mu sync.Mutex
-	// reserved volumes, by name, are promised to a claim but not yet reported as such.
+	// reserved volumes, by name, are promised to a claim but not yet reported as such; and so are selected nodes, by the claims whose volumes are to be
+	// made there. Another pod with the same claim has to follow.
 	reserved map[string]types.UID
+	selected map[types.UID]string
 }
 
 // New returns a constructor of the plugin.
@@ -69,7 +71,7 @@ func New(args Args) func(*framework.Handle) (framework.Plugin, error) {
 		if err := args.Shape.Validate(); err != nil {
 			return nil, fmt.Errorf("VolumeBinding: %w", err)
 		}
-		p := &plugin{Args: args, handle: h, reserved: make(map[string]types.UID)}
+		p := &plugin{Args: args, handle: h, reserved: make(map[string]types.UID), selected: make(map[types.UID]string)}
 		for l := range lacks {
 			p.rejections[l] = framework.RejectForGood(l.reasons()...)
 		}
@@ -189,12 +191,18 @@ func (p *plugin) Filter(st framework.State, _ *framework.PodInfo, node *framewor
 	lack := s.checkBound(node.Node)
 	_, more, err := p.decide(s, node.Node)
 	if err != nil {
-		return framework.AsStatus(err)
+		return p.failed("predicate", err)
 	}
 	if lack |= more; lack == 0 {
 		return nil
 	}
 	return p.rejections[lack]
+}
+
+// failed counts an error.
+func (p *plugin) failed(operation string, err error) *framework.Status {
+	p.handle.Metrics.VolumeErrors.WithLabelValues(operation).Inc()
+	return framework.AsStatus(err)
 }
 
 // checkBound says whether the node can use the volumes of the bound claims.
@@ -215,7 +223,7 @@ func (s *state) checkBound(node *v1.Node) lack {
 func (p *plugin) decide(s *state, node *v1.Node) ([]decision, lack, error) {
 	var decisions, provisions []decision
 	for _, claim := range s.waiting {
-		if selected, ok := claim.Annotations[volume.AnnSelectedNode]; ok {
+		if selected := p.selectedNode(claim); selected != "" {
 			if selected != node.Name {
 				return nil, noVolume, nil
 			}
@@ -224,13 +232,16 @@ func (p *plugin) decide(s *state, node *v1.Node) ([]decision, lack, error) {
 	}
 	taken := make(map[string]*v1.PersistentVolume)
 	for _, claim := range s.waiting {
-		if _, ok := claim.Annotations[volume.AnnSelectedNode]; ok {
+		if p.selectedNode(claim) != "" {
 			continue
 		}
-		pv, err := volume.FindMatchingVolume(claim, p.available(s, volume.GetPersistentVolumeClaimClass(claim), claim), node, taken, true, true)
+		available, promised := p.available(s, volume.GetPersistentVolumeClaimClass(claim), claim)
+		pv, err := volume.FindMatchingVolume(claim, available, node, taken, true, true)
 		switch {
 		case err != nil:
 			return nil, 0, err
+		case pv == nil && promised:
+			return nil, noVolume, nil
 		case pv == nil:
 			provisions = append(provisions, decision{claim: claim})
 		default:
@@ -248,15 +259,32 @@ func (p *plugin) decide(s *state, node *v1.Node) ([]decision, lack, error) {
 	return append(decisions, provisions...), 0, nil
 }
 
-// available lists the volumes of a class that are not promised to another claim.
-func (p *plugin) available(s *state, class string, claim *v1.PersistentVolumeClaim) []*v1.PersistentVolume {
+// selectedNode is where the claim's volume is to be made; empty if nobody has said so.
+func (p *plugin) selectedNode(claim *v1.PersistentVolumeClaim) string {
+	if node := claim.Annotations[volume.AnnSelectedNode]; node != "" {
+		return node
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.selected[claim.UID]
+}
+
+// available lists the volumes of a class that the claim may get: the one that it is promised, or those that are promised to nobody.
+func (p *plugin) available(s *state, class string, claim *v1.PersistentVolumeClaim) (volumes []*v1.PersistentVolume, promised bool) {
 	all, _ := s.listers.Volumes.List(labels.Everything()) // reads memory; does not fail
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.DeleteFunc(all, func(pv *v1.PersistentVolume) bool {
-		owner, promised := p.reserved[pv.Name]
-		return pv.Spec.StorageClassName != class || promised && owner != claim.UID
-	})
+	for _, pv := range all {
+		owner, taken := p.reserved[pv.Name]
+		switch {
+		case pv.Spec.StorageClassName != class:
+		case taken && owner == claim.UID:
+			return []*v1.PersistentVolume{pv}, true
+		case !taken:
+			volumes = append(volumes, pv)
+		}
+	}
+	return volumes, false
 }
 
 // canProvision says whether the claim's class makes volumes that the node can use, and from which capacity if that is known.
