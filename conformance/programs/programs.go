@@ -44,6 +44,7 @@ var Images = []Program{
 	{Name: "consumer", Package: "k8s.io/kubernetes/test/images/resource-consumer"},
 	{Name: "consume-cpu", Package: "k8s.io/kubernetes/test/images/resource-consumer/consume-cpu"},
 	{Name: "etcd", Package: "go.etcd.io/etcd/server/v3"},
+	{Name: "coredns", Package: "github.com/skiff-k8s/skiff/conformance/images/coredns"},
 	{Name: "pause", Package: "github.com/skiff-k8s/skiff/conformance/images/pause"},
 	{Name: "sh", Package: "github.com/skiff-k8s/skiff/conformance/images/sh"},
 }
