@@ -419,6 +419,7 @@ func (a *Agent) buildKubelet() error {
 			KubeletVersion: version.GitVersion(),
 			KubeletPort:    int32(a.cfg.KubeletPort),
 			MaxPods:        a.cfg.MaxPods,
+			Labels:         a.cfg.NodeLabels,
 			DataDir:        a.cfg.DataDir,
 		},
 		Cgroups: cgroups.Config{Mount: cgroupMount, Root: a.cfg.CgroupRoot, Driver: cgroups.Driver(driver)},
