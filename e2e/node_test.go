@@ -144,6 +144,25 @@ func (n *node) start() {
 // run runs the server, or an agent.
 func (n *node) run(what string, flags ...string) {
 	n.t.Helper()
+	n.runBy(n.Start, what, flags...)
+}
+
+// runAt is run with a clock that is ahead of the machine's.
+func (n *node) runAt(ahead time.Duration, what string, flags ...string) {
+	n.t.Helper()
+	n.runBy(func(cmd *exec.Cmd) (*testhost.Process, error) { return n.StartWithClock(cmd, ahead) }, what, flags...)
+}
+
+// setClock sets the clock of what runAt runs.
+func (n *node) setClock(ahead time.Duration) {
+	n.t.Helper()
+	if err := n.server.process.SetClock(ahead); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+func (n *node) runBy(start func(*exec.Cmd) (*testhost.Process, error), what string, flags ...string) {
+	n.t.Helper()
 	flags = append([]string{what, "--node-name", n.Name(), "--node-ip", n.IP().String(), "--cgroup-root", n.CgroupRoot()}, flags...)
 	cmd := n.Command(n.server.ctx, n.binary, flags...)
 	log, err := os.OpenFile(n.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -153,7 +172,7 @@ func (n *node) run(what string, flags ...string) {
 	defer log.Close()
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(), "SKIFF_KUBELET_CONFIG="+kubeletFile)
-	if n.server.process, err = n.Start(cmd); err != nil {
+	if n.server.process, err = start(cmd); err != nil {
 		n.t.Fatal(err)
 	}
 }

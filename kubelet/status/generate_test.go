@@ -5,8 +5,10 @@ package status
 import (
 	"reflect"
 	"testing"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/skiff-k8s/skiff/kubelet/containers"
@@ -130,5 +132,19 @@ func TestMerge(t *testing.T) {
 	s := merge(pod, &v1.PodStatus{Phase: v1.PodRunning, Conditions: []v1.PodCondition{{Type: v1.PodReady, Status: v1.ConditionFalse}}})
 	if s.Phase != v1.PodFailed || s.QOSClass != v1.PodQOSBurstable || len(s.Conditions) != 2 {
 		t.Errorf("merged = %+v", s)
+	}
+}
+
+// When a pod has changed, all conditions that the node writes speak of its new generation, that of its scheduling too, which has not changed.
+func TestConditionsFollowGeneration(t *testing.T) {
+	scheduled := metav1.NewTime(time.Unix(1000, 0))
+	pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Generation: 2}, Spec: v1.PodSpec{Containers: []v1.Container{{Name: "a"}}}, Status: v1.PodStatus{Conditions: []v1.PodCondition{
+		{Type: v1.PodScheduled, Status: v1.ConditionTrue, ObservedGeneration: 1, LastTransitionTime: scheduled},
+	}}}
+	want := Generate(Input{Pod: pod, Old: &pod.Status, Runtime: status(container("a", running, 0)), Probes: unready{}})
+	for _, c := range merge(pod, &want).Conditions {
+		if c.ObservedGeneration != 2 || c.Type == v1.PodScheduled && !c.LastTransitionTime.Equal(&scheduled) {
+			t.Errorf("%+v", c)
+		}
 	}
 }

@@ -285,7 +285,7 @@ func merge(pod *v1.Pod, want *v1.PodStatus) v1.PodStatus {
 		}
 	}
 	for _, c := range s.Conditions {
-		if theirs := condition(pod.Status.Conditions, c.Type); theirs != nil && (!isKubeletCondition(c.Type) || c.Type == v1.PodScheduled) {
+		if theirs := condition(pod.Status.Conditions, c.Type); theirs != nil && !isKubeletCondition(c.Type) {
 			c = *theirs
 		}
 		conditions = append(conditions, c)
