@@ -506,6 +506,7 @@ func applySettings(cfg *kubelet.Config, s *kubeletconfig.KubeletConfiguration, m
 	}
 	cfg.Node.Taints, cfg.Node.ProviderID, cfg.Node.MaxImages = s.RegisterWithTaints, s.ProviderID, s.NodeStatusMaxImages
 	cfg.Cgroups.MemoryQoS = cgroups.MemoryQoS{Tiered: s.MemoryReservationPolicy == kubeletconfig.TieredReservationMemoryReservationPolicy, Factor: ptr.Deref(s.MemoryThrottlingFactor, 0)}
+	cfg.PodsUnlimited = !slices.Contains(s.EnforceNodeAllocatable, "pods")
 	if s.UserNamespaces != nil {
 		cfg.IDsPerPod = ptr.Deref(s.UserNamespaces.IDsPerPod, 0)
 	}
