@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -45,10 +46,11 @@ type Explanation struct {
 	Preemption *Preemption `json:"preemption,omitempty"`
 }
 
-// Preemption says that the pod would fit on a node if some pods went, or why that helps nowhere.
+// Preemption says that the pod would fit on a node if some pods went, that it waits for these to go, or why that helps nowhere.
 type Preemption struct {
 	Node       string   `json:"node,omitempty"`
 	Victims    []string `json:"victims,omitempty"`    // namespace/name
+	Leaving    bool     `json:"leaving,omitempty"`    // they are being deleted already
 	Violations int      `json:"violations,omitempty"` // of PodDisruptionBudgets
 	Reason     string   `json:"reason,omitempty"`     // why not
 }
@@ -129,11 +131,11 @@ func (s *Scheduler) explainNodes(ctx context.Context, e *Explanation, cycle *fra
 		return nil
 	}
 	d := &framework.Diagnosis{Nodes: cycle.Snapshot.Nodes, Statuses: make([]*framework.Status, len(cycle.Snapshot.Nodes))}
-	fits := false
+	fits, others := false, fmt.Sprintf("change what it asks for: %v", sets.List(names))
 	for i, node := range cycle.Snapshot.Nodes {
 		v := Verdict{Node: node.Node.Name}
 		if names != nil && !names.Has(node.Node.Name) {
-			v.Objections = []Objection{{Plugin: strings.Join(sets.List(by), ", "), Reason: "the pod names other nodes", Help: "change its node affinity"}}
+			v.Objections = []Objection{{Plugin: strings.Join(sets.List(by), ", "), Reason: "the pod names other nodes", Help: others}}
 			d.Statuses[i] = framework.RejectForGood()
 		} else {
 			cycle.FilterAll(node, func(plugin string, status *framework.Status) {
@@ -144,15 +146,45 @@ func (s *Scheduler) explainNodes(ctx context.Context, e *Explanation, cycle *fra
 			})
 			if d.Statuses[i] == nil {
 				v.Objections = s.promised(advisor, cycle, node)
+			} else if kept := s.keptFor(cycle, node); len(kept) > 0 {
+				v.Objections[0].Help += "; besides, room is kept there for " + strings.Join(kept, ", ")
 			}
 		}
 		fits = fits || len(v.Objections) == 0
 		e.Nodes = append(e.Nodes, v)
 	}
-	if !fits {
+	if node := cycle.Snapshot.ByName[e.Nominated]; node != nil {
+		e.Preemption = leaving(cycle.Pod.Pod, node)
+	}
+	if !fits && e.Preemption == nil {
 		e.Preemption = plan(ctx, cycle, d)
 	}
 	return nil
+}
+
+// leaving are less important pods that are on their way out, on the node where room is kept for the pod; nil if there are none.
+func leaving(pod *v1.Pod, node *framework.NodeInfo) *Preemption {
+	p := &Preemption{Node: node.Node.Name, Leaving: true}
+	for _, other := range node.Pods {
+		if other.Pod.DeletionTimestamp != nil && framework.Priority(other.Pod) < framework.Priority(pod) {
+			p.Victims = append(p.Victims, framework.Key(other.Pod).String())
+		}
+	}
+	if len(p.Victims) == 0 {
+		return nil
+	}
+	return p
+}
+
+// keptFor names the other pods, of at least the pod's priority, for which room is kept on a node.
+func (s *Scheduler) keptFor(cycle *framework.Cycle, node *framework.NodeInfo) []string {
+	var names []string
+	for _, other := range s.queue.Nominated.NominatedPods(node.Node.Name) {
+		if framework.Priority(other.Pod) >= framework.Priority(cycle.Pod.Pod) && other.Pod.UID != cycle.Pod.Pod.UID {
+			names = append(names, framework.Key(other.Pod).String())
+		}
+	}
+	return names
 }
 
 // promised is what speaks against a node because of pods that are nominated to it.
@@ -161,15 +193,9 @@ func (s *Scheduler) promised(advisor *advisor, cycle *framework.Cycle, node *fra
 	if status == nil {
 		return nil
 	}
-	var names []string
-	for _, other := range s.queue.Nominated.NominatedPods(node.Node.Name) {
-		if framework.Priority(other.Pod) >= framework.Priority(cycle.Pod.Pod) && other.Pod.UID != cycle.Pod.Pod.UID {
-			names = append(names, framework.Key(other.Pod).String())
-		}
-	}
 	all := advisor.objections(plugin, status, node)
 	for i := range all {
-		all[i].Help = "wait: the node is kept for " + strings.Join(names, ", ")
+		all[i].Help = "wait: the node is kept for " + strings.Join(s.keptFor(cycle, node), ", ")
 	}
 	return all
 }

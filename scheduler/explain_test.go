@@ -129,6 +129,9 @@ func TestHelp(t *testing.T) {
 				{MatchExpressions: []v1.NodeSelectorRequirement{{Key: "rack", Operator: v1.NodeSelectorOpExists}}},
 			}}}}
 		}},
+		"change the pod's nodeSelector, which wants disk=ssd and kubernetes.io/hostname=n2": {pod: func(p *v1.Pod) {
+			p.Spec.NodeSelector = map[string]string{v1.LabelHostname: "n2", "disk": "ssd"}
+		}},
 		"port 80 of the node is taken by pod default/other: use another hostPort": {
 			other: here(func(p *v1.Pod) { p.Spec.Containers[0].Ports = []v1.ContainerPort{port(80, v1.ProtocolTCP)} }),
 			pod: func(p *v1.Pod) {
@@ -223,6 +226,35 @@ func TestExplainPreemption(t *testing.T) {
 			t.Errorf("preemption is %+v", p)
 		}
 		c.wantNode("victim", "n1")
+	}, newNode("n1"))
+}
+
+// Once its victims are on their way out, the pod waits for them; and who comes after it does not get their room.
+func TestExplainPreempting(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		c.create(newPod("victim", cpu("3"), func(p *v1.Pod) {
+			p.Spec.NodeName, p.Finalizers = "n1", []string{"example.com/f"}
+			p.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+		}))
+		c.create(newPod("p", cpu("3"), priority(10), func(p *v1.Pod) {
+			p.Status.NominatedNodeName = "n1"
+			p.Spec.SchedulingGates = []v1.PodSchedulingGate{{Name: "g"}}
+		}))
+		pod := c.pod("p").DeepCopy()
+		pod.Spec.SchedulingGates = nil
+		e := &Explanation{Nominated: "n1"}
+		cycle := framework.NewCycle(c.scheduler.profileOf(pod), framework.NewPodInfo(pod), c.scheduler.cache.Snapshot(), c.scheduler.queue.Nominated)
+		if err := c.scheduler.explainNodes(c.Context(), e, cycle); err != nil {
+			t.Fatal(err)
+		}
+		if p := e.Preemption; p == nil || !p.Leaving || p.Node != "n1" || len(p.Victims) != 1 || p.Victims[0] != "default/victim" {
+			t.Errorf("preemption is %+v", p)
+		}
+		c.create(newPod("late", cpu("2")))
+		e = c.explain("late", http.StatusOK)
+		if len(e.Nodes) != 1 || len(e.Nodes[0].Objections) != 1 || e.Nodes[0].Objections[0].Help != "request 1 instead of 2, or free 1; besides, room is kept there for default/p" {
+			t.Errorf("explanation of who comes later is %+v", e.Nodes)
+		}
 	}, newNode("n1"))
 }
 

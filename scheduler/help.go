@@ -157,12 +157,17 @@ func tolerate(pod *v1.Pod, node *v1.Node) string {
 // relabel names what the nodeSelector and the node affinity want and the node lacks.
 func relabel(pod *v1.Pod, node *v1.Node) string {
 	var missing []string
+	settable := true
 	for _, key := range slices.Sorted(maps.Keys(pod.Spec.NodeSelector)) {
 		if value := pod.Spec.NodeSelector[key]; node.Labels[key] != value {
 			missing = append(missing, key+"="+value)
+			settable = settable && key != v1.LabelHostname && key != v1.LabelOSStable && key != v1.LabelArchStable // which say what the node is
 		}
 	}
-	if len(missing) > 0 {
+	switch {
+	case !settable:
+		return "change the pod's nodeSelector, which wants " + strings.Join(missing, " and ")
+	case len(missing) > 0:
 		return fmt.Sprintf("change the pod's nodeSelector, or kubectl label node %s %s", node.Name, strings.Join(missing, " "))
 	}
 	return "change the pod's node affinity, or the node's labels so that " + strings.Join(nodeaffinity.Unmet(pod, node), ", or ")

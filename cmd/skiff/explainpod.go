@@ -91,7 +91,7 @@ func printExplanation(out io.Writer, e *scheduler.Explanation) {
 	if e.Nominated != "" {
 		fmt.Fprintf(out, "Room is kept for it on node %s.\n", e.Nominated)
 	}
-	if e.Condition != "" {
+	if e.Condition != "" && e.State != "gated" {
 		fmt.Fprintf(out, "The last attempt ended with: %s\n", e.Condition)
 	}
 	if len(e.Whole) > 0 {
@@ -154,8 +154,14 @@ func alike(nodes []scheduler.Verdict) []scheduler.Verdict {
 func printPreemption(out io.Writer, p *scheduler.Preemption) {
 	switch {
 	case p == nil:
+	case p.Leaving:
+		fmt.Fprintf(out, "\nIt waits for these to be gone from %s: %s\n", p.Node, strings.Join(p.Victims, ", "))
 	case p.Node == "":
-		fmt.Fprintf(out, "\nIt cannot make room for itself: %s\n", strings.TrimPrefix(p.Reason, "preemption: "))
+		reason := strings.TrimPrefix(p.Reason, "preemption: ")
+		if _, why, counted := strings.Cut(reason, " nodes are available: "); counted {
+			reason = why
+		}
+		fmt.Fprintf(out, "\nIt cannot make room for itself: %s\n", reason)
 	default:
 		fmt.Fprintf(out, "\nIt would fit on %s if these went: %s\n", p.Node, strings.Join(p.Victims, ", "))
 		if p.Violations > 0 {

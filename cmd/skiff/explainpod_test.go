@@ -44,6 +44,29 @@ n1    A       one                this
 n2    -       the pod would fit  
 `},
 		{scheduler.Explanation{Namespace: "ns", Name: "p", State: "active"}, "Pod ns/p has no node. It is about to be tried.\n"},
+		{scheduler.Explanation{Namespace: "ns", Name: "p", State: "ended"}, "Pod ns/p has no node. It has ended, so it is not tried.\n"},
+		{scheduler.Explanation{Namespace: "ns", Name: "p", Node: "n1", NodeMissing: true}, "Pod ns/p is bound to node n1, and there is no such node.\n"},
+		{scheduler.Explanation{
+			Namespace: "ns", Name: "p", State: "unschedulable", Attempts: 1, Nominated: "n1", Nodes: []scheduler.Verdict{{Node: "n1", Objections: []scheduler.Objection{{Plugin: "A", Reason: "one"}}}},
+			Preemption: &scheduler.Preemption{Node: "n1", Victims: []string{"ns/v"}, Leaving: true},
+		}, `Pod ns/p has no node. It was tried once. It waits for a change in the cluster that may help.
+Room is kept for it on node n1.
+
+NODE  PLUGIN  REASON  WHAT WOULD HELP
+n1    A       one     
+
+It waits for these to be gone from n1: ns/v
+`},
+		{scheduler.Explanation{
+			Namespace: "ns", Name: "p", State: "unschedulable", Attempts: 1, Nodes: []scheduler.Verdict{{Node: "n1", Objections: []scheduler.Objection{{Plugin: "A", Reason: "one"}}}},
+			Preemption: &scheduler.Preemption{Reason: "preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
+		}, `Pod ns/p has no node. It was tried once. It waits for a change in the cluster that may help.
+
+NODE  PLUGIN  REASON  WHAT WOULD HELP
+n1    A       one     
+
+It cannot make room for itself: 1 No preemption victims found for incoming pod.
+`},
 		{scheduler.Explanation{Namespace: "ns", Name: "p", State: "elsewhere"}, "Pod ns/p has no node. The scheduler of another server looks after it.\n"},
 		{scheduler.Explanation{Namespace: "ns", Name: "p", State: "deleted"}, "Pod ns/p has no node. It is being deleted, so it is not tried.\n"},
 		{scheduler.Explanation{Namespace: "ns", Name: "p", State: "binding", Binding: "n1"}, "Pod ns/p has no node. It is going to be bound to node n1, once its volumes and devices are ready.\n"},

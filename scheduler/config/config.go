@@ -204,6 +204,9 @@ func (u *use) place(point framework.Point, set configv1.PluginSet, inMulti bool)
 	if point == framework.AtScore {
 		u.weight = weight(&set.Enabled[i])
 	}
+	if elsewhere[u.name] == point {
+		return
+	}
 	if u.rank == nil {
 		u.rank = make(map[framework.Point]int)
 	}
@@ -211,6 +214,12 @@ func (u *use) place(point framework.Point, set configv1.PluginSet, inMulti bool)
 	if inMulti && !disabled {
 		u.rank[point] = i - len(set.Enabled)
 	}
+}
+
+// elsewhere is where a configuration may name plugins, because upstream's are asked there, that do here without.
+var elsewhere = map[string]framework.Point{
+	"NodeName": framework.AtPreFilter, "NodeUnschedulable": framework.AtPreFilter, "TaintToleration": framework.AtPreFilter,
+	"VolumeBinding": framework.AtPreScore,
 }
 
 // weight of a plugin that is enabled by name: it does not keep that of the default plugins.

@@ -178,6 +178,8 @@ profiles:
 - plugins:
     multiPoint: {enabled: [{name: TaintToleration}]}
     postFilter: {enabled: [{name: DefaultPreemption}, {name: DynamicResources}]}
+    preFilter: {enabled: [{name: NodeName}, {name: NodeUnschedulable}, {name: TaintToleration}]}
+    preScore: {enabled: [{name: VolumeBinding}]}
     filter: {enabled: [{name: NodePorts}]}
     score: {enabled: [{name: NodeAffinity}]}
     bind: {disabled: [{name: "*"}], enabled: [{name: Own}, {name: DefaultBinder}]}

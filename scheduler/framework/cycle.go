@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -582,17 +583,51 @@ func (c *Cycle) NeedsPreBind(nodeName string) bool {
 	return len(c.preBinds) > 0
 }
 
-// PreBind prepares the node for the pod.
+// PreBind prepares the node for the pod. Plugins that may work beside each other do.
 func (c *Cycle) PreBind(ctx context.Context, pod *v1.Pod, nodeName string) (plugin string, status *Status) {
-	for _, p := range c.preBinds {
+	for rest := c.preBinds; len(rest) > 0; {
+		n := 1
+		for worksBeside(rest[0]) && n < len(rest) && worksBeside(rest[n]) {
+			n++
+		}
+		if plugin, status := c.preBindTogether(ctx, rest[:n], pod, nodeName); status != nil {
+			return plugin, status
+		}
+		rest = rest[n:]
+	}
+	return "", nil
+}
+
+func worksBeside(p at[PreBinder]) bool {
+	_, ok := p.plugin.(ConcurrentPreBinder)
+	return ok
+}
+
+var errOtherFailed = errors.New("some other PreBind operation failed")
+
+// preBindTogether returns the first failure, which ends the others.
+func (c *Cycle) preBindTogether(ctx context.Context, group []at[PreBinder], pod *v1.Pod, nodeName string) (plugin string, status *Status) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var once sync.Once
+	preBind := func(p at[PreBinder]) {
 		began := c.begin()
 		s := p.plugin.PreBind(ctx, c.states[p.pos], pod, nodeName)
 		c.ended(began, p.plugin, "PreBind", s)
 		if !s.IsSuccess() {
-			return p.plugin.Name(), inPlugin(ctx, "PreBind", p.plugin, s)
+			once.Do(func() {
+				plugin, status = p.plugin.Name(), inPlugin(ctx, "PreBind", p.plugin, s)
+				cancel(errOtherFailed)
+			})
 		}
 	}
-	return "", nil
+	var others sync.WaitGroup
+	for _, p := range group[1:] {
+		others.Go(func() { preBind(p) })
+	}
+	preBind(group[0])
+	others.Wait()
+	return plugin, status
 }
 
 // Bind lets the first willing plugin bind the pod.

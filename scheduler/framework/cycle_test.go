@@ -4,6 +4,7 @@ package framework
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -108,5 +109,66 @@ func TestPostFilterEnds(t *testing.T) {
 		if _, status := c.PostFilter(t.Context(), &Diagnosis{}); len(asked) != test.asked || status.Message() != test.want {
 			t.Errorf("%s: asked %v, which says %q", test.first.Message(), asked, status.Message())
 		}
+	}
+}
+
+// preBinder does what it is told to.
+type preBinder struct {
+	fake
+	preBind func(ctx context.Context) *Status
+}
+
+func (preBinder) NeedsPreBind(State, string) bool { return true }
+func (p preBinder) PreBind(ctx context.Context, _ State, _ *v1.Pod, _ string) *Status {
+	return p.preBind(ctx)
+}
+
+type concurrent struct{ preBinder }
+
+func (concurrent) PreBindsBesideOthers() {}
+
+// Neighbours that may work beside each other do, and when one fails the other is told to end; who may not has to wait until they are done.
+func TestPreBindTogether(t *testing.T) {
+	var asked []string
+	met, reached := make(chan struct{}), false
+	meet := func(f func(ctx context.Context) *Status) func(ctx context.Context) *Status {
+		return func(ctx context.Context) *Status {
+			select {
+			case met <- struct{}{}:
+			case <-met:
+			}
+			return f(ctx)
+		}
+	}
+	named := func(name string, f func(context.Context) *Status) preBinder {
+		return preBinder{fake{name: name, asked: &asked}, f}
+	}
+	run := func(last *Status) (string, *Status) {
+		third := func(context.Context) *Status { reached = true; return nil }
+		weighted := []Weighted{
+			{Plugin: concurrent{named("a", meet(func(ctx context.Context) *Status {
+				if last == nil {
+					return nil
+				}
+				<-ctx.Done()
+				return AsStatus(context.Cause(ctx))
+			}))}},
+			{Plugin: concurrent{named("b", meet(func(context.Context) *Status { return last }))}, Off: []Point{AtQueueSort}},
+			{Plugin: named("c", third), Off: []Point{AtQueueSort}},
+		}
+		profile, err := NewProfile("test", weighted)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := NewCycle(profile, NewPodInfo(&v1.Pod{}), NewSnapshot(), nil)
+		c.NeedsPreBind("n")
+		return c.PreBind(t.Context(), &v1.Pod{}, "n")
+	}
+	if plugin, status := run(nil); status != nil || !reached {
+		t.Errorf("PreBind = %s, %s; the third was asked: %t", plugin, status.Message(), reached)
+	}
+	reached = false
+	if plugin, status := run(AsStatus(errors.New("no"))); plugin != "b" || status.Message() != `running PreBind plugin "b": no` || reached {
+		t.Errorf("PreBind = %s, %s; the third was asked: %t", plugin, status.Message(), reached)
 	}
 }

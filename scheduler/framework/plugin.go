@@ -164,6 +164,12 @@ type PreBinder interface {
 	PreBind(ctx context.Context, state State, pod *v1.Pod, nodeName string) *Status
 }
 
+// ConcurrentPreBinder is a PreBinder that may work at the same time as others that are next to it in the order of plugins.
+type ConcurrentPreBinder interface {
+	PreBinder
+	PreBindsBesideOthers()
+}
+
 // Binder binds the pod, or returns SkipStatus to leave it to the next Binder.
 type Binder interface {
 	Plugin

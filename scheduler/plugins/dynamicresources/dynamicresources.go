@@ -447,6 +447,9 @@ func (*plugin) NeedsPreBind(st framework.State, _ string) bool {
 	return ok && len(s.claims) > 0
 }
 
+// PreBindsBesideOthers implements framework.ConcurrentPreBinder.
+func (*plugin) PreBindsBesideOthers() {}
+
 // PreBind writes devices and reservations into the claims, and waits for devices that are not ready.
 func (p *plugin) PreBind(ctx context.Context, st framework.State, pod *v1.Pod, nodeName string) *framework.Status {
 	s := st.(*state)

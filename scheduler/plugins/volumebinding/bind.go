@@ -70,6 +70,9 @@ func (*plugin) NeedsPreBind(st framework.State, _ string) bool {
 	return ok && len(s.chosen) > 0
 }
 
+// PreBindsBesideOthers implements framework.ConcurrentPreBinder.
+func (*plugin) PreBindsBesideOthers() {}
+
 // PreBind writes down the decisions and waits until the claims are bound.
 func (p *plugin) PreBind(ctx context.Context, st framework.State, pod *v1.Pod, nodeName string) *framework.Status {
 	s := st.(*state)
