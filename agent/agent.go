@@ -419,6 +419,7 @@ func (a *Agent) buildKubelet() error {
 			KubeletVersion: version.GitVersion(),
 			KubeletPort:    int32(a.cfg.KubeletPort),
 			MaxPods:        a.cfg.MaxPods,
+			Labels:         a.cfg.NodeLabels,
 			DataDir:        a.cfg.DataDir,
 		},
 		Cgroups: cgroups.Config{Mount: cgroupMount, Root: a.cfg.CgroupRoot, Driver: cgroups.Driver(driver)},
@@ -505,6 +506,7 @@ func applySettings(cfg *kubelet.Config, s *kubeletconfig.KubeletConfiguration, m
 	}
 	cfg.Node.Taints, cfg.Node.ProviderID, cfg.Node.MaxImages = s.RegisterWithTaints, s.ProviderID, s.NodeStatusMaxImages
 	cfg.Cgroups.MemoryQoS = cgroups.MemoryQoS{Tiered: s.MemoryReservationPolicy == kubeletconfig.TieredReservationMemoryReservationPolicy, Factor: ptr.Deref(s.MemoryThrottlingFactor, 0)}
+	cfg.PodsUnlimited = !slices.Contains(s.EnforceNodeAllocatable, "pods")
 	if s.UserNamespaces != nil {
 		cfg.IDsPerPod = ptr.Deref(s.UserNamespaces.IDsPerPod, 0)
 	}

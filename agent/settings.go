@@ -4,9 +4,13 @@ package agent
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
+
+	"k8s.io/apimachinery/pkg/api/validate/content"
+	kubeletapis "k8s.io/kubelet/pkg/apis"
 
 	"github.com/skiff-k8s/skiff/proxy"
 )
@@ -37,6 +41,8 @@ type Settings struct {
 	NodePortAddresses []string // ranges of this node's addresses that take node ports, or NodePortsPrimary; all if empty (primary with nftables, as upstream)
 
 	PodManifests string // a folder of static pods, or the file of one; none if empty
+
+	NodeLabels map[string]string // of the Node, besides those that say what the machine is
 
 	Flags map[string]string // that the process was started with, for people who look for a fault
 }
@@ -79,6 +85,9 @@ func (s *Settings) Check() error {
 	if all := []string{NetworkSkiff, NetworkHostGW, NetworkNone}; !slices.Contains(all, s.Network) {
 		return fmt.Errorf("network %q is unknown (--network is one of %s)", s.Network, strings.Join(all, ", "))
 	}
+	if err := checkLabels(s.NodeLabels); err != nil {
+		return err
+	}
 	if s.KubeletPort < 1 || s.KubeletPort > 65535 {
 		return fmt.Errorf("port %d is not between 1 and 65535 (change --kubelet-port)", s.KubeletPort)
 	}
@@ -91,6 +100,22 @@ func (s *Settings) Check() error {
 	for _, text := range s.NodePortAddresses {
 		if _, err := netip.ParsePrefix(text); err != nil {
 			return fmt.Errorf("node port address %q is not a range like 192.0.2.0/24 (change --nodeport-addresses)", text)
+		}
+	}
+	return nil
+}
+
+// checkLabels refuses what no node may say of itself.
+func checkLabels(labels map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(labels)) {
+		if errs := slices.Concat(content.IsLabelKey(name), content.IsLabelValue(labels[name])); len(errs) > 0 {
+			return fmt.Errorf("label %s=%s: %s (change --node-labels)", name, labels[name], strings.Join(errs, "; "))
+		}
+		namespace, _, found := strings.Cut(name, "/")
+		of := func(domain string) bool { return namespace == domain || strings.HasSuffix(namespace, "."+domain) }
+		if found && (of("kubernetes.io") || of("k8s.io")) && !kubeletapis.IsKubeletLabel(name) {
+			return fmt.Errorf("label %s is not a node's to choose: of the names of Kubernetes it may have those that begin with %s or are one of %s (change --node-labels)",
+				name, strings.Join(kubeletapis.KubeletLabelNamespaces(), ", "), strings.Join(kubeletapis.KubeletLabels(), ", "))
 		}
 	}
 	return nil

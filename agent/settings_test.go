@@ -5,6 +5,7 @@ package agent
 import (
 	"fmt"
 	"net"
+	"strings"
 	"testing"
 )
 
@@ -32,6 +33,21 @@ func TestCheckFamilies(t *testing.T) {
 	for second, ok := range map[string]bool{"": true, "2001:db8::1": true, "192.0.2.2": false, "::1": false} {
 		if err := CheckFamilies(net.IPv4(192, 0, 2, 1), net.ParseIP(second)); (err == nil) != ok {
 			t.Errorf("%q: %v", second, err)
+		}
+	}
+}
+
+// A node says of itself only what it may, and what can be a label.
+func TestCheckLabels(t *testing.T) {
+	for label, want := range map[string]string{
+		"disk=ssd": "", "example.org/rack=r1": "", "node.kubernetes.io/instance-type=big": "", "topology.kubernetes.io/zone=z1": "", "sub.node.kubernetes.io/x=": "",
+		"node-role.kubernetes.io/worker=": "is not a node's to choose", "kubernetes.io/team=a": "is not a node's to choose", "x.k8s.io/a=b": "is not a node's to choose",
+		"a b=c": "change --node-labels", "a=b c": "change --node-labels",
+	} {
+		name, value, _ := strings.Cut(label, "=")
+		err := checkLabels(map[string]string{name: value})
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", label, err, want)
 		}
 	}
 }

@@ -87,6 +87,7 @@ type Config struct {
 	AppArmor       bool     // the machine has it
 	AllowedSysctls []string // besides the safe ones; "kernel.msg*" is a family
 
+	PodsUnlimited  bool // together; else they have what the node gives to pods
 	CPUCFSQuota    bool
 	IDsPerPod      int64 // of users of their own that pods want; 0: 65536
 	SeccompDefault bool  // containers that name no seccomp profile have the runtime's
@@ -374,7 +375,9 @@ func (k *Kubelet) Run(ctx context.Context) error {
 		k.broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: k.client.CoreV1().Events("")})
 		defer k.broadcaster.Shutdown()
 	}
-	k.events.Event(k.agent.Ref(), v1.EventTypeNormal, "NodeAllocatableEnforced", "Updated Node Allocatable limit across pods")
+	if !k.cfg.PodsUnlimited {
+		k.events.Event(k.agent.Ref(), v1.EventTypeNormal, "NodeAllocatableEnforced", "Updated Node Allocatable limit across pods")
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	k.prober.Start(ctx)
 	defer k.prober.Wait()
@@ -441,9 +444,11 @@ func (k *Kubelet) prepare(ctx context.Context) error {
 		}
 	}
 	capacity := k.cfg.Node.Allocatable(k.agent.Machine(), false)
-	return k.tree.EnsureRoot(cgroups.Limits{
-		CPUShares: cgroups.Shares(capacity.Cpu().MilliValue()), MemoryBytes: capacity.Memory().Value(), Pids: k.podPids(), HugePages: cgroups.HugePages(capacity),
-	})
+	limits := cgroups.Limits{CPUShares: cgroups.Shares(capacity.Cpu().MilliValue()), MemoryBytes: capacity.Memory().Value(), Pids: k.podPids(), HugePages: cgroups.HugePages(capacity)}
+	if k.cfg.PodsUnlimited {
+		limits = cgroups.Limits{CPUShares: limits.CPUShares, MemoryBytes: cgroups.Unlimited, Pids: cgroups.Unlimited}
+	}
+	return k.tree.EnsureRoot(limits)
 }
 
 // warnOfEscapes tells the operator when containers are known to be able to leave what they are in.

@@ -304,6 +304,7 @@ func nodeFlags(fs *pflag.FlagSet, cfg *agent.Settings) {
 	fs.StringVar(&cfg.PodLogs, "pod-logs", cfg.PodLogs, "directory of containers' logs")
 	fs.StringVar(&cfg.ContainerLogs, "container-logs", cfg.ContainerLogs, "directory of links to containers' logs, by pod and container; empty for none")
 	fs.Int64Var(&cfg.MaxPods, "max-pods", cfg.MaxPods, "how many pods may run on this node")
+	fs.StringToStringVar(&cfg.NodeLabels, "node-labels", nil, "labels of this machine's Node, as name=value,name=value; set at each start")
 	fs.StringVar(&cfg.Registries, "registries", cfg.Registries, "file with mirrors, TLS and credentials of image registries; it need not exist")
 	fs.StringVar(&cfg.CredentialFile, "image-credential-provider-config", "", "file with a CredentialProviderConfig: programs that know credentials of registries (default: none)")
 	fs.StringVar(&cfg.CredentialDir, "image-credential-provider-bin-dir", "", "directory of those programs")

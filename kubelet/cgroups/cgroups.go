@@ -109,7 +109,10 @@ func (t *Tree) LimitsSwap() bool {
 	return err == nil
 }
 
-// Limits are what a group may use; zero means no limit.
+// Unlimited takes away a limit of memory or processes that a group may have from before.
+const Unlimited = -1
+
+// Limits are what a group may use; zero leaves it as it is, which is without a limit in a new group.
 type Limits struct {
 	CPUShares   int64
 	CPUQuota    int64 // microseconds per CPUPeriod
@@ -487,11 +490,11 @@ func (t *Tree) settingsV1(l Limits) []setting {
 	if l.CPUQuota > 0 {
 		s = append(s, setting{"cpu", "cpu.cfs_period_us", text(t.period())}, setting{"cpu", "cpu.cfs_quota_us", text(l.CPUQuota)})
 	}
-	if l.MemoryBytes > 0 {
-		s = append(s, setting{"memory", "memory.limit_in_bytes", text(l.MemoryBytes)})
+	if l.MemoryBytes != 0 {
+		s = append(s, setting{"memory", "memory.limit_in_bytes", text(l.MemoryBytes)}) // -1 is for none
 	}
-	if l.Pids > 0 {
-		s = append(s, setting{"pids", "pids.max", text(l.Pids)})
+	if l.Pids != 0 {
+		s = append(s, setting{"pids", "pids.max", most(l.Pids)})
 	}
 	return append(s, t.hugePages(l, ".limit_in_bytes")...)
 }
@@ -517,8 +520,8 @@ func (t *Tree) settingsV2(l Limits) []setting {
 	if l.CPUQuota > 0 {
 		s = append(s, setting{"cpu", "cpu.max", text(l.CPUQuota) + " " + text(t.period())})
 	}
-	if l.MemoryBytes > 0 {
-		s = append(s, setting{"memory", "memory.max", text(l.MemoryBytes)})
+	if l.MemoryBytes != 0 {
+		s = append(s, setting{"memory", "memory.max", most(l.MemoryBytes)})
 	}
 	if l.MemoryHigh > 0 {
 		s = append(s, setting{"memory", "memory.high", text(l.MemoryHigh)})
@@ -526,10 +529,18 @@ func (t *Tree) settingsV2(l Limits) []setting {
 	if l.Protection != nil {
 		s = append(s, setting{"memory", "memory.min", text(l.Protection.Min)}, setting{"memory", "memory.low", text(l.Protection.Low)})
 	}
-	if l.Pids > 0 {
-		s = append(s, setting{"pids", "pids.max", text(l.Pids)})
+	if l.Pids != 0 {
+		s = append(s, setting{"pids", "pids.max", most(l.Pids)})
 	}
 	return append(s, t.hugePages(l, ".max")...)
+}
+
+// most is a limit as the kernel takes it.
+func most(n int64) string {
+	if n == Unlimited {
+		return "max"
+	}
+	return text(n)
 }
 
 func text(n int64) string { return strconv.FormatInt(n, 10) }

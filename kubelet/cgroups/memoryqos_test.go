@@ -89,6 +89,18 @@ func TestProtectMemory(t *testing.T) {
 	}
 }
 
+// A limit that an earlier process has set can be taken away.
+func TestUnlimited(t *testing.T) {
+	tree := &Tree{}
+	v1Settings, v2Settings := tree.settingsV1(Limits{MemoryBytes: Unlimited, Pids: Unlimited}), tree.settingsV2(Limits{MemoryBytes: Unlimited, Pids: Unlimited})
+	if want := []setting{{"memory", "memory.limit_in_bytes", "-1"}, {"pids", "pids.max", "max"}}; !slices.Equal(v1Settings, want) {
+		t.Errorf("v1: %v, want %v", v1Settings, want)
+	}
+	if want := []setting{{"memory", "memory.max", "max"}, {"pids", "pids.max", "max"}}; !slices.Equal(v2Settings, want) {
+		t.Errorf("v2: %v, want %v", v2Settings, want)
+	}
+}
+
 // Pods that have CPUs for themselves may use them all the time.
 func TestWithoutQuota(t *testing.T) {
 	for _, without := range []bool{false, true} {

@@ -71,6 +71,9 @@ func parse(data []byte, c *api.KubeletConfiguration) error {
 	if err := yaml.UnmarshalStrict(data, said); err != nil {
 		return err
 	}
+	if _, given := set["enforceNodeAllocatable"]; given && len(said.EnforceNodeAllocatable) == 0 {
+		said.EnforceNodeAllocatable = []string{"none"}
+	}
 	return take(said, c, set)
 }
 
@@ -103,6 +106,9 @@ func setDefaults(c *api.KubeletConfiguration) {
 	c.Authorization.Webhook.CacheUnauthorizedTTL.Duration = cmp.Or(c.Authorization.Webhook.CacheUnauthorizedTTL.Duration, 30*time.Second)
 	if c.ImagePullCredentialsVerificationPolicy == "" {
 		c.ImagePullCredentialsVerificationPolicy = api.NeverVerifyPreloadedImages
+	}
+	if c.EnforceNodeAllocatable == nil {
+		c.EnforceNodeAllocatable = []string{"pods"}
 	}
 	if c.CPUManagerPolicy == "" {
 		c.CPUManagerPolicy = "none"
@@ -189,6 +195,8 @@ func check(c *api.KubeletConfiguration) error {
 		return fmt.Errorf("userNamespaces.idsPerPod must be a multiple of %d", userns.Length)
 	case c.UserNamespaces != nil && c.UserNamespaces.IDsPerPod != nil && (int64(cmp.Or(c.MaxPods, 110))+1)**c.UserNamespaces.IDsPerPod > math.MaxUint32:
 		return fmt.Errorf("userNamespaces.idsPerPod is too much: there are no so many IDs for each of maxPods")
+	case !slices.Equal(c.EnforceNodeAllocatable, []string{"pods"}) && !slices.Equal(c.EnforceNodeAllocatable, []string{"none"}):
+		return fmt.Errorf("enforceNodeAllocatable %q is not there (it is pods or none: what is reserved for others is not enforced on them)", c.EnforceNodeAllocatable)
 	case c.MaxPods < 0 || c.PodsPerCore < 0:
 		return fmt.Errorf("maxPods and podsPerCore must not be negative numbers")
 	case *c.NodeStatusMaxImages < -1:

@@ -99,6 +99,15 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+// Pods may be left without a limit that they have together.
+func TestEnforceNodeAllocatable(t *testing.T) {
+	for text, want := range map[string]string{"": "pods", "enforceNodeAllocatable: [pods]": "pods", "enforceNodeAllocatable: [none]": "none", "enforceNodeAllocatable: []": "none"} {
+		if c, err := Load(write(t, text), api.KubeletConfiguration{}); err != nil || len(c.EnforceNodeAllocatable) != 1 || c.EnforceNodeAllocatable[0] != want {
+			t.Errorf("%q: %v, want %s", text, err, want)
+		}
+	}
+}
+
 func TestShutdown(t *testing.T) {
 	groups := func(low int32, first time.Duration, high int32, second time.Duration) shutdown.Config {
 		return shutdown.Config{{Priority: low, Period: first}, {Priority: high, Period: second}}
@@ -143,6 +152,7 @@ func TestLoadRefuses(t *testing.T) {
 		"topologyManagerPolicyOptions: {max-allowable-numa-nodes: \"4\"}":                 "should not be less than 8",
 		"userNamespaces: {idsPerPod: 65537}":                                              "userNamespaces.idsPerPod must be a multiple of 65536",
 		"userNamespaces: {idsPerPod: 65536000000}":                                        "userNamespaces.idsPerPod is too much",
+		"enforceNodeAllocatable: [pods, system-reserved]":                                 "enforceNodeAllocatable",
 		"podsPerCore: -1":                                   "must not be negative",
 		"nodeStatusMaxImages: -2":                           "nodeStatusMaxImages -2 must be -1 or greater",
 		"cpuCFSQuotaPeriod: 2s":                             "cpuCFSQuotaPeriod 2s must be between",

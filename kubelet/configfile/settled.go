@@ -18,7 +18,7 @@ import (
 
 // fields are those that have an effect.
 var fields = []string{
-	"apiVersion", "kind", "maxPods", "podsPerCore", "podPidsLimit", "cpuCFSQuota", "cpuCFSQuotaPeriod", "cpuManagerPolicy", "cpuManagerPolicyOptions", "reservedSystemCPUs", "topologyManagerPolicy", "topologyManagerPolicyOptions", "topologyManagerScope", "memoryManagerPolicy", "reservedMemory", "memorySwap", "singleProcessOOMKill", "memoryThrottlingFactor", "memoryReservationPolicy", "crashLoopBackOff", "kubeReserved", "systemReserved",
+	"apiVersion", "kind", "maxPods", "podsPerCore", "podPidsLimit", "cpuCFSQuota", "cpuCFSQuotaPeriod", "cpuManagerPolicy", "cpuManagerPolicyOptions", "reservedSystemCPUs", "topologyManagerPolicy", "topologyManagerPolicyOptions", "topologyManagerScope", "memoryManagerPolicy", "reservedMemory", "memorySwap", "singleProcessOOMKill", "memoryThrottlingFactor", "memoryReservationPolicy", "crashLoopBackOff", "kubeReserved", "systemReserved", "enforceNodeAllocatable",
 	"evictionHard", "evictionSoft", "evictionSoftGracePeriod", "evictionPressureTransitionPeriod", "evictionMaxPodGracePeriod", "evictionMinimumReclaim", "mergeDefaultEvictionSettings",
 	"imageMinimumGCAge", "imageMaximumGCAge", "imageGCHighThresholdPercent", "imageGCLowThresholdPercent", "containerLogMaxSize", "containerLogMaxFiles", "registryPullQPS", "registryBurst", "imagePullCredentialsVerificationPolicy", "preloadedImagesVerificationAllowlist",
 	"allowedUnsafeSysctls", "seccompDefault", "userNamespaces", "serializeImagePulls", "maxParallelImagePulls", "registerWithTaints", "providerID", "nodeStatusMaxImages", "shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority", "failSwapOn", "failCgroupV1",
@@ -42,7 +42,7 @@ func settle(c *api.KubeletConfiguration) {
 	c.NodeStatusUpdateFrequency, c.NodeStatusReportFrequency, c.NodeLeaseDurationSeconds = after(10*time.Second), after(5*time.Minute), 40
 	c.CPUManagerReconcilePeriod, c.RuntimeRequestTimeout, c.StreamingConnectionIdleTimeout = after(10*time.Second), after(2*time.Minute), after(4*time.Hour)
 	c.ContainerLogMaxWorkers, c.ContainerLogMonitorInterval = ptr.To[int32](1), ptr.To(after(10*time.Second))
-	c.ConfigMapAndSecretChangeDetectionStrategy, c.HairpinMode, c.EnforceNodeAllocatable = api.WatchChangeDetectionStrategy, api.PromiscuousBridge, []string{"pods"}
+	c.ConfigMapAndSecretChangeDetectionStrategy, c.HairpinMode = api.WatchChangeDetectionStrategy, api.PromiscuousBridge
 }
 
 // take puts what a file has set into c, and refuses what it says otherwise than it is here. What it leaves empty it does not say.

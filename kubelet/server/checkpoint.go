@@ -4,6 +4,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -32,21 +33,15 @@ func (s *Server) checkpoint(w http.ResponseWriter, r *http.Request) {
 		writeError(w, fmt.Sprintf("container %s does not exist", name), http.StatusNotFound)
 		return
 	}
-	timeout := checkpointTimeout
+	var seconds int64
 	if asked := r.URL.Query()["timeout"]; len(asked) > 0 {
-		seconds, err := strconv.ParseInt(asked[len(asked)-1], 10, 64)
-		if err != nil {
+		var err error
+		if seconds, err = strconv.ParseInt(asked[len(asked)-1], 10, 64); err != nil {
 			writeError(w, "cannot parse value of timeout parameter", http.StatusNotFound)
 			return
 		}
-		if seconds > int64(timeout/time.Second) {
-			timeout = time.Duration(seconds) * time.Second
-		}
-		if seconds < 0 {
-			timeout = -1
-		}
 	}
-	archive, err := s.writeCheckpoint(r.Context(), pod, name, timeout)
+	archive, err := s.writeCheckpoint(r.Context(), pod, name, seconds)
 	if err != nil {
 		writeError(w, fmt.Sprintf("checkpointing of %s/%s/%s failed (%v)", pod.Namespace, pod.Name, name, err), http.StatusInternalServerError)
 		return
@@ -54,7 +49,7 @@ func (s *Server) checkpoint(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, r, map[string][]string{"items": {archive}})
 }
 
-func (s *Server) writeCheckpoint(ctx context.Context, pod *corev1.Pod, container string, timeout time.Duration) (archive string, err error) {
+func (s *Server) writeCheckpoint(ctx context.Context, pod *corev1.Pod, container string, seconds int64) (archive string, err error) {
 	running, err := s.config.Runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{
 		State:         &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_RUNNING},
 		LabelSelector: map[string]string{kubelettypes.KubernetesPodUIDLabel: string(pod.UID), kubelettypes.KubernetesContainerNameLabel: container},
@@ -65,18 +60,19 @@ func (s *Server) writeCheckpoint(ctx context.Context, pod *corev1.Pod, container
 	if len(running.GetContainers()) == 0 {
 		return "", fmt.Errorf("container %s not found", container)
 	}
-	if timeout < 0 {
-		return "", fmt.Errorf("CheckpointContainer requires the timeout value to be > 0")
+	if seconds < 0 {
+		return "", errors.New("CheckpointContainer requires the timeout value to be > 0")
 	}
+	seconds = max(seconds, int64(checkpointTimeout/time.Second))
 	dir := filepath.Join(s.config.RootDir, "checkpoints")
 	if err := os.MkdirAll(dir, 0o700); err != nil { // what is in memory may be secret
 		return "", err
 	}
 	archive = filepath.Join(dir, fmt.Sprintf("checkpoint-%s_%s-%s-%s.tar", pod.Name, pod.Namespace, container, time.Now().Format(time.RFC3339)))
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(seconds)*time.Second)
 	defer cancel()
 	_, err = s.config.Runtime.CheckpointContainer(ctx, &runtimeapi.CheckpointContainerRequest{
-		ContainerId: running.GetContainers()[0].GetId(), Location: archive, Timeout: int64(timeout / time.Second),
+		ContainerId: running.GetContainers()[0].GetId(), Location: archive, Timeout: seconds,
 	})
 	return archive, err
 }
