@@ -163,12 +163,12 @@ spec:
 	}
 }
 
-// steady is which containers run in the pods that nobody touches, and since when.
+// steady is which containers run in the pods that nobody touches, and how often they were started again.
 func (c *clocks) steady() string {
 	c.t.Helper()
 	var all []string
 	for _, n := range c.nodes {
-		all = append(all, c.instance("steady-"+n.Name()))
+		all = append(all, c.started("steady-"+n.Name()))
 	}
 	return strings.Join(all, "\n")
 }

@@ -68,6 +68,10 @@ func TestOlderAgent(t *testing.T) {
 	c.beta.run("agent")
 	c.kubeletIs("v1.37.2+skiff.")
 	c.kubectl("wait", "--for=condition=Ready", "node/beta", "--timeout=60s")
+	c.eventually(time.Minute, "exec works again", func() error {
+		_, err := c.try("exec", "-n", "demo", "on-beta", "--", "true")
+		return err
+	})
 	c.reachesBeta()
 	if now := c.started("on-beta"); now != before {
 		t.Errorf("the container is %s, was %s before the upgrade", now, before)
