@@ -150,15 +150,20 @@ func TestHealthChecks(t *testing.T) {
 		t.Errorf("checks %v, want %v", got, want)
 	}
 	for _, c := range []struct {
-		ranges, here, want string
-		active6            bool
+		ranges, here, node, want string
+		active6                  bool
 	}{
-		{"", "", "0.0.0.0 ::", true},
-		{"", "", "0.0.0.0", false},
-		{"192.0.2.0/24", "192.0.2.1", "192.0.2.1 ::", true},
-		{"192.0.2.0/24 2001:db8::/64", "192.0.2.1 2001:db8::1", "192.0.2.1 2001:db8::1", true},
+		{"", "", "192.0.2.1", "0.0.0.0 ::", true},
+		{"", "", "192.0.2.1", "0.0.0.0", false},
+		{"", "", "192.0.2.1 2001:db8::1", "0.0.0.0 ::", false},
+		{"192.0.2.0/24", "192.0.2.1", "192.0.2.1", "192.0.2.1 ::", true},
+		{"192.0.2.0/24 2001:db8::/64", "192.0.2.1 2001:db8::1", "192.0.2.1 2001:db8::1", "192.0.2.1 2001:db8::1", true},
+		{"192.0.2.0/24 2001:db8::/64", "192.0.2.1 2001:db8::1", "192.0.2.1 2001:db8::1", "192.0.2.1 2001:db8::1", false},
 	} {
-		p.cfg.NodePortAddresses, p.here.nodePortIPs = nil, nil
+		p.cfg.NodePortAddresses, p.here.nodePortIPs, p.here.ips = nil, nil, nil
+		for _, text := range strings.Fields(c.node) {
+			p.here.ips = append(p.here.ips, netip.MustParseAddr(text))
+		}
 		for _, text := range strings.Fields(c.ranges) {
 			p.cfg.NodePortAddresses = append(p.cfg.NodePortAddresses, netip.MustParsePrefix(text))
 		}

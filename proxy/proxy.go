@@ -669,6 +669,11 @@ func (p *Proxy) describe(n *corev1.Node) node {
 	return here
 }
 
+// has tells whether the node says that it has an address of a family.
+func (n *node) has(family corev1.IPFamily) bool {
+	return slices.ContainsFunc(n.ips, func(ip netip.Addr) bool { return isFamily(ip, family) })
+}
+
 // nodePortRanges are those of a family in which addresses take node ports; none if all do.
 func (c *Config) nodePortRanges(family corev1.IPFamily) []netip.Prefix {
 	var ranges []netip.Prefix
@@ -734,15 +739,16 @@ func (p *Proxy) healthChecks() map[types.NamespacedName]healthCheck {
 	return checks
 }
 
-// healthAddresses returns where health checks of Services are answered: at the addresses that take node ports.
+// healthAddresses returns where health checks of Services are answered: at the addresses that take node ports, of both families:
+// who asks does not know which a Service has.
 func (p *Proxy) healthAddresses() []netip.Addr {
 	var at []netip.Addr
 	for _, name := range families {
 		ips, all := p.nodePortAddresses(name)
 		switch {
-		case !p.families[name].active: // nor may the machine have it
 		case !all:
 			at = append(at, ips...)
+		case !p.families[name].active && !p.here.has(name): // nor may the machine have it
 		case name == corev1.IPv4Protocol:
 			at = append(at, netip.IPv4Unspecified())
 		default:

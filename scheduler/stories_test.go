@@ -56,6 +56,23 @@ func TestPreemption(t *testing.T) {
 	}, newNode("n1"))
 }
 
+// A victim that could not be deleted is tried to delete again, though nothing happens in the cluster.
+func TestPreemptionFails(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		failures := 2
+		c.client.PrependReactor("delete", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
+			failures--
+			return failures >= 0, nil, errors.New("no")
+		})
+		c.create(newPod("low", cpu("3"), priority(1)))
+		c.create(newPod("high", cpu("3"), priority(10)))
+		c.wantNode("high", "")
+		time.Sleep(20 * time.Second)
+		synctest.Wait()
+		c.wantNode("high", "n1")
+	}, newNode("n1"))
+}
+
 func TestPreemptionNever(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.create(newPod("low", cpu("4"), priority(1)))

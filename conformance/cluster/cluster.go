@@ -64,7 +64,9 @@ type Config struct {
 	DualStack bool
 	// Zones is how many zones the nodes are spread over, in turn; with none they have no zone.
 	Zones int
-	Say   func(format string, args ...any)
+	// ProxyMode is how nodes get Services to pods, if not as by default.
+	ProxyMode string
+	Say       func(format string, args ...any)
 }
 
 // agentNames are those of the nodes besides the server.
@@ -246,6 +248,9 @@ func (o *Own) run(ctx context.Context, host *testhost.Host, log *os.File, flags 
 		address += "," + host.IPv6().String()
 	}
 	flags = append(flags, "--node-name="+host.Name(), "--node-ip="+address, "--cgroup-root="+host.CgroupRoot())
+	if o.config.ProxyMode != "" {
+		flags = append(flags, "--proxy-mode="+o.config.ProxyMode)
+	}
 	cmd := host.Command(context.WithoutCancel(ctx), o.config.Binary, flags...)
 	cmd.Stdout, cmd.Stderr = log, log
 	return host.Start(cmd)

@@ -148,6 +148,7 @@ func toolsLayer(_ context.Context, in ingredients) ([]entry, error) {
 		link("/bin/nc", "nc.openbsd"),
 		link("/bin/nslookup", "/usr/bin/nslookup"),
 		link("/bin/wget", "/usr/bin/wget"), // busybox's dies of a segmentation fault with -T
+		text("/etc/wgetrc", "tries = 1\n"), // busybox's tries once; twenty times take five minutes where an answer must not come
 		link("/usr/local/bin/iperf", "/usr/bin/iperf"),
 	), err
 }
@@ -157,6 +158,7 @@ func agnhostLayer(_ context.Context, in ingredients) ([]entry, error) {
 	entries := []entry{
 		program("/agnhost", in.programs["agnhost"]),
 		link("/agnhost-2", "agnhost"),
+		program("/coredns", in.programs["coredns"]),
 		dir("/uploads", 0o755),
 		{name: "/localhost.crt", mode: 0o644, source: filepath.Join(porter, "localhost.crt")},
 		{name: "/localhost.key", mode: 0o644, source: filepath.Join(porter, "localhost.key")},

@@ -77,8 +77,12 @@ func (r *Registry) copyOf(counts map[string]int) map[string]int {
 	return maps.Clone(counts)
 }
 
-// serve answers a node, and counts what it begins a pull with.
+// serve answers a node, and counts what it begins a pull with. A registry at a port of the node's own is another one.
 func (r *Registry) serve(w http.ResponseWriter, req *http.Request) {
+	if host := req.URL.Query().Get("ns"); strings.HasPrefix(host, "localhost:") {
+		http.Redirect(w, req, "http://"+host+req.URL.Path, http.StatusTemporaryRedirect)
+		return
+	}
 	status := &statusWriter{ResponseWriter: w}
 	r.handler.ServeHTTP(status, req)
 	image, ok := imageOf(req)

@@ -46,6 +46,7 @@ var Images = []Program{
 	{Name: "sampledeviceplugin", Package: "k8s.io/kubernetes/test/images/sample-device-plugin"},
 	{Name: "etcd", Package: "go.etcd.io/etcd/server/v3"},
 	{Name: "hostpathplugin", Package: "github.com/skiff-k8s/skiff/conformance/images/hostpathplugin"},
+	{Name: "coredns", Package: "github.com/skiff-k8s/skiff/conformance/images/coredns"},
 	{Name: "pause", Package: "github.com/skiff-k8s/skiff/conformance/images/pause"},
 	{Name: "sh", Package: "github.com/skiff-k8s/skiff/conformance/images/sh"},
 }

@@ -47,6 +47,7 @@ type options struct {
 	agents      int
 	dualStack   bool
 	zones       int
+	proxyMode   string
 }
 
 func main() {
@@ -72,19 +73,26 @@ func parse() options {
 	flag.StringVar(&o.binary, "binary", "../bin/skiff", "the skiff to test")
 	flag.StringVar(&o.cache, "cache", filepath.Join(userCache, "skiff", "conformance"), "directory for what takes long to make")
 	flag.StringVar(&o.output, "output", "", "directory for logs (default: run in the cache)")
-	flag.StringVar(&o.results, "results", "", "file with the verdicts (default: results.json, or beyond.json with -all)")
+	flag.StringVar(&o.results, "results", "", "file with the verdicts (default: results.json, or beyond.json with -all; with -proxy-mode in the output directory)")
 	flag.BoolVar(&o.fresh, "fresh", false, "do not continue an interrupted run")
 	flag.BoolVar(&o.prepareOnly, "prepare", false, "build programs and images, and run nothing")
 	flag.StringVar(&o.serverFlags, "server-flags", "", "more flags for skiff server")
 	flag.IntVar(&o.agents, "agents", 1, "how many nodes there are besides the server's")
 	flag.BoolVar(&o.dualStack, "dual-stack", false, "give all things addresses of both families")
 	flag.IntVar(&o.zones, "zones", 0, "in how many zones the nodes are; 0 for none")
+	flag.StringVar(&o.proxyMode, "proxy-mode", "", "another way of the nodes to get Services to pods; the verdicts are not kept with those of the default")
 	flag.Parse()
 	kind, verdicts := "run", "results.json"
 	if o.all {
 		kind, verdicts = "run-beyond", "beyond.json"
 	}
+	if o.proxyMode != "" {
+		kind += "-" + o.proxyMode
+	}
 	o.output = cmp.Or(o.output, filepath.Join(o.cache, kind))
+	if o.proxyMode != "" {
+		verdicts = filepath.Join(o.output, verdicts)
+	}
 	o.results = cmp.Or(o.results, verdicts)
 	return o
 }
@@ -145,7 +153,7 @@ func start(ctx context.Context, o options, archive string) (cluster.Cluster, err
 	}
 	say("starting Skiff on %d test hosts; their logs are in %s", 1+o.agents, o.output)
 	return cluster.Start(ctx, cluster.Config{
-		Binary: binary, Archive: archive, Agents: o.agents, Registry: true, LogDir: o.output, Flags: strings.Fields(o.serverFlags), DualStack: o.dualStack, Zones: o.zones, Say: say,
+		Binary: binary, Archive: archive, Agents: o.agents, Registry: true, LogDir: o.output, Flags: strings.Fields(o.serverFlags), DualStack: o.dualStack, Zones: o.zones, ProxyMode: o.proxyMode, Say: say,
 	})
 }
 

@@ -79,8 +79,8 @@ func (p *plan) resume() error {
 	if err != nil {
 		return err
 	}
-	of := fmt.Sprintf("%s focus=%q skip=%q smoke=%t all=%t unpassed=%t repeat=%d dual=%t",
-		key, p.options.focus, p.options.skip, p.options.smoke, p.options.all, p.options.unpassed, p.options.repeat, p.options.dualStack)
+	of := fmt.Sprintf("%s focus=%q skip=%q smoke=%t all=%t unpassed=%t repeat=%d dual=%t proxy=%q",
+		key, p.options.focus, p.options.skip, p.options.smoke, p.options.all, p.options.unpassed, p.options.repeat, p.options.dualStack, p.options.proxyMode)
 	content, err := os.ReadFile(p.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

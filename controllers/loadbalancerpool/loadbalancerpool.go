@@ -2,7 +2,7 @@
 
 // Package loadbalancerpool gives Services of type LoadBalancer an address of their own, from a pool.
 //
-// It only writes status.loadBalancer. The nodes make the address known on their network (package announce), and their
+// It only writes status.loadBalancer, and the finalizer that goes with it. The nodes make the address known on their network (package announce), and their
 // Service proxies take what is sent there. A Service keeps its address for as long as it lives, unless it asks for
 // another: by spec.loadBalancerIP, or by the annotation Annotation for one of each family.
 //
@@ -59,7 +59,7 @@ func New(pool addresspool.Pool, client kubernetes.Interface, factory informers.S
 		Reconcile: c.Reconcile,
 		Watches: []reconcile.Watch{
 			reconcile.On(services.Informer(), func(q reconcile.Queue, old, new *corev1.Service) {
-				if isOurs(old) || isOurs(new) {
+				if loadbalancer.IsOurs(old) || loadbalancer.IsOurs(new) {
 					q.Add(all)
 				}
 			}),
@@ -68,19 +68,15 @@ func New(pool addresspool.Pool, client kubernetes.Interface, factory informers.S
 	}
 }
 
-func isOurs(svc *corev1.Service) bool {
-	return svc != nil && svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass == nil
-}
-
 // Reconcile writes the addresses of all Services where they differ.
 func (c *controller) Reconcile(ctx context.Context, _ types.NamespacedName) (reconcile.Result, error) {
 	services, err := c.services.List(labels.Everything())
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	services = slices.DeleteFunc(services, func(svc *corev1.Service) bool { return !isOurs(svc) || svc.DeletionTimestamp != nil })
+	services, leaving := loadbalancer.Split(services)
+	errs := []error{loadbalancer.LetGo(ctx, c.client, leaving)}
 	given := allocate(c.pool, services)
-	var errs []error
 	for _, svc := range services {
 		g := given[svc]
 		if g.problem != "" {
@@ -96,7 +92,7 @@ func (c *controller) write(ctx context.Context, svc *corev1.Service, addresses [
 	for _, addr := range addresses {
 		ingress = append(ingress, corev1.LoadBalancerIngress{IP: addr.String(), IPMode: ptr.To(corev1.LoadBalancerIPModeVIP)})
 	}
-	return loadbalancer.WriteAddresses(ctx, c.client, svc, ingress)
+	return loadbalancer.Give(ctx, c.client, svc, ingress)
 }
 
 // given is what a Service gets, at most one address of each family, and why it does not get all.

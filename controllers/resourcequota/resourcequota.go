@@ -5,7 +5,7 @@
 // Admission charges a quota for what is created; this package counts anew when a quota is made or changed, when
 // something goes or gets cheaper, when something comes to light that the last count may have missed (counts.go), and
 // every few minutes. What objects cost is the business of package quota, which
-// admission calls too. Pods, Services and claims come from the shared informers; of other resources only the names
+// admission calls too. Pods, Services and claims, of devices too, come from the shared informers; of other resources only the names
 // are watched, and only while some quota counts them (counters.go).
 // Reference: https://kubernetes.io/docs/concepts/policy/resource-quotas/
 package resourcequota
@@ -19,6 +19,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -63,11 +64,11 @@ type controller struct {
 func New(client kubernetes.Interface, meta metadata.Interface, disco discovery.DiscoveryInterface, factory informers.SharedInformerFactory) (reconcile.Controller, error) {
 	quotas := factory.Core().V1().ResourceQuotas()
 	c := &controller{client: client, quotas: quotas.Lister(), shared: map[schema.GroupVersionResource]informers.GenericInformer{}}
-	for _, resource := range []string{"pods", "services", "persistentvolumeclaims"} {
-		gvr := corev1.SchemeGroupVersion.WithResource(resource)
+	pods, services, claims := corev1.SchemeGroupVersion.WithResource("pods"), corev1.SchemeGroupVersion.WithResource("services"), corev1.SchemeGroupVersion.WithResource("persistentvolumeclaims")
+	for _, gvr := range []schema.GroupVersionResource{pods, services, claims, quota.ResourceClaims} {
 		informer, err := factory.ForResource(gvr)
 		if err != nil {
-			return reconcile.Controller{}, fmt.Errorf("informer of %s: %w", resource, err)
+			return reconcile.Controller{}, fmt.Errorf("informer of %s: %w", gvr.Resource, err)
 		}
 		c.shared[gvr] = informer
 	}
@@ -88,9 +89,10 @@ func New(client kubernetes.Interface, meta metadata.Interface, disco discovery.D
 					q.Add(reconcile.KeyOf(new)) // writes to the status are admission's and our own
 				}
 			}),
-			reconcile.On(core.Pods().Informer(), cheaper[*corev1.Pod](c, "pods")),
-			reconcile.On(core.Services().Informer(), cheaper[*corev1.Service](c, "services")),
-			reconcile.On(core.PersistentVolumeClaims().Informer(), cheaper[*corev1.PersistentVolumeClaim](c, "persistentvolumeclaims")),
+			reconcile.On(core.Pods().Informer(), cheaper[*corev1.Pod](c, pods)),
+			reconcile.On(core.Services().Informer(), cheaper[*corev1.Service](c, services)),
+			reconcile.On(core.PersistentVolumeClaims().Informer(), cheaper[*corev1.PersistentVolumeClaim](c, claims)),
+			reconcile.On(factory.Resource().V1().ResourceClaims().Informer(), cheaper[*resourcev1.ResourceClaim](c, quota.ResourceClaims)),
 		},
 	}, nil
 }
@@ -112,10 +114,10 @@ type object interface {
 
 // cheaper queues the quotas that may have more left, as an object is gone or is charged otherwise than before, and
 // those that were counted without an object that has come.
-func cheaper[T object](c *controller, resource string) func(q reconcile.Queue, old, new T) {
+func cheaper[T object](c *controller, resource schema.GroupVersionResource) func(q reconcile.Queue, old, new T) {
 	return func(q reconcile.Queue, old, new T) {
 		var none T
-		switch e := c.evaluator(corev1.Resource(resource)); {
+		switch e := c.evaluator(resource.GroupResource()); {
 		case old == none:
 			c.enqueue(q, new, e, true)
 		case new == none || len(c.quotasOf(new)) > 0 && !sameCharge(e, old, new):

@@ -2,8 +2,8 @@
 
 // Package servicelb gives Services of type LoadBalancer an address without a cloud: those of the nodes.
 //
-// It only writes status.loadBalancer; the Service proxy of each node takes what is sent to these addresses. With
-// externalTrafficPolicy Cluster they are all ready nodes', with Local those that have an endpoint. Two Services cannot
+// It only writes status.loadBalancer, and the finalizer that goes with it; the Service proxy of each node takes what is sent
+// to these addresses. With externalTrafficPolicy Cluster they are all ready nodes', with Local those that have an endpoint. Two Services cannot
 // have the same port of a node: who has an address keeps it, else the older one gets it, and the other waits, with an
 // event that says for whom. Ports that nodes need for themselves are given to nobody.
 //
@@ -74,7 +74,7 @@ func New(cfg Config, client kubernetes.Interface, factory informers.SharedInform
 		Reconcile: c.Reconcile,
 		Watches: []reconcile.Watch{
 			reconcile.On(services.Informer(), func(q reconcile.Queue, old, new *corev1.Service) {
-				if isOurs(old) || isOurs(new) {
+				if loadbalancer.IsOurs(old) || loadbalancer.IsOurs(new) {
 					q.Add(all)
 				}
 			}),
@@ -85,7 +85,7 @@ func New(cfg Config, client kubernetes.Interface, factory informers.SharedInform
 			}),
 			reconcile.OnAny(endpoints.Informer(), func(q reconcile.Queue, slice *discoveryv1.EndpointSlice) {
 				svc, err := c.services.Services(slice.Namespace).Get(slice.Labels[discoveryv1.LabelServiceName])
-				if err == nil && isOurs(svc) && loadbalancer.IsLocal(svc) {
+				if err == nil && loadbalancer.IsOurs(svc) && loadbalancer.IsLocal(svc) {
 					q.Add(all)
 				}
 			}),
@@ -94,19 +94,16 @@ func New(cfg Config, client kubernetes.Interface, factory informers.SharedInform
 	}
 }
 
-func isOurs(svc *corev1.Service) bool {
-	return svc != nil && svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass == nil
-}
-
 // Reconcile writes the addresses of all Services where they differ.
 func (c *controller) Reconcile(ctx context.Context, _ types.NamespacedName) (reconcile.Result, error) {
 	services, err := c.services.List(labels.Everything())
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	services = slices.DeleteFunc(services, func(svc *corev1.Service) bool { return !isOurs(svc) || svc.DeletionTimestamp != nil })
+	services, leaving := loadbalancer.Split(services)
+	errs := []error{loadbalancer.LetGo(ctx, c.client, leaving)}
 	if len(services) == 0 {
-		return reconcile.Result{}, nil
+		return reconcile.Result{}, errors.Join(errs...)
 	}
 	nodes, err := c.nodes.List(labels.Everything())
 	if err != nil {
@@ -115,7 +112,6 @@ func (c *controller) Reconcile(ctx context.Context, _ types.NamespacedName) (rec
 	members := usable(nodes)
 	denied, reserved := c.distribute(services)
 	told := map[types.UID]string{}
-	var errs []error
 	for _, svc := range services {
 		var ingress []corev1.LoadBalancerIngress
 		if why := denied[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}]; why == "" {
@@ -132,7 +128,7 @@ func (c *controller) Reconcile(ctx context.Context, _ types.NamespacedName) (rec
 			}
 			told[svc.UID] = why
 		}
-		errs = append(errs, loadbalancer.WriteAddresses(ctx, c.client, svc, ingress))
+		errs = append(errs, loadbalancer.Give(ctx, c.client, svc, ingress))
 	}
 	c.told = told
 	result := reconcile.Result{}

@@ -17,6 +17,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/controllertest"
+	"github.com/skiff-k8s/skiff/network/loadbalancer"
 )
 
 func node(name string, change func(*corev1.Node), addresses ...string) *corev1.Node {
@@ -230,4 +231,45 @@ func TestNodes(t *testing.T) {
 			t.Errorf("before b was lost: %q, after: %q", before, got)
 		}
 	})
+}
+
+// A Service that has addresses is kept until they are taken back: when it is deleted, and when it wants none any more.
+func TestFinalizer(t *testing.T) {
+	for name, leave := range map[string]func(*corev1.Service){
+		"deleted":         func(svc *corev1.Service) { svc.DeletionTimestamp = ptr.To(metav1.Now()) },
+		"of another type": func(svc *corev1.Service) { svc.Spec.Type = corev1.ServiceTypeClusterIP },
+	} {
+		t.Run(name, func(t *testing.T) {
+			harness(t, func(c *controllertest.Cluster, addresses func(string) string) {
+				create(t, c, service("web", 80, func(svc *corev1.Service) { svc.Finalizers = []string{"example.com/own"} }))
+				get := func() *corev1.Service {
+					svc, err := c.CoreV1().Services("ns").Get(t.Context(), "web", metav1.GetOptions{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					return svc.DeepCopy()
+				}
+				before := addresses("web")
+				svc := get()
+				if !slices.Equal(svc.Finalizers, []string{"example.com/own", loadbalancer.Finalizer}) || before != "192.0.2.1 192.0.2.2" {
+					t.Fatalf("it has addresses %q and finalizers %q", before, svc.Finalizers)
+				}
+				leave(svc)
+				if _, err := c.CoreV1().Services("ns").Update(t.Context(), svc, metav1.UpdateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+				after := addresses("web")
+				if svc = get(); !slices.Equal(svc.Finalizers, []string{"example.com/own"}) || after != "" {
+					t.Errorf("then it has addresses %q and finalizers %q", after, svc.Finalizers)
+				}
+				c.ClearActions()
+				addresses("web")
+				for _, a := range c.Actions() {
+					if a.GetVerb() == "update" {
+						t.Errorf("and is written again")
+					}
+				}
+			})
+		})
+	}
 }

@@ -65,14 +65,14 @@ func (p *Puller) credentials(ctx context.Context, pod *v1.Pod, image string) (fo
 		}
 		for registry, entry := range entries(secret) {
 			if matchesImage(registry, image) {
-				found = append(found, credential{registry: registry, auth: entry.auth(registry), secret: secret})
+				found = append(found, credential{registry: registry, auth: entry.auth(), secret: secret})
 			}
 		}
 	}
 	found = append(found, p.cfg.Providers.credentials(ctx, pod, image)...)
 	for registry, entry := range p.cfg.Registries {
 		if matchesImage(registry, image) {
-			found = append(found, credential{registry: registry, auth: dockerEntry(entry).auth(registry)})
+			found = append(found, credential{registry: registry, auth: dockerEntry(entry).auth()})
 		}
 	}
 	slices.SortStableFunc(found, func(a, b credential) int { return cmp.Compare(b.registry, a.registry) })
@@ -97,13 +97,14 @@ func entries(secret *v1.Secret) map[string]dockerEntry {
 	return nil
 }
 
-func (e dockerEntry) auth(registry string) *runtimeapi.AuthConfig {
+// auth says no server's address: containerd would compare it with the host that asks, which a mirror is not, nor docker.io's registry.
+func (e dockerEntry) auth() *runtimeapi.AuthConfig {
 	user, password := e.Username, e.Password
 	if decoded, err := base64.StdEncoding.DecodeString(e.Auth); e.Auth != "" && err == nil {
 		user, password, _ = strings.Cut(string(decoded), ":")
 	}
 	return &runtimeapi.AuthConfig{
-		Username: user, Password: password, IdentityToken: e.IdentityToken, RegistryToken: e.RegistryToken, ServerAddress: registry,
+		Username: user, Password: password, IdentityToken: e.IdentityToken, RegistryToken: e.RegistryToken,
 	}
 }
 

@@ -94,7 +94,7 @@ func (all Providers) credentials(ctx context.Context, pod *v1.Pod, image string)
 		for registry, a := range auth {
 			if matchesImage(registry, image) {
 				entry := dockerEntry{Username: a.Username, Password: a.Password}
-				found = append(found, credential{registry: registry, auth: entry.auth(registry), account: account})
+				found = append(found, credential{registry: registry, auth: entry.auth(), account: account})
 			}
 		}
 	}

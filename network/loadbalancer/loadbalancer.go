@@ -6,6 +6,7 @@ package loadbalancer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -64,13 +65,55 @@ func WithEndpoints(endpoints discoverylisters.EndpointSliceLister, svc *corev1.S
 	return slices.DeleteFunc(slices.Clone(nodes), func(n *corev1.Node) bool { return !has[n.Name] }), nil
 }
 
-// WriteAddresses writes at which addresses a Service is had, if that is not what its status says. A Service that is gone
-// needs none.
-func WriteAddresses(ctx context.Context, client kubernetes.Interface, svc *corev1.Service, ingress []corev1.LoadBalancerIngress) error {
-	if equality.Semantic.DeepEqual(svc.Status.LoadBalancer.Ingress, ingress) {
+// Finalizer keeps a Service for as long as it has addresses from somebody. The name is upstream's.
+const Finalizer = "service.kubernetes.io/load-balancer-cleanup"
+
+// IsOurs says whether a Service gets its addresses here, or has to be let go: one with a class is somebody else's.
+func IsOurs(svc *corev1.Service) bool {
+	return svc != nil && svc.Spec.LoadBalancerClass == nil &&
+		(svc.Spec.Type == corev1.ServiceTypeLoadBalancer || slices.Contains(svc.Finalizers, Finalizer))
+}
+
+// Split returns those of the Services that are to have addresses, and those that are to be let go of.
+func Split(services []*corev1.Service) (staying, leaving []*corev1.Service) {
+	for _, svc := range services {
+		switch {
+		case !IsOurs(svc):
+		case svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.DeletionTimestamp == nil:
+			staying = append(staying, svc)
+		case slices.Contains(svc.Finalizers, Finalizer):
+			leaving = append(leaving, svc)
+		}
+	}
+	return staying, leaving
+}
+
+// Give writes at which addresses a Service is had, if that is not what it says, and that it has to be let go of one day.
+func Give(ctx context.Context, client kubernetes.Interface, svc *corev1.Service, ingress []corev1.LoadBalancerIngress) error {
+	held := slices.Contains(svc.Finalizers, Finalizer)
+	if held && equality.Semantic.DeepEqual(svc.Status.LoadBalancer.Ingress, ingress) {
 		return nil
 	}
 	svc = svc.DeepCopy()
+	if !held {
+		svc.Finalizers = append(svc.Finalizers, Finalizer)
+	}
+	return write(ctx, client, svc, ingress)
+}
+
+// LetGo takes the addresses of Services back, so that they can end.
+func LetGo(ctx context.Context, client kubernetes.Interface, services []*corev1.Service) error {
+	var errs []error
+	for _, svc := range services {
+		svc = svc.DeepCopy()
+		svc.Finalizers = slices.DeleteFunc(svc.Finalizers, func(f string) bool { return f == Finalizer })
+		errs = append(errs, write(ctx, client, svc, nil))
+	}
+	return errors.Join(errs...)
+}
+
+// write writes both at once: a Service's status and its finalizers are had at the same place. A Service that is gone needs neither.
+func write(ctx context.Context, client kubernetes.Interface, svc *corev1.Service, ingress []corev1.LoadBalancerIngress) error {
 	svc.Status.LoadBalancer.Ingress = ingress
 	_, err := client.CoreV1().Services(svc.Namespace).UpdateStatus(ctx, svc, metav1.UpdateOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {

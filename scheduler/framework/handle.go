@@ -25,8 +25,9 @@ type Handle struct {
 	// Need starts the informers of kinds, the first time, and waits until they have synced. From then on their
 	// events reach the plugins' hints.
 	Need func(ctx context.Context, kinds ...Kind) error
-	// Recheck tells the queue that a PreEnqueue plugin may no longer object to a pod.
-	Recheck func(pod types.UID)
+	// Recheck tells the queue that a PreEnqueue plugin may no longer object to a pod; or, with again, that the pod is to be tried again because what was
+	// to make room for it has failed.
+	Recheck func(pod types.UID, again bool)
 	// Nominator knows the nominated pods.
 	Nominator Nominator
 	// TakeBack keeps a pod from being bound that has its node already and waits for leave to be bound, or for what a PreBinder does. It is

@@ -274,6 +274,9 @@ func (q *Queue) PutBack(p *framework.QueuedPod, failed bool, nomination *framewo
 	}
 	for _, event := range missed {
 		verdict = max(verdict, q.judge(p, event))
+		if event.For == pod.UID {
+			p.Errors = 1
+		}
 	}
 	if !q.requeue(p, verdict, attemptFailed) {
 		q.park(p, attemptFailed)
@@ -308,14 +311,20 @@ func (q *Queue) remember(event *framework.Event) {
 	}
 }
 
-// Recheck looks again at a gated pod: the gate may have been lifted without an event. A pod that is being tried will be tried again.
-func (q *Queue) Recheck(uid types.UID) {
+// Recheck looks again at a gated pod: the gate may have been lifted without an event. With again, what was to make room for the pod has failed, so that
+// no event will come: it is to be tried again, gated or not, once it has sat out its back-off.
+func (q *Queue) Recheck(uid types.UID, again bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if _, busy := q.inFlight[uid]; busy {
+	p := q.unschedulable[uid]
+	switch _, busy := q.inFlight[uid]; {
+	case busy && again:
 		q.remember(&framework.Event{Kind: framework.AnyKind, Action: framework.Any, For: uid})
-	} else if p := q.unschedulable[uid]; p != nil && p.Gate != "" {
+	case p != nil && p.Gate != "":
 		q.requeue(p, now, forced)
+	case p != nil && again:
+		p.Errors = 1
+		q.requeue(p, later, forced)
 	}
 }
 

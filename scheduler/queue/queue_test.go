@@ -147,16 +147,25 @@ func TestNominationInFlight(t *testing.T) {
 	}
 }
 
-// Word that a gate is open comes through to a pod that is being tried, and to no other.
-func TestRecheckInFlight(t *testing.T) {
+// Word that room could not be made for a pod comes through to it wherever it is, and to no other. That its gate is open is news to a gated pod only.
+func TestRecheck(t *testing.T) {
 	inQueue(t, func(q *Queue) {
 		q.Add(pod("p"))
 		q.Add(pod("other"))
 		p, other := q.Pop(), q.Pop()
-		q.Recheck("p")
+		q.Recheck("p", true)
 		reject(q, p)
+		q.Recheck("other", false)
 		reject(q, other)
 		wantPlaces(t, q, 0, 1, 1, 0)
+		q.Recheck("other", false)
+		wantPlaces(t, q, 0, 1, 1, 0)
+		q.Recheck("other", true)
+		wantPlaces(t, q, 0, 2, 0, 0)
+		start := time.Now()
+		if q.Pop(); time.Since(start) != time.Second {
+			t.Errorf("the next attempt came after %v, want 1s", time.Since(start))
+		}
 	})
 }
 

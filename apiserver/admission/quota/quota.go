@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package quota knows what objects cost: a Pod its requests and limits, a claim its storage, a Service
+// Package quota knows what objects cost: a Pod its requests and limits, a claim its storage or devices, a Service
 // its node ports, everything else one. Admission charges by it, and the ResourceQuota controller adds
 // up by it.
 // Reference: https://kubernetes.io/docs/concepts/policy/resource-quotas/
@@ -29,7 +29,7 @@ func Configuration(lister quota.ListerForResourceFunc) quota.Configuration {
 // Evaluators are those that do more than count. Whoever meets another resource makes a
 // generic.NewObjectCountEvaluator for it.
 func Evaluators(lister quota.ListerForResourceFunc) []quota.Evaluator {
-	all := []quota.Evaluator{podEvaluator(lister), serviceEvaluator(lister), claimEvaluator(lister)}
+	all := []quota.Evaluator{podEvaluator(lister), serviceEvaluator(lister), claimEvaluator(lister), resourceClaimEvaluator(lister)}
 	for plural, name := range map[string]corev1.ResourceName{ // these had names of their own before all had
 		"configmaps":             corev1.ResourceConfigMaps,
 		"resourcequotas":         corev1.ResourceQuotas,

@@ -167,10 +167,6 @@ func (p *plugin) evict(ctx context.Context, pod *v1.Pod, v *framework.Victims) {
 	node := v.Node.Node.Name
 	p.setPreempting(pod.UID, true)
 	p.handle.Go(func() {
-		defer func() {
-			p.setPreempting(pod.UID, false)
-			p.handle.Recheck(pod.UID)
-		}()
 		began, logger := time.Now(), klog.FromContext(ctx)
 		for _, other := range p.handle.Nominator.NominatedPods(node) {
 			if framework.Priority(other.Pod) < framework.Priority(pod) {
@@ -185,6 +181,8 @@ func (p *plugin) evict(ctx context.Context, pod *v1.Pod, v *framework.Victims) {
 		}
 		p.handle.Metrics.Evictions.WithLabelValues(metrics.Result(err)).Inc()
 		p.handle.Metrics.EvictionDuration.WithLabelValues(metrics.Result(err)).Observe(time.Since(began).Seconds())
+		p.setPreempting(pod.UID, false)
+		p.handle.Recheck(pod.UID, err != nil)
 	})
 }
 
