@@ -30,7 +30,12 @@ func TestNodeTells(t *testing.T) {
 			`kubelet_node_name{node="alpha"} 1`, `kubelet_running_pods `, `kubelet_runtime_operations_total{operation_type="run_podsandbox"}`, `kubelet_pod_start_duration_seconds_count `, `process_resident_memory_bytes `,
 		}},
 		{"stats/summary", []string{`"name": "teller"`, `"usageNanoCores"`, `"logs"`}},
-		{"configz", []string{`"evictionHard"`}},
+		{"configz", []string{`"evictionHard"`, `"clusterDomain": "cluster.local"`}},
+		{"flagz", []string{"node-name", "kubelet-port"}},
+		{"statusz", []string{"Binary version", "/configz /debug /flagz"}},
+		{"healthz?verbose", []string{"[+]ping ok", "[+]syncloop ok"}},
+		{"metrics/slis", []string{`kubernetes_healthcheck{name="syncloop",type="healthz"} 1`}},
+		{"debug/pprof/goroutine?debug=1", []string{"goroutine profile: total"}},
 	} {
 		n.eventually(30*time.Second, c.path+" tells all", func() error {
 			out, err := n.try("get", "--raw", "/api/v1/nodes/alpha/proxy/"+c.path)
@@ -47,5 +52,13 @@ func TestNodeTells(t *testing.T) {
 			}
 			return nil
 		})
+	}
+	if out := n.inside("curl", "-s", "http://127.0.0.1:10248/healthz"); out != "ok" {
+		t.Errorf("healthz on the machine itself = %q", out)
+	}
+	// There is no CRIU on a test host; all up to it is there.
+	_, err := n.try("create", "--raw", "/api/v1/nodes/alpha/proxy/checkpoint/default/teller/teller", "-f", "/dev/null")
+	if err == nil || !strings.Contains(err.Error(), "checkpointing of default/teller/teller failed (rpc error") || !strings.Contains(err.Error(), "criu") {
+		t.Errorf("checkpoint without CRIU: %v", err)
 	}
 }

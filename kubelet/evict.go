@@ -26,6 +26,11 @@ func (e evictable) Pods() []*v1.Pod { return e.k.active() }
 
 func (e evictable) PressureChanged() { e.k.agent.Poke() }
 
+func (e evictable) PodsMemory() (eviction.Observation, bool) {
+	used, most, limited := e.k.tree.PodsMemory()
+	return eviction.Observation{Available: most - used, Capacity: most}, limited
+}
+
 // ImageFS is where images lie, if that is a file system of its own.
 func (e evictable) ImageFS(ctx context.Context) string {
 	info, err := e.k.images.ImageFsInfo(ctx, &runtimeapi.ImageFsInfoRequest{})

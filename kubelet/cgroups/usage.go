@@ -3,6 +3,7 @@
 package cgroups
 
 import (
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -95,15 +96,35 @@ func (t *Tree) Usage(g Group) (u Usage, ok bool) {
 	if t.unified {
 		return usageV2(group{filepath.Join(t.cfg.Mount, g.Path)})
 	}
-	at := func(controller string) group {
-		for _, dir := range t.controllers {
-			if slices.Contains(strings.Split(filepath.Base(dir), ","), controller) {
-				return group{filepath.Join(dir, g.Path)}
-			}
-		}
-		return group{} // reads nothing
+	return usageV1(func(controller string) group { return t.part(g, controller) })
+}
+
+// part is the folder of a group for a controller.
+func (t *Tree) part(g Group, controller string) group {
+	if t.unified {
+		return group{filepath.Join(t.cfg.Mount, g.Path)}
 	}
-	return usageV1(at)
+	for _, dir := range t.controllers {
+		if slices.Contains(strings.Split(filepath.Base(dir), ","), controller) {
+			return group{filepath.Join(dir, g.Path)}
+		}
+	}
+	return group{} // reads nothing
+}
+
+// PodsMemory is what all pods together have in use and cannot do without, of so much that they may have; false if that has no limit.
+func (t *Tree) PodsMemory() (used, most int64, limited bool) {
+	g := t.part(t.AllPods(), "memory")
+	use, limit, file := "memory.current", "memory.max", "inactive_file"
+	if !t.unified {
+		use, limit, file = "memory.usage_in_bytes", "memory.limit_in_bytes", "total_inactive_file"
+	}
+	most = int64(min(g.number(limit), math.MaxInt64))
+	if most == 0 || most > math.MaxInt64/2 { // as v1 writes no limit
+		return 0, 0, false
+	}
+	all := g.number(use)
+	return int64(all - min(all, g.table("memory.stat")[file])), most, true
 }
 
 // group is the folder of a group, or of one controller's part of it.

@@ -148,3 +148,26 @@ func TestGroupsOfSystemd(t *testing.T) {
 		t.Errorf("groups %+v", groups)
 	}
 }
+
+func TestPodsMemory(t *testing.T) {
+	for name, c := range map[string]struct {
+		files      map[string]string
+		used, most int64
+		limited    bool
+	}{
+		"v2":               {map[string]string{"cgroup.controllers": "", "kubepods/memory.current": "1000", "kubepods/memory.max": "5000", "kubepods/memory.stat": "inactive_file 100\n"}, 900, 5000, true},
+		"v2 without limit": {map[string]string{"cgroup.controllers": "", "kubepods/memory.current": "1000", "kubepods/memory.max": "max"}, 0, 0, false},
+		"v1":               {map[string]string{"memory/kubepods/memory.usage_in_bytes": "1000", "memory/kubepods/memory.limit_in_bytes": "5000", "memory/kubepods/memory.stat": "total_inactive_file 100\n"}, 900, 5000, true},
+		"v1 without limit": {map[string]string{"memory/kubepods/memory.usage_in_bytes": "1000", "memory/kubepods/memory.limit_in_bytes": "9223372036854771712"}, 0, 0, false},
+	} {
+		mount := t.TempDir()
+		files(t, mount, c.files)
+		tree, err := New(Config{Mount: mount, Root: "/", Driver: Cgroupfs})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if used, most, limited := tree.PodsMemory(); used != c.used || most != c.most || limited != c.limited {
+			t.Errorf("%s: %d of %d, %v; want %d of %d, %v", name, used, most, limited, c.used, c.most, c.limited)
+		}
+	}
+}

@@ -12,6 +12,7 @@ package eviction
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -30,6 +31,7 @@ type Signal string
 // The signals.
 const (
 	MemoryAvailable   Signal = "memory.available"
+	PodsMemory        Signal = "allocatableMemory.available" // of what all pods may have together
 	NodeFSAvailable   Signal = "nodefs.available"
 	NodeFSInodesFree  Signal = "nodefs.inodesFree"
 	ImageFSAvailable  Signal = "imagefs.available"
@@ -89,6 +91,8 @@ type Node interface {
 	Evict(uid types.UID, v Verdict) <-chan struct{}
 	// PressureChanged is called when Pressure has.
 	PressureChanged()
+	// PodsMemory is what is left of the memory that all pods may have together; false if that has no limit.
+	PodsMemory() (Observation, bool)
 }
 
 // Manager watches over a node.
@@ -106,9 +110,21 @@ type Manager struct {
 	last map[v1.NodeConditionType]time.Time // guarded by mu: when a condition was last true
 }
 
-// New makes a Manager.
+// New makes a Manager. What counts for the machine's memory counts for that of all pods too: better one goes than that the
+// kernel ends any.
 func New(cfg Config, node Node, ref *v1.ObjectReference, events record.EventRecorder) *Manager {
+	cfg.Hard, cfg.Reclaim = forPods(cfg.Hard), forPods(cfg.Reclaim)
 	return &Manager{cfg: cfg, node: node, ref: ref, events: events, reserve: reserve{cfg.Reserve}, since: map[Signal]time.Time{}, short: map[Signal]bool{}, last: map[v1.NodeConditionType]time.Time{}}
+}
+
+func forPods(of map[Signal]Threshold) map[Signal]Threshold {
+	t, set := of[MemoryAvailable]
+	if _, own := of[PodsMemory]; !set || own {
+		return of
+	}
+	with := maps.Clone(of)
+	with[PodsMemory] = t
+	return with
 }
 
 // The rhythm, as upstream's.
@@ -163,7 +179,7 @@ func (m *Manager) Pressure() []v1.NodeConditionType {
 func (m *Manager) look(ctx context.Context) {
 	logger := klog.FromContext(ctx)
 	was := m.Pressure()
-	seen := observe(m.cfg.Root, m.node.ImageFS(ctx))
+	seen := m.observe(ctx)
 	hard, soft := m.met(m.cfg.Hard, seen), m.met(m.cfg.Soft, seen)
 	m.mu.Lock()
 	for _, s := range slices.Concat(hard, soft) {
@@ -185,7 +201,7 @@ func (m *Manager) look(ctx context.Context) {
 		if err := m.node.FreeDisk(ctx); err != nil {
 			logger.Error(err, "Freeing disk space")
 		}
-		seen = observe(m.cfg.Root, m.node.ImageFS(ctx))
+		seen = m.observe(ctx)
 		if !slices.Contains(m.met(map[Signal]Threshold{signal: threshold}, seen), signal) {
 			return
 		}
@@ -193,6 +209,14 @@ func (m *Manager) look(ctx context.Context) {
 	if !m.evict(ctx, signal, threshold, seen[signal], grace) {
 		m.reserve.keep(ctx)
 	}
+}
+
+func (m *Manager) observe(ctx context.Context) map[Signal]Observation {
+	seen := observe(m.cfg.Root, m.node.ImageFS(ctx))
+	if pods, limited := m.node.PodsMemory(); limited {
+		seen[PodsMemory] = pods
+	}
+	return seen
 }
 
 // met lists the signals that are below their threshold, the most urgent first. One that was goes on being until as much

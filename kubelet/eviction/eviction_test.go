@@ -3,7 +3,9 @@
 package eviction
 
 import (
+	"context"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
 )
 
 func pod(name, request string, priority int32) *v1.Pod {
@@ -130,5 +133,51 @@ func TestOverDisk(t *testing.T) {
 		if v, over := overDisk(p, &c.usage); v.Message != c.want || over != (c.want != "") {
 			t.Errorf("%+v: %q, want %q", c.usage, v.Message, c.want)
 		}
+	}
+}
+
+// plenty is a node whose pods have used up what they may have together.
+type plenty struct {
+	Node
+	ended []types.UID
+}
+
+func (*plenty) ImageFS(context.Context) string  { return "" }
+func (*plenty) PressureChanged()                {}
+func (*plenty) PodsMemory() (Observation, bool) { return Observation{50 << 20, 1 << 30}, true }
+func (*plenty) Pods() []*v1.Pod                 { return []*v1.Pod{pod("modest", "1Gi", 0), pod("greedy", "", 0)} }
+func (*plenty) Usage(_ context.Context, p *v1.Pod) (Usage, error) {
+	return Usage{Memory: 500 << 20, Containers: map[string]ContainerUsage{"c": {Memory: 500 << 20}}}, nil
+}
+
+func (n *plenty) Evict(uid types.UID, v Verdict) <-chan struct{} {
+	n.ended = append(n.ended, uid)
+	gone := make(chan struct{})
+	close(gone)
+	return gone
+}
+
+// Pods that are at the limit of what they may have together are thinned out, though the machine has memory left.
+func TestPodsMemory(t *testing.T) {
+	n, events := &plenty{}, record.NewFakeRecorder(10)
+	hard := map[Signal]Threshold{MemoryAvailable: {Quantity: 100 << 10}} // which no machine that runs tests is short of
+	m := New(Config{Hard: hard, Root: "/", Transition: time.Minute}, n, &v1.ObjectReference{}, events)
+	m.look(t.Context())
+	if len(n.ended) > 0 {
+		t.Errorf("%v had to go, with more left than is wanted", n.ended)
+	}
+	hard[PodsMemory] = Threshold{Quantity: 100 << 20}
+	m = New(Config{Hard: hard, Root: "/", Transition: time.Minute}, n, &v1.ObjectReference{}, events)
+	m.look(t.Context())
+	if !slices.Equal(n.ended, []types.UID{"greedy"}) || !slices.Equal(m.Pressure(), []v1.NodeConditionType{v1.NodeMemoryPressure}) {
+		t.Errorf("%v had to go, with %v", n.ended, m.Pressure())
+	}
+	<-events.Events
+	want := "Warning Evicted The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. Container c was using 500Mi, request is 0, has larger consumption of memory. "
+	if got := <-events.Events; !strings.HasPrefix(got, want) {
+		t.Errorf("event %q, want %q", got, want)
+	}
+	if forPods(map[Signal]Threshold{MemoryAvailable: {Percent: 5}})[PodsMemory].Percent != 5 {
+		t.Error("the threshold of the machine's memory is not that of the pods")
 	}
 }

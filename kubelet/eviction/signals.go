@@ -22,16 +22,16 @@ type Observation struct{ Available, Capacity int64 }
 var Signals = order
 
 // order is that in which what runs short is dealt with: memory first, since it cannot wait.
-var order = []Signal{MemoryAvailable, NodeFSAvailable, NodeFSInodesFree, ImageFSAvailable, ImageFSInodesFree, PIDAvailable}
+var order = []Signal{PodsMemory, MemoryAvailable, NodeFSAvailable, NodeFSInodesFree, ImageFSAvailable, ImageFSInodesFree, PIDAvailable}
 
 var conditions = map[Signal]v1.NodeConditionType{
-	MemoryAvailable: v1.NodeMemoryPressure, NodeFSAvailable: v1.NodeDiskPressure, NodeFSInodesFree: v1.NodeDiskPressure,
+	MemoryAvailable: v1.NodeMemoryPressure, PodsMemory: v1.NodeMemoryPressure, NodeFSAvailable: v1.NodeDiskPressure, NodeFSInodesFree: v1.NodeDiskPressure,
 	ImageFSAvailable: v1.NodeDiskPressure, ImageFSInodesFree: v1.NodeDiskPressure, PIDAvailable: v1.NodePIDPressure,
 }
 
 // resources are what a signal is about, in messages.
 var resources = map[Signal]v1.ResourceName{
-	MemoryAvailable: v1.ResourceMemory, NodeFSAvailable: v1.ResourceEphemeralStorage, NodeFSInodesFree: "inodes",
+	MemoryAvailable: v1.ResourceMemory, PodsMemory: v1.ResourceMemory, NodeFSAvailable: v1.ResourceEphemeralStorage, NodeFSInodesFree: "inodes",
 	ImageFSAvailable: v1.ResourceEphemeralStorage, ImageFSInodesFree: "inodes", PIDAvailable: "pids",
 }
 
