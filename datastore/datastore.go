@@ -100,6 +100,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	resyncSeldom()
 	server, err := etcdserver.NewServer(serverConfig)
 	if err != nil {
 		return nil, fmt.Errorf("open etcd in %s: %w", cfg.Dir, err)
