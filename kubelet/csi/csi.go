@@ -11,20 +11,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"time"
 
 	csi "github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
 
+	"github.com/skiff-k8s/skiff/kubelet/localgrpc"
 	"github.com/skiff-k8s/skiff/kubelet/plugins"
 )
 
@@ -157,10 +156,7 @@ func (d *Driver) close() {
 }
 
 func dial(name, endpoint string) (*Driver, error) {
-	conn, err := grpc.NewClient("passthrough:///"+endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, path string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", path)
-		}))
+	conn, err := localgrpc.Client(endpoint, 0)
 	if err != nil {
 		return nil, fmt.Errorf("connect to CSI driver %s: %w", name, err)
 	}

@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,7 +23,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
@@ -133,10 +131,7 @@ func (m *Manager) Register(ctx context.Context, r *api.RegisterRequest) (*api.Em
 	if r.Endpoint == "" || r.Endpoint != filepath.Base(r.Endpoint) {
 		return nil, fmt.Errorf("the endpoint %q is not the name of a socket in %s", r.Endpoint, m.dir)
 	}
-	conn, err := grpc.NewClient("passthrough:///"+filepath.Join(m.dir, r.Endpoint), grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, path string) (net.Conn, error) {
-			return (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "unix", path)
-		}))
+	conn, err := localgrpc.Client(filepath.Join(m.dir, r.Endpoint), dialTimeout)
 	if err != nil {
 		return nil, fmt.Errorf("connect to device plugin: %w", err)
 	}

@@ -5,12 +5,10 @@ package dra
 import (
 	"context"
 	"fmt"
-	"net"
 	"slices"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/stats"
 	grpcstatus "google.golang.org/grpc/status"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -20,6 +18,8 @@ import (
 	"k8s.io/klog/v2"
 	api "k8s.io/kubelet/pkg/apis/dra/v1"
 	"k8s.io/kubelet/pkg/apis/dra/v1beta1"
+
+	"github.com/skiff-k8s/skiff/kubelet/localgrpc"
 )
 
 const (
@@ -52,10 +52,7 @@ type wipe struct {
 func (m *Manager) Register(ctx context.Context, name, endpoint string, versions []string) error {
 	i := &instance{m: m, driver: name, endpoint: endpoint}
 	var err error
-	i.conn, err = grpc.NewClient("passthrough:///"+endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithStatsHandler(i), grpc.WithUnaryInterceptor(m.measured(name)),
-		grpc.WithContextDialer(func(ctx context.Context, path string) (net.Conn, error) {
-			return (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "unix", path)
-		}))
+	i.conn, err = localgrpc.Client(endpoint, dialTimeout, grpc.WithStatsHandler(i), grpc.WithUnaryInterceptor(m.measured(name)))
 	if err != nil {
 		return fmt.Errorf("connect to DRA driver %s: %w", name, err)
 	}

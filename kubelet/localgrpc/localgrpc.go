@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package localgrpc serves the kubelet's APIs for programs on the node, by gRPC at a socket of the file system.
+// Package localgrpc serves the kubelet's APIs for programs on the node, and reaches the APIs of plugins: by gRPC at sockets of the
+// file system.
 package localgrpc
 
 import (
@@ -10,10 +11,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 )
 
@@ -37,6 +40,15 @@ func Serve(ctx context.Context, socket string, register func(*grpc.Server), opti
 		return err
 	}
 	return nil
+}
+
+// Client makes a connection to who serves at a socket, which need not be there yet. An attempt to connect takes patience at most; 0: as
+// long as gRPC lets it. The caller closes the connection.
+func Client(socket string, patience time.Duration, options ...grpc.DialOption) (*grpc.ClientConn, error) {
+	return grpc.NewClient("passthrough:///"+socket, append(options, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, path string) (net.Conn, error) {
+			return (&net.Dialer{Timeout: patience}).DialContext(ctx, "unix", path)
+		}))...)
 }
 
 // How many calls of one API there may be, each second and at once.

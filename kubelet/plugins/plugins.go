@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,10 +21,10 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"k8s.io/klog/v2"
 	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+
+	"github.com/skiff-k8s/skiff/kubelet/localgrpc"
 )
 
 // Handler takes plugins of one type. Calls for different plugins may come at the same time.
@@ -194,10 +193,7 @@ func (w *Watcher) look(ctx, present context.Context, path string) {
 
 // register hands a plugin to its handler and tells the plugin so.
 func (w *Watcher) register(ctx context.Context, path string) (undo func(context.Context), err error) {
-	conn, err := grpc.NewClient("passthrough:///"+path, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, path string) (net.Conn, error) {
-			return (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "unix", path)
-		}))
+	conn, err := localgrpc.Client(path, dialTimeout)
 	if err != nil {
 		return nil, fmt.Errorf("connect to plugin: %w", err)
 	}
