@@ -51,13 +51,19 @@ func (g *gpus) NodeUnprepareResources(_ context.Context, r *api.NodeUnprepareRes
 
 func serve(t *testing.T, g *gpus) (endpoint string) {
 	t.Helper()
+	return serveAPI(t, func(server *grpc.Server) { api.RegisterDRAPluginServer(server, g) })
+}
+
+// serveAPI serves what register adds, as a driver does.
+func serveAPI(t *testing.T, register func(*grpc.Server)) (endpoint string) {
+	t.Helper()
 	endpoint = filepath.Join(t.TempDir(), "dra.sock")
 	listener, err := net.Listen("unix", endpoint)
 	if err != nil {
 		t.Fatal(err)
 	}
 	server := grpc.NewServer()
-	api.RegisterDRAPluginServer(server, g)
+	register(server)
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
 	return endpoint

@@ -5,8 +5,6 @@ package dra
 import (
 	"context"
 	"errors"
-	"net"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -29,16 +27,9 @@ import (
 // beta serves a driver by the older API only.
 func beta(t *testing.T, g *gpus) (endpoint string) {
 	t.Helper()
-	endpoint = filepath.Join(t.TempDir(), "dra.sock")
-	listener, err := net.Listen("unix", endpoint)
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := grpc.NewServer()
-	v1beta1.RegisterDRAPluginServer(server, v1beta1.V1ServerWrapper{DRAPluginServer: g})
-	go func() { _ = server.Serve(listener) }()
-	t.Cleanup(server.Stop)
-	return endpoint
+	return serveAPI(t, func(server *grpc.Server) {
+		v1beta1.RegisterDRAPluginServer(server, v1beta1.V1ServerWrapper{DRAPluginServer: g})
+	})
 }
 
 // awaitConnected waits until the instance that is asked is connected.

@@ -5,9 +5,7 @@ package dra
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -76,20 +74,14 @@ func told(all []v1.ResourceStatus) string {
 func TestHealth(t *testing.T) {
 	for _, version := range []string{healthapi.DRAResourceHealthService, healthv1alpha1.DRAResourceHealthService} {
 		d := &monitored{lists: make(chan []*healthapi.DeviceHealth, 1)}
-		endpoint := filepath.Join(t.TempDir(), "dra.sock")
-		listener, err := net.Listen("unix", endpoint)
-		if err != nil {
-			t.Fatal(err)
-		}
-		server := grpc.NewServer()
-		api.RegisterDRAPluginServer(server, d)
-		if version == healthapi.DRAResourceHealthService {
-			healthapi.RegisterDRAResourceHealthServer(server, d)
-		} else {
-			healthv1alpha1.RegisterDRAResourceHealthServer(server, healthapi.V1ServerWrapper{Server: d})
-		}
-		go func() { _ = server.Serve(listener) }()
-		t.Cleanup(server.Stop)
+		endpoint := serveAPI(t, func(server *grpc.Server) {
+			api.RegisterDRAPluginServer(server, d)
+			if version == healthapi.DRAResourceHealthService {
+				healthapi.RegisterDRAResourceHealthServer(server, d)
+			} else {
+				healthv1alpha1.RegisterDRAResourceHealthServer(server, healthapi.V1ServerWrapper{Server: d})
+			}
+		})
 
 		woken := make(chan types.UID, 100)
 		m := New(fake.NewClientset(claimFor("c1", "p1")), "n1", t.TempDir(), metrics.New("n1"), func() {}, func(uid types.UID) { woken <- uid })
@@ -132,15 +124,7 @@ func TestHealth(t *testing.T) {
 // A driver that has nothing to tell is not asked again.
 func TestHealthUnimplemented(t *testing.T) {
 	d := &monitored{fails: codes.Unimplemented}
-	endpoint := filepath.Join(t.TempDir(), "dra.sock")
-	listener, err := net.Listen("unix", endpoint)
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := grpc.NewServer()
-	healthapi.RegisterDRAResourceHealthServer(server, d)
-	go func() { _ = server.Serve(listener) }()
-	t.Cleanup(server.Stop)
+	endpoint := serveAPI(t, func(server *grpc.Server) { healthapi.RegisterDRAResourceHealthServer(server, d) })
 	m := New(fake.NewClientset(), "n1", t.TempDir(), metrics.New("n1"), func() {}, nobody)
 	if err := m.Register(t.Context(), "gpu.example.org", endpoint, []string{api.DRAPluginService, healthapi.DRAResourceHealthService}); err != nil {
 		t.Fatal(err)

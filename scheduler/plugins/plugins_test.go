@@ -80,6 +80,14 @@ func newPlugin(t *testing.T, make constructor, objects ...runtime.Object) framew
 	return plugin
 }
 
+// scores is what a plugin gives to each of the nodes.
+func scores(plugin framework.Plugin, state framework.State, pod *framework.PodInfo, nodes []*framework.NodeInfo) (all []int64) {
+	for _, n := range nodes {
+		all = append(all, plugin.(framework.Scorer).Score(state, pod, n))
+	}
+	return all
+}
+
 func node(name string, labels ...string) *framework.NodeInfo {
 	n := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{v1.LabelHostname: name}}}
 	for _, l := range labels {
@@ -353,10 +361,7 @@ func TestScores(t *testing.T) {
 			if status != nil {
 				t.Fatalf("PreScore = %v", status.Message())
 			}
-			var got []int64
-			for _, n := range test.nodes {
-				got = append(got, plugin.(framework.Scorer).Score(state, info, n))
-			}
+			got := scores(plugin, state, info, test.nodes)
 			if n, ok := plugin.(framework.Normalizer); ok {
 				n.Normalize(state, test.nodes, got)
 			}
@@ -402,11 +407,7 @@ func TestStorageScores(t *testing.T) {
 			if status != nil {
 				t.Fatalf("PreFilter = %v", status.Message())
 			}
-			var got []int64
-			for _, n := range nodes {
-				got = append(got, plugin.(framework.Scorer).Score(state, info, n))
-			}
-			if !slices.Equal(got, test.want) {
+			if got := scores(plugin, state, info, nodes); !slices.Equal(got, test.want) {
 				t.Errorf("scores are %v, want %v", got, test.want)
 			}
 		})
@@ -471,11 +472,7 @@ func TestDeviceScores(t *testing.T) {
 				if status != nil {
 					t.Fatalf("PreScore = %v", status.Message())
 				}
-				var got []int64
-				for _, n := range nodes {
-					got = append(got, plugin.(framework.Scorer).Score(state, info, n))
-				}
-				if !slices.Equal(got, test.want) {
+				if got := scores(plugin, state, info, nodes); !slices.Equal(got, test.want) {
 					t.Errorf("scores are %v, want %v", got, test.want)
 				}
 			}
