@@ -21,10 +21,7 @@ func twoMachines(t *testing.T) *cluster {
 	c := &cluster{node: newHostOn(t, network, "alpha"), beta: newHostOn(t, network, "beta")}
 	c.flags = []string{"--no-node"}
 	c.run("server", c.flags...)
-	c.eventually(time.Minute, "the API answers", func() error {
-		_, err := c.try("get", "-n", "kube-public", "configmap", "cluster-info")
-		return err
-	})
+	c.apiAnswers()
 	c.beta.run("agent", c.joinFlags()...)
 	c.kubectl("wait", "--for=create", "node/beta", "--timeout=60s")
 	c.kubectl("wait", "--for=condition=Ready", "node/beta", "--timeout=60s")

@@ -30,10 +30,7 @@ func newClocks(t *testing.T, names ...string) *clocks {
 	}
 	c.beta = c.nodes[0]
 	c.runAt(0, "server", "--no-node")
-	c.eventually(time.Minute, "the API answers", func() error {
-		_, err := c.try("get", "-n", "kube-public", "configmap", "cluster-info")
-		return err
-	})
+	c.apiAnswers()
 	return c
 }
 

@@ -32,9 +32,7 @@ func (c *cluster) with(t *testing.T) *cluster {
 func TestJoin(t *testing.T) {
 	t.Parallel()
 	network := testhost.NewCluster(t, 0)
-	c := &cluster{node: newHostOn(t, network, "alpha"), beta: newHostOn(t, network, "beta")}
-	c.node.start()
-	c.kubectl("wait", "-n", "kube-public", "--for=create", "configmap/cluster-info", "--timeout=60s")
+	c := newServer(t, network)
 	flags := c.joinFlags()
 	// Servers do not reach the agent: whatever they want there has to go through its tunnel.
 	c.beta.inside("iptables", "-I", "INPUT", "-i", "eth0", "-p", "tcp", "--syn", "-j", "DROP")

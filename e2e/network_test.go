@@ -27,10 +27,7 @@ import (
 // newCluster starts a server with a node and another node, each with a web server that answers with its pod's name.
 func newCluster(t *testing.T, network *testhost.Cluster, serverFlags ...string) *cluster {
 	t.Helper()
-	c := &cluster{node: newHostOn(t, network, "alpha"), beta: newHostOn(t, network, "beta")}
-	c.flags = serverFlags
-	c.node.start()
-	c.kubectl("wait", "-n", "kube-public", "--for=create", "configmap/cluster-info", "--timeout=60s")
+	c := newServer(t, network, serverFlags...)
 	c.beta.run("agent", c.joinFlags()...)
 	c.kubectl("wait", "--for=create", "node/beta", "--timeout=60s")
 	c.kubectl("wait", "--for=condition=Ready", "node/alpha", "node/beta", "--timeout=60s")
@@ -40,6 +37,25 @@ func newCluster(t *testing.T, network *testhost.Cluster, serverFlags ...string) 
 	}
 	c.kubectl("wait", "-n", "demo", "--for=condition=Ready", "pod/on-alpha", "pod/on-beta", "--timeout=90s")
 	return c
+}
+
+// newServer starts a server, which is a node, beside a machine that may join.
+func newServer(t *testing.T, network *testhost.Cluster, flags ...string) *cluster {
+	t.Helper()
+	c := &cluster{node: newHostOn(t, network, "alpha"), beta: newHostOn(t, network, "beta")}
+	c.flags = flags
+	c.node.start()
+	c.kubectl("wait", "-n", "kube-public", "--for=create", "configmap/cluster-info", "--timeout=60s")
+	return c
+}
+
+// apiAnswers waits until a server can be asked how to join it.
+func (c *cluster) apiAnswers() {
+	c.t.Helper()
+	c.eventually(time.Minute, "the API answers", func() error {
+		_, err := c.try("get", "-n", "kube-public", "configmap", "cluster-info")
+		return err
+	})
 }
 
 // fetch asks for a page from a host, which need not be a node.

@@ -35,10 +35,7 @@ func older(t *testing.T, version string) string {
 func TestOlderAgent(t *testing.T) {
 	tooOld, old := older(t, "1.33.9"), older(t, "1.36.2") // before others run beside it
 	t.Parallel()
-	network := testhost.NewCluster(t, 0)
-	c := &cluster{node: newHostOn(t, network, "alpha"), beta: newHostOn(t, network, "beta")}
-	c.node.start()
-	c.kubectl("wait", "-n", "kube-public", "--for=create", "configmap/cluster-info", "--timeout=60s")
+	c := newServer(t, testhost.NewCluster(t, 0))
 	flags := c.joinFlags()
 	present := c.beta.binary
 
