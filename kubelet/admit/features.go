@@ -9,6 +9,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	versionutil "k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/component-helpers/nodedeclaredfeatures"
+
+	"github.com/skiff-k8s/skiff/internal/podcontainers"
 )
 
 // AppArmor refuses a pod that wants an AppArmor profile of a machine that has no AppArmor: it would run without any.
@@ -25,16 +27,8 @@ func confined(pod *v1.Pod) bool {
 	if sc := pod.Spec.SecurityContext; sc != nil && asks(sc.AppArmorProfile) {
 		return true
 	}
-	own := func(sc *v1.SecurityContext) bool { return sc != nil && asks(sc.AppArmorProfile) }
-	for _, list := range [][]v1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range list {
-			if own(list[i].SecurityContext) {
-				return true
-			}
-		}
-	}
-	for i := range pod.Spec.EphemeralContainers {
-		if own(pod.Spec.EphemeralContainers[i].SecurityContext) {
+	for c := range podcontainers.All(pod) {
+		if c.SecurityContext != nil && asks(c.SecurityContext.AppArmorProfile) {
 			return true
 		}
 	}

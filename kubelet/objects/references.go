@@ -2,7 +2,11 @@
 
 package objects
 
-import corev1 "k8s.io/api/core/v1"
+import (
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skiff-k8s/skiff/internal/podcontainers"
+)
 
 // Needed tells whether a pod refers to any ConfigMap or Secret.
 func Needed(pod *corev1.Pod) bool { return len(references(pod)) > 0 }
@@ -22,16 +26,7 @@ func references(pod *corev1.Pod) map[key]bool {
 	for i := range pod.Spec.Volumes {
 		volumeReferences(&pod.Spec.Volumes[i], add)
 	}
-	for i := range pod.Spec.InitContainers {
-		c := &pod.Spec.InitContainers[i]
-		envReferences(c.Env, c.EnvFrom, add)
-	}
-	for i := range pod.Spec.Containers {
-		c := &pod.Spec.Containers[i]
-		envReferences(c.Env, c.EnvFrom, add)
-	}
-	for i := range pod.Spec.EphemeralContainers {
-		c := &pod.Spec.EphemeralContainers[i]
+	for c := range podcontainers.All(pod) {
 		envReferences(c.Env, c.EnvFrom, add)
 	}
 	return refs

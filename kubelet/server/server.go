@@ -33,6 +33,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/skiff-k8s/skiff/internal/podcontainers"
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 	"github.com/skiff-k8s/skiff/kubelet/diskusage"
 	"github.com/skiff-k8s/skiff/kubelet/metrics"
@@ -322,18 +323,8 @@ func (s *Server) findPod(w http.ResponseWriter, r *http.Request) (*corev1.Pod, b
 }
 
 func hasContainer(pod *corev1.Pod, name string) bool {
-	for i := range pod.Spec.InitContainers {
-		if pod.Spec.InitContainers[i].Name == name {
-			return true
-		}
-	}
-	for i := range pod.Spec.Containers {
-		if pod.Spec.Containers[i].Name == name {
-			return true
-		}
-	}
-	for i := range pod.Spec.EphemeralContainers {
-		if pod.Spec.EphemeralContainers[i].Name == name {
+	for c := range podcontainers.All(pod) {
+		if c.Name == name {
 			return true
 		}
 	}

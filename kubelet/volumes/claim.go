@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/component-helpers/storage/ephemeral"
 	storagehelper "k8s.io/component-helpers/storage/volume"
+
+	"github.com/skiff-k8s/skiff/internal/podcontainers"
 )
 
 // protection is the finalizer that keeps a deleted claim alive while pods use it.
@@ -87,7 +89,7 @@ func (m *Manager) volumeOf(ctx context.Context, pvc *corev1.PersistentVolumeClai
 // fitsUse refuses block volumes as mounts and file systems as devices.
 func fitsUse(v *volume) error {
 	block := isBlock(v.pv)
-	for c := range containers(v.pod) {
+	for c := range podcontainers.All(v.pod) {
 		for i := range c.VolumeMounts {
 			if block && c.VolumeMounts[i].Name == v.source.Name {
 				return fmt.Errorf("volume %s has volumeMode %s, but is specified in volumeMounts", v.source.Name, corev1.PersistentVolumeBlock)

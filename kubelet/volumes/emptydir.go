@@ -14,6 +14,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
+
+	"github.com/skiff-k8s/skiff/internal/podcontainers"
 )
 
 // emptyDir is a directory that lives as long as the pod: on the node's disk, in memory, or in huge
@@ -148,7 +150,7 @@ func pageSize(medium corev1.StorageMedium, pod *corev1.Pod) (resource.Quantity, 
 	if pod.Spec.Resources != nil {
 		lists = append(lists, pod.Spec.Resources.Requests)
 	}
-	for c := range containers(pod) {
+	for c := range podcontainers.All(pod) {
 		lists = append(lists, c.Resources.Requests)
 	}
 	for _, list := range lists {

@@ -4,7 +4,6 @@ package volumes
 
 import (
 	"context"
-	"iter"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -78,25 +77,6 @@ type mounted struct {
 	follows  bool                  // the API: each SetUp looks for changes
 	csi      *csiSource            // what a driver has published
 	size     resource.Quantity     // of the claim's volume when it was set up
-}
-
-// containers iterates over all containers of pod. Ephemeral ones look like the others.
-func containers(pod *corev1.Pod) iter.Seq[*corev1.Container] {
-	return func(yield func(*corev1.Container) bool) {
-		for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-			for i := range list {
-				if !yield(&list[i]) {
-					return
-				}
-			}
-		}
-		for i := range pod.Spec.EphemeralContainers {
-			c := corev1.Container(pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)
-			if !yield(&c) {
-				return
-			}
-		}
-	}
 }
 
 // escape makes a plugin's name a directory's.

@@ -9,6 +9,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+
+	"github.com/skiff-k8s/skiff/internal/podcontainers"
 )
 
 // projected puts several sources into one directory.
@@ -87,7 +89,7 @@ func private(v *volume, data []byte, mode int32) file {
 // singleUser is the user that all containers of pod run as, or nil.
 func singleUser(pod *corev1.Pod) *int64 {
 	var uid *int64
-	for c := range containers(pod) {
+	for c := range podcontainers.All(pod) {
 		as := runAsUser(pod, c)
 		if as == nil || uid != nil && *uid != *as {
 			return nil

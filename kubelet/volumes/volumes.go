@@ -34,6 +34,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/skiff-k8s/skiff/internal/podcontainers"
 	"github.com/skiff-k8s/skiff/kubelet/csi"
 	"github.com/skiff-k8s/skiff/kubelet/diskusage"
 	"github.com/skiff-k8s/skiff/kubelet/objects"
@@ -291,7 +292,7 @@ func (m *Manager) PodDir(podUID types.UID) string {
 // not set up.
 func usedVolumes(pod *corev1.Pod) map[string]bool {
 	used := map[string]bool{}
-	for c := range containers(pod) {
+	for c := range podcontainers.All(pod) {
 		for i := range c.VolumeMounts {
 			used[c.VolumeMounts[i].Name] = true
 		}

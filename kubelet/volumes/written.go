@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skiff-k8s/skiff/internal/podcontainers"
 )
 
 // write is what configMap, secret, downwardAPI and projected volumes share: a directory, in memory
@@ -44,7 +46,7 @@ func (m *Manager) write(v *volume, files map[string]file, inMemory bool) (mounte
 // read-only for them, so the runtime could not.
 func makeNested(v *volume) error {
 	var root *os.Root
-	for c := range containers(v.pod) {
+	for c := range podcontainers.All(v.pod) {
 		for _, path := range nestedIn(c, v.source.Name) {
 			if root == nil {
 				var err error
