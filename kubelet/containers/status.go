@@ -15,6 +15,8 @@ import (
 	apitypes "k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/kubelet/pkg/types"
+
+	"github.com/skiff-k8s/skiff/internal/podcontainers"
 )
 
 // Status is what the runtime has for one pod: the whole input of a plan, besides the pod itself.
@@ -265,16 +267,9 @@ func IsSidecar(c *v1.Container) bool {
 
 // Spec finds a container of any kind in the pod's spec, or returns nil.
 func Spec(pod *v1.Pod, name string) *v1.Container {
-	for _, list := range [][]v1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
-		for i := range list {
-			if list[i].Name == name {
-				return &list[i]
-			}
-		}
-	}
-	for i := range pod.Spec.EphemeralContainers {
-		if pod.Spec.EphemeralContainers[i].Name == name {
-			return (*v1.Container)(&pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)
+	for c := range podcontainers.All(pod) {
+		if c.Name == name {
+			return c
 		}
 	}
 	return nil
