@@ -116,6 +116,7 @@ func (k *killer) run(victims map[string]func()) {
 		k.t.Fatal(err)
 	}
 	k.kubectl("create", "namespace", "demo")
+	k.ownServicesStand()
 	before := k.traces()
 	program, err := os.Executable()
 	if err != nil {

@@ -50,6 +50,21 @@ func newNode(t *testing.T, flags ...string) *node {
 	return n
 }
 
+// ownServicesStand waits until the Services that Skiff itself makes are in the rules, which may be after the node is Ready. What
+// comes later belongs to what a test makes.
+func (n *node) ownServicesStand() {
+	n.t.Helper()
+	n.eventually(30*time.Second, "the API's and the DNS's Service are in the rules", func() error {
+		rules := n.inside("iptables-save", "-t", "nat")
+		for _, port := range []string{"default/kubernetes:https", "kube-system/kube-dns:dns-tcp"} {
+			if !strings.Contains(rules, port+" cluster IP") {
+				return fmt.Errorf("no rule leads to the endpoints of %s", port)
+			}
+		}
+		return nil
+	})
+}
+
 // newHost is where a node can be started: it has the images.
 func newHost(t *testing.T) *node {
 	t.Helper()

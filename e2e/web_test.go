@@ -16,12 +16,7 @@ import (
 func TestWeb(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
-	n.eventually(30*time.Second, "the DNS Service is in the rules", func() error {
-		if !strings.Contains(n.inside("iptables-save", "-t", "nat"), "kube-system/kube-dns:dns-tcp cluster IP") {
-			return errors.New("no rule names kube-system/kube-dns:dns-tcp")
-		}
-		return nil
-	})
+	n.ownServicesStand()
 	if err := n.Mark(); err != nil {
 		t.Fatal(err)
 	}
