@@ -7,6 +7,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
@@ -40,13 +42,16 @@ func (p *Plan) resize(pod *v1.Pod, c *v1.Container, now *Container, grants Grant
 	p.ResizePod = true
 	memory := is.memoryLimit != wants.memoryLimit || is.memoryRequest != wants.memoryRequest
 	cpu := is.cpuLimit != wants.cpuLimit || is.cpuRequest != wants.cpuRequest
-	for _, policy := range c.ResizePolicy {
-		if policy.RestartPolicy == v1.RestartContainer && (policy.ResourceName == v1.ResourceMemory && memory || policy.ResourceName == v1.ResourceCPU && cpu) {
-			return true
-		}
+	if memory && RestartsFor(c, v1.ResourceMemory) || cpu && RestartsFor(c, v1.ResourceCPU) {
+		return true
 	}
 	p.Resize = append(p.Resize, Resize{now, c})
 	return false
+}
+
+// RestartsFor says whether a container has to be replaced to be given more or less of a resource.
+func RestartsFor(c *v1.Container, name v1.ResourceName) bool {
+	return slices.Contains(c.ResizePolicy, v1.ContainerResizePolicy{ResourceName: name, RestartPolicy: v1.RestartContainer})
 }
 
 // given compares what a container has with what its spec says; unknown for one that was never granted anything.
@@ -108,10 +113,14 @@ func Resizing(pod *v1.Pod, status *Status, grants Grants) bool {
 
 // resize gives running containers, and the pod around them, what the spec says. The pod's cgroup is never smaller than
 // those in it: it grows before them and shrinks after them; and those that shrink make room for those that grow.
-func (r *Runtime) resize(ctx context.Context, pod *v1.Pod, plan Plan) error {
+func (r *Runtime) resize(ctx context.Context, pod *v1.Pod, plan Plan) (err error) {
 	if !plan.ResizePod {
 		return nil
 	}
+	began := time.Now()
+	defer func() {
+		r.metrics.Resizes.Took.WithLabelValues(strconv.FormatBool(err == nil)).Observe(float64(time.Since(began).Milliseconds()))
+	}()
 	have, want, used, err := r.host.PodLimits(pod)
 	if err != nil {
 		return fmt.Errorf("unable to get pod cgroup config for pod %q: %w", podText(pod), err)
