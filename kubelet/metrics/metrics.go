@@ -53,7 +53,8 @@ type Metrics struct {
 	UserNamespacedPods, UserNamespacedPodsFailed          *metrics.Counter // started with users of their own, and what of them could not be
 	ImageVolumes, ImageVolumesMounted, ImageVolumesFailed *metrics.Counter // that containers asked for, got, and did not get
 
-	Resizes Resizes
+	Resizes   Resizes
+	Alignment Alignment
 
 	MemoryMin, MemoryLow *metrics.Gauge // bytes that the kernel does not take back from pods
 
@@ -188,6 +189,7 @@ func New(node string) *Metrics {
 	}
 	m.name = metrics.NewGaugeVec(&metrics.GaugeOpts{Subsystem: "kubelet", Name: "node_name", Help: "The node's name. The count is always 1.", StabilityLevel: metrics.ALPHA}, []string{"node"})
 	m.Resizes = newResizes()
+	m.Alignment = newAlignment()
 	m.MemoryMin = gauge("memory_qos_node_memory_min_bytes", "Memory that Guaranteed pods request and that is never taken back from them (memory.min).")
 	m.MemoryLow = gauge("memory_qos_node_memory_low_bytes", "Memory that Burstable pods request and that is taken back from them as the last (memory.low).")
 	m.countLocalAPIs()
@@ -260,6 +262,7 @@ func (m *Metrics) List() (all, probes []metrics.Registerable) {
 		m.DeviceRegistered, m.DRAOperations, m.DRACalls, m.ClaimsInUse, m.ImageVolumes, m.ImageVolumesMounted, m.ImageVolumesFailed, m.storage, m.Requests, m.RequestDuration, m.Inflight,
 		m.operations, m.operationErrors, m.operationDurations, m.name, m.MemoryMin, m.MemoryLow, m.PodsAPI, m.PodResources,
 		m.Resizes.Asked, m.Resizes.Took, m.Resizes.Pending, m.Resizes.InProgress, m.Resizes.Infeasible, m.Resizes.Accepted, m.Resizes.DeferredFor}
+	all = append(all, m.Alignment.list()...)
 	for _, of := range m.PodsAPIOf {
 		all = append(all, of)
 	}
