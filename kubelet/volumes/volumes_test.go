@@ -82,7 +82,9 @@ func newNodeAt(t *testing.T, root string, objs ...runtime.Object) *node {
 		Factory: informers.NewSharedInformerFactory(client, 0), Objects: cache, Changed: notify,
 		Env:   constantEnv{},
 		Stale: func(_ *corev1.Pod, err error) { n.stale <- err },
-		Event: func(_ *corev1.Pod, kind, reason, message string) { n.events <- kind + " " + reason + " " + message },
+		Event: func(about runtime.Object, kind, reason, message string) {
+			n.events <- fmt.Sprintf("%T %s %s %s", about, kind, reason, message)
+		},
 		Node: func() (*corev1.Node, error) {
 			return &corev1.Node{
 				ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "node-uid", Labels: map[string]string{"kubernetes.io/hostname": "n1"}},
