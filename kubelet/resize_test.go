@@ -205,6 +205,26 @@ func TestResizeInOrder(t *testing.T) {
 	}
 }
 
+// A change that cannot be made, as the memory is in use, keeps no container from being started again.
+func TestResizeFails(t *testing.T) {
+	b := newBench(t, "app:1")
+	b.create(testPod("web", v1.Container{Name: "app", Resources: limited("100m", "64Mi")}, v1.Container{Name: "other", Resources: limited("100m", "64Mi")}))
+	b.eventually("pod is ready", func() bool { return b.ready("web") })
+	b.resize("web", limited("100m", "512Ki")) // each container of the fake runtime uses 1 MiB
+	b.eventually("the change fails", func() bool { return resizeConditions(b.get("web")) == "PodResizeInProgress=Error " })
+	if !b.hadEvent("Warning ResizeError Pod resize error: {") {
+		t.Error("nobody was told")
+	}
+	if err := b.cri.Exit("web/other", 1); err != nil {
+		t.Fatal(err)
+	}
+	b.eventually("the other container is started again", func() bool {
+		return b.get("web").Status.ContainerStatuses[1].RestartCount == 1 && b.ready("web")
+	})
+	b.resize("web", limited("100m", "32Mi"))
+	b.eventually("another change is made", func() bool { return resizeConditions(b.get("web")) == "" })
+}
+
 // A critical pod grows at the cost of others.
 func TestCriticalPodGrows(t *testing.T) {
 	b := newBench(t, "app:1")
