@@ -5,6 +5,7 @@ package kubelet
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -203,6 +204,32 @@ func TestResizeInOrder(t *testing.T) {
 			t.Errorf("%s: %v, %v; want %v", what, got, err, is.want)
 		}
 	}
+}
+
+// A change that cannot be made, as the memory is in use, keeps no container from being started again.
+func TestResizeFails(t *testing.T) {
+	b := newBench(t, "app:1")
+	b.create(testPod("web", v1.Container{Name: "app", Resources: limited("100m", "64Mi")}, v1.Container{Name: "other", Resources: limited("50m", "64Mi")}))
+	b.eventually("pod is ready", func() bool { return b.ready("web") })
+	b.resize("web", limited("100m", "512Ki")) // each container of the fake runtime uses 1 MiB
+	b.eventually("the change fails", func() bool { return resizeConditions(b.get("web")) == "PodResizeInProgress=Error " })
+	if !b.hadEvent("Warning ResizeError Pod resize error: {") {
+		t.Error("nobody was told")
+	}
+	if err := b.cri.Exit("web/other", 1); err != nil {
+		t.Fatal(err)
+	}
+	b.eventually("the other container is started again", func() bool {
+		return b.get("web").Status.ContainerStatuses[1].RestartCount == 1 && b.ready("web")
+	})
+	b.resize("web", limited("1m", "32Mi"))
+	b.eventually("the runtime objects", func() bool {
+		return slices.ContainsFunc(b.get("web").Status.Conditions, func(c v1.PodCondition) bool {
+			return c.Type == v1.PodResizeInProgress && c.Reason == v1.PodReasonError && strings.Contains(c.Message, "a tenth of a CPU")
+		})
+	})
+	b.resize("web", limited("100m", "32Mi"))
+	b.eventually("another change is made", func() bool { return resizeConditions(b.get("web")) == "" })
 }
 
 // A critical pod grows at the cost of others.

@@ -95,6 +95,9 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 	if !out.RetryAt.IsZero() && (then.at.IsZero() || out.RetryAt.Before(then.at)) {
 		then.at = out.RetryAt
 	}
+	if soon := time.Now().Add(retryMost); out.ResizeErr != nil && then.at.After(soon) {
+		then.at = soon // whatever else waits longer
+	}
 	return false, then, err
 }
 
