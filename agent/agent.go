@@ -634,6 +634,7 @@ func (a *Agent) buildKubeletAPI() error {
 		Cgroups:       a.kubelet.Cgroups(),
 		Volumes:       a.volumes.Paths,
 		Measure:       a.volumes.Measure,
+		TotalVolumes:  a.volumes.Totals,
 		Configuration: s,
 		Off: kubeletserver.Off{
 			Debugging: !*s.EnableDebuggingHandlers, Profiling: !*s.EnableProfilingHandler, Flags: !*s.EnableDebugFlagsHandler,
