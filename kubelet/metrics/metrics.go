@@ -54,7 +54,7 @@ type Metrics struct {
 	UserNamespacedPods, UserNamespacedPodsFailed          *metrics.Counter // started with users of their own, and what of them could not be
 	ImageVolumes, ImageVolumesMounted, ImageVolumesFailed *metrics.Counter // that containers asked for, got, and did not get
 
-	Resizes Resizes
+	Resizes                 Resizes
 	FirstNetworkPodStartSLI *metrics.Gauge // PodStartSLI of the first pod with a network of its own
 
 	MemoryMin, MemoryLow *metrics.Gauge // bytes that the kernel does not take back from pods
