@@ -92,12 +92,14 @@ func setDefaults(c *api.KubeletConfiguration) {
 	defaultTo(&c.SeccompDefault, false)
 	defaultTo(&c.FailCgroupV1, false)
 	defaultTo(&c.RegistryPullQPS, 0)
+	defaultTo(&c.EventRecordQPS, 50)
 	for _, on := range []**bool{&c.EnableDebuggingHandlers, &c.EnableProfilingHandler, &c.EnableDebugFlagsHandler, &c.EnableSystemLogHandler, &c.Authentication.Webhook.Enabled} {
 		defaultTo(on, true)
 	}
 	defaultTo(&c.EnableSystemLogQuery, false)
 	defaultTo(&c.Authentication.Anonymous.Enabled, false)
 	c.RegistryBurst = cmp.Or(c.RegistryBurst, 10)
+	c.EventBurst = cmp.Or(c.EventBurst, 100)
 	c.HealthzBindAddress = cmp.Or(c.HealthzBindAddress, "127.0.0.1")
 	c.MemoryReservationPolicy = cmp.Or(c.MemoryReservationPolicy, api.NoneMemoryReservationPolicy)
 	c.Authorization.Mode = cmp.Or(c.Authorization.Mode, api.KubeletAuthorizationModeWebhook)
@@ -204,6 +206,10 @@ func check(c *api.KubeletConfiguration) error {
 		return fmt.Errorf("userNamespaces.idsPerPod must be a multiple of %d", userns.Length)
 	case c.UserNamespaces != nil && c.UserNamespaces.IDsPerPod != nil && (int64(cmp.Or(c.MaxPods, 110))+1)**c.UserNamespaces.IDsPerPod > math.MaxUint32:
 		return fmt.Errorf("userNamespaces.idsPerPod is too much: there are no so many IDs for each of maxPods")
+	case *c.EventRecordQPS < 0 || c.EventBurst < 0:
+		return fmt.Errorf("eventRecordQPS and eventBurst must not be negative numbers")
+	case c.HTTPCheckFrequency.Duration < 0:
+		return fmt.Errorf("httpCheckFrequency must not be a negative time")
 	case c.MaxPods < 0 || c.PodsPerCore < 0:
 		return fmt.Errorf("maxPods and podsPerCore must not be negative numbers")
 	case *c.NodeStatusMaxImages < -1:

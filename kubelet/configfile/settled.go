@@ -23,6 +23,7 @@ var fields = []string{
 	"imageMinimumGCAge", "imageMaximumGCAge", "imageGCHighThresholdPercent", "imageGCLowThresholdPercent", "containerLogMaxSize", "containerLogMaxFiles", "registryPullQPS", "registryBurst", "imagePullCredentialsVerificationPolicy", "preloadedImagesVerificationAllowlist",
 	"allowedUnsafeSysctls", "seccompDefault", "userNamespaces", "serializeImagePulls", "maxParallelImagePulls", "registerWithTaints", "providerID", "nodeStatusMaxImages", "shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority", "failSwapOn", "failCgroupV1",
 	"authentication", "authorization", "tlsMinVersion", "tlsCipherSuites", "healthzPort", "healthzBindAddress",
+	"staticPodURL", "staticPodURLHeader", "httpCheckFrequency", "eventRecordQPS", "eventBurst",
 	"enableDebuggingHandlers", "enableProfilingHandler", "enableDebugFlagsHandler", "enableSystemLogHandler", "enableSystemLogQuery",
 }
 

@@ -8,8 +8,11 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
 	v1 "k8s.io/api/core/v1"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -134,6 +137,9 @@ func (r *Runtime) resize(ctx context.Context, pod *v1.Pod, plan Plan) (err error
 	if err := r.checkMemory(ctx, pod, plan, have, want, used); err != nil {
 		return err
 	}
+	if err := r.tellRuntime(ctx, pod, plan); err != nil {
+		return err
+	}
 	if err := r.host.SetPodLimits(pod, cgroups.Limits{
 		CPUShares: max(have.CPUShares, want.CPUShares), CPUQuota: larger(have.CPUQuota, want.CPUQuota), MemoryBytes: larger(have.MemoryBytes, want.MemoryBytes),
 	}); err != nil {
@@ -148,6 +154,20 @@ func (r *Runtime) resize(ctx context.Context, pod *v1.Pod, plan Plan) (err error
 		return err
 	}
 	return r.grants.Actuate(pod, true)
+}
+
+// tellRuntime tells the runtime, and who hooks into it, what the pod as a whole is to have. It may object.
+func (r *Runtime) tellRuntime(ctx context.Context, pod *v1.Pod, plan Plan) error {
+	if plan.CreateSandbox {
+		return nil // the next one is made for what the pod has by then
+	}
+	_, err := r.cri.UpdatePodSandboxResources(ctx, &runtimeapi.UpdatePodSandboxResourcesRequest{
+		PodSandboxId: plan.SandboxID, Resources: r.podResources(pod), Overhead: r.overhead(pod),
+	})
+	if err != nil && grpcstatus.Code(err) != codes.Unimplemented && !strings.Contains(err.Error(), "not implemented") { // an older one cannot be told
+		return fmt.Errorf("tell the runtime of the resize of sandbox %s: %w", plan.SandboxID, err)
+	}
+	return nil
 }
 
 // larger treats 0 as no limit, which is the largest.
