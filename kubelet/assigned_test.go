@@ -57,18 +57,18 @@ func TestAssignOnNodes(t *testing.T) {
 		containers []v1.ResourceRequirements
 		want       []string // CPUs and memory nodes of each; nothing: it is refused
 	}{
-		{"the lowest node that has four", Topology{Policy: single}, []v1.ResourceRequirements{limited("4", "1Gi")}, []string{"4-7 on 1"}},
-		{"two containers on a node each", Topology{Policy: single}, []v1.ResourceRequirements{limited("3", "4Gi"), limited("3", "6Gi")}, []string{"1-3 on 0", "4-6 on 1"}},
-		{"the whole pod on one node", Topology{Policy: single, Scope: numa.PodScope}, []v1.ResourceRequirements{limited("2", "1Gi"), limited("2", "1Gi")}, []string{"4-5 on 1", "6-7 on 1"}},
-		{"the whole pod is too much for one", Topology{Policy: single, Scope: numa.PodScope}, []v1.ResourceRequirements{limited("3", "4Gi"), limited("3", "6Gi")}, nil},
-		{"the container is too much for one", Topology{Policy: single}, []v1.ResourceRequirements{limited("5", "1Gi")}, nil},
-		{"the memory is too much for one", Topology{Policy: single}, []v1.ResourceRequirements{limited("1", "9Gi")}, nil},
-		{"two nodes, as no one could ever do", Topology{Policy: restricted}, []v1.ResourceRequirements{limited("5", "9Gi")}, []string{"1,4-7 on 0-1"}},
-		{"two nodes for the memory alone", Topology{Policy: restricted}, []v1.ResourceRequirements{limited("1", "9Gi")}, nil},
-		{"as it goes", Topology{Policy: effort}, []v1.ResourceRequirements{limited("1", "9Gi")}, []string{"1 on 0-1"}},
-		{"the two that are close", Topology{Policy: restricted, Options: closest}, []v1.ResourceRequirements{limited("5", "9Gi")}, []string{"1,12-15 on 0,3"}},
-		{"the two others that are close", Topology{Policy: restricted, Options: closest}, []v1.ResourceRequirements{limited("8", "9Gi")}, []string{"4-11 on 1-2"}},
-		{"nobody asks", Topology{Policy: numa.None}, []v1.ResourceRequirements{limited("5", "9Gi")}, []string{"1,4-7 on 0-1"}},
+		{"the lowest node that has four", Topology{Policy: single}, []v1.ResourceRequirements{guaranteed("4", "1Gi")}, []string{"4-7 on 1"}},
+		{"two containers on a node each", Topology{Policy: single}, []v1.ResourceRequirements{guaranteed("3", "4Gi"), guaranteed("3", "6Gi")}, []string{"1-3 on 0", "4-6 on 1"}},
+		{"the whole pod on one node", Topology{Policy: single, Scope: numa.PodScope}, []v1.ResourceRequirements{guaranteed("2", "1Gi"), guaranteed("2", "1Gi")}, []string{"4-5 on 1", "6-7 on 1"}},
+		{"the whole pod is too much for one", Topology{Policy: single, Scope: numa.PodScope}, []v1.ResourceRequirements{guaranteed("3", "4Gi"), guaranteed("3", "6Gi")}, nil},
+		{"the container is too much for one", Topology{Policy: single}, []v1.ResourceRequirements{guaranteed("5", "1Gi")}, nil},
+		{"the memory is too much for one", Topology{Policy: single}, []v1.ResourceRequirements{guaranteed("1", "9Gi")}, nil},
+		{"two nodes, as no one could ever do", Topology{Policy: restricted}, []v1.ResourceRequirements{guaranteed("5", "9Gi")}, []string{"1,4-7 on 0-1"}},
+		{"two nodes for the memory alone", Topology{Policy: restricted}, []v1.ResourceRequirements{guaranteed("1", "9Gi")}, nil},
+		{"as it goes", Topology{Policy: effort}, []v1.ResourceRequirements{guaranteed("1", "9Gi")}, []string{"1 on 0-1"}},
+		{"the two that are close", Topology{Policy: restricted, Options: closest}, []v1.ResourceRequirements{guaranteed("5", "9Gi")}, []string{"1,12-15 on 0,3"}},
+		{"the two others that are close", Topology{Policy: restricted, Options: closest}, []v1.ResourceRequirements{guaranteed("8", "9Gi")}, []string{"4-11 on 1-2"}},
+		{"nobody asks", Topology{Policy: numa.None}, []v1.ResourceRequirements{guaranteed("5", "9Gi")}, []string{"1,4-7 on 0-1"}},
 	} {
 		k := large(t, c.topology)
 		pod := testPod("p")
@@ -93,7 +93,7 @@ func TestAssignOnNodes(t *testing.T) {
 // What the managers do is counted.
 func TestAlignmentIsCounted(t *testing.T) {
 	k := large(t, Topology{Policy: numa.SingleNode, Scope: numa.ContainerScope})
-	fits, not := sized("fits", limited("2", "1Gi")), sized("not", limited("5", "1Gi"))
+	fits, not := sized("fits", guaranteed("2", "1Gi")), sized("not", guaranteed("5", "1Gi"))
 	if k.assign(t.Context(), fits) != nil || k.assign(t.Context(), not) == nil {
 		t.Fatal("the pods are admitted otherwise")
 	}
