@@ -494,6 +494,9 @@ func (a *Agent) said(cgroupDriver string) kubeletconfig.KubeletConfiguration {
 
 // applySettings takes over what the KubeletConfiguration says.
 func applySettings(cfg *kubelet.Config, s *kubeletconfig.KubeletConfiguration, machine node.Machine) (err error) {
+	if err := configfile.CheckSwap(s, machine.Swap); err != nil {
+		return err
+	}
 	if cfg.Eviction, err = configfile.Eviction(s); err != nil {
 		return err
 	}

@@ -91,6 +91,7 @@ func setDefaults(c *api.KubeletConfiguration) {
 	defaultTo(&c.HealthzPort, 10248)
 	defaultTo(&c.SeccompDefault, false)
 	defaultTo(&c.FailCgroupV1, false)
+	defaultTo(&c.FailSwapOn, false)
 	defaultTo(&c.RegistryPullQPS, 0)
 	defaultTo(&c.EventRecordQPS, 50)
 	for _, on := range []**bool{&c.EnableDebuggingHandlers, &c.EnableProfilingHandler, &c.EnableDebugFlagsHandler, &c.EnableSystemLogHandler, &c.Authentication.Webhook.Enabled} {
@@ -390,6 +391,14 @@ func ReservedMemory(c *api.KubeletConfiguration) map[int]memory.Amounts {
 		reserved[int(r.NumaNode)] = amounts
 	}
 	return reserved
+}
+
+// CheckSwap refuses a machine that swaps, if so many bytes of it are what the operator does not want.
+func CheckSwap(c *api.KubeletConfiguration, swap int64) error {
+	if *c.FailSwapOn && swap > 0 {
+		return fmt.Errorf("running with swap on is not supported, please disable swap or set failSwapOn to false")
+	}
+	return nil
 }
 
 // Reserved is what the node keeps for the system and for itself.
