@@ -524,6 +524,9 @@ func applySettings(cfg *kubelet.Config, s *kubeletconfig.KubeletConfiguration, m
 	cfg.Node.Taints, cfg.Node.ProviderID, cfg.Node.MaxImages = s.RegisterWithTaints, s.ProviderID, s.NodeStatusMaxImages
 	cfg.Cgroups.MemoryQoS = cgroups.MemoryQoS{Tiered: s.MemoryReservationPolicy == kubeletconfig.TieredReservationMemoryReservationPolicy, Factor: ptr.Deref(s.MemoryThrottlingFactor, 0)}
 	cfg.PodsUnlimited = !slices.Contains(s.EnforceNodeAllocatable, "pods")
+	if cfg.Reservations, err = configfile.Reservations(s); err != nil {
+		return err
+	}
 	if s.UserNamespaces != nil {
 		cfg.IDsPerPod = ptr.Deref(s.UserNamespaces.IDsPerPod, 0)
 	}
@@ -533,11 +536,11 @@ func applySettings(cfg *kubelet.Config, s *kubeletconfig.KubeletConfiguration, m
 	if cfg.CPUOptions, err = configfile.CPUOptions(s); err != nil {
 		return err
 	}
-	mostNodes, err := configfile.MaxNUMANodes(s)
+	topology, err := configfile.TopologyOptions(s)
 	if err != nil {
 		return err
 	}
-	cfg.Topology = kubelet.Topology{Policy: numa.Policy(s.TopologyManagerPolicy), Scope: s.TopologyManagerScope, MaxNodes: mostNodes}
+	cfg.Topology = kubelet.Topology{Policy: numa.Policy(s.TopologyManagerPolicy), Scope: s.TopologyManagerScope, Options: topology}
 	cfg.StaticMemory, cfg.ReservedMemory = s.MemoryManagerPolicy == "Static", configfile.ReservedMemory(s)
 	cfg.LimitedSwap = s.MemorySwap.SwapBehavior == configfile.LimitedSwap
 	cfg.SingleProcessOOMKill, cfg.MaxBackOff = s.SingleProcessOOMKill, s.CrashLoopBackOff.MaxContainerRestartPeriod.Duration
@@ -634,6 +637,7 @@ func (a *Agent) buildKubeletAPI() error {
 		Cgroups:       a.kubelet.Cgroups(),
 		Volumes:       a.volumes.Paths,
 		Measure:       a.volumes.Measure,
+		TotalVolumes:  a.volumes.Totals,
 		Configuration: s,
 		Off: kubeletserver.Off{
 			Debugging: !*s.EnableDebuggingHandlers, Profiling: !*s.EnableProfilingHandler, Flags: !*s.EnableDebugFlagsHandler,

@@ -31,7 +31,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -90,6 +89,7 @@ type Config struct {
 	AllowedSysctls []string // besides the safe ones; "kernel.msg*" is a family
 
 	PodsUnlimited  bool // together; else they have what the node gives to pods
+	Reservations   []cgroups.Reservation
 	CPUCFSQuota    bool
 	IDsPerPod      int64 // of users of their own that pods want; 0: 65536
 	SeccompDefault bool  // containers that name no seccomp profile have the runtime's
@@ -126,9 +126,9 @@ type Config struct {
 
 // Topology says how near to each other the CPUs and devices of a container, or of a pod, have to be.
 type Topology struct {
-	Policy   numa.Policy
-	Scope    string
-	MaxNodes int // that the machine may have; 0: numa.MaxNodes
+	Policy numa.Policy
+	Scope  string
+	numa.Options
 }
 
 // Volumes makes the volumes of pods. SetUp may be called at each sync, and has made all of them when it returns nil.
@@ -204,6 +204,7 @@ type Kubelet struct {
 	cpus        *cpus.Manager   // nil: containers have no CPUs of their own
 	memory      *memory.Manager // nil: containers have memory of any node
 	nodes       numa.Nodes      // of the machine; set by Run if anything has to be near something, and there is more than one place
+	distances   numa.Distances  // between them, if they matter
 	statics     *statics
 	synced      []cache.InformerSynced
 	onPodCIDR   func([]string)
@@ -397,7 +398,10 @@ func (k *Kubelet) Run(ctx context.Context) error {
 		defer k.broadcaster.Shutdown()
 	}
 	if !k.cfg.PodsUnlimited {
-		k.events.Event(k.agent.Ref(), v1.EventTypeNormal, "NodeAllocatableEnforced", "Updated Node Allocatable limit across pods")
+		k.events.Event(k.agent.Ref(), v1.EventTypeNormal, enforced, "Updated Node Allocatable limit across pods")
+	}
+	if err := k.enforceReservations(); err != nil {
+		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	k.prober.Start(ctx)
@@ -460,23 +464,8 @@ func (k *Kubelet) prepare(ctx context.Context) error {
 	if err := errors.Join(k.devices.Load(), k.claims.Load()); err != nil {
 		return err
 	}
-	if k.cfg.StaticCPUs {
-		if err := k.reserveCPUs(); err != nil {
-			return err
-		}
-	}
-	if k.cfg.StaticMemory {
-		if err := k.reserveMemory(); err != nil {
-			return err
-		}
-	}
-	if k.cfg.Topology.Policy != numa.None && k.cfg.Topology.Policy != "" {
-		if k.nodes, err = numa.Read("/sys/devices/system/node"); err != nil {
-			return err
-		}
-		if most := cmp.Or(k.cfg.Topology.MaxNodes, numa.MaxNodes); len(k.nodes) > most {
-			return fmt.Errorf("topologyManagerPolicy %s is unsupported on machines with more than %d NUMA nodes", k.cfg.Topology.Policy, most)
-		}
+	if err := errors.Join(k.reserveCPUs(), k.reserveMemory(), k.readTopology()); err != nil {
+		return err
 	}
 	capacity := k.cfg.Node.Allocatable(k.agent.Machine(), false)
 	limits := cgroups.Limits{CPUShares: cgroups.Shares(capacity.Cpu().MilliValue()), MemoryBytes: capacity.Memory().Value(), Pids: k.podPids(), HugePages: cgroups.HugePages(capacity)}
@@ -509,38 +498,6 @@ func (k *Kubelet) podPids() int64 {
 		return 0
 	}
 	return max(eviction.PIDs()-reserved.Value(), 1)
-}
-
-// reserveCPUs starts the CPU manager.
-func (k *Kubelet) reserveCPUs() error {
-	topology, err := cpus.ReadTopology("/sys/devices/system/cpu")
-	if err != nil {
-		return err
-	}
-	reserved := k.cfg.Node.Reserved[v1.ResourceCPU]
-	k.cpus, err = cpus.New(k.cfg.Root, topology, int(math.Ceil(float64(reserved.MilliValue())/1000)), k.cfg.ReservedCPUs, k.cfg.CPUOptions)
-	return err
-}
-
-// reserveMemory starts the memory manager. What is kept from pods has to be reserved on some node, all of it.
-func (k *Kubelet) reserveMemory() error {
-	nodes, err := numa.Read("/sys/devices/system/node")
-	if err != nil {
-		return err
-	}
-	machine, err := memory.Read("/sys/devices/system/node", nodes)
-	if err != nil {
-		return err
-	}
-	kept, set := k.cfg.Node.Reserved.Memory().Value()+k.cfg.Node.EvictionHard.Memory().Value(), int64(0)
-	for _, amounts := range k.cfg.ReservedMemory {
-		set += amounts[v1.ResourceMemory]
-	}
-	if set != kept {
-		return fmt.Errorf("the memory of reservedMemory together, %d, must be that of kubeReserved, systemReserved and evictionHard, %d", set, kept)
-	}
-	k.memory, err = memory.New(k.cfg.Root, machine, k.cfg.ReservedMemory)
-	return err
 }
 
 // stopPatience is how long workers may take to end what they are doing.

@@ -458,6 +458,19 @@ func (r *Runtime) UpdateContainerResources(_ context.Context, req *runtimeapi.Up
 	return &runtimeapi.UpdateContainerResourcesResponse{}, nil
 }
 
+// UpdatePodSandboxResources implements the CRI. The runtime objects to less than a tenth of a CPU.
+func (r *Runtime) UpdatePodSandboxResources(_ context.Context, req *runtimeapi.UpdatePodSandboxResourcesRequest) (*runtimeapi.UpdatePodSandboxResourcesResponse, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.sandboxes[req.GetPodSandboxId()]; s == nil {
+		return nil, grpcstatus.Errorf(codes.NotFound, "sandbox %s not found", req.GetPodSandboxId())
+	}
+	if req.GetResources().GetCpuShares() < 102 {
+		return nil, grpcstatus.Errorf(codes.InvalidArgument, "a sandbox needs a tenth of a CPU")
+	}
+	return &runtimeapi.UpdatePodSandboxResourcesResponse{}, nil
+}
+
 // ContainerStats implements the CRI: every container uses a little memory.
 func (r *Runtime) ContainerStats(_ context.Context, req *runtimeapi.ContainerStatsRequest) (*runtimeapi.ContainerStatsResponse, error) {
 	little := &runtimeapi.UInt64Value{Value: 1 << 20}

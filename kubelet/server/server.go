@@ -74,6 +74,8 @@ type Config struct {
 	Volumes func(pod types.UID) map[string]string
 	// Measure tells how full one of them is; nil: as full as its file system.
 	Measure func(ctx context.Context, pod types.UID, volume string) (diskusage.FileSystem, error)
+	// TotalVolumes counts volumes by kind: those that pods are to have, and those that they have. It may be nil.
+	TotalVolumes func() (wanted, present map[string]int)
 
 	// Healthy says why the kubelet is not healthy. It may be nil.
 	Healthy func() error
