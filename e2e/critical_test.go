@@ -17,13 +17,16 @@ func TestCriticalPods(t *testing.T) {
 	t.Parallel()
 	n := newHost(t)
 	n.flags = []string{"--node-labels=example.com/rack=7,node.kubernetes.io/shape=small"}
-	if err := os.WriteFile(n.Path(kubeletFile), []byte(kubeletConfig+"maxPods: 4\n"), 0o644); err != nil {
+	if err := os.WriteFile(n.Path(kubeletFile), []byte(kubeletConfig+"maxPods: 4\nnodeLeaseDurationSeconds: 20\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	n.start()
 	n.kubectl("wait", "--for=condition=Ready", "node/alpha", "--timeout=60s")
 	t.Run("labels of the node", func(t *testing.T) { n.with(t).keepsLabels() })
 
+	if got := n.kubectl("get", "lease", "-n", "kube-node-lease", "alpha", "-o", "jsonpath={.spec.leaseDurationSeconds}"); got != "20" {
+		t.Errorf("the node's Lease lasts %s s", got)
+	}
 	n.kubectl("create", "namespace", "demo")
 	for _, name := range []string{"first", "second", "third"} {
 		n.runBound(name, "", "{requests: {memory: 16Mi}}")

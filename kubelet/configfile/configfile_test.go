@@ -197,6 +197,9 @@ func TestLoadRefuses(t *testing.T) {
 		"kubeReservedCgroup: /kube\nenforceNodeAllocatable: [kube-reserved, kube-reserved-compressible]":                                                                              `both "kube-reserved" and "kube-reserved-compressible" cannot be specified together`,
 		"kubeReservedCgroup: /kube\nreservedSystemCPUs: \"0\"":                                                                                                                        "can't use reservedSystemCPUs with systemReservedCgroup or kubeReservedCgroup",
 		"eventRecordQPS: -1":                                "eventRecordQPS and eventBurst must not be negative",
+		"nodeLeaseDurationSeconds: -1":                      "nodeLeaseDurationSeconds must be greater than 0",
+		"nodeStatusUpdateFrequency: -1s":                    "must not be negative times",
+		"containerLogMonitorInterval: 2s":                   "containerLogMonitorInterval must be a positive time duration greater than or equal to 3s",
 		"httpCheckFrequency: -1s":                           "httpCheckFrequency must not be a negative time",
 		"podsPerCore: -1":                                   "must not be negative",
 		"nodeStatusMaxImages: -2":                           "nodeStatusMaxImages -2 must be -1 or greater",
@@ -285,6 +288,25 @@ func TestSourcesAndEvents(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := fmt.Sprint(c.StaticPodURL, " ", c.StaticPodURLHeader, " ", c.HTTPCheckFrequency.Duration, *c.EventRecordQPS, c.EventBurst); got != want {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
+	}
+}
+
+// The rhythm of a node: who says only how often it looks, says how often it reports, too.
+func TestRhythm(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                                   "10s 5m0s 40 10s",
+		"nodeStatusUpdateFrequency: 20s":     "20s 20s 40 10s",
+		"nodeStatusReportFrequency: 1m":      "10s 1m0s 40 10s",
+		"nodeLeaseDurationSeconds: 20":       "10s 5m0s 20 10s",
+		"containerLogMonitorInterval: 1m30s": "10s 5m0s 40 1m30s",
+	} {
+		c, err := Load(write(t, text), api.KubeletConfiguration{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(c.NodeStatusUpdateFrequency.Duration, c.NodeStatusReportFrequency.Duration, c.NodeLeaseDurationSeconds, c.ContainerLogMonitorInterval.Duration); got != want {
 			t.Errorf("%s: %s, want %s", text, got, want)
 		}
 	}
