@@ -88,14 +88,14 @@ func (k *Kubelet) place(g givings, w wanted) (numa.Mask, bool) {
 	if len(k.nodes) == 0 {
 		return 0, true
 	}
-	all := []numa.Hints{g.cpus.Hints(w.cpus, k.nodes)}
+	all := []numa.Hints{g.cpus.Hints(w.cpus)}
 	for _, name := range slices.Sorted(maps.Keys(w.devices)) {
 		all = append(all, g.devices.Hints(name, w.devices[name], k.nodes.All()))
 	}
 	for _, name := range slices.Sorted(maps.Keys(w.memory)) {
 		all = append(all, g.memory.Hints(name, w.memory[name]))
 	}
-	return numa.Choose(k.cfg.Topology.Policy, k.nodes.All(), all)
+	return numa.Choose(k.cfg.Topology.Policy, k.nodes.All(), k.distances, all)
 }
 
 // inOrder are the containers of a pod in the order in which they start, each with whether it ends before the next one starts.

@@ -45,7 +45,7 @@ func (k *Kubelet) keepHouse(ctx context.Context) error {
 		case <-garbage.C:
 			k.look(ctx)
 			k.findOrphans()
-			err = k.runtime.CollectGarbage(ctx, containers.Policy{PerContainer: 1}, func(uid types.UID) bool { return !k.known(uid) })
+			err = k.runtime.CollectGarbage(ctx, containers.Policy{PerContainer: 1}, k.gone)
 			if err != nil && ctx.Err() == nil {
 				k.events.Event(k.agent.Ref(), v1.EventTypeWarning, "ContainerGCFailed", err.Error())
 			}
@@ -77,7 +77,7 @@ func (k *Kubelet) imagesCollected(ctx context.Context, err error, again bool) {
 // findOrphans cleans up after pods that left volumes, folders or cgroups but no container.
 func (k *Kubelet) findOrphans() {
 	for _, uid := range append(k.volumes.Orphans(), k.tree.Orphans(k.known)...) {
-		if !k.known(uid) {
+		if k.gone(uid) {
 			k.cleanUp(uid)
 		}
 	}
@@ -86,7 +86,7 @@ func (k *Kubelet) findOrphans() {
 		return
 	}
 	for _, f := range folders {
-		if uid := types.UID(f.Name()); f.IsDir() && !k.known(uid) {
+		if uid := types.UID(f.Name()); f.IsDir() && k.gone(uid) {
 			k.cleanUp(uid)
 		}
 	}

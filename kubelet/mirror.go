@@ -25,6 +25,8 @@ type StaticPods interface {
 	Read(ctx context.Context) []*v1.Pod
 	// Run calls changed whenever Read may have another answer, until ctx ends.
 	Run(ctx context.Context, changed func()) error
+	// Seen says whether Read returns all; before that, what runs may be a static pod.
+	Seen() bool
 }
 
 // statics runs the static pods, and keeps for each a mirror in the API: a pod that shows it to everybody, whose
@@ -39,6 +41,7 @@ type statics struct {
 
 	mu     sync.Mutex
 	wanted map[types.NamespacedName]*v1.Pod // guarded by mu: as the source says
+	seen   bool                             // guarded by mu: those are all
 	runs   map[types.NamespacedName]*v1.Pod // guarded by mu: those that have a worker
 }
 
@@ -65,12 +68,13 @@ func (s *statics) read(ctx context.Context) {
 		return
 	}
 	wanted := map[types.NamespacedName]*v1.Pod{}
+	seen := s.source.Seen() // what comes after that is not among wanted
 	for _, pod := range s.source.Read(ctx) {
 		wanted[nameOf(pod)] = pod
 	}
 	s.mu.Lock()
 	was := s.wanted
-	s.wanted = wanted
+	s.wanted, s.seen = wanted, seen
 	s.mu.Unlock()
 	for name := range was {
 		s.queue.Add(name)
@@ -78,6 +82,21 @@ func (s *statics) read(ctx context.Context) {
 	for name := range wanted {
 		s.queue.Add(name)
 	}
+}
+
+// mayHave says whether a pod with a UID is one of them, or might turn out to be.
+func (s *statics) mayHave(uid types.UID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.source != nil && !s.seen {
+		return true
+	}
+	for _, pod := range s.wanted {
+		if pod.UID == uid {
+			return true
+		}
+	}
+	return false
 }
 
 // dismissed takes note that the worker of a pod is gone.

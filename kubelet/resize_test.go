@@ -28,8 +28,8 @@ func amount(cpu, memory string) v1.ResourceRequirements {
 	return v1.ResourceRequirements{Requests: v1.ResourceList{v1.ResourceCPU: resource.MustParse(cpu), v1.ResourceMemory: resource.MustParse(memory)}}
 }
 
-// limited is requested and limited.
-func limited(cpu, memory string) v1.ResourceRequirements {
+// guaranteed is requested and limited.
+func guaranteed(cpu, memory string) v1.ResourceRequirements {
 	r := amount(cpu, memory)
 	r.Limits = r.Requests.DeepCopy()
 	return r
@@ -53,7 +53,7 @@ func TestOrderOfWishes(t *testing.T) {
 	want := []wish{
 		one("smaller", little, much, -5, 0),
 		one("important", much, little, 7, 0),
-		one("sure", limited("2", "1Mi"), limited("1", "1Mi"), 0, 0),
+		one("sure", guaranteed("2", "1Mi"), guaranteed("1", "1Mi"), 0, 0),
 		one("patient", much, little, 0, time.Minute),
 		one("a", much, little, 0, 0),
 		one("b", amount("1", "2Mi"), little, 0, 0),
@@ -77,12 +77,12 @@ func TestNeverFits(t *testing.T) {
 		want        string
 		description string
 	}{
-		{withCPUs, limited("2", "1Mi"), limited("1", "1Mi"), `Resize is infeasible for Guaranteed Pods alongside CPU Manager policy "static"`, "CPU of its own"},
-		{withCPUs, limited("1", "2Mi"), limited("1", "1Mi"), "", "memory beside CPUs of its own"},
+		{withCPUs, guaranteed("2", "1Mi"), guaranteed("1", "1Mi"), `Resize is infeasible for Guaranteed Pods alongside CPU Manager policy "static"`, "CPU of its own"},
+		{withCPUs, guaranteed("1", "2Mi"), guaranteed("1", "1Mi"), "", "memory beside CPUs of its own"},
 		{withCPUs, amount("2", "1Mi"), amount("1", "1Mi"), "", "shared CPUs"},
-		{withMemory, limited("1", "2Mi"), limited("1", "1Mi"), `Resize is infeasible for Guaranteed Pods alongside Memory Manager policy "Static"`, "memory of its own"},
-		{withMemory, limited("2", "1Mi"), limited("1", "1Mi"), "", "CPU beside memory of its own"},
-		{&Kubelet{runtime: &containers.Runtime{}}, limited("2", "2Mi"), limited("1", "1Mi"), "", "nothing of its own"},
+		{withMemory, guaranteed("1", "2Mi"), guaranteed("1", "1Mi"), `Resize is infeasible for Guaranteed Pods alongside Memory Manager policy "Static"`, "memory of its own"},
+		{withMemory, guaranteed("2", "1Mi"), guaranteed("1", "1Mi"), "", "CPU beside memory of its own"},
+		{&Kubelet{runtime: &containers.Runtime{}}, guaranteed("2", "2Mi"), guaranteed("1", "1Mi"), "", "nothing of its own"},
 	} {
 		if got, _ := c.k.neverFits(sized("web", c.wants), sized("web", c.has)); got != c.want {
 			t.Errorf("%s: %q, want %q", c.description, got, c.want)
@@ -147,7 +147,7 @@ func TestResizeInOrder(t *testing.T) {
 	for _, name := range waiting {
 		b.create(sized(name, amount(part(1), "1Mi")))
 	}
-	b.create(sized("sure", limited(part(1), "1Mi")))
+	b.create(sized("sure", guaranteed(part(1), "1Mi")))
 	b.create(sized("filler", amount(part(5), "1Mi")))
 	for _, name := range append([]string{"sure", "filler"}, waiting...) {
 		b.eventually(name+" is ready", func() bool { return b.ready(name) })
@@ -162,7 +162,7 @@ func TestResizeInOrder(t *testing.T) {
 		b.resize(name, amount(part(6), "1Mi"))
 		b.eventually(name+" waits", func() bool { return deferred(name) })
 	}
-	b.resize("sure", limited(part(6), "1Mi"))
+	b.resize("sure", guaranteed(part(6), "1Mi"))
 	b.eventually("the guaranteed one waits", func() bool { return deferred("sure") })
 	b.delete("filler", 0)
 	b.eventually("the guaranteed one has what it waits for", func() bool { return has("sure", 6) })
@@ -171,7 +171,7 @@ func TestResizeInOrder(t *testing.T) {
 			t.Errorf("%s does not wait: %s", name, resizeConditions(b.get(name)))
 		}
 	}
-	b.resize("sure", limited(part(1), "1Mi"))
+	b.resize("sure", guaranteed(part(1), "1Mi"))
 	b.eventually("the one that has waited longest is next", func() bool { return has("w1", 6) })
 	if !deferred("w2") || !deferred("w3") {
 		t.Error("others do not wait")
@@ -209,9 +209,9 @@ func TestResizeInOrder(t *testing.T) {
 // A change that cannot be made, as the memory is in use, keeps no container from being started again.
 func TestResizeFails(t *testing.T) {
 	b := newBench(t, "app:1")
-	b.create(testPod("web", v1.Container{Name: "app", Resources: limited("100m", "64Mi")}, v1.Container{Name: "other", Resources: limited("50m", "64Mi")}))
+	b.create(testPod("web", v1.Container{Name: "app", Resources: guaranteed("100m", "64Mi")}, v1.Container{Name: "other", Resources: guaranteed("50m", "64Mi")}))
 	b.eventually("pod is ready", func() bool { return b.ready("web") })
-	b.resize("web", limited("100m", "512Ki")) // each container of the fake runtime uses 1 MiB
+	b.resize("web", guaranteed("100m", "512Ki")) // each container of the fake runtime uses 1 MiB
 	b.eventually("the change fails", func() bool { return resizeConditions(b.get("web")) == "PodResizeInProgress=Error " })
 	if !b.hadEvent("Warning ResizeError Pod resize error: {") {
 		t.Error("nobody was told")
@@ -222,13 +222,13 @@ func TestResizeFails(t *testing.T) {
 	b.eventually("the other container is started again", func() bool {
 		return b.get("web").Status.ContainerStatuses[1].RestartCount == 1 && b.ready("web")
 	})
-	b.resize("web", limited("1m", "32Mi"))
+	b.resize("web", guaranteed("1m", "32Mi"))
 	b.eventually("the runtime objects", func() bool {
 		return slices.ContainsFunc(b.get("web").Status.Conditions, func(c v1.PodCondition) bool {
 			return c.Type == v1.PodResizeInProgress && c.Reason == v1.PodReasonError && strings.Contains(c.Message, "a tenth of a CPU")
 		})
 	})
-	b.resize("web", limited("100m", "32Mi"))
+	b.resize("web", guaranteed("100m", "32Mi"))
 	b.eventually("another change is made", func() bool { return resizeConditions(b.get("web")) == "" })
 }
 

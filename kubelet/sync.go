@@ -60,11 +60,11 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 		}
 	}
 	now := k.generate(w, pod, have, false)
+	k.startup.Initialized(pod.UID, have.Initialized(pod))
 	k.status.Set(pod, now)
 	if now.Phase == v1.PodRunning && !w.started {
 		w.started = true
 		k.metrics.PodStart.Observe(time.Since(w.began).Seconds())
-		k.metrics.PodStartTotal.WithLabelValues().Observe(time.Since(pod.CreationTimestamp.Time).Seconds())
 	}
 	if status.IsTerminal(now.Phase) {
 		return true, then, nil

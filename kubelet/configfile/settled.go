@@ -18,11 +18,12 @@ import (
 
 // fields are those that have an effect.
 var fields = []string{
-	"apiVersion", "kind", "maxPods", "podsPerCore", "podPidsLimit", "cpuCFSQuota", "cpuCFSQuotaPeriod", "cpuManagerPolicy", "cpuManagerPolicyOptions", "reservedSystemCPUs", "topologyManagerPolicy", "topologyManagerPolicyOptions", "topologyManagerScope", "memoryManagerPolicy", "reservedMemory", "memorySwap", "singleProcessOOMKill", "memoryThrottlingFactor", "memoryReservationPolicy", "crashLoopBackOff", "kubeReserved", "systemReserved", "enforceNodeAllocatable",
+	"apiVersion", "kind", "maxPods", "podsPerCore", "podPidsLimit", "cpuCFSQuota", "cpuCFSQuotaPeriod", "cpuManagerPolicy", "cpuManagerPolicyOptions", "reservedSystemCPUs", "topologyManagerPolicy", "topologyManagerPolicyOptions", "topologyManagerScope", "memoryManagerPolicy", "reservedMemory", "memorySwap", "singleProcessOOMKill", "memoryThrottlingFactor", "memoryReservationPolicy", "crashLoopBackOff", "kubeReserved", "systemReserved", "kubeReservedCgroup", "systemReservedCgroup", "enforceNodeAllocatable", "featureGates",
 	"evictionHard", "evictionSoft", "evictionSoftGracePeriod", "evictionPressureTransitionPeriod", "evictionMaxPodGracePeriod", "evictionMinimumReclaim", "mergeDefaultEvictionSettings",
 	"imageMinimumGCAge", "imageMaximumGCAge", "imageGCHighThresholdPercent", "imageGCLowThresholdPercent", "containerLogMaxSize", "containerLogMaxFiles", "registryPullQPS", "registryBurst", "imagePullCredentialsVerificationPolicy", "preloadedImagesVerificationAllowlist",
 	"allowedUnsafeSysctls", "seccompDefault", "userNamespaces", "serializeImagePulls", "maxParallelImagePulls", "registerWithTaints", "providerID", "nodeStatusMaxImages", "shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority", "failSwapOn", "failCgroupV1",
 	"authentication", "authorization", "tlsMinVersion", "tlsCipherSuites", "healthzPort", "healthzBindAddress",
+	"staticPodURL", "staticPodURLHeader", "httpCheckFrequency", "eventRecordQPS", "eventBurst",
 	"enableDebuggingHandlers", "enableProfilingHandler", "enableDebugFlagsHandler", "enableSystemLogHandler", "enableSystemLogQuery",
 }
 

@@ -36,6 +36,8 @@ type Runtime struct {
 	OnExec func(container string, command []string) (stdout string, exitCode int32)
 	// NetworkReady is what Status says.
 	NetworkReady bool
+	// NoEvents ends the stream of events at once, as CRI-O does.
+	NoEvents bool
 
 	mu         sync.Mutex
 	next       int
@@ -189,6 +191,9 @@ func clone(s *runtimeapi.PodSandboxStatus) *runtimeapi.PodSandboxStatus {
 
 // GetContainerEvents implements the CRI.
 func (r *Runtime) GetContainerEvents(_ *runtimeapi.GetEventsRequest, stream runtimeapi.RuntimeService_GetContainerEventsServer) error {
+	if r.NoEvents {
+		return nil
+	}
 	events := make(chan *runtimeapi.ContainerEventResponse, 1000)
 	r.mu.Lock()
 	r.listeners[events] = true

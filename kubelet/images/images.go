@@ -17,6 +17,7 @@ import (
 
 	"github.com/distribution/reference"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/flowcontrol"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -73,6 +74,8 @@ type Config struct {
 	// Verify says of which images that are present a pod has to prove that it may have them; empty: of those that were pulled.
 	Verify    api.ImagePullCredentialsVerificationPolicy
 	Allowlist Allowlist
+	// Began is told when an image is pulled for a pod, once more maybe, and Got when it has come. They may be nil.
+	Began, Got func(pod types.UID, image string)
 	// Pulled is told of each pull: how large the image is, and how long it took with waiting. It may be nil.
 	Pulled func(bytes uint64, took time.Duration)
 	// PullsPerSecond are tried, and PullsAtOnce; 0 for any number.
@@ -179,6 +182,9 @@ func (p *Puller) pull(ctx context.Context, pod *v1.Pod, c *v1.Container, spec *r
 		p.event(pod, c, v1.EventTypeNormal, "BackOff", message)
 		return nil, &Error{Reason: ReasonImagePullBackOff, Message: message, RetryAt: failed.Add(p.backoff.Get(key))}
 	}
+	if p.cfg.Began != nil {
+		p.cfg.Began(pod.UID, c.Image)
+	}
 	p.event(pod, c, v1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", c.Image))
 	waiting := time.Now()
 	if p.slots != nil {
@@ -215,6 +221,9 @@ func (p *Puller) pull(ctx context.Context, pod *v1.Pod, c *v1.Container, spec *r
 		return nil, &Error{Reason: ReasonImageInspectError, Message: fmt.Sprintf("Failed to inspect image %q: %v", c.Image, err)}
 	}
 	took, whole := time.Since(began).Truncate(time.Millisecond), time.Since(waiting).Truncate(time.Millisecond)
+	if p.cfg.Got != nil {
+		p.cfg.Got(pod.UID, c.Image)
+	}
 	if p.cfg.Pulled != nil {
 		p.cfg.Pulled(image.GetSize(), time.Since(waiting))
 	}

@@ -23,7 +23,8 @@ type Metrics struct {
 	Probes metrics.KubeRegistry // served at /metrics/probes
 
 	PodStart          *metrics.Histogram    // until all of its containers run, from when the kubelet heard of the pod
-	PodStartTotal     *metrics.HistogramVec // the same from when the pod was created
+	PodStartTotal     *metrics.HistogramVec // until all can see that all of them run, from when the pod was created
+	PodStartSLI       *metrics.HistogramVec // the same without pulls and init containers
 	PodWorkerStart    *metrics.Histogram    // until the kubelet began to work on it
 	PodWork           *metrics.HistogramVec // operation_type: create, update, sync, terminate
 	StartedPods       *metrics.Counter
@@ -53,7 +54,8 @@ type Metrics struct {
 	UserNamespacedPods, UserNamespacedPodsFailed          *metrics.Counter // started with users of their own, and what of them could not be
 	ImageVolumes, ImageVolumesMounted, ImageVolumesFailed *metrics.Counter // that containers asked for, got, and did not get
 
-	Resizes Resizes
+	Resizes                 Resizes
+	FirstNetworkPodStartSLI *metrics.Gauge // PodStartSLI of the first pod with a network of its own
 
 	MemoryMin, MemoryLow *metrics.Gauge // bytes that the kernel does not take back from pods
 
@@ -136,6 +138,7 @@ func New(node string) *Metrics {
 			"Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run", podBuckets)),
 		PodWork:           histograms("pod_worker_duration_seconds", "Duration in seconds to sync a single pod. Broken down by operation type: create, update, or sync", metrics.DefBuckets, "operation_type"),
 		PodStartTotal:     histograms("pod_start_total_duration_seconds", "Duration in seconds to start a pod since creation, including time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch", podBuckets),
+		PodStartSLI:       histograms("pod_start_sli_duration_seconds", "How many seconds pods take to start, from when they are created until the API shows that all containers run, without pulls of images and init containers.", podBuckets),
 		PodWorkerStart:    metrics.NewHistogram(histogram("pod_worker_start_duration_seconds", "Duration in seconds from kubelet seeing a pod to starting a worker.", metrics.DefBuckets)),
 		StartedPods:       metrics.NewCounter(counter("started_pods_total", "Cumulative number of pods started")),
 		FailedPods:        metrics.NewCounter(counter("started_pods_errors_total", "Cumulative number of errors when starting pods")),
@@ -188,6 +191,8 @@ func New(node string) *Metrics {
 	}
 	m.name = metrics.NewGaugeVec(&metrics.GaugeOpts{Subsystem: "kubelet", Name: "node_name", Help: "The node's name. The count is always 1.", StabilityLevel: metrics.ALPHA}, []string{"node"})
 	m.Resizes = newResizes()
+	m.FirstNetworkPodStartSLI = metrics.NewGauge(&metrics.GaugeOpts{Subsystem: "kubelet", Name: "first_network_pod_start_sli_duration_seconds", StabilityLevel: metrics.INTERNAL,
+		Help: "How many seconds the first pod with a network of its own took to start, counted as in pod_start_sli_duration_seconds."})
 	m.MemoryMin = gauge("memory_qos_node_memory_min_bytes", "Memory that Guaranteed pods request and that is never taken back from them (memory.min).")
 	m.MemoryLow = gauge("memory_qos_node_memory_low_bytes", "Memory that Burstable pods request and that is taken back from them as the last (memory.low).")
 	m.countLocalAPIs()
@@ -255,7 +260,7 @@ func (m *Metrics) countLocalAPIs() {
 
 // List lists what is in All and in Probes.
 func (m *Metrics) List() (all, probes []metrics.Registerable) {
-	all = []metrics.Registerable{m.PodStart, m.PodStartTotal, m.PodWorkerStart, m.PodWork, m.StartedPods, m.FailedPods,
+	all = []metrics.Registerable{m.PodStart, m.PodStartTotal, m.PodStartSLI, m.FirstNetworkPodStartSLI, m.PodWorkerStart, m.PodWork, m.StartedPods, m.FailedPods,
 		m.SandboxStart, m.SandboxErrors, m.StartedContainers, m.FailedContainers, m.EndedContainers, m.UserNamespacedPods, m.UserNamespacedPodsFailed, m.Cgroups, m.Evictions, m.Preemptions, m.Rejections, m.ContainersPerPod, m.ImagePull, m.ImagesRemoved, m.CgroupVersion, m.HookFallbacks, m.Restarted, m.DeviceAllocation,
 		m.DeviceRegistered, m.DRAOperations, m.DRACalls, m.ClaimsInUse, m.ImageVolumes, m.ImageVolumesMounted, m.ImageVolumesFailed, m.storage, m.Requests, m.RequestDuration, m.Inflight,
 		m.operations, m.operationErrors, m.operationDurations, m.name, m.MemoryMin, m.MemoryLow, m.PodsAPI, m.PodResources,

@@ -134,6 +134,7 @@ func (s *Server) ownMetrics(w http.ResponseWriter, r *http.Request) {
 	now.look("kubelet_running_containers", "Number of containers currently running", "container_state")
 	s.running(r.Context(), now)
 	s.claims(r.Context(), now)
+	s.totalVolumes(now)
 	present := metrics.NewKubeRegistry()
 	present.CustomMustRegister(now)
 	all := gatherers{s.config.Metrics.All, present, only{legacyregistry.DefaultGatherer, processMetrics}}
@@ -189,6 +190,20 @@ func (s *Server) claims(ctx context.Context, to *sampler) {
 			for i, n := range []*uint64{v.CapacityBytes, v.AvailableBytes, v.UsedBytes, v.Inodes, v.InodesFree, v.InodesUsed} {
 				to.samples = append(to.samples, sample{desc: series[i], kind: metrics.GaugeValue, value: float64(*n), labels: []string{v.PVCRef.Namespace, v.PVCRef.Name}})
 			}
+		}
+	}
+}
+
+// totalVolumes counts the volumes of pods.
+func (s *Server) totalVolumes(to *sampler) {
+	if s.config.TotalVolumes == nil {
+		return
+	}
+	total := to.look("volume_manager_total_volumes", "Number of volumes in Volume Manager", "plugin_name", "state")
+	wanted, present := s.config.TotalVolumes()
+	for state, counts := range map[string]map[string]int{"desired_state_of_world": wanted, "actual_state_of_world": present} {
+		for kind, n := range counts {
+			to.samples = append(to.samples, sample{desc: total, kind: metrics.GaugeValue, value: float64(n), labels: []string{kind, state}})
 		}
 	}
 }

@@ -65,6 +65,8 @@ type Config struct {
 	Pods    Pods
 	Runtime runtimeapi.RuntimeServiceClient
 	Images  runtimeapi.ImageServiceClient
+	// RuntimeSocket is where a runtime listens that is another process; empty: it is in this one.
+	RuntimeSocket string
 
 	Metrics *metrics.Metrics // by default none are counted
 	Cgroups *cgroups.Tree    // where usage is read; nil: it is not
@@ -72,6 +74,8 @@ type Config struct {
 	Volumes func(pod types.UID) map[string]string
 	// Measure tells how full one of them is; nil: as full as its file system.
 	Measure func(ctx context.Context, pod types.UID, volume string) (diskusage.FileSystem, error)
+	// TotalVolumes counts volumes by kind: those that pods are to have, and those that they have. It may be nil.
+	TotalVolumes func() (wanted, present map[string]int)
 
 	// Healthy says why the kubelet is not healthy. It may be nil.
 	Healthy func() error

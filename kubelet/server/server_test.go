@@ -119,7 +119,10 @@ func newServer(t *testing.T, allowed ...string) (*Server, *node, *access) {
 	counts := metrics.New("n1")
 	counts.ProbeTotal.WithLabelValues("Liveness", "successful", "main", "web", "default", "uid").Inc()
 	s := New(Config{NodeName: "n1", Authenticator: a, Authorizer: a, Pods: n, Runtime: n, Images: n, RootDir: dir, LogDir: dir, Metrics: counts, Flags: map[string]string{"v": "2"},
-		Cgroups: groups(t), Volumes: func(types.UID) map[string]string { return map[string]string{"v": dir} }})
+		Cgroups: groups(t), Volumes: func(types.UID) map[string]string { return map[string]string{"v": dir} },
+		TotalVolumes: func() (map[string]int, map[string]int) {
+			return map[string]int{"kubernetes.io/csi:x.io": 2}, map[string]int{"kubernetes.io/csi:x.io": 1}
+		}})
 	return s, n, a
 }
 
@@ -128,6 +131,7 @@ func groups(t *testing.T) *cgroups.Tree {
 	mount := t.TempDir()
 	for path, text := range map[string]string{
 		"cgroup.controllers": "", "kubepods/poduid/memory.current": "1000", "kubepods/poduid/memory.stat": "inactive_file 100\n", "kubepods/poduid/c1/cpu.stat": "usage_usec 3000000\n",
+		"system/skiff/memory.current": "10", "system/crio/memory.current": "20",
 	} {
 		path = filepath.Join(mount, path)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
@@ -226,6 +230,8 @@ func TestAnswers(t *testing.T) {
 		{"/metrics", 200, `kubelet_node_name{node="n1"} 1`},
 		{"/metrics", 200, `kubelet_running_pods 1`},
 		{"/metrics", 200, `kubelet_running_containers{container_state="running"} 1`},
+		{"/metrics", 200, `volume_manager_total_volumes{plugin_name="kubernetes.io/csi:x.io",state="actual_state_of_world"} 1`},
+		{"/metrics", 200, `volume_manager_total_volumes{plugin_name="kubernetes.io/csi:x.io",state="desired_state_of_world"} 2`},
 		{"/metrics", 200, `kubelet_volume_stats_capacity_bytes{namespace="default",persistentvolumeclaim="data"}`},
 		{"/metrics", 200, `kubelet_http_requests_total{long_running="false",method="GET",path="pods",server_type="readwrite"} 1`},
 		{"/metrics", 200, "process_resident_memory_bytes"},

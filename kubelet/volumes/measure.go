@@ -5,6 +5,7 @@ package volumes
 import (
 	"context"
 	"fmt"
+	"time"
 
 	csipb "github.com/container-storage-interface/spec/lib/go/csi"
 	"k8s.io/apimachinery/pkg/types"
@@ -52,4 +53,35 @@ func (m *Manager) Measure(ctx context.Context, pod types.UID, name string) (disk
 		}
 	}
 	return f, nil
+}
+
+// measure tells of a volume that was made, or could not be; bringing one up to date is none of that.
+func (m *Manager) measure(kind string, v *volume, began time.Time, err error) {
+	if v.again || m.cfg.Measured == nil {
+		return
+	}
+	operation := "volume_mount"
+	if v.pv != nil && isBlock(v.pv) {
+		operation = "map_volume"
+	}
+	m.cfg.Measured(kind, operation, began, err)
+}
+
+// Totals counts by kind the volumes that pods are to have, and those of them that they have.
+func (m *Manager) Totals() (wanted, present map[string]int) {
+	wanted, present = map[string]int{}, map[string]int{}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, volumes := range m.pods {
+		for _, v := range volumes {
+			wanted[v.kind]++
+			present[v.kind]++
+		}
+	}
+	for _, kinds := range m.lacking {
+		for _, kind := range kinds {
+			wanted[kind]++
+		}
+	}
+	return wanted, present
 }

@@ -69,6 +69,7 @@ func (v *volume) fsGroup() *int64 {
 
 // mounted is a volume that containers can have.
 type mounted struct {
+	kind     string                // see kindOf
 	name     string                // specName, for its subPath mounts
 	path     string                // on this node
 	device   bool                  // path is a block device
@@ -77,6 +78,17 @@ type mounted struct {
 	follows  bool                  // the API: each SetUp looks for changes
 	csi      *csiSource            // what a driver has published
 	size     resource.Quantity     // of the claim's volume when it was set up
+}
+
+// kindOf is what metrics call the volumes of a plugin. There is one kind for each CSI driver.
+func kindOf(p plugin, v *volume) string {
+	switch {
+	case v.pv != nil && v.pv.Spec.CSI != nil:
+		return p.name() + ":" + v.pv.Spec.CSI.Driver
+	case v.source.CSI != nil:
+		return p.name() + ":" + v.source.CSI.Driver
+	}
+	return p.name()
 }
 
 // escape makes a plugin's name a directory's.

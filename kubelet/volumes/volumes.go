@@ -28,6 +28,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/client-go/informers"
@@ -61,8 +62,8 @@ type Config struct {
 	// Stale hears that a volume that the pod has could not be brought up to date: worth a FailedMount
 	// event, but the pod goes on with what it has.
 	Stale func(pod *corev1.Pod, err error)
-	// Event sends one about a pod.
-	Event func(pod *corev1.Pod, kind, reason, message string)
+	// Event sends one about a pod or a claim.
+	Event func(about runtime.Object, kind, reason, message string)
 	// NodeName is the node's; CSI are its drivers, nil for none.
 	NodeName string
 	CSI      *csi.Drivers
@@ -90,13 +91,14 @@ type Manager struct {
 	inUse inUse
 	disks diskusage.Asker
 
-	mu   sync.Mutex // guards pods
-	pods map[types.UID]map[string]mounted
+	mu      sync.Mutex // guards what follows
+	pods    map[types.UID]map[string]mounted
+	lacking map[types.UID][]string // the kinds of the volumes that a pod cannot have yet
 }
 
 // New returns a Manager.
 func New(cfg Config) *Manager {
-	m := &Manager{cfg: cfg, pods: map[types.UID]map[string]mounted{}}
+	m := &Manager{cfg: cfg, pods: map[types.UID]map[string]mounted{}, lacking: map[types.UID][]string{}}
 	m.tokens = newTokens(cfg.Client, cfg.Changed)
 	m.bundles = newTrustBundles(cfg.Factory, cfg.Changed)
 	m.certificates = newPodCertificates(cfg)
@@ -124,6 +126,7 @@ func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
 		return fmt.Errorf("make the pod's directory: %w", err)
 	}
 	ready := map[string]mounted{}
+	var lacking []string
 	var errs []error
 	used := usedVolumes(pod)
 	for i := range pod.Spec.Volumes {
@@ -148,16 +151,19 @@ func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod) error {
 			m.cfg.Stale(pod, err)
 		default:
 			errs = append(errs, err)
+			if mnt.kind != "" {
+				lacking = append(lacking, mnt.kind)
+			}
 		}
 	}
 	m.mu.Lock()
-	m.pods[pod.UID] = ready
+	m.pods[pod.UID], m.lacking[pod.UID] = ready, lacking
 	m.mu.Unlock()
 	return utilerrors.NewAggregate(errs)
 }
 
 // setUpVolume finds the plugin for one volume and lets it work. With an error it may still return a
-// volume that follows the API, as it was before a restart. again says that this process has set it up before, as last.
+// volume that follows the API, as it was before a restart, or at least its kind. again says that this process has set it up before, as last.
 func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, source *corev1.Volume, last mounted, again bool) (mounted, error) {
 	v, err := m.resolve(ctx, pod, source)
 	if err != nil {
@@ -169,41 +175,24 @@ func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, source *core
 			continue
 		}
 		v.dir = filepath.Join(m.PodDir(pod.UID), "volumes", escape(p.name()), v.specName())
-		began := time.Now()
+		began, kind := time.Now(), kindOf(p, v)
 		mnt, err := p.setUp(ctx, v)
-		m.measure(p, v, began, err)
+		m.measure(kind, v, began, err)
 		if err == nil {
-			mnt.name = v.specName()
+			mnt.name, mnt.kind = v.specName(), kind
 			if v.pv != nil {
 				mnt.size = v.pv.Spec.Capacity[corev1.ResourceStorage]
 			}
 			return mnt, nil
 		}
+		mnt = mounted{kind: kind}
 		if exists(filepath.Join(v.dir, dataLink)) {
-			mnt = mounted{name: v.specName(), path: v.dir, readOnly: true, follows: true}
+			mnt = mounted{kind: kind, name: v.specName(), path: v.dir, readOnly: true, follows: true}
 		}
 		what, reason := operation(v, err)
 		return mnt, setUpError{fmt.Errorf("%s failed for volume %q : %w", what, v.specName(), err), reason}
 	}
 	return mounted{}, fmt.Errorf("MountVolume.FindPluginBySpec failed for volume %q : no volume plugin matched", v.specName())
-}
-
-// measure tells of a volume that was made, or could not be; bringing one up to date is none of that.
-func (m *Manager) measure(p plugin, v *volume, began time.Time, err error) {
-	if v.again || m.cfg.Measured == nil {
-		return
-	}
-	name, operation := p.name(), "volume_mount"
-	switch {
-	case v.pv != nil && v.pv.Spec.CSI != nil:
-		name += ":" + v.pv.Spec.CSI.Driver
-	case v.source.CSI != nil:
-		name += ":" + v.source.CSI.Driver
-	}
-	if v.pv != nil && isBlock(v.pv) {
-		operation = "map_volume"
-	}
-	m.cfg.Measured(name, operation, began, err)
 }
 
 // setUpError is an error of one volume, with the reason of the event that tells about it.
@@ -238,6 +227,7 @@ func (m *Manager) TearDown(ctx context.Context, podUID types.UID) error {
 	m.certificates.forget(podUID)
 	m.mu.Lock()
 	delete(m.pods, podUID)
+	delete(m.lacking, podUID)
 	m.mu.Unlock()
 
 	dir := m.PodDir(podUID)

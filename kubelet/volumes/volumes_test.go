@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -82,7 +83,9 @@ func newNodeAt(t *testing.T, root string, objs ...runtime.Object) *node {
 		Factory: informers.NewSharedInformerFactory(client, 0), Objects: cache, Changed: notify,
 		Env:   constantEnv{},
 		Stale: func(_ *corev1.Pod, err error) { n.stale <- err },
-		Event: func(_ *corev1.Pod, kind, reason, message string) { n.events <- kind + " " + reason + " " + message },
+		Event: func(about runtime.Object, kind, reason, message string) {
+			n.events <- fmt.Sprintf("%T %s %s %s", about, kind, reason, message)
+		},
 		Node: func() (*corev1.Node, error) {
 			return &corev1.Node{
 				ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "node-uid", Labels: map[string]string{"kubernetes.io/hostname": "n1"}},
@@ -104,6 +107,30 @@ type constantEnv struct{}
 
 func (constantEnv) Environ(context.Context, *corev1.Pod, *corev1.Container, string, []string) ([]*runtimeapi.KeyValue, error) {
 	return []*runtimeapi.KeyValue{{Key: "NAME", Value: []byte("sub")}}, nil
+}
+
+// Volumes are counted by kind: those that pods are to have, and those that they have.
+func TestTotals(t *testing.T) {
+	n := newNode(t)
+	pod := newPod(
+		vol("disk", corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}),
+		vol("more", corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}),
+		vol("cm", corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: ref("not-there")}}),
+	)
+	if err := n.SetUp(t.Context(), pod); err == nil {
+		t.Error("a ConfigMap that is not there was found")
+	}
+	check := func(wantWanted, wantPresent map[string]int) {
+		t.Helper()
+		if wanted, present := n.Totals(); !maps.Equal(wanted, wantWanted) || !maps.Equal(present, wantPresent) {
+			t.Errorf("wanted %v, present %v, want %v and %v", wanted, present, wantWanted, wantPresent)
+		}
+	}
+	check(map[string]int{"kubernetes.io/configmap": 1, "kubernetes.io/empty-dir": 2}, map[string]int{"kubernetes.io/empty-dir": 2})
+	if err := n.TearDown(t.Context(), pod.UID); err != nil {
+		t.Fatal(err)
+	}
+	check(nil, nil)
 }
 
 // A pod with each kind of volume; then nothing of it is left, and what it had from the node is.
