@@ -341,6 +341,29 @@ func TestVolumes(t *testing.T) {
 	}
 }
 
+// Deletions are counted by the provisioner of the volume's class, whatever the volume says of who has made it.
+func TestDeleters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := start(t, class("fast", "x.io/p", storagev1.VolumeBindingImmediate))
+		b := newBinder(c.Clientset, c.Factory, c.Events, metrics.New().Volumes)
+		of := func(name string) *corev1.PersistentVolume {
+			return volume("a", "1Gi", func(pv *corev1.PersistentVolume) {
+				pv.Spec.StorageClassName = name
+				metav1.SetMetaDataAnnotation(&pv.ObjectMeta, storagehelper.AnnDynamicallyProvisioned, "x.io/one-of-many")
+			})
+		}
+		if got := b.deleterOf(of("fast"), ""); got != "x.io/p" {
+			t.Errorf("the deleter is %q, want the class's provisioner", got)
+		}
+		if got := b.deleterOf(of("gone"), ""); got != "" {
+			t.Errorf("without its class the deleter is %q", got)
+		}
+		if got := b.deleterOf(of("fast"), "VolumeFailedDelete"); got != "" {
+			t.Errorf("of what nobody deletes, the deleter is %q", got)
+		}
+	})
+}
+
 // It is measured how long others take to make and to delete a volume, and what did not work.
 func TestOperationsAreMeasured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -125,12 +125,21 @@ func (b *binder) release(ctx context.Context, pv *corev1.PersistentVolume) error
 	}
 	reason, message := cannotReclaim(pv)
 	if pv.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimDelete {
-		b.operations.begin(pv.Name, pv.Annotations[storagehelper.AnnDynamicallyProvisioned], deletion)
+		b.operations.begin(pv.Name, b.deleterOf(pv, reason), deletion)
 	}
 	if reason != "" {
 		return b.fail(ctx, pv, reason, message)
 	}
 	return nil
+}
+
+// deleterOf is what metrics call who deletes a volume: its class's provisioner. What the volume says itself has no bounds.
+func (b *binder) deleterOf(pv *corev1.PersistentVolume, cannot string) string {
+	class, err := b.classes.Get(storagehelper.GetPersistentVolumeClass(pv))
+	if cannot != "" || err != nil {
+		return ""
+	}
+	return class.Provisioner
 }
 
 // cannotReclaim says why a volume cannot be deleted or recycled, if that is asked for and nobody will do it.
