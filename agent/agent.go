@@ -494,6 +494,9 @@ func (a *Agent) said(cgroupDriver string) kubeletconfig.KubeletConfiguration {
 
 // applySettings takes over what the KubeletConfiguration says.
 func applySettings(cfg *kubelet.Config, s *kubeletconfig.KubeletConfiguration, machine node.Machine) (err error) {
+	if err := configfile.CheckSwap(s, machine.Swap); err != nil {
+		return err
+	}
 	if cfg.Eviction, err = configfile.Eviction(s); err != nil {
 		return err
 	}
@@ -543,7 +546,8 @@ func applySettings(cfg *kubelet.Config, s *kubeletconfig.KubeletConfiguration, m
 	cfg.SingleProcessOOMKill, cfg.MaxBackOff = s.SingleProcessOOMKill, s.CrashLoopBackOff.MaxContainerRestartPeriod.Duration
 	cfg.AllowedSysctls = s.AllowedUnsafeSysctls
 	cfg.EventsPerSecond, cfg.EventsAtOnce = *s.EventRecordQPS, s.EventBurst
-	cfg.LogMaxSize, cfg.LogMaxFiles = logSize.Value(), int(*s.ContainerLogMaxFiles)
+	cfg.LogMaxSize, cfg.LogMaxFiles, cfg.LogPeriod = logSize.Value(), int(*s.ContainerLogMaxFiles), s.ContainerLogMonitorInterval.Duration
+	cfg.Node.CheckPeriod, cfg.Node.ReportPeriod, cfg.Node.LeaseSeconds = s.NodeStatusUpdateFrequency.Duration, s.NodeStatusReportFrequency.Duration, s.NodeLeaseDurationSeconds
 	cfg.ImageGC = images.GCConfig{
 		HighPercent: int(*s.ImageGCHighThresholdPercent), LowPercent: int(*s.ImageGCLowThresholdPercent),
 		MinAge: s.ImageMinimumGCAge.Duration, MaxAge: s.ImageMaximumGCAge.Duration,

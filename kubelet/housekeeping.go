@@ -3,6 +3,7 @@
 package kubelet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,14 +22,14 @@ import (
 
 // How often the house is kept.
 const (
-	logPeriod     = 10 * time.Second
+	logPeriod     = 10 * time.Second // unless the operator has said
 	garbagePeriod = time.Minute
 	imagePeriod   = 5 * time.Minute
 )
 
 // keepHouse rotates logs and removes what is dead until ctx ends.
 func (k *Kubelet) keepHouse(ctx context.Context) error {
-	logs, garbage, unused := time.NewTicker(logPeriod), time.NewTicker(garbagePeriod), time.NewTicker(imagePeriod)
+	logs, garbage, unused := time.NewTicker(cmp.Or(k.cfg.LogPeriod, logPeriod)), time.NewTicker(garbagePeriod), time.NewTicker(imagePeriod)
 	defer logs.Stop()
 	defer garbage.Stop()
 	defer unused.Stop()

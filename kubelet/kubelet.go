@@ -109,8 +109,9 @@ type Config struct {
 
 	MaxBackOff time.Duration // the longest wait before a failed container is started again; 0: five minutes
 
-	LogMaxSize  int64 // bytes, 10 MiB
-	LogMaxFiles int   // 5
+	LogMaxSize  int64         // bytes, 10 MiB
+	LogMaxFiles int           // 5
+	LogPeriod   time.Duration // between looks at their sizes, 10 s
 
 	// EventsPerSecond are sent, and EventsAtOnce; 0 for any number. More of them wait.
 	EventsPerSecond, EventsAtOnce int32

@@ -42,13 +42,14 @@ type statics struct {
 	mu     sync.Mutex
 	wanted map[types.NamespacedName]*v1.Pod // guarded by mu: as the source says
 	seen   bool                             // guarded by mu: those are all
+	unsure map[types.NamespacedName]bool    // guarded by mu: mirrors of which it will show then whether they are wanted
 	runs   map[types.NamespacedName]*v1.Pod // guarded by mu: those that have a worker
 }
 
 func newStatics(source StaticPods, client kubernetes.Interface, pods corelisters.PodLister) *statics {
 	return &statics{
 		source: source, client: client, pods: pods,
-		wanted: map[types.NamespacedName]*v1.Pod{}, runs: map[types.NamespacedName]*v1.Pod{},
+		wanted: map[types.NamespacedName]*v1.Pod{}, runs: map[types.NamespacedName]*v1.Pod{}, unsure: map[types.NamespacedName]bool{},
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[types.NamespacedName]()),
 	}
 }
@@ -75,6 +76,12 @@ func (s *statics) read(ctx context.Context) {
 	s.mu.Lock()
 	was := s.wanted
 	s.wanted, s.seen = wanted, seen
+	if seen {
+		for name := range s.unsure {
+			s.queue.Add(name)
+		}
+		clear(s.unsure)
+	}
 	s.mu.Unlock()
 	for name := range was {
 		s.queue.Add(name)
@@ -97,6 +104,17 @@ func (s *statics) mayHave(uid types.UID) bool {
 		}
 	}
 	return false
+}
+
+// isUnsure says whether it is still to be seen if there is to be a pod of a name, which is looked at again then.
+func (s *statics) isUnsure(name types.NamespacedName) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.source == nil || s.seen || s.wanted[name] != nil {
+		return false
+	}
+	s.unsure[name] = true
+	return true
 }
 
 // dismissed takes note that the worker of a pod is gone.
@@ -161,6 +179,9 @@ func (k *Kubelet) runStatics(ctx context.Context) error {
 
 // syncStatic brings one static pod and its mirror to where they should be.
 func (k *Kubelet) syncStatic(ctx context.Context, name types.NamespacedName) error {
+	if k.statics.isUnsure(name) {
+		return nil
+	}
 	want, have := k.statics.of(name)
 	switch {
 	case have != nil && (want == nil || want.UID != have.UID):

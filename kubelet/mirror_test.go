@@ -116,12 +116,14 @@ func TestStaticPodRemovedMeanwhile(t *testing.T) {
 // What runs may be a static pod as long as the web server that has them has not answered: it is left alone until then.
 func TestStaticPodsByURL(t *testing.T) {
 	var away atomic.Bool
+	var page atomic.Value
+	page.Store(manifest)
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		if away.Load() {
 			http.Error(w, "not now", http.StatusServiceUnavailable)
 			return
 		}
-		fmt.Fprint(w, manifest)
+		fmt.Fprint(w, page.Load())
 	}))
 	defer web.Close()
 	b := newBench(t, "app:1")
@@ -134,7 +136,7 @@ func TestStaticPodsByURL(t *testing.T) {
 	}
 	restart(web.URL)
 	b.eventually("the static pod is ready", func() bool { return b.ready("own-n1") })
-	started := len(b.cri.Dump())
+	started, mirror := len(b.cri.Dump()), b.get("own-n1")
 
 	b.stop()
 	b.delete("other", 0)
@@ -158,4 +160,24 @@ func TestStaticPodsByURL(t *testing.T) {
 			t.Errorf("the static pod was touched: %s", done)
 		}
 	}
+	if now := b.get("own-n1"); now == nil || now.UID != mirror.UID {
+		t.Errorf("its mirror is %+v", now)
+	}
+
+	// What the server has no more by then goes, and so does its mirror.
+	b.stop()
+	away.Store(true)
+	page.Store("apiVersion: v1\nkind: PodList\nitems: []\n")
+	restart(web.URL)
+	b.eventually("the mirror is left until it is known", func() bool {
+		b.kubelet.statics.mu.Lock()
+		defer b.kubelet.statics.mu.Unlock()
+		return len(b.kubelet.statics.unsure) == 1
+	})
+	away.Store(false)
+	b.gone("own-n1")
+	b.eventually("its containers have ended", func() bool {
+		b.kubelet.look(t.Context())
+		return len(b.cri.Running()) == 0
+	})
 }

@@ -91,8 +91,15 @@ func setDefaults(c *api.KubeletConfiguration) {
 	defaultTo(&c.HealthzPort, 10248)
 	defaultTo(&c.SeccompDefault, false)
 	defaultTo(&c.FailCgroupV1, false)
+	defaultTo(&c.FailSwapOn, false)
 	defaultTo(&c.RegistryPullQPS, 0)
 	defaultTo(&c.EventRecordQPS, 50)
+	defaultTo(&c.ContainerLogMonitorInterval, metav1.Duration{Duration: 10 * time.Second})
+	if c.NodeStatusReportFrequency.Duration == 0 { // who wants looks at other times, wants reports so
+		c.NodeStatusReportFrequency.Duration = cmp.Or(c.NodeStatusUpdateFrequency.Duration, 5*time.Minute)
+	}
+	c.NodeStatusUpdateFrequency.Duration = cmp.Or(c.NodeStatusUpdateFrequency.Duration, 10*time.Second)
+	c.NodeLeaseDurationSeconds = cmp.Or(c.NodeLeaseDurationSeconds, 40)
 	for _, on := range []**bool{&c.EnableDebuggingHandlers, &c.EnableProfilingHandler, &c.EnableDebugFlagsHandler, &c.EnableSystemLogHandler, &c.Authentication.Webhook.Enabled} {
 		defaultTo(on, true)
 	}
@@ -206,6 +213,12 @@ func check(c *api.KubeletConfiguration) error {
 		return fmt.Errorf("userNamespaces.idsPerPod must be a multiple of %d", userns.Length)
 	case c.UserNamespaces != nil && c.UserNamespaces.IDsPerPod != nil && (int64(cmp.Or(c.MaxPods, 110))+1)**c.UserNamespaces.IDsPerPod > math.MaxUint32:
 		return fmt.Errorf("userNamespaces.idsPerPod is too much: there are no so many IDs for each of maxPods")
+	case c.NodeLeaseDurationSeconds < 0:
+		return fmt.Errorf("nodeLeaseDurationSeconds must be greater than 0")
+	case c.NodeStatusUpdateFrequency.Duration < 0 || c.NodeStatusReportFrequency.Duration < 0:
+		return fmt.Errorf("nodeStatusUpdateFrequency and nodeStatusReportFrequency must not be negative times")
+	case c.ContainerLogMonitorInterval.Duration < 3*time.Second:
+		return fmt.Errorf("containerLogMonitorInterval must be a positive time duration greater than or equal to 3s")
 	case *c.EventRecordQPS < 0 || c.EventBurst < 0:
 		return fmt.Errorf("eventRecordQPS and eventBurst must not be negative numbers")
 	case c.HTTPCheckFrequency.Duration < 0:
@@ -444,6 +457,14 @@ func ReservedMemory(c *api.KubeletConfiguration) map[int]memory.Amounts {
 		}
 	}
 	return reserved
+}
+
+// CheckSwap refuses a machine that swaps, if so many bytes of it are what the operator does not want.
+func CheckSwap(c *api.KubeletConfiguration, swap int64) error {
+	if *c.FailSwapOn && swap > 0 {
+		return fmt.Errorf("running with swap on is not supported, please disable swap or set failSwapOn to false")
+	}
+	return nil
 }
 
 func checkReservedMemory(c *api.KubeletConfiguration) error {

@@ -4,6 +4,7 @@ package configfile
 
 import (
 	"crypto/tls"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -195,6 +196,11 @@ func TestLoadRefuses(t *testing.T) {
 		"enforceNodeAllocatable: [nodes]":                                                                                                                                             `option "nodes" specified for enforceNodeAllocatable`,
 		"kubeReservedCgroup: /kube\nenforceNodeAllocatable: [kube-reserved, kube-reserved-compressible]":                                                                              `both "kube-reserved" and "kube-reserved-compressible" cannot be specified together`,
 		"kubeReservedCgroup: /kube\nreservedSystemCPUs: \"0\"":                                                                                                                        "can't use reservedSystemCPUs with systemReservedCgroup or kubeReservedCgroup",
+		"eventRecordQPS: -1":                                "eventRecordQPS and eventBurst must not be negative",
+		"nodeLeaseDurationSeconds: -1":                      "nodeLeaseDurationSeconds must be greater than 0",
+		"nodeStatusUpdateFrequency: -1s":                    "must not be negative times",
+		"containerLogMonitorInterval: 2s":                   "containerLogMonitorInterval must be a positive time duration greater than or equal to 3s",
+		"httpCheckFrequency: -1s":                           "httpCheckFrequency must not be a negative time",
 		"podsPerCore: -1":                                   "must not be negative",
 		"nodeStatusMaxImages: -2":                           "nodeStatusMaxImages -2 must be -1 or greater",
 		"cpuCFSQuotaPeriod: 2s":                             "cpuCFSQuotaPeriod 2s must be between",
@@ -267,6 +273,58 @@ volumeStatsAggPeriod: 0s
 	}
 	if c.EvictionPressureTransitionPeriod.Duration != 5*time.Minute || c.CrashLoopBackOff.MaxContainerRestartPeriod.Duration != 5*time.Minute || c.SyncFrequency.Duration != time.Minute || *c.HealthzPort != 10248 {
 		t.Errorf("what was left empty: %+v", c)
+	}
+}
+
+// Static pods may come from a web server, and events are limited, or not.
+func TestSourcesAndEvents(t *testing.T) {
+	for text, want := range map[string]string{
+		"": " map[] 20s 50 100",
+		"staticPodURL: https://a/pods\nstaticPodURLHeader: {X-Key: [b, c]}\nhttpCheckFrequency: 1m": "https://a/pods map[X-Key:[b c]] 1m0s 50 100",
+		"eventRecordQPS: 0\neventBurst: 7": " map[] 20s 0 7",
+	} {
+		c, err := Load(write(t, text), api.KubeletConfiguration{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(c.StaticPodURL, " ", c.StaticPodURLHeader, " ", c.HTTPCheckFrequency.Duration, *c.EventRecordQPS, c.EventBurst); got != want {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
+	}
+}
+
+// The rhythm of a node: who says only how often it looks, says how often it reports, too.
+func TestRhythm(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                                   "10s 5m0s 40 10s",
+		"nodeStatusUpdateFrequency: 20s":     "20s 20s 40 10s",
+		"nodeStatusReportFrequency: 1m":      "10s 1m0s 40 10s",
+		"nodeLeaseDurationSeconds: 20":       "10s 5m0s 20 10s",
+		"containerLogMonitorInterval: 1m30s": "10s 5m0s 40 1m30s",
+	} {
+		c, err := Load(write(t, text), api.KubeletConfiguration{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(c.NodeStatusUpdateFrequency.Duration, c.NodeStatusReportFrequency.Duration, c.NodeLeaseDurationSeconds, c.ContainerLogMonitorInterval.Duration); got != want {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
+	}
+}
+
+// A machine that swaps is no node only if that was asked for.
+func TestCheckSwap(t *testing.T) {
+	for text, refuses := range map[string]bool{"": false, "failSwapOn: false": false, "failSwapOn: true": true} {
+		c, err := Load(write(t, text), api.KubeletConfiguration{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := CheckSwap(c, 0); err != nil {
+			t.Errorf("%s: without swap: %v", text, err)
+		}
+		if err := CheckSwap(c, 1<<30); (err != nil) != refuses {
+			t.Errorf("%s: with swap: %v", text, err)
+		}
 	}
 }
 

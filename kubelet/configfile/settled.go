@@ -23,6 +23,7 @@ var fields = []string{
 	"imageMinimumGCAge", "imageMaximumGCAge", "imageGCHighThresholdPercent", "imageGCLowThresholdPercent", "containerLogMaxSize", "containerLogMaxFiles", "registryPullQPS", "registryBurst", "imagePullCredentialsVerificationPolicy", "preloadedImagesVerificationAllowlist",
 	"allowedUnsafeSysctls", "seccompDefault", "userNamespaces", "serializeImagePulls", "maxParallelImagePulls", "registerWithTaints", "providerID", "nodeStatusMaxImages", "shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority", "failSwapOn", "failCgroupV1",
 	"authentication", "authorization", "tlsMinVersion", "tlsCipherSuites", "healthzPort", "healthzBindAddress",
+	"nodeStatusUpdateFrequency", "nodeStatusReportFrequency", "nodeLeaseDurationSeconds", "containerLogMonitorInterval",
 	"staticPodURL", "staticPodURLHeader", "httpCheckFrequency", "eventRecordQPS", "eventBurst",
 	"enableDebuggingHandlers", "enableProfilingHandler", "enableDebugFlagsHandler", "enableSystemLogHandler", "enableSystemLogQuery",
 }
@@ -40,9 +41,8 @@ func settle(c *api.KubeletConfiguration) {
 	c.EnableServer, c.RegisterNode, c.CgroupsPerQOS, c.EnableControllerAttachDetach, c.MakeIPTablesUtilChains, c.LocalStorageCapacityIsolation = yes, yes, yes, yes, yes, yes
 	c.RotateCertificates, c.ServerTLSBootstrap = true, true
 	c.SyncFrequency, c.FileCheckFrequency, c.HTTPCheckFrequency, c.VolumeStatsAggPeriod = after(time.Minute), after(20*time.Second), after(20*time.Second), after(time.Minute)
-	c.NodeStatusUpdateFrequency, c.NodeStatusReportFrequency, c.NodeLeaseDurationSeconds = after(10*time.Second), after(5*time.Minute), 40
 	c.CPUManagerReconcilePeriod, c.RuntimeRequestTimeout, c.StreamingConnectionIdleTimeout = after(10*time.Second), after(2*time.Minute), after(4*time.Hour)
-	c.ContainerLogMaxWorkers, c.ContainerLogMonitorInterval = ptr.To[int32](1), ptr.To(after(10*time.Second))
+	c.ContainerLogMaxWorkers = ptr.To[int32](1)
 	c.ConfigMapAndSecretChangeDetectionStrategy, c.HairpinMode = api.WatchChangeDetectionStrategy, api.PromiscuousBridge
 }
 
