@@ -20,6 +20,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/controllers/localpath"
+	"github.com/skiff-k8s/skiff/kubelet/simulated"
 )
 
 // directories are those of local-path volumes on nodes that exist only in this test.
@@ -207,6 +208,31 @@ func TestLocalPathRefuses(t *testing.T) {
 		c.createClaim(&corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{GenerateName: "data-"}, Spec: spec})
 		c.wantEvent("PersistentVolumeClaim", "ProvisioningFailed", `failed to provision volume with StorageClass "local-path": `+name)
 	}
+}
+
+// A simulated node has no kubelet that could make or remove a directory, and needs none.
+func TestLocalPathOnSimulatedNodes(t *testing.T) {
+	c, ctx := newCluster(t), t.Context()
+	c.namespace("ns")
+	c.node("simulated-0", map[string]string{corev1.LabelHostname: "simulated-0", simulated.NodeLabel: "true"})
+	c.directories.setFail(errors.New("there is no kubelet"))
+	if _, err := c.StorageV1().StorageClasses().Create(ctx, localpath.Class(), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	claim := c.createClaim(&corev1.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Name: "data", Annotations: map[string]string{storagehelper.AnnSelectedNode: "simulated-0"}},
+		Spec:       corev1.PersistentVolumeClaimSpec{StorageClassName: ptr.To("local-path")}})
+	c.wantClaim("data", "is bound", func(claim *corev1.PersistentVolumeClaim) bool { return claim.Status.Phase == corev1.ClaimBound })
+	if err := c.CoreV1().PersistentVolumeClaims("ns").Delete(ctx, "data", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually("the volume is gone", func(ctx context.Context) error {
+		_, err := c.CoreV1().PersistentVolumes().Get(ctx, "pvc-"+string(claim.UID), metav1.GetOptions{})
+		if !apierrors.IsNotFound(err) {
+			return fmt.Errorf("it is there: %v", err)
+		}
+		return nil
+	})
 }
 
 // Classes of attributes are kept while a volume names them.

@@ -35,7 +35,15 @@ func (k *Kubelet) reserveCPUs() error {
 	}
 	reserved := k.cfg.Node.Reserved[v1.ResourceCPU]
 	k.cpus, err = cpus.New(k.cfg.Root, topology, int(math.Ceil(float64(reserved.MilliValue())/1000)), k.cfg.ReservedCPUs, k.cfg.CPUOptions)
-	return err
+	if err != nil {
+		return err
+	}
+	k.countCPUs()
+	for _, boundary := range []string{"physical_cpu", "uncore_cache"} { // that there are none is said, too
+		k.metrics.Alignment.Aligned.WithLabelValues(numa.ContainerScope, boundary).Add(0)
+	}
+	k.metrics.Alignment.NotAligned.WithLabelValues(numa.ContainerScope, "physical_cpu").Add(0)
+	return nil
 }
 
 // reserveMemory starts the memory manager, if containers have memory on NUMA nodes.
@@ -58,9 +66,13 @@ func (k *Kubelet) reserveMemory() error {
 
 // readTopology reads what is near to what, if that matters to the operator.
 func (k *Kubelet) readTopology() (err error) {
-	t := k.cfg.Topology
-	if t.Policy == numa.None || t.Policy == "" {
+	if !k.aligns() {
 		return nil
+	}
+	t := k.cfg.Topology
+	for _, scope := range []string{numa.ContainerScope, numa.PodScope} { // that there are none is said, too
+		k.metrics.Alignment.Aligned.WithLabelValues(scope, "numa_node").Add(0)
+		k.metrics.Alignment.NotAligned.WithLabelValues(scope, "numa_node").Add(0)
 	}
 	if k.nodes, err = numa.Read(nodeDir); err != nil {
 		return err

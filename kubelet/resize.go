@@ -189,7 +189,11 @@ func (k *Kubelet) tryToGrant(w *worker, pod, granted *v1.Pod) (granting bool, er
 		return false, err
 	}
 	if was := w.resize.pending; was != nil && was.Reason == v1.PodReasonDeferred {
-		k.metrics.Resizes.Accepted.WithLabelValues(w.nudged(was.ObservedGeneration != pod.Generation)).Inc()
+		because := w.nudged()
+		if was.ObservedGeneration != pod.Generation {
+			because = podUpdated
+		}
+		k.metrics.Resizes.Accepted.WithLabelValues(because).Inc()
 	}
 	k.setPending(w, pod, nil, "accepted")
 	w.holdBoth(true)
@@ -330,17 +334,17 @@ func (k *Kubelet) resizeFailed(w *worker, pod *v1.Pod, err error) bool {
 // wait notes since when the pod waits for room to grow; zero: it does not.
 func (w *worker) wait(since time.Time) {
 	w.mu.Lock()
-	w.waits, w.nudge = since, ""
+	if w.waits.IsZero() || since.IsZero() {
+		w.nudge = ""
+	}
+	w.waits = since
 	w.mu.Unlock()
 }
 
-// nudged is what made the pod look for room again.
-func (w *worker) nudged(updated bool) string {
+// nudged is what last may have made room for the pod.
+func (w *worker) nudged() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if updated {
-		return podUpdated
-	}
 	return cmp.Or(w.nudge, byTheWay)
 }
 

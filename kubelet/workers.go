@@ -45,7 +45,7 @@ type worker struct {
 	cancel context.CancelFunc // guarded by mu: ends the step under way
 	ready  bool               // guarded by mu: admitted to this node
 	waits  time.Time          // guarded by mu: since when it waits for room to grow; zero: it does not
-	nudge  string             // guarded by mu: what may have made room for it since it last looked: one of the triggers
+	nudge  string             // guarded by mu: what last may have made room for it while it waits
 	holds  bool               // guarded by mu: it still has what it was granted before, besides what it is granted now
 	over   *status.End        // guarded by mu: the node has decided that the pod is over
 	grace  *int64             // guarded by mu: the seconds that its containers have then; nil for the pod's own

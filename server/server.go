@@ -9,6 +9,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -143,6 +144,7 @@ func (s *Server) buildParts(ctx context.Context) error {
 		ServiceLB:   s.cfg.serviceLB(s.ingressPort),
 
 		LoadBalancerPool: s.cfg.pool(),
+		KeepEndedPods:    cmp.Or(s.cfg.KeepEndedPods, -1),
 
 		Signers: csrsigning.Authorities{
 			Client: s.plane.pki.ClientCA, KubeletServer: s.plane.pki.KubeletCA, Legacy: s.plane.pki.ServerCA,

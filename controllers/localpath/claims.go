@@ -90,7 +90,7 @@ func (p *provisioner) reschedule(ctx context.Context, claim *corev1.PersistentVo
 // provision makes the directory, then the object: a directory without an object is found again by its name.
 func (p *provisioner) provision(ctx context.Context, claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClass, node *corev1.Node) error {
 	p.events.Eventf(claim, corev1.EventTypeNormal, "Provisioning", "External provisioner is provisioning volume for claim %q", reconcile.KeyOf(claim))
-	path, err := p.nodes.Make(ctx, node.Name, volumeName(claim))
+	path, err := p.makeDirectory(ctx, node, volumeName(claim))
 	if err != nil {
 		p.failed(claim, class, err.Error())
 		return fmt.Errorf("make directory on node %s: %w", node.Name, err)

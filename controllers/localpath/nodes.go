@@ -7,8 +7,26 @@ import (
 	"encoding/json"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 )
+
+// simulated is a label of nodes that exist in the API only (kubelet/simulated). So do their directories.
+const simulated = "simulated.skiff.io/node"
+
+func (p *provisioner) makeDirectory(ctx context.Context, node *corev1.Node, volume string) (path string, err error) {
+	if node.Labels[simulated] != "" {
+		return "/simulated/" + volume, nil
+	}
+	return p.nodes.Make(ctx, node.Name, volume)
+}
+
+func (p *provisioner) removeDirectory(ctx context.Context, node *corev1.Node, volume string) error {
+	if node.Labels[simulated] != "" {
+		return nil
+	}
+	return p.nodes.Remove(ctx, node.Name, volume)
+}
 
 // kubelets asks the nodes' kubelets, through the API server, which knows the way to each.
 type kubelets struct{ client kubernetes.Interface }

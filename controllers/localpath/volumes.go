@@ -77,10 +77,10 @@ func (p *provisioner) remove(ctx context.Context, pv *corev1.PersistentVolume) e
 	if err != nil {
 		return err
 	}
-	if node != "" { // a directory on a node that is no more is out of reach
-		if err := p.nodes.Remove(ctx, node, pv.Name); err != nil {
+	if node != nil { // a directory on a node that is no more is out of reach
+		if err := p.removeDirectory(ctx, node, pv.Name); err != nil {
 			p.events.Event(pv, corev1.EventTypeWarning, "VolumeFailedDelete", err.Error())
-			return fmt.Errorf("remove directory on node %s: %w", node, err)
+			return fmt.Errorf("remove directory on node %s: %w", node.Name, err)
 		}
 	}
 	err = p.client.CoreV1().PersistentVolumes().Delete(ctx, pv.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pv.UID))})
@@ -107,16 +107,16 @@ func (p *provisioner) unprotect(ctx context.Context, pv *corev1.PersistentVolume
 	return nil
 }
 
-// nodeOf names the node that a volume's directory is on, or nothing if there is no such node.
-func (p *provisioner) nodeOf(pv *corev1.PersistentVolume) (string, error) {
+// nodeOf returns the node that a volume's directory is on, or nil if there is no such node.
+func (p *provisioner) nodeOf(pv *corev1.PersistentVolume) (*corev1.Node, error) {
 	nodes, err := p.node.List(labels.Everything())
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	for _, node := range nodes {
 		if storagehelper.CheckNodeAffinity(pv, node.Labels) == nil {
-			return node.Name, nil
+			return node, nil
 		}
 	}
-	return "", nil
+	return nil, nil
 }

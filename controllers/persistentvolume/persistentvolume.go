@@ -5,7 +5,8 @@
 // There are two controllers. That of claims (claims.go) finds a volume for each claim, or asks the provisioner of
 // the claim's class for one, and binds the two: the volume is written first, then the claim. That of volumes
 // (volumes.go) says what phase a volume is in, and what becomes of it when its claim is gone. Volumes are
-// made and deleted by provisioners, which watch claims and volumes by themselves; none is built in here.
+// made and deleted by provisioners, which watch claims and volumes by themselves; none is built in here, but that hostPath volumes
+// below /tmp are deleted.
 //
 // What to do is decided without I/O, from what the informers have. Before a claim gets a volume that was not
 // promised to it yet, the claim is read from the API once more: a cache that is behind must not bind it twice.

@@ -4,6 +4,8 @@ package persistentvolume
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -11,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -339,6 +342,59 @@ func TestVolumes(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A path of the host below /tmp goes with its claim, but nothing that is only linked from there.
+func TestTemporaryPath(t *testing.T) {
+	parent, err := os.MkdirTemp("/tmp", "skiff-volume-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(parent)
+	if err := os.Mkdir(filepath.Join(parent, "data"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc", filepath.Join(parent, "link")); err != nil {
+		t.Fatal(err)
+	}
+	for path, gone := range map[string]bool{parent + "/data": true, parent + "/link/hostname-of-nobody": false} {
+		synctest.Test(t, func(t *testing.T) {
+			c := start(t, volume("a", "1Gi", promised("uid-gone"), func(pv *corev1.PersistentVolume) {
+				pv.Spec.PersistentVolumeReclaimPolicy = corev1.PersistentVolumeReclaimDelete
+				pv.Spec.PersistentVolumeSource = corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: path}}
+			}))
+			pv, err := c.CoreV1().PersistentVolumes().Get(t.Context(), "a", metav1.GetOptions{})
+			if gone != apierrors.IsNotFound(err) || !gone && pv.Status.Phase != corev1.VolumeFailed {
+				t.Errorf("%s: the volume is %+v, %v", path, pv.Status, err)
+			}
+		})
+	}
+	if _, err := os.Stat(parent + "/data"); !os.IsNotExist(err) {
+		t.Errorf("the directory is there: %v", err)
+	}
+}
+
+// Deletions are counted by the provisioner of the volume's class, whatever the volume says of who has made it.
+func TestDeleters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := start(t, class("fast", "x.io/p", storagev1.VolumeBindingImmediate))
+		b := newBinder(c.Clientset, c.Factory, c.Events, metrics.New().Volumes)
+		of := func(name string) *corev1.PersistentVolume {
+			return volume("a", "1Gi", func(pv *corev1.PersistentVolume) {
+				pv.Spec.StorageClassName = name
+				metav1.SetMetaDataAnnotation(&pv.ObjectMeta, storagehelper.AnnDynamicallyProvisioned, "x.io/one-of-many")
+			})
+		}
+		if got := b.deleterOf(of("fast"), ""); got != "x.io/p" {
+			t.Errorf("the deleter is %q, want the class's provisioner", got)
+		}
+		if got := b.deleterOf(of("gone"), ""); got != "" {
+			t.Errorf("without its class the deleter is %q", got)
+		}
+		if got := b.deleterOf(of("fast"), "VolumeFailedDelete"); got != "" {
+			t.Errorf("of what nobody deletes, the deleter is %q", got)
+		}
+	})
 }
 
 // It is measured how long others take to make and to delete a volume, and what did not work.

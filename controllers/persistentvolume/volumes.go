@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -125,12 +127,59 @@ func (b *binder) release(ctx context.Context, pv *corev1.PersistentVolume) error
 	}
 	reason, message := cannotReclaim(pv)
 	if pv.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimDelete {
-		b.operations.begin(pv.Name, pv.Annotations[storagehelper.AnnDynamicallyProvisioned], deletion)
+		b.operations.begin(pv.Name, b.deleterOf(pv, reason), deletion)
 	}
-	if reason != "" {
+	switch {
+	case reason != "":
 		return b.fail(ctx, pv, reason, message)
+	case ownDeletion(pv):
+		return b.delete(ctx, pv)
 	}
 	return nil
+}
+
+// ownDeletion tells whether a volume is deleted here: a directory of this machine, for tests and single nodes, that nobody has provisioned.
+func ownDeletion(pv *corev1.PersistentVolume) bool {
+	return pv.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimDelete && pv.Spec.HostPath != nil &&
+		pv.Annotations[storagehelper.AnnDynamicallyProvisioned] == "" && pv.Annotations[storagehelper.AnnMigratedTo] == ""
+}
+
+// temporary is where volumes of hostPath are deleted, and nowhere else.
+const temporary = "/tmp"
+
+// delete removes a directory below /tmp, and no other by links in there, and then the volume.
+func (b *binder) delete(ctx context.Context, pv *corev1.PersistentVolume) error {
+	root, err := os.OpenRoot(temporary)
+	if err == nil {
+		defer root.Close()
+		var below string
+		if below, err = filepath.Rel(temporary, pv.Spec.HostPath.Path); err == nil {
+			err = root.RemoveAll(below)
+		}
+	}
+	if err != nil {
+		return errors.Join(b.fail(ctx, pv, "VolumeFailedDelete", err.Error()), fmt.Errorf("delete directory of volume: %w", err))
+	}
+	err = b.client.CoreV1().PersistentVolumes().Delete(ctx, pv.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pv.UID))})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete volume: %w", err)
+	}
+	return nil
+}
+
+// isTemporary tells whether a path lies below /tmp.
+func isTemporary(path string) bool { return strings.HasPrefix(filepath.Clean(path), temporary+"/") }
+
+// deleterOf is what metrics call who deletes a volume: its class's provisioner. What the volume says itself has no bounds.
+func (b *binder) deleterOf(pv *corev1.PersistentVolume, cannot string) string {
+	if ownDeletion(pv) && cannot == "" {
+		return "kubernetes.io/host-path"
+	}
+	class, err := b.classes.Get(storagehelper.GetPersistentVolumeClass(pv))
+	if cannot != "" || err != nil {
+		return ""
+	}
+	return class.Provisioner
 }
 
 // cannotReclaim says why a volume cannot be deleted or recycled, if that is asked for and nobody will do it.
@@ -154,7 +203,9 @@ func cannotReclaim(pv *corev1.PersistentVolume) (reason, message string) {
 		return "VolumeFailedDelete", "no volume plugin matched name: " + provisioner
 	case provisioner != "":
 		return "", ""
-	case pv.Spec.HostPath != nil && !strings.Contains(pv.Spec.HostPath.Path, "/tmp/"): // what is below it upstream deletes, on its own machine; here nobody does
+	case pv.Spec.HostPath != nil && isTemporary(pv.Spec.HostPath.Path):
+		return "", ""
+	case pv.Spec.HostPath != nil:
 		return "VolumeFailedDelete", "host_path deleter only supports /tmp/.+ but received provided " + pv.Spec.HostPath.Path
 	}
 	return "VolumeFailedDelete", fmt.Sprintf("error getting deleter volume plugin for volume %q: no deletable volume plugin matched", pv.Name)

@@ -168,6 +168,11 @@ func (g *Giving) take(from cpuset.CPUSet, count int, near cpuset.CPUSet) cpuset.
 	return set.Union(t.choose(from.Difference(set), min(count-set.Size(), from.Difference(set).Size()), o))
 }
 
+// OneCache says whether the CPUs that were given to a container are behind one cache.
+func (g *Giving) OneCache(c *v1.Container) bool {
+	return len(g.m.topology.split(g.given[c.Name].List(), cache)) == 1
+}
+
 // Commit notes what was given.
 func (g *Giving) Commit() error {
 	if g == nil || len(g.given) == 0 {
@@ -216,6 +221,21 @@ func (m *Manager) Exclusive(pod types.UID, container string) cpuset.CPUSet {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.given[pod][container]
+}
+
+// Use counts the CPUs that can still be given, and those that containers have for themselves, by NUMA node; none is there, too.
+func (m *Manager) Use() (left int, own map[int]int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	own = map[int]int{}
+	for _, n := range m.topology.nodes().List() {
+		own[n] = 0
+	}
+	shared := m.sharedLocked()
+	for _, cpu := range m.topology.all().Difference(shared).Difference(m.reserved).UnsortedList() {
+		own[m.topology[cpu].Node]++
+	}
+	return shared.Difference(m.reserved).Size(), own
 }
 
 // Allocatable are all that containers can have for themselves.

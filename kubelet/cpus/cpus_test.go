@@ -189,6 +189,9 @@ func TestStatic(t *testing.T) {
 	}
 	has(m, "p1", "a", "1,5")
 	has(m, "p1", "b", "0,2-4,6-7")
+	if left, own := m.Use(); left != 5 || !maps.Equal(own, map[int]int{0: 2, 1: 0}) {
+		t.Errorf("%d CPUs are left, and those of containers are %v by NUMA node", left, own)
+	}
 	if err := allocate(m, pod("p2", "6")); err == nil || !strings.Contains(err.Error(), "requested=6, available=5") {
 		t.Errorf("more than there is: %v", err)
 	}

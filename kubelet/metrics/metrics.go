@@ -55,6 +55,7 @@ type Metrics struct {
 	ImageVolumes, ImageVolumesMounted, ImageVolumesFailed *metrics.Counter // that containers asked for, got, and did not get
 
 	Resizes                 Resizes
+	Alignment               Alignment
 	FirstNetworkPodStartSLI *metrics.Gauge // PodStartSLI of the first pod with a network of its own
 
 	MemoryMin, MemoryLow *metrics.Gauge // bytes that the kernel does not take back from pods
@@ -191,6 +192,7 @@ func New(node string) *Metrics {
 	}
 	m.name = metrics.NewGaugeVec(&metrics.GaugeOpts{Subsystem: "kubelet", Name: "node_name", Help: "The node's name. The count is always 1.", StabilityLevel: metrics.ALPHA}, []string{"node"})
 	m.Resizes = newResizes()
+	m.Alignment = newAlignment()
 	m.FirstNetworkPodStartSLI = metrics.NewGauge(&metrics.GaugeOpts{Subsystem: "kubelet", Name: "first_network_pod_start_sli_duration_seconds", StabilityLevel: metrics.INTERNAL,
 		Help: "How many seconds the first pod with a network of its own took to start, counted as in pod_start_sli_duration_seconds."})
 	m.MemoryMin = gauge("memory_qos_node_memory_min_bytes", "Memory that Guaranteed pods request and that is never taken back from them (memory.min).")
@@ -265,6 +267,7 @@ func (m *Metrics) List() (all, probes []metrics.Registerable) {
 		m.DeviceRegistered, m.DRAOperations, m.DRACalls, m.ClaimsInUse, m.ImageVolumes, m.ImageVolumesMounted, m.ImageVolumesFailed, m.storage, m.Requests, m.RequestDuration, m.Inflight,
 		m.operations, m.operationErrors, m.operationDurations, m.name, m.MemoryMin, m.MemoryLow, m.PodsAPI, m.PodResources,
 		m.Resizes.Asked, m.Resizes.Took, m.Resizes.Pending, m.Resizes.InProgress, m.Resizes.Infeasible, m.Resizes.Accepted, m.Resizes.DeferredFor}
+	all = append(all, m.Alignment.list()...)
 	for _, of := range m.PodsAPIOf {
 		all = append(all, of)
 	}
