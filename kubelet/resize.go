@@ -96,6 +96,9 @@ func (k *Kubelet) setProgress(w *worker, to *v1.PodCondition) {
 
 // countResize counts what a new version of a pod asks for.
 func (k *Kubelet) countResize(was, is *v1.Pod) {
+	if was.Generation == is.Generation {
+		return
+	}
 	now := allocation.Of(is).Containers
 	for name, before := range allocation.Of(was).Containers {
 		after, ok := now[name]

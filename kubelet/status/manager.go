@@ -192,7 +192,9 @@ func (m *Manager) write(ctx context.Context, uid types.UID) error {
 	}
 	if pod == nil || err != nil {
 		m.mu.Lock()
-		d.since = now.since
+		if !now.since.IsZero() {
+			d.since = now.since
+		}
 		m.mu.Unlock()
 		return err
 	}
