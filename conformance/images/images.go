@@ -65,11 +65,13 @@ func gather(ctx context.Context, dir, cache string, say func(format string, args
 	if in.programs, err = programs.Build(ctx, dir, cache, programs.Images, say); err != nil {
 		return in, "", err
 	}
-	sample, err := programs.Build(ctx, filepath.Join(dir, programs.SampleAPIServerModule), cache, programs.SampleAPIServer, say)
-	if err != nil {
-		return in, "", err
+	for module, set := range map[string][]programs.Program{programs.SampleAPIServerModule: programs.SampleAPIServer, programs.CSIModule: programs.CSI} {
+		built, err := programs.Build(ctx, filepath.Join(dir, module), cache, set, say)
+		if err != nil {
+			return in, "", err
+		}
+		maps.Copy(in.programs, built)
 	}
-	maps.Copy(in.programs, sample)
 	if in.upstream, err = programs.ModuleDir(ctx, dir, "k8s.io/kubernetes"); err != nil {
 		return in, "", err
 	}

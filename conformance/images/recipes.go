@@ -30,7 +30,10 @@ type image struct {
 }
 
 // The names that the suite has for its images: test/utils/image/manifest.go upstream.
-const testImages = "registry.k8s.io/e2e-test-images/"
+const (
+	testImages    = "registry.k8s.io/e2e-test-images/"
+	storageImages = "registry.k8s.io/sig-storage/"
+)
 
 var agnhost = image{
 	layers: []string{"base", "tools", "agnhost"},
@@ -49,6 +52,7 @@ var recipes = map[string]image{
 	testImages + "agnhost:2.66.1":          agnhost,
 	testImages + "agnhost:2.55":            agnhost,
 	testImages + "busybox:1.37.0-2":        {layers: []string{"base", "busybox-shell"}, config: v1.Config{Cmd: []string{"sh"}}},
+	testImages + "busybox:1.36.1-1":        {layers: []string{"base", "busybox-shell"}, config: v1.Config{Cmd: []string{"sh"}}},
 	testImages + "glibc-dns-testing:2.1.1": {layers: []string{"base", "tools"}, config: v1.Config{Cmd: []string{"sh"}}},
 	testImages + "ipc-utils:1.4":           {layers: []string{"base", "tools"}, config: v1.Config{Cmd: []string{"sh"}}},
 	testImages + "kitten:1.8":              website(agnhost, "kitten"),
@@ -61,10 +65,22 @@ var recipes = map[string]image{
 	// Of its tools the tests call conntrack.
 	"registry.k8s.io/build-image/distroless-iptables:v0.9.9": {layers: []string{"base", "conntrack"}},
 	testImages + "regression-issue-74839:1.5":                {layers: []string{"base", "regression-issue-74839"}, config: v1.Config{Entrypoint: []string{"/regression-issue-74839"}}},
-	"registry.k8s.io/sig-storage/hostpathplugin:v1.17.1":     {layers: []string{"base", "hostpathplugin"}, config: v1.Config{Entrypoint: []string{"/hostpathplugin"}}}, // only its proxy
+	storageImages + "csi-attacher:v4.12.0":                   single("csi-attacher"),
+	storageImages + "csi-node-driver-registrar:v2.17.0":      single("nodedriverregistrar"),
+	storageImages + "csi-provisioner:v6.3.0":                 single("csi-provisioner"),
+	storageImages + "csi-resizer:v2.2.0":                     single("csi-resizer"),
+	storageImages + "csi-snapshotter:v8.6.0":                 single("csi-snapshotter"),
+	storageImages + "hostpathplugin:v1.17.1":                 {layers: []string{"base", "hostpathplugin"}, config: v1.Config{Entrypoint: []string{"/hostpathplugin"}}},
+	storageImages + "livenessprobe:v2.19.0":                  single("livenessprobe"),
+	storageImages + "snapshot-controller:v8.5.0":             single("snapshot-controller"),
 	testImages + "resource-consumer:1.14":                    {layers: []string{"base", "resource-consumer"}, config: v1.Config{Entrypoint: []string{"/consumer"}}},
 	testImages + "sample-device-plugin:1.8.0":                {layers: []string{"base", "sample-device-plugin"}, config: v1.Config{Entrypoint: []string{"/sampledeviceplugin", "-alsologtostderr"}}},
 	testImages + "sample-apiserver:1.29.2":                   {layers: []string{"base", "sample-apiserver"}, config: v1.Config{Entrypoint: []string{"/sample-apiserver"}}},
+}
+
+// single is an image that holds one program and nothing else.
+func single(program string) image {
+	return image{layers: []string{program}, config: v1.Config{Entrypoint: []string{"/" + program}}}
 }
 
 func website(base image, layer string) image {
@@ -101,7 +117,14 @@ var layers = map[string]func(context.Context, ingredients) ([]entry, error){
 	"conntrack": func(_ context.Context, in ingredients) ([]entry, error) {
 		return packaged(in.tree, "/usr/sbin/conntrack")
 	},
+	"csi-attacher":           programLayer("/csi-attacher", "csi-attacher"),
+	"csi-provisioner":        programLayer("/csi-provisioner", "csi-provisioner"),
+	"csi-resizer":            programLayer("/csi-resizer", "csi-resizer"),
+	"csi-snapshotter":        programLayer("/csi-snapshotter", "csi-snapshotter"),
+	"snapshot-controller":    programLayer("/snapshot-controller", "snapshot-controller"),
 	"hostpathplugin":         programLayer("/hostpathplugin", "hostpathplugin"),
+	"livenessprobe":          programLayer("/livenessprobe", "livenessprobe"),
+	"nodedriverregistrar":    programLayer("/nodedriverregistrar", "nodedriverregistrar"),
 	"sample-device-plugin":   programLayer("/sampledeviceplugin", "sampledeviceplugin"),
 	"regression-issue-74839": programLayer("/regression-issue-74839", "regression-issue-74839"),
 	"resource-consumer": func(_ context.Context, in ingredients) ([]entry, error) {

@@ -48,6 +48,7 @@ type options struct {
 	dualStack   bool
 	zones       int
 	proxyMode   string
+	snapshots   bool
 }
 
 func main() {
@@ -81,6 +82,7 @@ func parse() options {
 	flag.BoolVar(&o.dualStack, "dual-stack", false, "give all things addresses of both families")
 	flag.IntVar(&o.zones, "zones", 0, "in how many zones the nodes are; 0 for none")
 	flag.StringVar(&o.proxyMode, "proxy-mode", "", "another way of the nodes to get Services to pods; the verdicts are not kept with those of the default")
+	flag.BoolVar(&o.snapshots, "snapshots", false, "install the controller of VolumeSnapshots, as an administrator does for CSI drivers that make them")
 	flag.Parse()
 	kind, verdicts := "run", "results.json"
 	if o.all {
@@ -151,10 +153,40 @@ func start(ctx context.Context, o options, archive string) (cluster.Cluster, err
 	if err != nil {
 		return nil, err
 	}
+	tools, err := programs.Build(ctx, programs.NodeToolsModule, o.cache, programs.NodeTools, say)
+	if err != nil {
+		return nil, err
+	}
+	manifests := []string(nil)
+	if o.snapshots {
+		if manifests, err = snapshotManifests(ctx); err != nil {
+			return nil, err
+		}
+	}
 	say("starting Skiff on %d test hosts; their logs are in %s", 1+o.agents, o.output)
 	return cluster.Start(ctx, cluster.Config{
-		Binary: binary, Archive: archive, Agents: o.agents, Registry: true, LogDir: o.output, Flags: strings.Fields(o.serverFlags), DualStack: o.dualStack, Zones: o.zones, ProxyMode: o.proxyMode, Say: say,
+		Binary: binary, Archive: archive, Agents: o.agents, Registry: true, LogDir: o.output, Flags: strings.Fields(o.serverFlags), DualStack: o.dualStack, Zones: o.zones, ProxyMode: o.proxyMode, Tools: filepath.Dir(tools["crictl"]), Manifests: manifests, Say: say,
 	})
+}
+
+// snapshotManifests are what upstream's release of the controller is installed from.
+func snapshotManifests(ctx context.Context) ([]string, error) {
+	var manifests []string
+	for _, from := range []struct{ module, files string }{
+		{"github.com/kubernetes-csi/external-snapshotter/client/v8", "config/crd/snapshot.storage.k8s.io_*.yaml"},
+		{"github.com/kubernetes-csi/external-snapshotter/v8", "deploy/kubernetes/snapshot-controller/*-snapshot-controller.yaml"},
+	} {
+		dir, err := programs.ModuleDir(ctx, programs.CSIModule, from.module)
+		if err != nil {
+			return nil, err
+		}
+		files, err := filepath.Glob(filepath.Join(dir, from.files))
+		if err != nil {
+			return nil, err
+		}
+		manifests = append(manifests, files...)
+	}
+	return manifests, nil
 }
 
 // ask asks the cluster what it is.
