@@ -18,12 +18,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/containerd/v2/pkg/apparmor"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
@@ -52,6 +54,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/node"
 	"github.com/skiff-k8s/skiff/kubelet/numa"
 	"github.com/skiff-k8s/skiff/kubelet/objects"
+	"github.com/skiff-k8s/skiff/kubelet/oom"
 	"github.com/skiff-k8s/skiff/kubelet/plugins"
 	"github.com/skiff-k8s/skiff/kubelet/podnet"
 	kubeletserver "github.com/skiff-k8s/skiff/kubelet/server"
@@ -119,9 +122,9 @@ type Agent struct {
 	gateways chan []netip.Addr // of the bridge, when the pod network has become ready
 }
 
-// New builds the parts. Nothing on the machine is touched before Run. It must be called before the
-// informers start.
-func New(cfg Config, deps Deps) (*Agent, error) {
+// New builds the parts. Nothing on the machine is touched before Run; a runtime of the user's is asked how it is configured. It must
+// be called before the informers start.
+func New(ctx context.Context, cfg Config, deps Deps) (*Agent, error) {
 	a := &Agent{cfg: cfg, deps: deps, gateways: make(chan []netip.Addr, 1)}
 	if err := a.buildRuntime(); err != nil {
 		return nil, err
@@ -129,7 +132,7 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 	if err := a.buildNetwork(); err != nil {
 		return nil, err
 	}
-	if err := a.buildKubelet(); err != nil {
+	if err := a.buildKubelet(ctx); err != nil {
 		return nil, fmt.Errorf("build the kubelet: %w", err)
 	}
 	return a, a.buildKubeletAPI()
@@ -365,14 +368,14 @@ func (a *Agent) networkReady(gateways []netip.Addr) {
 
 const cgroupMount = "/sys/fs/cgroup"
 
-func (a *Agent) buildKubelet() error {
+func (a *Agent) buildKubelet(ctx context.Context) error {
 	machine, err := node.ReadMachine(a.cfg.DataDir)
 	if err != nil {
 		return err
 	}
-	driver := cri.DetectCgroupDriver()
-	if a.runtime != nil {
-		driver = a.runtime.CgroupDriver()
+	driver, err := a.cgroupDriver(ctx)
+	if err != nil {
+		return err
 	}
 	if a.settings, err = configfile.Load(a.cfg.KubeletConfig, a.said(string(driver))); err != nil {
 		return err
@@ -405,7 +408,9 @@ func (a *Agent) buildKubelet() error {
 			klog.ErrorS(err, "Volume is not up to date", "pod", klog.KObj(pod))
 			a.kubelet.Event(pod, corev1.EventTypeWarning, "FailedMount", err.Error())
 		},
-		Event: func(pod *corev1.Pod, kind, reason, message string) { a.kubelet.Event(pod, kind, reason, message) },
+		Event: func(about runtime.Object, kind, reason, message string) {
+			a.kubelet.Event(about, kind, reason, message)
+		},
 		EnsureImage: func(ctx context.Context, pod *corev1.Pod, image *corev1.ImageVolumeSource) (*runtimeapi.ImageSpec, error) {
 			return a.kubelet.EnsureImage(ctx, pod, image)
 		},
@@ -455,6 +460,7 @@ func (a *Agent) buildKubelet() error {
 			return a.volumes.VolumesInUse(), nil // who attaches says what is attached
 		},
 		ClockJumps: wallclock.Follow,
+		SystemOOMs: func(ctx context.Context, killed func(oom.Kill)) error { return oom.Follow(ctx, oom.KernelLog, killed) },
 	}
 	if a.runtime == nil { // ours has what it was built with
 		deps.LowLevelRuntime = func(ctx context.Context) (name, version string, err error) { return cri.LowLevelRuntime(ctx, a.conn) }
@@ -469,6 +475,14 @@ func (a *Agent) buildKubelet() error {
 	return nil
 }
 
+// cgroupDriver is who makes the cgroups of the runtime's containers.
+func (a *Agent) cgroupDriver(ctx context.Context) (cri.CgroupDriver, error) {
+	if a.runtime != nil {
+		return a.runtime.CgroupDriver(), nil
+	}
+	return cri.RuntimeCgroupDriver(ctx, a.conn)
+}
+
 // said is what the machine and flags say of what a KubeletConfiguration may say too.
 func (a *Agent) said(cgroupDriver string) kubeletconfig.KubeletConfiguration {
 	return kubeletconfig.KubeletConfiguration{
@@ -480,6 +494,9 @@ func (a *Agent) said(cgroupDriver string) kubeletconfig.KubeletConfiguration {
 
 // applySettings takes over what the KubeletConfiguration says.
 func applySettings(cfg *kubelet.Config, s *kubeletconfig.KubeletConfiguration, machine node.Machine) (err error) {
+	if err := configfile.CheckSwap(s, machine.Swap); err != nil {
+		return err
+	}
 	if cfg.Eviction, err = configfile.Eviction(s); err != nil {
 		return err
 	}
@@ -507,6 +524,9 @@ func applySettings(cfg *kubelet.Config, s *kubeletconfig.KubeletConfiguration, m
 	cfg.Node.Taints, cfg.Node.ProviderID, cfg.Node.MaxImages = s.RegisterWithTaints, s.ProviderID, s.NodeStatusMaxImages
 	cfg.Cgroups.MemoryQoS = cgroups.MemoryQoS{Tiered: s.MemoryReservationPolicy == kubeletconfig.TieredReservationMemoryReservationPolicy, Factor: ptr.Deref(s.MemoryThrottlingFactor, 0)}
 	cfg.PodsUnlimited = !slices.Contains(s.EnforceNodeAllocatable, "pods")
+	if cfg.Reservations, err = configfile.Reservations(s); err != nil {
+		return err
+	}
 	if s.UserNamespaces != nil {
 		cfg.IDsPerPod = ptr.Deref(s.UserNamespaces.IDsPerPod, 0)
 	}
@@ -516,16 +536,18 @@ func applySettings(cfg *kubelet.Config, s *kubeletconfig.KubeletConfiguration, m
 	if cfg.CPUOptions, err = configfile.CPUOptions(s); err != nil {
 		return err
 	}
-	mostNodes, err := configfile.MaxNUMANodes(s)
+	topology, err := configfile.TopologyOptions(s)
 	if err != nil {
 		return err
 	}
-	cfg.Topology = kubelet.Topology{Policy: numa.Policy(s.TopologyManagerPolicy), Scope: s.TopologyManagerScope, MaxNodes: mostNodes}
+	cfg.Topology = kubelet.Topology{Policy: numa.Policy(s.TopologyManagerPolicy), Scope: s.TopologyManagerScope, Options: topology}
 	cfg.StaticMemory, cfg.ReservedMemory = s.MemoryManagerPolicy == "Static", configfile.ReservedMemory(s)
 	cfg.LimitedSwap = s.MemorySwap.SwapBehavior == configfile.LimitedSwap
 	cfg.SingleProcessOOMKill, cfg.MaxBackOff = s.SingleProcessOOMKill, s.CrashLoopBackOff.MaxContainerRestartPeriod.Duration
 	cfg.AllowedSysctls = s.AllowedUnsafeSysctls
-	cfg.LogMaxSize, cfg.LogMaxFiles = logSize.Value(), int(*s.ContainerLogMaxFiles)
+	cfg.EventsPerSecond, cfg.EventsAtOnce = *s.EventRecordQPS, s.EventBurst
+	cfg.LogMaxSize, cfg.LogMaxFiles, cfg.LogPeriod = logSize.Value(), int(*s.ContainerLogMaxFiles), s.ContainerLogMonitorInterval.Duration
+	cfg.Node.CheckPeriod, cfg.Node.ReportPeriod, cfg.Node.LeaseSeconds = s.NodeStatusUpdateFrequency.Duration, s.NodeStatusReportFrequency.Duration, s.NodeLeaseDurationSeconds
 	cfg.ImageGC = images.GCConfig{
 		HighPercent: int(*s.ImageGCHighThresholdPercent), LowPercent: int(*s.ImageGCLowThresholdPercent),
 		MinAge: s.ImageMinimumGCAge.Duration, MaxAge: s.ImageMaximumGCAge.Duration,
@@ -563,12 +585,14 @@ func (a *Agent) pullWith(c *images.Config) (err error) {
 }
 
 func (a *Agent) staticPods() kubelet.StaticPods {
-	if a.cfg.PodManifests == "" {
+	if a.settings.StaticPodPath == "" && a.settings.StaticPodURL == "" {
 		return nil
 	}
-	return static.New(static.Config{Path: a.cfg.PodManifests, NodeName: a.cfg.NodeName, Default: podspec.DefaultPod, Validate: func(pod *corev1.Pod) field.ErrorList {
-		return podspec.ValidatePod(pod, podspec.OptionsForPod(nil))
-	}})
+	return static.New(static.Config{
+		Path: a.settings.StaticPodPath, URL: a.settings.StaticPodURL, Header: a.settings.StaticPodURLHeader, Period: a.settings.HTTPCheckFrequency.Duration,
+		NodeName: a.cfg.NodeName, Default: podspec.DefaultPod,
+		Validate: func(pod *corev1.Pod) field.ErrorList { return podspec.ValidatePod(pod, podspec.OptionsForPod(nil)) },
+	})
 }
 
 func (a *Agent) podCIDRs(cidrs []string) {
@@ -604,6 +628,7 @@ func (a *Agent) buildKubeletAPI() error {
 		Pods:          a.kubelet,
 		Runtime:       runtimeapi.NewRuntimeServiceClient(a.conn),
 		Images:        runtimeapi.NewImageServiceClient(a.conn),
+		RuntimeSocket: strings.TrimPrefix(a.cfg.RuntimeEndpoint, "unix://"),
 		RootDir:       a.cfg.KubeletRoot,
 		LocalVolumes:  volumes.Directories{Root: filepath.Join(a.cfg.DataDir, "storage")},
 		PodLogs:       a.cfg.PodLogs,

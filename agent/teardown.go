@@ -207,15 +207,20 @@ func awaitEnd(ctx context.Context, pid int) error {
 }
 
 func (t *Teardown) removeCgroups() error {
-	tree, err := cgroups.New(cgroups.Config{Mount: cgroupMount, Root: t.cfg.CgroupRoot, Driver: cgroups.Driver(cri.DetectCgroupDriver())})
-	if err != nil {
-		return err
+	for _, driver := range []cgroups.Driver{cgroups.Cgroupfs, cgroups.Systemd} { // whichever the runtime had
+		tree, err := cgroups.New(cgroups.Config{Mount: cgroupMount, Root: t.cfg.CgroupRoot, Driver: driver})
+		if err != nil {
+			return err
+		}
+		removed, err := tree.RemoveAll()
+		if err != nil {
+			return err
+		}
+		if removed {
+			t.say("removed the cgroups of pods")
+		}
 	}
-	removed, err := tree.RemoveAll()
-	if removed {
-		t.say("removed the cgroups of pods")
-	}
-	return err
+	return nil
 }
 
 // unmount unmounts all that is mounted below the directories, what was mounted last first.

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
@@ -87,4 +88,51 @@ func TestResourceQuota(t *testing.T) {
 		t.Fatal(err)
 	}
 	want("0", "0", "0", "0", "0", "0")
+}
+
+// A class that begins to offer an extended resource makes its claims count as that, too, and no more when it ceases to.
+func TestResourceQuotaOfDevices(t *testing.T) {
+	c, ctx := newCluster(t), t.Context()
+	c.namespace("ns")
+	const gpus, offered = "requests.example.com/gpu", "requests.deviceclass.resource.kubernetes.io/gpu"
+	hard := corev1.ResourceList{gpus: resource.MustParse("10"), offered: resource.MustParse("10")}
+	if _, err := c.CoreV1().ResourceQuotas("ns").Create(ctx, &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "q"}, Spec: corev1.ResourceQuotaSpec{Hard: hard}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	want := func(gpu, byClass string) {
+		t.Helper()
+		c.eventually(fmt.Sprintf("%s and %s devices are used", gpu, byClass), func(ctx context.Context) error {
+			q, err := c.CoreV1().ResourceQuotas("ns").Get(ctx, "q", metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			if used := q.Status.Used; ptr.To(used[gpus]).String() != gpu || ptr.To(used[offered]).String() != byClass {
+				return fmt.Errorf("used is %v", used)
+			}
+			return nil
+		})
+	}
+	want("0", "0")
+	if _, err := c.ResourceV1().ResourceClaims("ns").Create(ctx, &resourcev1.ResourceClaim{
+		ObjectMeta: metav1.ObjectMeta{Name: "claim"},
+		Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{{
+			Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gpu", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 3},
+		}}}},
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	class, err := c.ResourceV1().DeviceClasses().Create(ctx, &resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "gpu"}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want("0", "3")
+	class.Spec.ExtendedResourceName = ptr.To("example.com/gpu")
+	if _, err := c.ResourceV1().DeviceClasses().Update(ctx, class, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	want("3", "3")
+	if err := c.ResourceV1().DeviceClasses().Delete(ctx, "gpu", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	want("0", "0")
 }

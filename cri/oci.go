@@ -3,6 +3,7 @@
 package cri
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -16,8 +17,8 @@ import (
 
 const versionPatience = 10 * time.Second // for a program to say its version
 
-// LowLevelRuntime finds out which program makes the containers of somebody else's containerd, and its version: "runc", "1.3.3".
-// Other runtimes do not say; then both are empty.
+// LowLevelRuntime finds out which program makes the containers of somebody else's containerd or CRI-O, and its version: "runc",
+// "1.3.3". Other runtimes, and early ones of CRI-O, do not say; then both are empty.
 func LowLevelRuntime(ctx context.Context, conn grpc.ClientConnInterface) (name, version string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, versionPatience)
 	defer cancel()
@@ -38,8 +39,8 @@ func LowLevelRuntime(ctx context.Context, conn grpc.ClientConnInterface) (name, 
 	return name, version, nil
 }
 
-// defaultProgram is what containerd's configuration names for pods without a RuntimeClass. It is empty for a runtime that
-// is none of runc's kind.
+// defaultProgram is what the configuration of a containerd or a CRI-O names for pods without a RuntimeClass. It is empty for a
+// runtime that is none of runc's kind.
 func defaultProgram(config string) string {
 	var c struct {
 		Containerd struct {
@@ -49,16 +50,24 @@ func defaultProgram(config string) string {
 				Options struct{ BinaryName string }
 			} `json:"runtimes"`
 		} `json:"containerd"`
+		CRIO struct {
+			DefaultRuntime string
+			Runtimes       map[string]struct{ RuntimePath, RuntimeType string }
+		} `json:"crio"`
 	}
 	if json.Unmarshal([]byte(config), &c) != nil {
 		return ""
 	}
-	runtime := c.Containerd.Runtimes[c.Containerd.DefaultRuntimeName]
-	switch {
-	case runtime.Type != "io.containerd.runc.v2":
-		return ""
-	case runtime.Options.BinaryName != "":
-		return runtime.Options.BinaryName
+	if name := c.CRIO.DefaultRuntime; name != "" {
+		runtime := c.CRIO.Runtimes[name]
+		if runtime.RuntimeType != "" && runtime.RuntimeType != "oci" {
+			return ""
+		}
+		return cmp.Or(runtime.RuntimePath, name)
 	}
-	return "runc"
+	runtime := c.Containerd.Runtimes[c.Containerd.DefaultRuntimeName]
+	if runtime.Type != "io.containerd.runc.v2" {
+		return ""
+	}
+	return cmp.Or(runtime.Options.BinaryName, "runc")
 }

@@ -30,9 +30,12 @@ func TestLowLevelRuntime(t *testing.T) {
 		t.Fatal(err)
 	}
 	for config, want := range map[string]string{
-		`{"containerd":{"defaultRuntimeName":"runc","runtimes":{"runc":{"runtimeType":"io.containerd.runc.v2","options":{"BinaryName":"` + program + `"}}}}}`: "runc 1.2.7",
-		`{"containerd":{"defaultRuntimeName":"kata","runtimes":{"kata":{"runtimeType":"io.containerd.kata.v2"}}}}`:                                            " ",
-		`[crio]`: " ",
+		`{"containerd":{"defaultRuntimeName":"runc","runtimes":{"runc":{"runtimeType":"io.containerd.runc.v2","options":{"BinaryName":"` + program + `"}}}}}`:      "runc 1.2.7",
+		`{"containerd":{"defaultRuntimeName":"kata","runtimes":{"kata":{"runtimeType":"io.containerd.kata.v2"}}}}`:                                                 " ",
+		`{"sandboxImage":"registry.k8s.io/pause:3.10","crio":{"DefaultRuntime":"mine","Runtimes":{"mine":{"RuntimePath":"` + program + `","RuntimeType":"oci"}}}}`: "runc 1.2.7",
+		`{"crio":{"DefaultRuntime":"kata","Runtimes":{"kata":{"RuntimePath":"` + program + `","RuntimeType":"vm"}}}}`:                                              " ",
+		`{"sandboxImage":"registry.k8s.io/pause:3.10"}`: " ", // an early CRI-O
+		`[none]`: " ",
 	} {
 		name, version, err := LowLevelRuntime(t.Context(), saysConfig{config: config})
 		if err != nil || name+" "+version != want {

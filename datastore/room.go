@@ -4,14 +4,13 @@ package datastore
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
+
+	"github.com/skiff-k8s/skiff/internal/diskroom"
 )
 
 // headroom is how much the database can grow while the disk is full. The write-ahead log takes its room in advance by itself.
@@ -45,12 +44,5 @@ func takeRoom(path string) error {
 	if err != nil {
 		return err
 	}
-	err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, info.Size()+headroom)
-	switch {
-	case errors.Is(err, unix.EOPNOTSUPP): // a file system that cannot
-		return nil
-	case err != nil:
-		return fmt.Errorf("allocate %d bytes for %s: %w", info.Size()+headroom, path, err)
-	}
-	return nil
+	return diskroom.TakeBehind(f, info.Size()+headroom)
 }

@@ -138,26 +138,10 @@ func (n *node) said(text string) {
 // runPodWithToken runs a pod with a token of the shortest life that there is.
 func (c *clocks) runPodWithToken(name string, on *node) {
 	c.t.Helper()
-	manifest := fmt.Sprintf(`
-apiVersion: v1
-kind: Pod
-metadata: {name: %s, namespace: demo}
-spec:
-  nodeName: %s
-  terminationGracePeriodSeconds: 1
-  volumes: [{name: token, projected: {sources: [{serviceAccountToken: {path: token, expirationSeconds: 600}}]}}]
-  containers:
-  - name: main
-    image: busybox:stable
-    imagePullPolicy: IfNotPresent
-    command: [sleep, "3600"]
-    volumeMounts: [{name: token, mountPath: /token}]
+	c.runWith(name, "busybox:stable", `[sleep, "3600"]`, "token, projected: {sources: [{serviceAccountToken: {path: token, expirationSeconds: 600}}]}", `
     livenessProbe: {exec: {command: [test, -s, /token/token]}, periodSeconds: 1}
     readinessProbe: {exec: {command: [test, -s, /token/token]}, initialDelaySeconds: 1, periodSeconds: 1}
-`, name, on.Name())
-	if out, err := c.pipe(manifest, "apply", "-f", "-"); err != nil {
-		c.t.Fatal(out, err)
-	}
+  nodeName: `+on.Name())
 }
 
 // steady is which containers run in the pods that nobody touches, and how often they were started again.

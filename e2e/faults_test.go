@@ -45,20 +45,27 @@ func TestFaults(t *testing.T) {
 // runPod makes a pod with one container that runs a shell command. more is YAML of the container, with an indent of four.
 func (n *node) runPod(name, script, more string) {
 	n.t.Helper()
+	n.runWith(name, "busybox:stable", fmt.Sprintf(`["sh", "-c", %q]`, script), "scratch, emptyDir: {sizeLimit: 1Mi}", more)
+}
+
+// runWith makes a pod with one container. The volume, of which the name comes first, is mounted under its name.
+func (n *node) runWith(name, image, command, volume, more string) {
+	n.t.Helper()
+	mounted, _, _ := strings.Cut(volume, ",")
 	manifest := fmt.Sprintf(`
 apiVersion: v1
 kind: Pod
 metadata: {name: %s, namespace: demo}
 spec:
   terminationGracePeriodSeconds: 2
-  volumes: [{name: scratch, emptyDir: {sizeLimit: 1Mi}}]
+  volumes: [{name: %s}]
   containers:
   - name: main
-    image: busybox:stable
+    image: %s
     imagePullPolicy: IfNotPresent
-    command: ["sh", "-c", %q]
-    volumeMounts: [{name: scratch, mountPath: /scratch}]
-%s`, name, script, more)
+    command: %s
+    volumeMounts: [{name: %s, mountPath: /%s}]
+%s`, name, volume, image, command, mounted, mounted, more)
 	if _, err := n.pipe(manifest, "apply", "-f", "-"); err != nil {
 		n.t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -197,6 +198,8 @@ type criProxy struct {
 	lose   atomic.Int64 // the answer of each n-th call that changes something; 0: none
 	lost   atomic.Int64 // so far
 
+	dialect map[string]translation // by method: what it says instead of the runtime's words
+
 	mu      sync.Mutex
 	changes int64 // guarded by mu: calls that change something
 }
@@ -242,6 +245,14 @@ func (p *criProxy) loses(method string) bool {
 	return false
 }
 
+// translation makes of a call what another runtime would understand and say. What is nil stays as it is.
+type translation struct {
+	silent  bool // the call ends at once, without an answer
+	request func(ctx context.Context, message []byte) ([]byte, error)
+	answer  func(ctx context.Context, message []byte) ([]byte, error)
+	failed  func(ctx context.Context, request []byte, err error) (answer []byte, _ error)
+}
+
 // pass is the handler of all calls.
 func (p *criProxy) pass(_ any, stream grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(stream)
@@ -258,6 +269,15 @@ func (p *criProxy) pass(_ any, stream grpc.ServerStream) error {
 	if err := stream.RecvMsg(&message); err != nil { // all calls of the CRI have one request
 		return err
 	}
+	words := p.dialect[path.Base(method)]
+	if words.silent {
+		return nil
+	}
+	if words.request != nil {
+		if message.bytes, err = words.request(ctx, message.bytes); err != nil {
+			return err
+		}
+	}
 	if err := errors.Join(out.SendMsg(&message), out.CloseSend()); err != nil {
 		return err
 	}
@@ -266,6 +286,13 @@ func (p *criProxy) pass(_ any, stream grpc.ServerStream) error {
 		err := out.RecvMsg(&answer)
 		if errors.Is(err, io.EOF) {
 			return nil
+		}
+		if err == nil && words.answer != nil {
+			answer.bytes, err = words.answer(ctx, answer.bytes)
+		}
+		failed := err != nil
+		if failed && words.failed != nil {
+			answer.bytes, err = words.failed(ctx, message.bytes, err)
 		}
 		if err != nil {
 			return err
@@ -279,7 +306,7 @@ func (p *criProxy) pass(_ any, stream grpc.ServerStream) error {
 			p.lost.Add(1)
 			return grpcstatus.Error(codes.Unavailable, "the proxy lost the answer")
 		}
-		if err := stream.SendMsg(&answer); err != nil {
+		if err := stream.SendMsg(&answer); err != nil || failed {
 			return err
 		}
 	}

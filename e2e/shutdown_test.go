@@ -213,6 +213,14 @@ func TestGracefulShutdown(t *testing.T) {
 	n.apply(strings.Replace(fmt.Sprintf(shutdownPod, "late", "demo", "nodeName: alpha"), "  volumes:", "  tolerations: [{operator: Exists}]\n  volumes:", 1))
 	n.becomes("late", ".status.reason", "NodeShutdown")
 
+	n.eventually(30*time.Second, "an event of the node tells of the shutdown", func() error {
+		out, err := n.try("get", "events", "-A", "--field-selector=reason=Shutdown,involvedObject.name=alpha", "-o", "jsonpath={.items[*].message}")
+		if err == nil && out != "Shutdown manager detected shutdown event" {
+			err = fmt.Errorf("there is %q", out)
+		}
+		return err
+	})
+
 	// It was called off: the node takes pods again, and the next shutdown waits too.
 	say("call-off")
 	n.kubectl("wait", "--for=condition=Ready", "node/alpha", "--timeout=30s")

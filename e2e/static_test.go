@@ -5,9 +5,12 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -58,6 +61,57 @@ func TestStaticPod(t *testing.T) {
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
+	n.kubectl("wait", "--for=delete", "pod/own-alpha", "--timeout=60s")
+	n.eventually(30*time.Second, "the containers are gone", func() error {
+		if left := n.containers("default"); len(left) > 0 {
+			return fmt.Errorf("there is %q", left)
+		}
+		return nil
+	})
+}
+
+// A pod of a web server runs, goes on while that is away though Skiff is started anew, and ends when the server has it no more.
+func TestStaticPodByURL(t *testing.T) {
+	n := newHost(t)
+	var page atomic.Value
+	page.Store(staticPod)
+	listener, err := n.Listen(t.Context(), "tcp", "127.0.0.1:8123")
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-Key") != "secret" || page.Load() == "" {
+			http.Error(w, "not here", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprint(w, page.Load())
+	})}
+	go func() { _ = web.Serve(listener) }() // until Close
+	defer web.Close()
+	config := kubeletConfig + "staticPodURL: http://127.0.0.1:8123/pods\nstaticPodURLHeader: {X-Key: [secret]}\nhttpCheckFrequency: 1s\n"
+	if err := os.WriteFile(n.Path(kubeletFile), []byte(config), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	n.start()
+	n.eventually(time.Minute, "the static pod shows", func() error { _, err := n.try("get", "pod", "own-alpha"); return err })
+	n.kubectl("wait", "--for=condition=Ready", "pod/own-alpha", "--timeout=60s")
+	before := n.containers("default")
+
+	page.Store("")
+	n.killServer()
+	n.start()
+	n.kubectl("wait", "--for=condition=Ready", "node/alpha", "--timeout=60s")
+	n.said("Reading static pods")
+	if after := n.containers("default"); len(before) != 2 || !slices.Equal(after, before) {
+		t.Errorf("with the server away there is %q of %q", after, before)
+	}
+	page.Store(staticPod)
+	n.kubectl("wait", "--for=condition=Ready", "pod/own-alpha", "--timeout=60s")
+	n.said("Static pods can be read again")
+	if after := n.containers("default"); !slices.Equal(after, before) {
+		t.Errorf("when the server was back there is %q of %q", after, before)
+	}
+	page.Store("apiVersion: v1\nkind: PodList\nitems: []\n")
 	n.kubectl("wait", "--for=delete", "pod/own-alpha", "--timeout=60s")
 	n.eventually(30*time.Second, "the containers are gone", func() error {
 		if left := n.containers("default"); len(left) > 0 {

@@ -9,6 +9,8 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"strconv"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -25,36 +27,125 @@ import (
 
 // assign gives a pod that is being admitted the devices, CPUs and memory that only one can have, on NUMA nodes that suit all of them.
 func (k *Kubelet) assign(ctx context.Context, pod *v1.Pod) *admit.Rejection {
-	g := givings{k.devices.Begin(pod), k.cpus.Begin(pod), k.memory.Begin(pod)}
-	var near numa.Mask
-	if k.cfg.Topology.Scope == numa.PodScope {
-		var fits bool
-		if near, fits = k.place(g, g.wantedByPod(pod)); !fits {
-			return &admit.Rejection{Reason: numa.Reason, Message: "Pod was rejected: " + numa.Message}
+	began, g := time.Now(), givings{k.devices.Begin(pod), k.cpus.Begin(pod), k.memory.Begin(pod)}
+	refused := k.give(ctx, pod, g)
+	if k.aligns() {
+		k.metrics.Alignment.Asked.Inc()
+		k.metrics.Alignment.Took.Observe(float64(time.Since(began).Milliseconds()))
+		if refused != nil {
+			k.metrics.Alignment.Refused.Inc()
 		}
 	}
-	for c, ends := range inOrder(pod) {
-		if k.cfg.Topology.Scope != numa.PodScope {
-			var fits bool
-			if near, fits = k.place(g, g.wantedBy(c)); !fits {
-				return &admit.Rejection{Reason: numa.Reason, Message: "Pod was rejected: " + numa.Message}
-			}
-		}
-		err := g.devices.Give(ctx, c, ends, near)
-		if err == nil {
-			err = g.cpus.Give(c, ends, k.nodes.CPUs(near))
-		}
-		if err == nil {
-			err = g.memory.Give(c, ends, near)
-		}
-		if err != nil {
-			return unexpected(err)
-		}
+	if refused != nil {
+		return refused
 	}
 	if err := errors.Join(g.devices.Commit(), g.cpus.Commit(), g.memory.Commit()); err != nil {
 		return unexpected(errors.Join(err, k.unassign(ctx, pod.UID)))
 	}
+	k.countCPUs()
 	return nil
+}
+
+// give gives all containers of the pod what they want.
+func (k *Kubelet) give(ctx context.Context, pod *v1.Pod, g givings) *admit.Rejection {
+	scope, near, fits := k.cfg.Topology.Scope, numa.Mask(0), false
+	if scope == numa.PodScope {
+		if near, fits = k.place(g, g.wantedByPod(pod)); !fits {
+			return k.tooFar(scope)
+		}
+	}
+	for c, ends := range inOrder(pod) {
+		if scope != numa.PodScope {
+			if near, fits = k.place(g, g.wantedBy(c)); !fits {
+				return k.tooFar(scope)
+			}
+		}
+		err := g.devices.Give(ctx, c, ends, near)
+		if err == nil {
+			err = k.giveCPUs(g.cpus, c, ends, near)
+		}
+		if err == nil {
+			err = k.giveMemory(g.memory, c, ends, near)
+		}
+		if err != nil {
+			return unexpected(err)
+		}
+		if scope != numa.PodScope {
+			k.aligned(scope)
+		}
+	}
+	if scope == numa.PodScope {
+		k.aligned(scope)
+	}
+	return nil
+}
+
+// aligns says whether what pods get has to be near to each other.
+func (k *Kubelet) aligns() bool {
+	return k.cfg.Topology.Policy != numa.None && k.cfg.Topology.Policy != ""
+}
+
+// aligned and tooFar count what the policy with one NUMA node for all has been able to do.
+func (k *Kubelet) aligned(scope string) {
+	if k.cfg.Topology.Policy == numa.SingleNode {
+		k.metrics.Alignment.Aligned.WithLabelValues(scope, "numa_node").Inc()
+	}
+}
+
+func (k *Kubelet) tooFar(scope string) *admit.Rejection {
+	if k.cfg.Topology.Policy == numa.SingleNode {
+		k.metrics.Alignment.NotAligned.WithLabelValues(scope, "numa_node").Inc()
+	}
+	return &admit.Rejection{Reason: numa.Reason, Message: "Pod was rejected: " + numa.Message}
+}
+
+func (k *Kubelet) giveCPUs(g *cpus.Giving, c *v1.Container, ends bool, near numa.Mask) error {
+	if g.Wants(c) == 0 {
+		return nil
+	}
+	count := &k.metrics.Alignment
+	count.CPURequests.Inc()
+	err := g.Give(c, ends, k.nodes.CPUs(near))
+	if err != nil {
+		count.CPUErrors.Inc()
+	} else if g.OneCache(c) {
+		count.Aligned.WithLabelValues(numa.ContainerScope, "uncore_cache").Inc()
+	}
+	if k.cfg.CPUOptions.WholeCores {
+		of := count.Aligned
+		if err != nil {
+			of = count.NotAligned
+		}
+		of.WithLabelValues(numa.ContainerScope, "physical_cpu").Inc()
+	}
+	return err
+}
+
+func (k *Kubelet) giveMemory(g *memory.Giving, c *v1.Container, ends bool, near numa.Mask) error {
+	if len(g.Wants(c)) == 0 {
+		return nil
+	}
+	k.metrics.Alignment.MemoryRequests.Inc()
+	err := g.Give(c, ends, near)
+	if err != nil {
+		k.metrics.Alignment.MemoryErrors.Inc()
+	}
+	return err
+}
+
+// countCPUs shows how many CPUs are whose.
+func (k *Kubelet) countCPUs() {
+	if k.cpus == nil {
+		return
+	}
+	left, own := k.cpus.Use()
+	all := 0
+	for node, count := range own {
+		all += count
+		k.metrics.Alignment.OwnCPUsOn.WithLabelValues(strconv.Itoa(node)).Set(float64(count))
+	}
+	k.metrics.Alignment.SharedCPUs.Set(float64(left * 1000))
+	k.metrics.Alignment.OwnCPUs.Set(float64(all))
 }
 
 func unexpected(err error) *admit.Rejection {
@@ -88,14 +179,14 @@ func (k *Kubelet) place(g givings, w wanted) (numa.Mask, bool) {
 	if len(k.nodes) == 0 {
 		return 0, true
 	}
-	all := []numa.Hints{g.cpus.Hints(w.cpus, k.nodes)}
+	all := []numa.Hints{g.cpus.Hints(w.cpus)}
 	for _, name := range slices.Sorted(maps.Keys(w.devices)) {
 		all = append(all, g.devices.Hints(name, w.devices[name], k.nodes.All()))
 	}
 	for _, name := range slices.Sorted(maps.Keys(w.memory)) {
 		all = append(all, g.memory.Hints(name, w.memory[name]))
 	}
-	return numa.Choose(k.cfg.Topology.Policy, k.nodes.All(), all)
+	return numa.Choose(k.cfg.Topology.Policy, k.nodes.All(), k.distances, all)
 }
 
 // inOrder are the containers of a pod in the order in which they start, each with whether it ends before the next one starts.
@@ -150,6 +241,7 @@ func (k *Kubelet) unassign(ctx context.Context, pod types.UID) error {
 	had := k.cpus.Has(pod)
 	err := errors.Join(k.devices.Forget(pod), k.cpus.Forget(pod), k.memory.Forget(pod))
 	if had {
+		k.countCPUs()
 		k.shareCPUs(ctx)
 	}
 	return err

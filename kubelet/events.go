@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"time"
@@ -24,15 +25,19 @@ const (
 )
 
 // watchContainers wakes the workers of pods whose containers changed. After each (re)connect all are looked at once, so that
-// no change is missed. A runtime without events is asked every second instead.
+// no change is missed. A runtime without events is asked every second instead: one that does not know of them, and one that
+// ends the stream at once, as CRI-O does unless it is told otherwise.
 func (k *Kubelet) watchContainers(ctx context.Context) error {
 	for ctx.Err() == nil {
 		err := k.followEvents(ctx)
 		pause := reconnectPause
-		if grpcstatus.Code(err) == codes.Unimplemented {
+		switch {
+		case grpcstatus.Code(err) == codes.Unimplemented:
 			k.look(ctx)
 			pause = pollPause
-		} else if ctx.Err() == nil {
+		case errors.Is(err, io.EOF):
+			pause = pollPause
+		case ctx.Err() == nil:
 			klog.FromContext(ctx).Error(err, "Container events ended; they are asked for again")
 		}
 		timer := time.NewTimer(pause)
@@ -74,7 +79,7 @@ func (k *Kubelet) look(ctx context.Context) {
 	workers := maps.Clone(k.workers)
 	k.mu.Unlock()
 	for uid := range present {
-		if workers[uid] == nil && !k.known(uid) {
+		if workers[uid] == nil && k.gone(uid) {
 			k.cleanUp(uid)
 		}
 	}
@@ -84,6 +89,9 @@ func (k *Kubelet) look(ctx context.Context) {
 		}
 	}
 }
+
+// gone says that a pod is neither in the API nor on the node itself, so that nothing is to be left of it.
+func (k *Kubelet) gone(uid types.UID) bool { return !k.known(uid) && !k.statics.mayHave(uid) }
 
 func (k *Kubelet) known(uid types.UID) bool {
 	k.mu.Lock()

@@ -46,8 +46,7 @@ func (e evictable) ImageFS(ctx context.Context) string {
 }
 
 func (e evictable) FreeDisk(ctx context.Context) error {
-	gone := func(uid types.UID) bool { return !e.k.known(uid) }
-	return errors.Join(e.k.runtime.CollectGarbage(ctx, containers.Policy{}, gone), e.k.imageGC.Free(ctx))
+	return errors.Join(e.k.runtime.CollectGarbage(ctx, containers.Policy{}, e.k.gone), e.k.imageGC.Free(ctx))
 }
 
 // Evict ends a pod at once.

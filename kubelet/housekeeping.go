@@ -3,6 +3,7 @@
 package kubelet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,14 +22,14 @@ import (
 
 // How often the house is kept.
 const (
-	logPeriod     = 10 * time.Second
+	logPeriod     = 10 * time.Second // unless the operator has said
 	garbagePeriod = time.Minute
 	imagePeriod   = 5 * time.Minute
 )
 
 // keepHouse rotates logs and removes what is dead until ctx ends.
 func (k *Kubelet) keepHouse(ctx context.Context) error {
-	logs, garbage, unused := time.NewTicker(logPeriod), time.NewTicker(garbagePeriod), time.NewTicker(imagePeriod)
+	logs, garbage, unused := time.NewTicker(cmp.Or(k.cfg.LogPeriod, logPeriod)), time.NewTicker(garbagePeriod), time.NewTicker(imagePeriod)
 	defer logs.Stop()
 	defer garbage.Stop()
 	defer unused.Stop()
@@ -45,7 +46,7 @@ func (k *Kubelet) keepHouse(ctx context.Context) error {
 		case <-garbage.C:
 			k.look(ctx)
 			k.findOrphans()
-			err = k.runtime.CollectGarbage(ctx, containers.Policy{PerContainer: 1}, func(uid types.UID) bool { return !k.known(uid) })
+			err = k.runtime.CollectGarbage(ctx, containers.Policy{PerContainer: 1}, k.gone)
 			if err != nil && ctx.Err() == nil {
 				k.events.Event(k.agent.Ref(), v1.EventTypeWarning, "ContainerGCFailed", err.Error())
 			}
@@ -77,7 +78,7 @@ func (k *Kubelet) imagesCollected(ctx context.Context, err error, again bool) {
 // findOrphans cleans up after pods that left volumes, folders or cgroups but no container.
 func (k *Kubelet) findOrphans() {
 	for _, uid := range append(k.volumes.Orphans(), k.tree.Orphans(k.known)...) {
-		if !k.known(uid) {
+		if k.gone(uid) {
 			k.cleanUp(uid)
 		}
 	}
@@ -86,7 +87,7 @@ func (k *Kubelet) findOrphans() {
 		return
 	}
 	for _, f := range folders {
-		if uid := types.UID(f.Name()); f.IsDir() && !k.known(uid) {
+		if uid := types.UID(f.Name()); f.IsDir() && k.gone(uid) {
 			k.cleanUp(uid)
 		}
 	}

@@ -15,7 +15,8 @@
 //   - probe asks containers how they are; status tells the API.
 //   - devices, dra, cpus and memory hand out what only one can have, on NUMA nodes that numa finds; assigned.go puts that
 //     into pods, podresources tells who has it.
-//   - metrics counts what is done, for dashboards.
+//   - metrics counts what is done, for dashboards; startup measures how long pods take to start.
+//   - oom hears that the machine has run out of memory.
 //   - shutdown gives pods time to end when the machine is shut down; shutdown.go ends them.
 //   - eviction ends pods when the node runs short of something; evict.go tells it what they use.
 //   - advisories warns of runtimes out of which containers are known to escape.
@@ -30,7 +31,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -43,7 +43,6 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -64,11 +63,13 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/metrics"
 	"github.com/skiff-k8s/skiff/kubelet/node"
 	"github.com/skiff-k8s/skiff/kubelet/numa"
+	"github.com/skiff-k8s/skiff/kubelet/oom"
 	"github.com/skiff-k8s/skiff/kubelet/podnet"
 	"github.com/skiff-k8s/skiff/kubelet/podresources"
 	"github.com/skiff-k8s/skiff/kubelet/podsapi"
 	"github.com/skiff-k8s/skiff/kubelet/probe"
 	"github.com/skiff-k8s/skiff/kubelet/shutdown"
+	"github.com/skiff-k8s/skiff/kubelet/startup"
 	"github.com/skiff-k8s/skiff/kubelet/status"
 	"github.com/skiff-k8s/skiff/kubelet/userns"
 )
@@ -88,6 +89,7 @@ type Config struct {
 	AllowedSysctls []string // besides the safe ones; "kernel.msg*" is a family
 
 	PodsUnlimited  bool // together; else they have what the node gives to pods
+	Reservations   []cgroups.Reservation
 	CPUCFSQuota    bool
 	IDsPerPod      int64 // of users of their own that pods want; 0: 65536
 	SeccompDefault bool  // containers that name no seccomp profile have the runtime's
@@ -107,8 +109,12 @@ type Config struct {
 
 	MaxBackOff time.Duration // the longest wait before a failed container is started again; 0: five minutes
 
-	LogMaxSize  int64 // bytes, 10 MiB
-	LogMaxFiles int   // 5
+	LogMaxSize  int64         // bytes, 10 MiB
+	LogMaxFiles int           // 5
+	LogPeriod   time.Duration // between looks at their sizes, 10 s
+
+	// EventsPerSecond are sent, and EventsAtOnce; 0 for any number. More of them wait.
+	EventsPerSecond, EventsAtOnce int32
 
 	ImageGC images.GCConfig
 	Images  images.Config
@@ -121,9 +127,9 @@ type Config struct {
 
 // Topology says how near to each other the CPUs and devices of a container, or of a pod, have to be.
 type Topology struct {
-	Policy   numa.Policy
-	Scope    string
-	MaxNodes int // that the machine may have; 0: numa.MaxNodes
+	Policy numa.Policy
+	Scope  string
+	numa.Options
 }
 
 // Volumes makes the volumes of pods. SetUp may be called at each sync, and has made all of them when it returns nil.
@@ -165,6 +171,8 @@ type Deps struct {
 	// ClockJumps calls jumped whenever the clock was set, until ctx ends. Pods that wait for a time are then looked at: their tokens
 	// may have expired, their back-offs and deadlines be over. May be nil.
 	ClockJumps func(ctx context.Context, jumped func()) error
+	// SystemOOMs calls killed whenever the machine has run out of memory, until ctx ends. May be nil.
+	SystemOOMs func(ctx context.Context, killed func(oom.Kill)) error
 }
 
 // Kubelet is the node's agent. Make it with New and start it with Run.
@@ -187,6 +195,7 @@ type Kubelet struct {
 	status      *status.Manager
 	pods        *podsapi.Server
 	prober      *probe.Prober
+	startup     *startup.Tracker
 	puller      *images.Puller
 	imageGC     *images.Collector
 	evictor     *eviction.Manager
@@ -196,10 +205,12 @@ type Kubelet struct {
 	cpus        *cpus.Manager   // nil: containers have no CPUs of their own
 	memory      *memory.Manager // nil: containers have memory of any node
 	nodes       numa.Nodes      // of the machine; set by Run if anything has to be near something, and there is more than one place
+	distances   numa.Distances  // between them, if they matter
 	statics     *statics
 	synced      []cache.InformerSynced
 	onPodCIDR   func([]string)
 	clockJumps  func(ctx context.Context, jumped func()) error
+	systemOOMs  func(ctx context.Context, killed func(oom.Kill)) error
 	lowLevel    func(context.Context) (name, version string, err error)
 	runtimeName string // set by Run before any pod is looked at
 	runtimeIs   string // its version, likewise
@@ -219,7 +230,7 @@ type Kubelet struct {
 func New(cfg Config, deps Deps) (*Kubelet, error) {
 	k := &Kubelet{
 		cfg: cfg, client: deps.Client, cri: deps.Runtime, images: deps.Images, volumes: deps.Volumes, env: deps.Env, onPodCIDR: deps.OnPodCIDR, lowLevel: deps.LowLevelRuntime,
-		clockJumps: deps.ClockJumps, metrics: deps.Metrics, events: deps.Recorder, workers: map[types.UID]*worker{}, orphans: map[types.UID]bool{},
+		clockJumps: deps.ClockJumps, systemOOMs: deps.SystemOOMs, metrics: deps.Metrics, events: deps.Recorder, workers: map[types.UID]*worker{}, orphans: map[types.UID]bool{},
 	}
 	if k.metrics == nil {
 		k.metrics = metrics.New(cfg.Node.Name)
@@ -245,6 +256,8 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	if err := k.checkCgroups(); err != nil {
 		return nil, err
 	}
+	k.startup = startup.New(k.metrics)
+	cfg.Images.Began, cfg.Images.Got = k.startup.Pulling, k.startup.Pulled
 	cfg.Images.Pulled = func(bytes uint64, took time.Duration) {
 		k.metrics.ImagePull.WithLabelValues(metrics.ImageSize(bytes)).Observe(took.Seconds())
 	}
@@ -301,9 +314,13 @@ func (k *Kubelet) handlers(factory informers.SharedInformerFactory) error {
 			return pod != nil && pod.Spec.NodeName == k.cfg.Node.Name
 		},
 		Handler: cache.ResourceEventHandlerFuncs{
-			AddFunc:    func(obj any) { k.inAPI(podOf(obj), k.podChanged) },
-			UpdateFunc: func(_, obj any) { k.inAPI(podOf(obj), k.podChanged) },
-			DeleteFunc: func(obj any) { k.inAPI(podOf(obj), k.podDeleted) },
+			AddFunc:    func(obj any) { k.observed(podOf(obj)) },
+			UpdateFunc: func(_, obj any) { k.observed(podOf(obj)) },
+			DeleteFunc: func(obj any) {
+				pod := podOf(obj)
+				k.startup.Forget(pod.UID)
+				k.inAPI(pod, k.podDeleted)
+			},
 		},
 	})
 	if err != nil {
@@ -324,6 +341,12 @@ func (k *Kubelet) handlers(factory informers.SharedInformerFactory) error {
 	}
 	k.synced = []cache.InformerSynced{pods.HasSynced, nodes.HasSynced}
 	return nil
+}
+
+// observed takes a pod as the API shows it now.
+func (k *Kubelet) observed(pod *v1.Pod) {
+	k.startup.Observed(pod, time.Now())
+	k.inAPI(pod, k.podChanged)
 }
 
 // inAPI takes news of a pod that the API has: for a mirror, the pod that it shows is another.
@@ -372,11 +395,14 @@ func (k *Kubelet) Run(ctx context.Context) error {
 		return err
 	}
 	if k.broadcaster != nil {
-		k.broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: k.client.CoreV1().Events("")})
+		k.broadcaster.StartRecordingToSink(k.sink(ctx))
 		defer k.broadcaster.Shutdown()
 	}
 	if !k.cfg.PodsUnlimited {
-		k.events.Event(k.agent.Ref(), v1.EventTypeNormal, "NodeAllocatableEnforced", "Updated Node Allocatable limit across pods")
+		k.events.Event(k.agent.Ref(), v1.EventTypeNormal, enforced, "Updated Node Allocatable limit across pods")
+	}
+	if err := k.enforceReservations(); err != nil {
+		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	k.prober.Start(ctx)
@@ -395,6 +421,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	group.Go(func() error { return k.status.Run(ctx) })
 	group.Go(func() error { return k.runPods(ctx) })
 	group.Go(func() error { k.followClock(ctx); return nil })
+	group.Go(func() error { k.followOOMs(ctx); return nil })
 	return group.Wait()
 }
 
@@ -404,6 +431,19 @@ func (k *Kubelet) followClock(ctx context.Context) {
 	}
 	if err := k.clockJumps(ctx, k.wakeAll); err != nil { // timers do what they can
 		klog.FromContext(ctx).Error(err, "The kubelet will not hear when the clock is set")
+	}
+}
+
+// followOOMs tells the operator whenever the machine has run out of memory.
+func (k *Kubelet) followOOMs(ctx context.Context) {
+	if k.systemOOMs == nil {
+		return
+	}
+	err := k.systemOOMs(ctx, func(kill oom.Kill) {
+		k.events.Event(k.agent.Ref(), v1.EventTypeWarning, "SystemOOM", kill.Message())
+	})
+	if err != nil { // as where the kernel's log is not for everybody
+		klog.FromContext(ctx).Error(err, "The kubelet will not hear when the machine runs out of memory")
 	}
 }
 
@@ -425,23 +465,8 @@ func (k *Kubelet) prepare(ctx context.Context) error {
 	if err := errors.Join(k.devices.Load(), k.claims.Load()); err != nil {
 		return err
 	}
-	if k.cfg.StaticCPUs {
-		if err := k.reserveCPUs(); err != nil {
-			return err
-		}
-	}
-	if k.cfg.StaticMemory {
-		if err := k.reserveMemory(); err != nil {
-			return err
-		}
-	}
-	if k.cfg.Topology.Policy != numa.None && k.cfg.Topology.Policy != "" {
-		if k.nodes, err = numa.Read("/sys/devices/system/node"); err != nil {
-			return err
-		}
-		if most := cmp.Or(k.cfg.Topology.MaxNodes, numa.MaxNodes); len(k.nodes) > most {
-			return fmt.Errorf("topologyManagerPolicy %s is unsupported on machines with more than %d NUMA nodes", k.cfg.Topology.Policy, most)
-		}
+	if err := errors.Join(k.reserveCPUs(), k.reserveMemory(), k.readTopology()); err != nil {
+		return err
 	}
 	capacity := k.cfg.Node.Allocatable(k.agent.Machine(), false)
 	limits := cgroups.Limits{CPUShares: cgroups.Shares(capacity.Cpu().MilliValue()), MemoryBytes: capacity.Memory().Value(), Pids: k.podPids(), HugePages: cgroups.HugePages(capacity)}
@@ -474,38 +499,6 @@ func (k *Kubelet) podPids() int64 {
 		return 0
 	}
 	return max(eviction.PIDs()-reserved.Value(), 1)
-}
-
-// reserveCPUs starts the CPU manager.
-func (k *Kubelet) reserveCPUs() error {
-	topology, err := cpus.ReadTopology("/sys/devices/system/cpu")
-	if err != nil {
-		return err
-	}
-	reserved := k.cfg.Node.Reserved[v1.ResourceCPU]
-	k.cpus, err = cpus.New(k.cfg.Root, topology, int(math.Ceil(float64(reserved.MilliValue())/1000)), k.cfg.ReservedCPUs, k.cfg.CPUOptions)
-	return err
-}
-
-// reserveMemory starts the memory manager. What is kept from pods has to be reserved on some node, all of it.
-func (k *Kubelet) reserveMemory() error {
-	nodes, err := numa.Read("/sys/devices/system/node")
-	if err != nil {
-		return err
-	}
-	machine, err := memory.Read("/sys/devices/system/node", nodes)
-	if err != nil {
-		return err
-	}
-	kept, set := k.cfg.Node.Reserved.Memory().Value()+k.cfg.Node.EvictionHard.Memory().Value(), int64(0)
-	for _, amounts := range k.cfg.ReservedMemory {
-		set += amounts[v1.ResourceMemory]
-	}
-	if set != kept {
-		return fmt.Errorf("the memory of reservedMemory together, %d, must be that of kubeReserved, systemReserved and evictionHard, %d", set, kept)
-	}
-	k.memory, err = memory.New(k.cfg.Root, machine, k.cfg.ReservedMemory)
-	return err
 }
 
 // stopPatience is how long workers may take to end what they are doing.

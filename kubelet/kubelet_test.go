@@ -496,6 +496,22 @@ func TestLostEvent(t *testing.T) {
 	}
 }
 
+// A runtime that has no events to give, as CRI-O unless it is told otherwise, is asked what has changed instead.
+func TestNoEvents(t *testing.T) {
+	b := newBench(t, "app:1")
+	b.stop()
+	b.cri.NoEvents = true
+	b.start()
+	b.create(testPod("web", v1.Container{Name: "app"}))
+	b.eventually("pod is ready", func() bool { return b.ready("web") })
+	if err := b.cri.Exit("web/app", 1); err != nil {
+		t.Fatal(err)
+	}
+	b.eventually("the container was started again", func() bool { return b.get("web").Status.ContainerStatuses[0].RestartCount == 1 && b.ready("web") })
+	b.delete("web", 0)
+	b.gone("web")
+}
+
 // A runtime out of which containers are known to escape is warned about.
 func TestKnownEscapes(t *testing.T) {
 	b := newBench(t)

@@ -25,6 +25,8 @@ type StaticPods interface {
 	Read(ctx context.Context) []*v1.Pod
 	// Run calls changed whenever Read may have another answer, until ctx ends.
 	Run(ctx context.Context, changed func()) error
+	// Seen says whether Read returns all; before that, what runs may be a static pod.
+	Seen() bool
 }
 
 // statics runs the static pods, and keeps for each a mirror in the API: a pod that shows it to everybody, whose
@@ -39,13 +41,15 @@ type statics struct {
 
 	mu     sync.Mutex
 	wanted map[types.NamespacedName]*v1.Pod // guarded by mu: as the source says
+	seen   bool                             // guarded by mu: those are all
+	unsure map[types.NamespacedName]bool    // guarded by mu: mirrors of which it will show then whether they are wanted
 	runs   map[types.NamespacedName]*v1.Pod // guarded by mu: those that have a worker
 }
 
 func newStatics(source StaticPods, client kubernetes.Interface, pods corelisters.PodLister) *statics {
 	return &statics{
 		source: source, client: client, pods: pods,
-		wanted: map[types.NamespacedName]*v1.Pod{}, runs: map[types.NamespacedName]*v1.Pod{},
+		wanted: map[types.NamespacedName]*v1.Pod{}, runs: map[types.NamespacedName]*v1.Pod{}, unsure: map[types.NamespacedName]bool{},
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[types.NamespacedName]()),
 	}
 }
@@ -65,12 +69,19 @@ func (s *statics) read(ctx context.Context) {
 		return
 	}
 	wanted := map[types.NamespacedName]*v1.Pod{}
+	seen := s.source.Seen() // what comes after that is not among wanted
 	for _, pod := range s.source.Read(ctx) {
 		wanted[nameOf(pod)] = pod
 	}
 	s.mu.Lock()
 	was := s.wanted
-	s.wanted = wanted
+	s.wanted, s.seen = wanted, seen
+	if seen {
+		for name := range s.unsure {
+			s.queue.Add(name)
+		}
+		clear(s.unsure)
+	}
 	s.mu.Unlock()
 	for name := range was {
 		s.queue.Add(name)
@@ -78,6 +89,32 @@ func (s *statics) read(ctx context.Context) {
 	for name := range wanted {
 		s.queue.Add(name)
 	}
+}
+
+// mayHave says whether a pod with a UID is one of them, or might turn out to be.
+func (s *statics) mayHave(uid types.UID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.source != nil && !s.seen {
+		return true
+	}
+	for _, pod := range s.wanted {
+		if pod.UID == uid {
+			return true
+		}
+	}
+	return false
+}
+
+// isUnsure says whether it is still to be seen if there is to be a pod of a name, which is looked at again then.
+func (s *statics) isUnsure(name types.NamespacedName) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.source == nil || s.seen || s.wanted[name] != nil {
+		return false
+	}
+	s.unsure[name] = true
+	return true
 }
 
 // dismissed takes note that the worker of a pod is gone.
@@ -142,6 +179,9 @@ func (k *Kubelet) runStatics(ctx context.Context) error {
 
 // syncStatic brings one static pod and its mirror to where they should be.
 func (k *Kubelet) syncStatic(ctx context.Context, name types.NamespacedName) error {
+	if k.statics.isUnsure(name) {
+		return nil
+	}
 	want, have := k.statics.of(name)
 	switch {
 	case have != nil && (want == nil || want.UID != have.UID):

@@ -3,11 +3,16 @@
 package kubelet
 
 import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -106,4 +111,73 @@ func TestStaticPodRemovedMeanwhile(t *testing.T) {
 	b.start()
 	b.gone("own-n1")
 	b.eventually("runtime is empty", func() bool { s, c := b.cri.Count(); return s+c == 0 })
+}
+
+// What runs may be a static pod as long as the web server that has them has not answered: it is left alone until then.
+func TestStaticPodsByURL(t *testing.T) {
+	var away atomic.Bool
+	var page atomic.Value
+	page.Store(manifest)
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if away.Load() {
+			http.Error(w, "not now", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprint(w, page.Load())
+	}))
+	defer web.Close()
+	b := newBench(t, "app:1")
+	b.create(testPod("other", v1.Container{Name: "app", Image: "app:1"}))
+	b.eventually("a pod is ready", func() bool { return b.ready("other") })
+	restart := func(url string) {
+		b.stop()
+		b.static = static.New(static.Config{URL: url, Period: 50 * time.Millisecond, NodeName: "n1", Default: podspec.DefaultPod, Validate: func(*v1.Pod) field.ErrorList { return nil }})
+		b.start()
+	}
+	restart(web.URL)
+	b.eventually("the static pod is ready", func() bool { return b.ready("own-n1") })
+	started, mirror := len(b.cri.Dump()), b.get("own-n1")
+
+	b.stop()
+	b.delete("other", 0)
+	b.gone("other")
+	away.Store(true)
+	restart(web.URL)
+	b.eventually("the node is there", func() bool { return b.kubelet.agent.Node() != nil })
+	b.kubelet.look(t.Context())
+	b.kubelet.findOrphans()
+	time.Sleep(200 * time.Millisecond) // for something that is not to happen
+	if running := b.cri.Running(); !slices.Equal(running, []string{"other/app", "own-n1/app"}) {
+		t.Errorf("%v run while it is not known which are static pods", running)
+	}
+	away.Store(false)
+	b.eventually("the pod that is gone has ended", func() bool {
+		b.kubelet.look(t.Context())
+		return slices.Equal(b.cri.Running(), []string{"own-n1/app"})
+	})
+	for _, done := range b.cri.Dump()[started:] {
+		if strings.Contains(done, "own-n1") {
+			t.Errorf("the static pod was touched: %s", done)
+		}
+	}
+	if now := b.get("own-n1"); now == nil || now.UID != mirror.UID {
+		t.Errorf("its mirror is %+v", now)
+	}
+
+	// What the server has no more by then goes, and so does its mirror.
+	b.stop()
+	away.Store(true)
+	page.Store("apiVersion: v1\nkind: PodList\nitems: []\n")
+	restart(web.URL)
+	b.eventually("the mirror is left until it is known", func() bool {
+		b.kubelet.statics.mu.Lock()
+		defer b.kubelet.statics.mu.Unlock()
+		return len(b.kubelet.statics.unsure) == 1
+	})
+	away.Store(false)
+	b.gone("own-n1")
+	b.eventually("its containers have ended", func() bool {
+		b.kubelet.look(t.Context())
+		return len(b.cri.Running()) == 0
+	})
 }

@@ -3,20 +3,34 @@
 package kubelet
 
 import (
+	"cmp"
+	"time"
+
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/kubelet/shutdown"
 	"github.com/skiff-k8s/skiff/kubelet/status"
 )
+
+// leastPatience is how many seconds a pod may take to end whatever its grace period.
+const leastPatience = 10
 
 // ending is the node as the shutdown manager sees it.
 type ending struct{ k *Kubelet }
 
 func (e ending) Pods() []*v1.Pod { return e.k.active() }
 
-func (e ending) Changed() { e.k.agent.Poke() }
+func (e ending) Changed() {
+	message := "Shutdown manager detected shutdown cancellation"
+	if e.k.shutdown.Begun() {
+		message = "Shutdown manager detected shutdown event"
+	}
+	e.k.events.Event(e.k.agent.Ref(), v1.EventTypeNormal, "Shutdown", message)
+	e.k.agent.Poke()
+}
 
 func (e ending) End(uid types.UID, grace int64) <-chan struct{} {
 	return e.k.endPod(uid, shutdown.EndReason, shutdown.EndMessage, shutdown.EndMessage, &grace)
@@ -42,5 +56,22 @@ func (k *Kubelet) endPod(uid types.UID, reason, message, disruption string, grac
 			Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonTerminationByKubelet, Message: disruption, ObservedGeneration: generation, LastTransitionTime: metav1.Now(),
 		},
 	}, grace)
+	k.wg.Go(func() { k.expectEnd(w, grace) })
 	return w.ended
+}
+
+// expectEnd tells when a pod that was ended takes much longer for that than it has.
+func (k *Kubelet) expectEnd(w *worker, grace *int64) {
+	w.mu.Lock()
+	pod := w.pod
+	w.mu.Unlock()
+	seconds := ptr.Deref(cmp.Or(grace, pod.Spec.TerminationGracePeriodSeconds), 0)
+	timer := time.NewTimer(time.Duration(max(seconds+seconds/2, leastPatience)) * time.Second)
+	defer timer.Stop()
+	select {
+	case <-w.ended:
+	case <-k.context().Done():
+	case <-timer.C:
+		k.events.Event(pod, v1.EventTypeWarning, "ExceededGracePeriod", "Container runtime did not kill the pod within specified grace period.")
+	}
 }

@@ -38,7 +38,7 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 	}
 	w.saw(have)
 	if !w.seen {
-		w.remember(pod, have)
+		k.remember(w, pod, have)
 	}
 	if rejected, err := k.admit(ctx, w, pod, have); rejected || err != nil {
 		return rejected, then, err
@@ -60,11 +60,11 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 		}
 	}
 	now := k.generate(w, pod, have, false)
+	k.startup.Initialized(pod.UID, have.Initialized(pod))
 	k.status.Set(pod, now)
 	if now.Phase == v1.PodRunning && !w.started {
 		w.started = true
 		k.metrics.PodStart.Observe(time.Since(w.began).Seconds())
-		k.metrics.PodStartTotal.WithLabelValues().Observe(time.Since(pod.CreationTimestamp.Time).Seconds())
 	}
 	if status.IsTerminal(now.Phase) {
 		return true, then, nil
@@ -95,14 +95,17 @@ func (k *Kubelet) syncPod(ctx context.Context, w *worker, pod *v1.Pod) (done boo
 	if !out.RetryAt.IsZero() && (then.at.IsZero() || out.RetryAt.Before(then.at)) {
 		then.at = out.RetryAt
 	}
+	if soon := time.Now().Add(retryMost); out.ResizeErr != nil && then.at.After(soon) {
+		then.at = soon // whatever else waits longer
+	}
 	return false, then, err
 }
 
 // remember notes which containers ran before this process: their probes start from what the API says of them, and so
 // does a resize.
-func (w *worker) remember(pod *v1.Pod, have *containers.Status) {
+func (k *Kubelet) remember(w *worker, pod *v1.Pod, have *containers.Status) {
 	w.seen, w.started = true, pod.Status.Phase != v1.PodPending
-	w.resize.remember(pod)
+	k.rememberResize(w, pod)
 	for _, c := range have.RunningContainers() {
 		w.old = append(w.old, c.ID)
 	}
@@ -394,6 +397,8 @@ func (k *Kubelet) terminate(ctx context.Context, w *worker, pod *v1.Pod) error {
 	if err := errors.Join(k.claims.Unprepare(ctx, pod.UID), k.unassign(ctx, pod.UID)); err != nil {
 		return err
 	}
+	k.setPending(w, pod, nil, "terminated")
+	k.setProgress(w, nil)
 	after.IPs = have.IPs // the last address stays readable
 	if !rejected {
 		k.status.Set(pod, k.generate(w, pod, after, true))
@@ -446,10 +451,14 @@ func (k *Kubelet) tidyUp(ctx context.Context, w *worker, pod *v1.Pod) error {
 	if err := errors.Join(err, k.shareOut()); err != nil {
 		return err
 	}
-	k.wakeWaiting()
 	w.mu.Lock()
 	deleted := w.gone || w.pod.DeletionTimestamp != nil
 	w.mu.Unlock()
+	if deleted {
+		k.wakeWaiting(podRemoved)
+	} else {
+		k.wakeWaiting(podTerminated)
+	}
 	if deleted {
 		if err := k.removeRest(ctx, pod.UID); err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -136,9 +137,9 @@ func (k *Kubelet) Wake(uid types.UID) {
 	}
 }
 
-// Event sends one about a pod, as of the kubelet.
-func (k *Kubelet) Event(pod *v1.Pod, kind, reason, message string) {
-	k.events.Event(pod, kind, reason, message)
+// Event sends one about a pod or what it has, as of the kubelet.
+func (k *Kubelet) Event(about runtime.Object, kind, reason, message string) {
+	k.events.Event(about, kind, reason, message)
 }
 
 // EnsureImage pulls the image of an image volume, as that of a container is pulled.

@@ -44,7 +44,9 @@ type worker struct {
 	gone   bool               // guarded by mu: no longer in the API
 	cancel context.CancelFunc // guarded by mu: ends the step under way
 	ready  bool               // guarded by mu: admitted to this node
-	waits  bool               // guarded by mu: for room to grow
+	waits  time.Time          // guarded by mu: since when it waits for room to grow; zero: it does not
+	nudge  string             // guarded by mu: what last may have made room for it while it waits
+	holds  bool               // guarded by mu: it still has what it was granted before, besides what it is granted now
 	over   *status.End        // guarded by mu: the node has decided that the pod is over
 	grace  *int64             // guarded by mu: the seconds that its containers have then; nil for the pod's own
 	mark   containers.Mark    // guarded by mu: of what the runtime had for the pod when last asked
@@ -107,7 +109,7 @@ func (k *Kubelet) podChanged(pod *v1.Pod) {
 		return
 	}
 	k.mu.Unlock()
-	w.update(pod)
+	k.countResize(w.update(pod), pod)
 	k.status.Reconcile(pod.UID)
 }
 
@@ -170,11 +172,11 @@ func signal(c chan struct{}) {
 }
 
 // update takes a newer version. A deletion, or one with a shorter grace period, ends the step under way. What only
-// says what this kubelet wrote itself is no reason to look again.
-func (w *worker) update(pod *v1.Pod) {
+// says what this kubelet wrote itself is no reason to look again. It returns the version before.
+func (w *worker) update(pod *v1.Pod) (was *v1.Pod) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	was := w.pod
+	was = w.pod
 	w.pod = pod
 	if pod.DeletionTimestamp != nil {
 		w.advanceLocked(terminating)
@@ -185,6 +187,7 @@ func (w *worker) update(pod *v1.Pod) {
 	if asksForMore(was, pod) {
 		signal(w.news)
 	}
+	return was
 }
 
 // asksForMore says whether a new version of a pod has anything that its node must act on.
@@ -393,24 +396,28 @@ func (k *Kubelet) dismiss(w *worker) {
 
 // active lists the pods that hold resources of the node, each with what it was granted.
 func (k *Kubelet) active() []*v1.Pod {
-	return k.granted(func(*worker) bool { return true })
+	return k.granted(false, func(*worker) bool { return true })
 }
 
 // rivals lists the pods that a pod shares the node with as the API has it. Those that were deleted by force are not among
 // them, though they may not have ended: the scheduler has given their place away.
 func (k *Kubelet) rivals(of types.UID) []*v1.Pod {
-	return k.granted(func(w *worker) bool { return w.uid != of && !w.gone })
+	return k.granted(true, func(w *worker) bool { return w.uid != of && !w.gone })
 }
 
-// granted lists those pods that hold resources of the node which are wanted.
-func (k *Kubelet) granted(wanted func(*worker) bool) []*v1.Pod {
+// granted lists those pods that hold resources of the node which are wanted: with what they were granted, or with all that they hold.
+func (k *Kubelet) granted(all bool, wanted func(*worker) bool) []*v1.Pod {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var pods []*v1.Pod
 	for _, w := range k.workers {
 		w.mu.Lock()
-		if w.ready && w.stage < terminated && wanted(w) {
+		// What an earlier process let in counts before this one has come to it.
+		if in := w.ready || !status.IsTerminal(w.pod.Status.Phase) && k.grants.Has(w.uid); in && w.stage < terminated && wanted(w) {
 			granted, _ := k.grants.Apply(w.pod)
+			if all && (w.holds || !w.ready) {
+				granted = k.grants.Held(w.pod)
+			}
 			pods = append(pods, granted)
 		}
 		w.mu.Unlock()

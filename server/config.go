@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/skiff-k8s/skiff/agent"
+	"github.com/skiff-k8s/skiff/controllers/podgc"
 	"github.com/skiff-k8s/skiff/controllers/servicelb"
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
 	"github.com/skiff-k8s/skiff/network/addresspool"
@@ -42,6 +43,7 @@ type Config struct {
 	LoadBalancer  string         // LoadBalancerNodes or LoadBalancerNone
 
 	LoadBalancerPool []string // ranges of addresses for LoadBalancer Services, instead of those of the nodes
+	KeepEndedPods    int      // how many pods that have ended the cluster keeps; 0: all
 
 	Kubeconfig     string      // written for the administrator; /etc/skiff/skiff.yaml
 	KubeconfigMode os.FileMode // 0600
@@ -104,6 +106,7 @@ func Default() Config {
 		ClusterDomain:  "cluster.local",
 		NodePorts:      PortRange{30000, 32767},
 		LoadBalancer:   LoadBalancerNodes,
+		KeepEndedPods:  podgc.DefaultThreshold,
 		Kubeconfig:     "/etc/skiff/skiff.yaml",
 		KubeconfigMode: 0o600,
 		API:            defaultAPISettings(),

@@ -374,7 +374,7 @@ func (c *controlPlane) metadataFor(name string) metadata.Interface {
 func (c *controlPlane) discovery() discovery.DiscoveryInterface { return c.admin.Discovery() }
 
 // newAgent builds the node that this machine is.
-func (c *controlPlane) newAgent(cfg Config, clusterReady <-chan struct{}) (*agent.Agent, error) {
+func (c *controlPlane) newAgent(ctx context.Context, cfg Config, clusterReady <-chan struct{}) (*agent.Agent, error) {
 	clients := map[string]kubernetes.Interface{}
 	for name, config := range map[string]*restclient.Config{
 		"node":  c.configFor("system:node:"+cfg.NodeName, user.NodesGroup),
@@ -387,7 +387,7 @@ func (c *controlPlane) newAgent(cfg Config, clusterReady <-chan struct{}) (*agen
 		}
 		clients[name] = client
 	}
-	return agent.New(agent.Config{
+	return agent.New(ctx, agent.Config{
 		Settings:     cfg.Node,
 		DataDir:      cfg.DataDir,
 		StateDir:     cfg.StateDir,

@@ -9,6 +9,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -82,7 +83,7 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if err := s.prepare(ctx, invited); err != nil {
 		return nil, err
 	}
-	return s, s.buildParts()
+	return s, s.buildParts(ctx)
 }
 
 // prepare looks at the machine, and meanwhile builds the control plane: one waits for the kernel, the other
@@ -118,7 +119,7 @@ func (s *Server) close() {
 	s.claim.Release()
 }
 
-func (s *Server) buildParts() error {
+func (s *Server) buildParts(ctx context.Context) error {
 	leases := []string{controllersLease, schedulerLease}
 	if s.cfg.Simulated.Nodes > 0 {
 		leases = append(leases, simulatedLease)
@@ -143,6 +144,7 @@ func (s *Server) buildParts() error {
 		ServiceLB:   s.cfg.serviceLB(s.ingressPort),
 
 		LoadBalancerPool: s.cfg.pool(),
+		KeepEndedPods:    cmp.Or(s.cfg.KeepEndedPods, -1),
 
 		Signers: csrsigning.Authorities{
 			Client: s.plane.pki.ClientCA, KubeletServer: s.plane.pki.KubeletCA, Legacy: s.plane.pki.ServerCA,
@@ -177,7 +179,7 @@ func (s *Server) buildParts() error {
 	if err := s.simulate(); err != nil || s.cfg.NoNode {
 		return err
 	}
-	if s.agent, err = s.plane.newAgent(s.cfg, s.clusterReady); err != nil {
+	if s.agent, err = s.plane.newAgent(ctx, s.cfg, s.clusterReady); err != nil {
 		return err
 	}
 	return s.buildDataPlane()

@@ -169,7 +169,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	a.cfg.progress(StepJoined)
-	if err := a.build(); err != nil {
+	if err := a.build(ctx); err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
@@ -350,7 +350,7 @@ func (a *Agent) record() error {
 	return nil
 }
 
-func (a *Agent) build() error {
+func (a *Agent) build(ctx context.Context) error {
 	clientCA, err := dynamiccertificates.NewStaticCAContent("client-ca", []byte(a.cluster.ClientCA))
 	if err != nil {
 		return fmt.Errorf("read the authority of those who may call this node: %w", err)
@@ -368,7 +368,7 @@ func (a *Agent) build() error {
 		})
 	})
 	a.factory.Discovery().V1().EndpointSlices().Informer() // for followServers
-	a.node, err = agent.New(agent.Config{
+	a.node, err = agent.New(ctx, agent.Config{
 		Settings:      a.cfg.Node,
 		DataDir:       a.cfg.DataDir,
 		StateDir:      a.cfg.StateDir,

@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +25,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	nodev1 "k8s.io/api/node/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -516,6 +518,27 @@ func TestResourceQuota(t *testing.T) {
 	})
 	want(t, "count", err, "")
 	want(t, "one too many", c.do(write{resource: "pods", obj: sized("b", "100m")}), "exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1")
+}
+
+// A claim of devices is refused by a quota of the extended resource that its class offers.
+func TestResourceQuotaOfDevices(t *testing.T) {
+	const gpus = "requests.example.com/gpu"
+	hard, used := corev1.ResourceList{gpus: resource.MustParse("3")}, corev1.ResourceList{gpus: resource.MustParse("1")}
+	c := newChain(t,
+		&corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "q"}, Spec: corev1.ResourceQuotaSpec{Hard: hard}, Status: corev1.ResourceQuotaStatus{Hard: hard, Used: used}},
+		&resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "gpu"}, Spec: resourcev1.DeviceClassSpec{ExtendedResourceName: ptr.To("example.com/gpu")}},
+	)
+	claim := func(class string, devices int64) error {
+		return c.do(write{resource: "resourceclaims", obj: &resourcev1.ResourceClaim{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: fmt.Sprint(class, devices)},
+			Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{{
+				Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: class, AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: devices},
+			}}}},
+		}})
+	}
+	want(t, "too many", claim("gpu", 3), "exceeded quota: q, requested: requests.example.com/gpu=3, used: requests.example.com/gpu=1, limited: requests.example.com/gpu=3")
+	want(t, "of another class", claim("nic", 3), "")
+	want(t, "fits", claim("gpu", 2), "")
 }
 
 // A policy works as soon as it exists, though nothing was built before.

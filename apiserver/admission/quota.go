@@ -5,9 +5,11 @@ package admission
 import (
 	"fmt"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/admission/plugin/resourcequota"
 	resourcequotaapi "k8s.io/apiserver/pkg/admission/plugin/resourcequota/apis/resourcequota"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/skiff-k8s/skiff/apiserver/admission/quota"
 )
@@ -21,7 +23,20 @@ func newResourceQuota(d *Deps) admission.Interface {
 	if err != nil {
 		return failed{err: fmt.Errorf("resource quota: %w", err)}
 	}
+	known := map[schema.GroupVersionResource]cache.GenericLister{}
+	for _, gvr := range []schema.GroupVersionResource{quota.Pods, quota.ResourceClaims, quota.DeviceClasses} {
+		informer, err := d.Informers.ForResource(gvr)
+		if err != nil {
+			return failed{err: fmt.Errorf("resource quota: %w", err)}
+		}
+		known[gvr] = informer.Lister()
+	}
 	p.SetDrainedNotification(d.Done)
-	p.SetQuotaConfiguration(quota.Configuration(nil))
+	p.SetQuotaConfiguration(quota.Configuration(func(gvr schema.GroupVersionResource) (cache.GenericLister, error) {
+		if known[gvr] == nil {
+			return nil, fmt.Errorf("resource quota: %s are not counted by admission", gvr.Resource)
+		}
+		return known[gvr], nil
+	}))
 	return p
 }

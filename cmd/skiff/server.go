@@ -187,6 +187,7 @@ func serverFlags(fs *pflag.FlagSet, cfg *server.Config) {
 	fs.StringVar(&cfg.ClusterDomain, "cluster-domain", cfg.ClusterDomain, "domain of the cluster's DNS names")
 	fs.StringVar(&cfg.LoadBalancer, "load-balancer", cfg.LoadBalancer, "addresses of LoadBalancer Services: nodes (those of the nodes), or none for a controller of your own")
 	fs.StringSliceVar(&cfg.LoadBalancerPool, "load-balancer-pool", nil, "ranges of addresses for LoadBalancer Services instead, like 192.0.2.200-192.0.2.220, which nodes announce by ARP and NDP")
+	fs.IntVar(&cfg.KeepEndedPods, "terminated-pod-gc-threshold", cfg.KeepEndedPods, "how many pods that have ended the cluster keeps for reading; 0: all")
 	fs.Func("service-node-port-range", "ports for Services of type NodePort (default "+cfg.NodePorts.String()+")", func(v string) error {
 		n, err := fmt.Sscanf(v, "%d-%d", &cfg.NodePorts.First, &cfg.NodePorts.Last)
 		if err != nil || n != 2 {

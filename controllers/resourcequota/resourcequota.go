@@ -36,9 +36,11 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/apiserver/admission/quota"
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
+	"github.com/skiff-k8s/skiff/internal/deviceclass"
 	"github.com/skiff-k8s/skiff/internal/restmapping"
 )
 
@@ -64,8 +66,8 @@ type controller struct {
 func New(client kubernetes.Interface, meta metadata.Interface, disco discovery.DiscoveryInterface, factory informers.SharedInformerFactory) (reconcile.Controller, error) {
 	quotas := factory.Core().V1().ResourceQuotas()
 	c := &controller{client: client, quotas: quotas.Lister(), shared: map[schema.GroupVersionResource]informers.GenericInformer{}}
-	pods, services, claims := corev1.SchemeGroupVersion.WithResource("pods"), corev1.SchemeGroupVersion.WithResource("services"), corev1.SchemeGroupVersion.WithResource("persistentvolumeclaims")
-	for _, gvr := range []schema.GroupVersionResource{pods, services, claims, quota.ResourceClaims} {
+	services, claims := corev1.SchemeGroupVersion.WithResource("services"), corev1.SchemeGroupVersion.WithResource("persistentvolumeclaims")
+	for _, gvr := range []schema.GroupVersionResource{quota.Pods, services, claims, quota.ResourceClaims, quota.DeviceClasses} {
 		informer, err := factory.ForResource(gvr)
 		if err != nil {
 			return reconcile.Controller{}, fmt.Errorf("informer of %s: %w", gvr.Resource, err)
@@ -89,10 +91,11 @@ func New(client kubernetes.Interface, meta metadata.Interface, disco discovery.D
 					q.Add(reconcile.KeyOf(new)) // writes to the status are admission's and our own
 				}
 			}),
-			reconcile.On(core.Pods().Informer(), cheaper[*corev1.Pod](c, pods)),
+			reconcile.On(core.Pods().Informer(), cheaper[*corev1.Pod](c, quota.Pods)),
 			reconcile.On(core.Services().Informer(), cheaper[*corev1.Service](c, services)),
 			reconcile.On(core.PersistentVolumeClaims().Informer(), cheaper[*corev1.PersistentVolumeClaim](c, claims)),
 			reconcile.On(factory.Resource().V1().ResourceClaims().Informer(), cheaper[*resourcev1.ResourceClaim](c, quota.ResourceClaims)),
+			reconcile.On(factory.Resource().V1().DeviceClasses().Informer(), c.offered),
 		},
 	}, nil
 }
@@ -151,6 +154,30 @@ func (c *controller) enqueue(q reconcile.Queue, obj metav1.Object, e quotav1.Eva
 		}
 		if len(e.MatchingResources(quotav1.ResourceNames(rq.Spec.Hard))) > 0 {
 			q.Add(reconcile.KeyOf(rq))
+		}
+	}
+}
+
+// offered queues the quotas of extended resources that a class begins or ceases to offer: its claims are charged to them, too.
+func (c *controller) offered(q reconcile.Queue, old, new *resourcev1.DeviceClass) {
+	if old != nil && new != nil && ptr.Equal(old.Spec.ExtendedResourceName, new.Spec.ExtendedResourceName) {
+		return
+	}
+	quotas, err := c.quotas.List(labels.Everything())
+	if err != nil {
+		return // an indexer of the cache does not fail
+	}
+	for _, class := range []*resourcev1.DeviceClass{old, new} {
+		if class == nil {
+			continue
+		}
+		for _, rq := range quotas {
+			if slices.ContainsFunc(deviceclass.Resources(class), func(name corev1.ResourceName) bool {
+				_, limited := rq.Spec.Hard[corev1.DefaultResourceRequestsPrefix+name]
+				return limited
+			}) {
+				q.Add(reconcile.KeyOf(rq))
+			}
 		}
 	}
 }

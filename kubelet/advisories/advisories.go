@@ -33,10 +33,14 @@ var known = map[string][]advisory{
 		{ids: "CVE-2024-40635", what: "a large user ID of an image becomes root", closed: []string{"1.6.38", "1.7.27", "2.0.4"}},
 		{ids: "CVE-2025-47290", what: "an image can write to the host's files while it is unpacked", since: "2.1.0", closed: []string{"2.1.1"}},
 		{ids: "CVE-2024-25621", what: "users of the host can write to containerd's folders", closed: []string{"1.7.29", "2.0.7", "2.1.5"}},
+		{ids: "CVE-2026-53488", what: "a label of an image can be run as a command on the host", closed: []string{"1.7.33", "2.0.10", "2.1.9", "2.2.5", "2.3.2"}},
+		{ids: "CVE-2026-53489, CVE-2026-53492", what: "an image of a checkpoint can read the host's files, and bring devices and mounts of its own", since: "2.1.0", closed: []string{"2.1.9", "2.2.5", "2.3.2"}},
 	},
 	"cri-o": {
 		{ids: "CVE-2022-0811", what: "a sysctl of a pod sets any kernel parameter", since: "1.19.0", closed: []string{"1.19.6", "1.20.7", "1.21.6", "1.22.3", "1.23.2"}},
+		{ids: "CVE-2024-3154", what: "an annotation of a pod sets properties of systemd's units", closed: []string{"1.27.6", "1.28.6", "1.29.4"}},
 		{ids: "CVE-2024-5154", what: "an image can make links in the host's file system", closed: []string{"1.28.7", "1.29.5", "1.30.1"}},
+		{ids: "CVE-2024-8676", what: "the archive of a checkpoint can bring mounts of the host's files", closed: []string{"1.29.8", "1.30.6", "1.31.1"}},
 	},
 }
 

@@ -83,6 +83,46 @@ func (s *Store) Apply(pod *v1.Pod) (granted *v1.Pod, desired bool) {
 	return r.Allocated.in(pod), true
 }
 
+// Has says whether the pod was ever granted anything.
+func (s *Store) Has(uid types.UID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.recordLocked(uid) != nil
+}
+
+// Held returns the pod with the larger of what it was granted and what it still has.
+func (s *Store) Held(pod *v1.Pod) *v1.Pod {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.recordLocked(pod.UID)
+	if r == nil {
+		return pod
+	}
+	pod = r.Allocated.in(pod)
+	if pod.Spec.Resources != nil && r.Actuated.Pod != nil {
+		raise(&pod.Spec.Resources.Requests, r.Actuated.Pod.Requests)
+	}
+	for _, list := range [][]v1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			raise(&list[i].Resources.Requests, r.Actuated.Containers[list[i].Name].Requests)
+		}
+	}
+	return pod
+}
+
+// raise makes amounts at least as large as others.
+func raise(list *v1.ResourceList, least v1.ResourceList) {
+	for name, q := range least {
+		if has, ok := (*list)[name]; ok && has.Cmp(q) >= 0 {
+			continue
+		}
+		if *list == nil {
+			*list = v1.ResourceList{}
+		}
+		(*list)[name] = q.DeepCopy()
+	}
+}
+
 // Allocate grants the pod what its spec asks for. What is granted at first is what its containers start with.
 func (s *Store) Allocate(pod *v1.Pod) error {
 	s.mu.Lock()

@@ -8,7 +8,7 @@
 //	<root>/kubepods/besteffort/pod<uid>
 //
 // It writes the files of cgroup v1 (every controller that is mounted) or v2, and never touches anything outside
-// its own root. With the systemd driver the same tree is made of slices, named as systemd wants them.
+// its own root, but for the groups that the operator wants limited to what is reserved for them (reserved.go). With the systemd driver the same tree is made of slices, named as systemd wants them.
 package cgroups
 
 import (
@@ -121,6 +121,7 @@ type Limits struct {
 	HugePages   map[string]int64 // bytes by page size, "2MB"; nil: as they are, else 0 for each that is not among them
 
 	MemoryHigh int64       // above it the group is slowed down; v2 only
+	MemoryMin  int64       // which nobody can take away from it; v2 only
 	Protection *Protection // nil: as it is; v2 only
 }
 
@@ -242,11 +243,13 @@ func classOf(pod *v1.Pod) name {
 func podName(pod *v1.Pod) name { return append(classOf(pod), "pod"+string(pod.UID)) }
 
 // path is where a group lies below the mount point.
-func (t *Tree) path(n name) string {
+func (t *Tree) path(n name) string { return t.pathBelow(t.cfg.Root, n) }
+
+func (t *Tree) pathBelow(root string, n name) string {
 	if t.cfg.Driver != Systemd {
-		return filepath.Join(append([]string{t.cfg.Root}, n...)...)
+		return filepath.Join(append([]string{root}, n...)...)
 	}
-	path, slice := t.cfg.Root, ""
+	path, slice := root, ""
 	for _, element := range n {
 		slice = strings.TrimPrefix(slice+"-"+strings.ReplaceAll(element, "-", "_"), "-")
 		path = filepath.Join(path, slice+".slice")
@@ -362,13 +365,15 @@ func (t *Tree) eachPodDir(do func(uid types.UID, dir string)) {
 }
 
 // dirs are the folders of a group: one per controller in v1, one in all in v2.
-func (t *Tree) dirs(n name) []string {
+func (t *Tree) dirs(n name) []string { return t.dirsOf(t.path(n)) }
+
+func (t *Tree) dirsOf(path string) []string {
 	if t.unified {
-		return []string{filepath.Join(t.cfg.Mount, t.path(n))}
+		return []string{filepath.Join(t.cfg.Mount, path)}
 	}
 	var dirs []string
 	for _, c := range t.controllers {
-		dirs = append(dirs, filepath.Join(c, t.path(n)))
+		dirs = append(dirs, filepath.Join(c, path))
 	}
 	return dirs
 }
@@ -447,19 +452,21 @@ func (t *Tree) enableControllers(dir string) error {
 }
 
 // apply writes limits. What was not asked for is left as it is.
-func (t *Tree) apply(n name, l Limits) error {
+func (t *Tree) apply(n name, l Limits) error { return t.applyTo(t.path(n), l) }
+
+func (t *Tree) applyTo(path string, l Limits) error {
 	settings := t.settingsV1(l)
 	if t.unified {
 		settings = t.settingsV2(l)
 	}
 	for _, s := range settings {
-		for _, dir := range t.dirs(n) {
+		for _, dir := range t.dirsOf(path) {
 			if c := t.controllerOf(dir); !t.unified && filepath.Base(c) != s.controller && !strings.Contains(filepath.Base(c), s.controller+",") && !strings.HasSuffix(filepath.Base(c), ","+s.controller) {
 				continue
 			}
 			err := t.kernel.write(filepath.Join(dir, s.file), s.value)
 			if err != nil && !errors.Is(err, os.ErrNotExist) { // the controller may not be there
-				return fmt.Errorf("set %s of cgroup %s to %s: %w", s.file, t.path(n), s.value, err)
+				return fmt.Errorf("set %s of cgroup %s to %s: %w", s.file, path, s.value, err)
 			}
 		}
 	}
@@ -525,6 +532,9 @@ func (t *Tree) settingsV2(l Limits) []setting {
 	}
 	if l.MemoryHigh > 0 {
 		s = append(s, setting{"memory", "memory.high", text(l.MemoryHigh)})
+	}
+	if l.MemoryMin > 0 {
+		s = append(s, setting{"memory", "memory.min", text(l.MemoryMin)})
 	}
 	if l.Protection != nil {
 		s = append(s, setting{"memory", "memory.min", text(l.Protection.Min)}, setting{"memory", "memory.low", text(l.Protection.Low)})

@@ -40,7 +40,7 @@ func (t *Tree) Groups() []Group {
 			return // gone meanwhile
 		}
 		for _, e := range entries {
-			if e.IsDir() {
+			if e.IsDir() && !strings.HasPrefix(e.Name(), monitorPrefix) {
 				groups = append(groups, Group{Path: filepath.Join(path, e.Name()), Pod: pod, Container: containerID(e.Name())})
 			}
 		}
@@ -51,7 +51,34 @@ func (t *Tree) Groups() []Group {
 // AllPods is the group that all pods are in.
 func (t *Tree) AllPods() Group { return Group{Path: t.path(name{kubepods})} }
 
-// containerID finds a runtime's ID in the name that it gave to a group: "<id>" or "cri-containerd-<id>.scope".
+// monitorPrefix begins the names of groups in which CRI-O has the program that watches a container: it is not in the container.
+const monitorPrefix = "crio-conmon-"
+
+// Of is the group that a process is in, which is named as in /proc; false if it has different ones for processors and for memory.
+func (t *Tree) Of(process string) (Group, bool) {
+	lines, err := os.ReadFile(filepath.Join("/proc", process, "cgroup")) // "4:cpu,cpuacct:/system.slice", or "0::/system.slice"
+	if err != nil {
+		return Group{}, false
+	}
+	return groupIn(string(lines), t.unified)
+}
+
+func groupIn(lines string, unified bool) (Group, bool) {
+	paths := map[string]string{}
+	for line := range strings.Lines(lines) {
+		if fields := strings.SplitN(strings.TrimSpace(line), ":", 3); len(fields) == 3 {
+			for _, controller := range strings.Split(fields[1], ",") {
+				paths[controller] = fields[2]
+			}
+		}
+	}
+	if unified {
+		return Group{Path: paths[""]}, paths[""] != ""
+	}
+	return Group{Path: paths["cpu"]}, paths["cpu"] != "" && paths["cpu"] == paths["memory"]
+}
+
+// containerID finds a runtime's ID in the name that it gave to a group: "<id>", "cri-containerd-<id>.scope" or "crio-<id>".
 func containerID(group string) string {
 	group = strings.TrimSuffix(group, ".scope")
 	return group[strings.LastIndex(group, "-")+1:]

@@ -134,18 +134,38 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-// With systemd a pod's groups are slices and scopes.
-func TestGroupsOfSystemd(t *testing.T) {
-	mount := t.TempDir()
-	dir := "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0a1b_2c3d.slice/cri-containerd-c1.scope"
-	files(t, mount, map[string]string{"cgroup.controllers": "", dir + "/cgroup.procs": ""})
-	tree, err := New(Config{Mount: mount, Root: "/", Driver: Systemd})
-	if err != nil {
-		t.Fatal(err)
-	}
-	groups := tree.Groups()
-	if last := groups[len(groups)-1]; last.Pod != uid || last.Container != "c1" || last.Path != "/"+dir {
-		t.Errorf("groups %+v", groups)
+// The containers of a pod are found by the names that runtimes give to their groups; what watches them is none.
+func TestGroupsOfContainers(t *testing.T) {
+	const slice = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0a1b_2c3d.slice"
+	for _, c := range []struct {
+		driver  Driver
+		pod     string
+		group   string
+		watcher string
+	}{
+		{Systemd, slice, "cri-containerd-c1.scope", ""},
+		{Systemd, slice, "crio-c1.scope", "crio-conmon-c1.scope"},
+		{Cgroupfs, podPath, "crio-c1", "crio-conmon-c1"},
+	} {
+		mount := t.TempDir()
+		dir := c.pod + "/" + c.group
+		files(t, mount, map[string]string{"cgroup.controllers": "", dir + "/cgroup.procs": ""})
+		if c.watcher != "" {
+			files(t, mount, map[string]string{c.pod + "/" + c.watcher + "/cgroup.procs": ""})
+		}
+		tree, err := New(Config{Mount: mount, Root: "/", Driver: c.driver})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var found []Group
+		for _, g := range tree.Groups() {
+			if g.Container != "" {
+				found = append(found, g)
+			}
+		}
+		if want := (Group{Path: "/" + dir, Pod: uid, Container: "c1"}); len(found) != 1 || found[0] != want {
+			t.Errorf("containers %+v, want %+v", found, want)
+		}
 	}
 }
 
@@ -169,5 +189,26 @@ func TestPodsMemory(t *testing.T) {
 		if used, most, limited := tree.PodsMemory(); used != c.used || most != c.most || limited != c.limited {
 			t.Errorf("%s: %d of %d, %v; want %d of %d, %v", name, used, most, limited, c.used, c.most, c.limited)
 		}
+	}
+}
+
+func TestGroupOfProcess(t *testing.T) {
+	for name, c := range map[string]struct {
+		lines   string
+		unified bool
+		want    string
+		known   bool
+	}{
+		"v2":              {"0::/system.slice/skiff.service\n", true, "/system.slice/skiff.service", true},
+		"v1":              {"5:memory:/a\n4:cpu,cpuacct:/a\n1:name=systemd:/b\n", false, "/a", true},
+		"v1 in two":       {"5:memory:/a\n4:cpu,cpuacct:/b\n", false, "", false},
+		"v1 of a machine": {"12:pids:/\n", false, "", false},
+	} {
+		if got, known := groupIn(c.lines, c.unified); known != c.known || known && got != (Group{Path: c.want}) {
+			t.Errorf("%s: %+v, %v; want %s, %v", name, got, known, c.want, c.known)
+		}
+	}
+	if _, known := (&Tree{}).Of("no process"); known {
+		t.Error("a process that is not there has a group")
 	}
 }

@@ -91,13 +91,22 @@ func setDefaults(c *api.KubeletConfiguration) {
 	defaultTo(&c.HealthzPort, 10248)
 	defaultTo(&c.SeccompDefault, false)
 	defaultTo(&c.FailCgroupV1, false)
+	defaultTo(&c.FailSwapOn, false)
 	defaultTo(&c.RegistryPullQPS, 0)
+	defaultTo(&c.EventRecordQPS, 50)
+	defaultTo(&c.ContainerLogMonitorInterval, metav1.Duration{Duration: 10 * time.Second})
+	if c.NodeStatusReportFrequency.Duration == 0 { // who wants looks at other times, wants reports so
+		c.NodeStatusReportFrequency.Duration = cmp.Or(c.NodeStatusUpdateFrequency.Duration, 5*time.Minute)
+	}
+	c.NodeStatusUpdateFrequency.Duration = cmp.Or(c.NodeStatusUpdateFrequency.Duration, 10*time.Second)
+	c.NodeLeaseDurationSeconds = cmp.Or(c.NodeLeaseDurationSeconds, 40)
 	for _, on := range []**bool{&c.EnableDebuggingHandlers, &c.EnableProfilingHandler, &c.EnableDebugFlagsHandler, &c.EnableSystemLogHandler, &c.Authentication.Webhook.Enabled} {
 		defaultTo(on, true)
 	}
 	defaultTo(&c.EnableSystemLogQuery, false)
 	defaultTo(&c.Authentication.Anonymous.Enabled, false)
 	c.RegistryBurst = cmp.Or(c.RegistryBurst, 10)
+	c.EventBurst = cmp.Or(c.EventBurst, 100)
 	c.HealthzBindAddress = cmp.Or(c.HealthzBindAddress, "127.0.0.1")
 	c.MemoryReservationPolicy = cmp.Or(c.MemoryReservationPolicy, api.NoneMemoryReservationPolicy)
 	c.Authorization.Mode = cmp.Or(c.Authorization.Mode, api.KubeletAuthorizationModeWebhook)
@@ -165,7 +174,16 @@ func check(c *api.KubeletConfiguration) error {
 	if _, err := CPUOptions(c); err != nil {
 		return err
 	}
-	if _, err := MaxNUMANodes(c); err != nil {
+	if _, err := TopologyOptions(c); err != nil {
+		return err
+	}
+	if err := checkGates(c); err != nil {
+		return err
+	}
+	if err := checkReserved(c); err != nil {
+		return err
+	}
+	if err := checkReservedMemory(c); err != nil {
 		return err
 	}
 	if err := checkAPI(c); err != nil {
@@ -195,8 +213,16 @@ func check(c *api.KubeletConfiguration) error {
 		return fmt.Errorf("userNamespaces.idsPerPod must be a multiple of %d", userns.Length)
 	case c.UserNamespaces != nil && c.UserNamespaces.IDsPerPod != nil && (int64(cmp.Or(c.MaxPods, 110))+1)**c.UserNamespaces.IDsPerPod > math.MaxUint32:
 		return fmt.Errorf("userNamespaces.idsPerPod is too much: there are no so many IDs for each of maxPods")
-	case !slices.Equal(c.EnforceNodeAllocatable, []string{"pods"}) && !slices.Equal(c.EnforceNodeAllocatable, []string{"none"}):
-		return fmt.Errorf("enforceNodeAllocatable %q is not there (it is pods or none: what is reserved for others is not enforced on them)", c.EnforceNodeAllocatable)
+	case c.NodeLeaseDurationSeconds < 0:
+		return fmt.Errorf("nodeLeaseDurationSeconds must be greater than 0")
+	case c.NodeStatusUpdateFrequency.Duration < 0 || c.NodeStatusReportFrequency.Duration < 0:
+		return fmt.Errorf("nodeStatusUpdateFrequency and nodeStatusReportFrequency must not be negative times")
+	case c.ContainerLogMonitorInterval.Duration < 3*time.Second:
+		return fmt.Errorf("containerLogMonitorInterval must be a positive time duration greater than or equal to 3s")
+	case *c.EventRecordQPS < 0 || c.EventBurst < 0:
+		return fmt.Errorf("eventRecordQPS and eventBurst must not be negative numbers")
+	case c.HTTPCheckFrequency.Duration < 0:
+		return fmt.Errorf("httpCheckFrequency must not be a negative time")
 	case c.MaxPods < 0 || c.PodsPerCore < 0:
 		return fmt.Errorf("maxPods and podsPerCore must not be negative numbers")
 	case *c.NodeStatusMaxImages < -1:
@@ -261,37 +287,82 @@ func checkImages(c *api.KubeletConfiguration) error {
 	return nil
 }
 
+// alphaCPUOptions are the gate without which upstream does not have those of alpha.
+const alphaCPUOptions = "CPUManagerPolicyAlphaOptions"
+
 // CPUOptions are what the operator wants of the policy static, besides it.
 func CPUOptions(c *api.KubeletConfiguration) (o cpus.Options, err error) {
 	if c.CPUManagerPolicy != "static" && len(c.CPUManagerPolicyOptions) > 0 {
 		return o, fmt.Errorf("cpuManagerPolicyOptions need the cpuManagerPolicy static")
 	}
-	known := map[string]*bool{"full-pcpus-only": &o.WholeCores, "strict-cpu-reservation": &o.StrictReserved}
+	stable := map[string]*bool{"full-pcpus-only": &o.WholeCores, "strict-cpu-reservation": &o.StrictReserved, "prefer-align-cpus-by-uncorecache": &o.AlignCaches, "distribute-cpus-across-numa": &o.AcrossNodes}
+	alpha := map[string]*bool{"align-by-socket": &o.AlignSockets, "distribute-cpus-across-cores": &o.AcrossCores}
 	for name, text := range c.CPUManagerPolicyOptions {
-		if known[name] == nil {
-			return o, fmt.Errorf("cpuManagerPolicyOptions: %q is not there (those that are there are full-pcpus-only and strict-cpu-reservation)", name)
+		set := cmp.Or(stable[name], alpha[name])
+		switch {
+		case set == nil:
+			return o, fmt.Errorf("cpuManagerPolicyOptions: unknown CPU Manager Policy option: %q", name)
+		case alpha[name] != nil && !c.FeatureGates[alphaCPUOptions]:
+			return o, fmt.Errorf("cpuManagerPolicyOptions: CPU Manager Policy Alpha-level Options not enabled, but option %q provided (set the feature gate %s)", name, alphaCPUOptions)
 		}
-		if *known[name], err = strconv.ParseBool(text); err != nil {
+		if *set, err = strconv.ParseBool(text); err != nil {
 			return o, fmt.Errorf("cpuManagerPolicyOptions: bad value for option %q: %w", name, err)
 		}
 	}
-	return o, nil
+	return o, checkTogether(c, o)
 }
 
-// MaxNUMANodes is how many NUMA nodes the machine may have with a topology policy; 0 if it is not said.
-func MaxNUMANodes(c *api.KubeletConfiguration) (most int, err error) {
-	for name, text := range c.TopologyManagerPolicyOptions {
-		if name != "max-allowable-numa-nodes" {
-			return 0, fmt.Errorf("topologyManagerPolicyOptions: %q is not there (the one that is there is max-allowable-numa-nodes)", name)
-		}
-		if most, err = strconv.Atoi(text); err != nil {
-			return 0, fmt.Errorf("topologyManagerPolicyOptions: unable to convert policy option to integer %q: %w", name, err)
-		}
-		if most < numa.MaxNodes {
-			return 0, fmt.Errorf("topologyManagerPolicyOptions: the minimum value of %q should not be less than %d", name, numa.MaxNodes)
+// checkTogether finds options that contradict each other.
+func checkTogether(c *api.KubeletConfiguration, o cpus.Options) error {
+	for _, pair := range []struct {
+		both          bool
+		one, theOther string
+	}{
+		{o.WholeCores && o.AcrossCores, "full-pcpus-only", "distribute-cpus-across-cores"},
+		{o.AcrossNodes && o.AcrossCores, "distribute-cpus-across-numa", "distribute-cpus-across-cores"},
+		{o.AlignCaches && o.AcrossCores, "prefer-align-cpus-by-uncorecache", "distribute-cpus-across-cores"},
+		{o.AlignCaches && o.AcrossNodes, "prefer-align-cpus-by-uncorecache", "distribute-cpus-across-numa"},
+	} {
+		if pair.both {
+			return fmt.Errorf("cpuManagerPolicyOptions: static policy options %s and %s can not be used at the same time", pair.one, pair.theOther)
 		}
 	}
-	return most, nil
+	if o.AlignSockets && c.TopologyManagerPolicy == string(numa.SingleNode) {
+		return fmt.Errorf("topologyManagerPolicy %s is incompatible with the cpuManagerPolicyOptions align-by-socket", numa.SingleNode)
+	}
+	return nil
+}
+
+// checkGates refuses gates that would have no effect.
+func checkGates(c *api.KubeletConfiguration) error {
+	for name := range c.FeatureGates {
+		if name != alphaCPUOptions {
+			return fmt.Errorf("featureGates: %s has no effect here (remove it); the one that has is %s", name, alphaCPUOptions)
+		}
+	}
+	return nil
+}
+
+// TopologyOptions are what the operator wants of a topology policy, besides it.
+func TopologyOptions(c *api.KubeletConfiguration) (o numa.Options, err error) {
+	for name, text := range c.TopologyManagerPolicyOptions {
+		switch name {
+		case "prefer-closest-numa-nodes":
+			if o.Closest, err = strconv.ParseBool(text); err != nil {
+				return o, fmt.Errorf("topologyManagerPolicyOptions: bad value for option %q: %w", name, err)
+			}
+		case "max-allowable-numa-nodes":
+			if o.MaxNodes, err = strconv.Atoi(text); err != nil {
+				return o, fmt.Errorf("topologyManagerPolicyOptions: unable to convert policy option to integer %q: %w", name, err)
+			}
+			if o.MaxNodes < numa.MaxNodes {
+				return o, fmt.Errorf("topologyManagerPolicyOptions: the minimum value of %q should not be less than %d", name, numa.MaxNodes)
+			}
+		default:
+			return o, fmt.Errorf("topologyManagerPolicyOptions: unknown Topology Manager Policy option: %q", name)
+		}
+	}
+	return o, nil
 }
 
 // TLS is how the kubelet's API is served.
@@ -377,38 +448,44 @@ func thresholdOf(text string) (t eviction.Threshold, err error) {
 func ReservedMemory(c *api.KubeletConfiguration) map[int]memory.Amounts {
 	reserved := map[int]memory.Amounts{}
 	for _, r := range c.ReservedMemory {
-		amounts := memory.Amounts{}
-		for name, q := range r.Limits {
-			amounts[name] = q.Value()
+		node := int(r.NumaNode)
+		if reserved[node] == nil {
+			reserved[node] = memory.Amounts{}
 		}
-		reserved[int(r.NumaNode)] = amounts
+		for name, q := range r.Limits {
+			reserved[node][name] = q.Value()
+		}
 	}
 	return reserved
 }
 
-// Reserved is what the node keeps for the system and for itself.
-func Reserved(c *api.KubeletConfiguration) (v1.ResourceList, error) {
-	sum := v1.ResourceList{}
-	for field, list := range map[string]map[string]string{"kubeReserved": c.KubeReserved, "systemReserved": c.SystemReserved} {
-		for name, text := range list {
-			switch v1.ResourceName(name) {
-			case v1.ResourceCPU, v1.ResourceMemory, v1.ResourceEphemeralStorage, "pid":
-			default:
-				return nil, fmt.Errorf("%s: cannot reserve %q resource", field, name)
+// CheckSwap refuses a machine that swaps, if so many bytes of it are what the operator does not want.
+func CheckSwap(c *api.KubeletConfiguration, swap int64) error {
+	if *c.FailSwapOn && swap > 0 {
+		return fmt.Errorf("running with swap on is not supported, please disable swap or set failSwapOn to false")
+	}
+	return nil
+}
+
+func checkReservedMemory(c *api.KubeletConfiguration) error {
+	type kind struct {
+		node int32
+		name v1.ResourceName
+	}
+	seen := map[kind]bool{}
+	for _, r := range c.ReservedMemory {
+		for name, q := range r.Limits {
+			is := kind{r.NumaNode, name}
+			switch {
+			case name != v1.ResourceMemory && !strings.HasPrefix(string(name), v1.ResourceHugePagesPrefix):
+				return fmt.Errorf("reservedMemory: the limit type %q for NUMA node %d is not supported, only %v is accepted", name, r.NumaNode, []v1.ResourceName{v1.ResourceMemory, v1.ResourceHugePagesPrefix + "<HugePageSize>"})
+			case q.IsZero():
+				return fmt.Errorf("reservedMemory: reserved memory may not be zero for NUMA node %d and resource %q", r.NumaNode, name)
+			case seen[is]:
+				return fmt.Errorf("reservedMemory: the reserved memory has a duplicate value for NUMA node %d and resource %q", r.NumaNode, name)
 			}
-			q, err := resource.ParseQuantity(text)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %s: %w", field, name, err)
-			}
-			if q.Sign() < 0 {
-				return nil, fmt.Errorf("%s: %s cannot be negative", field, name)
-			}
-			q.Add(sum[v1.ResourceName(name)])
-			sum[v1.ResourceName(name)] = q
+			seen[is] = true
 		}
 	}
-	if set, err := cpuset.Parse(c.ReservedSystemCPUs); err == nil && !set.IsEmpty() {
-		sum[v1.ResourceCPU] = *resource.NewQuantity(int64(set.Size()), resource.DecimalSI)
-	}
-	return sum, nil
+	return nil
 }

@@ -4,6 +4,7 @@ package configfile
 
 import (
 	"crypto/tls"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -13,10 +14,15 @@ import (
 	"testing"
 	"time"
 
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
 	api "k8s.io/kubelet/config/v1beta1"
 
+	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 	"github.com/skiff-k8s/skiff/kubelet/cpus"
 	"github.com/skiff-k8s/skiff/kubelet/eviction"
+	"github.com/skiff-k8s/skiff/kubelet/numa"
 	"github.com/skiff-k8s/skiff/kubelet/shutdown"
 )
 
@@ -38,8 +44,9 @@ enableProfilingHandler: false
 tlsMinVersion: VersionTLS13
 nodeStatusMaxImages: 0
 cpuManagerPolicy: static
-cpuManagerPolicyOptions: {full-pcpus-only: "true"}
-topologyManagerPolicyOptions: {max-allowable-numa-nodes: "16"}
+cpuManagerPolicyOptions: {full-pcpus-only: "true", distribute-cpus-across-numa: "true", align-by-socket: "true"}
+featureGates: {CPUManagerPolicyAlphaOptions: true}
+topologyManagerPolicyOptions: {max-allowable-numa-nodes: "16", prefer-closest-numa-nodes: "true"}
 authorization: {webhook: {cacheAuthorizedTTL: 1m}}
 kubeReserved: {cpu: 200m, memory: 100Mi}
 systemReserved: {cpu: 300m, pid: "1000"}
@@ -67,11 +74,11 @@ crashLoopBackOff: {maxContainerRestartPeriod: 2s}
 		*c.NodeStatusMaxImages != 0 || c.Authorization.Webhook.CacheAuthorizedTTL.Duration != time.Minute || c.Authorization.Webhook.CacheUnauthorizedTTL.Duration != 30*time.Second {
 		t.Errorf("set: %+v", c)
 	}
-	if o, err := CPUOptions(c); err != nil || o != (cpus.Options{WholeCores: true}) {
+	if o, err := CPUOptions(c); err != nil || o != (cpus.Options{WholeCores: true, AcrossNodes: true, AlignSockets: true}) {
 		t.Errorf("CPU options: %+v, %v", o, err)
 	}
-	if n, err := MaxNUMANodes(c); err != nil || n != 16 {
-		t.Errorf("NUMA nodes: %d, %v", n, err)
+	if o, err := TopologyOptions(c); err != nil || o != (numa.Options{MaxNodes: 16, Closest: true}) {
+		t.Errorf("topology options: %+v, %v", o, err)
 	}
 	if serving, err := TLS(c); err != nil || serving.MinVersion != tls.VersionTLS13 {
 		t.Errorf("TLS: %+v, %v", serving, err)
@@ -108,6 +115,28 @@ func TestEnforceNodeAllocatable(t *testing.T) {
 	}
 }
 
+// Groups of the operator may be limited to what is reserved for them.
+func TestReservations(t *testing.T) {
+	c, err := Load(write(t, `
+enforceNodeAllocatable: [pods, system-reserved, kube-reserved-compressible]
+systemReservedCgroup: /system
+kubeReservedCgroup: /kube
+systemReserved: {memory: 200Mi}
+kubeReserved: {cpu: 100m, memory: 100Mi}
+`), api.KubeletConfiguration{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Reservations(c)
+	want := []cgroups.Reservation{
+		{Owner: "system", Group: "/system", Amounts: v1.ResourceList{v1.ResourceMemory: resource.MustParse("200Mi")}},
+		{Owner: "kube", Group: "/kube", Amounts: v1.ResourceList{v1.ResourceCPU: resource.MustParse("100m"), v1.ResourceMemory: resource.MustParse("100Mi")}, Compressible: true},
+	}
+	if err != nil || !equality.Semantic.DeepEqual(got, want) {
+		t.Errorf("Reservations = %+v, %v; want %+v", got, err, want)
+	}
+}
+
 func TestShutdown(t *testing.T) {
 	groups := func(low int32, first time.Duration, high int32, second time.Duration) shutdown.Config {
 		return shutdown.Config{{Priority: low, Period: first}, {Priority: high, Period: second}}
@@ -133,7 +162,7 @@ func TestLoadRefuses(t *testing.T) {
 		"clusterDomain: example.org":                           `the field clusterDomain can only be "cluster.local" here (remove it, and see --cluster-domain)`,
 		"cgroupDriver: cgroupfs":                               `the field cgroupDriver can only be "systemd" here (remove it)`,
 		"syncFrequency: 10s":                                   `the field syncFrequency can only be "1m0s" here`,
-		"featureGates: {CustomCPUCFSQuotaPeriod: true}":        "the field featureGates has no effect here",
+		"featureGates: {CustomCPUCFSQuotaPeriod: true}":        "featureGates: CustomCPUCFSQuotaPeriod has no effect here",
 		"registerNode: false":                                  "the field registerNode can only be true here",
 		"sycnFrequency: 1m":                                    "unknown field",
 		"authentication: {anonymous: {enabled: true}}":         "authentication.anonymous.enabled can only be false",
@@ -146,13 +175,32 @@ func TestLoadRefuses(t *testing.T) {
 		"memoryThrottlingFactor: 1.5":                          "memoryThrottlingFactor 1.5 must be greater than 0",
 		"memoryReservationPolicy: All":                         `option "All" specified for memoryReservationPolicy`,
 		"cpuManagerPolicyOptions: {full-pcpus-only: \"true\"}": "cpuManagerPolicyOptions need the cpuManagerPolicy static",
-		"cpuManagerPolicy: static\ncpuManagerPolicyOptions: {full-pcpus-only: \"maybe\"}": "bad value for option",
-		"cpuManagerPolicy: static\ncpuManagerPolicyOptions: {align-by-socket: \"true\"}":  `"align-by-socket" is not there`,
-		"topologyManagerPolicyOptions: {prefer-closest-numa-nodes: \"true\"}":             `"prefer-closest-numa-nodes" is not there`,
-		"topologyManagerPolicyOptions: {max-allowable-numa-nodes: \"4\"}":                 "should not be less than 8",
-		"userNamespaces: {idsPerPod: 65537}":                                              "userNamespaces.idsPerPod must be a multiple of 65536",
-		"userNamespaces: {idsPerPod: 65536000000}":                                        "userNamespaces.idsPerPod is too much",
-		"enforceNodeAllocatable: [pods, system-reserved]":                                 "enforceNodeAllocatable",
+		"cpuManagerPolicy: static\ncpuManagerPolicyOptions: {full-pcpus-only: \"maybe\"}":                                                                                             "bad value for option",
+		"cpuManagerPolicy: static\ncpuManagerPolicyOptions: {align-by-socket: \"true\"}":                                                                                              `Alpha-level Options not enabled, but option "align-by-socket" provided`,
+		"cpuManagerPolicy: static\ncpuManagerPolicyOptions: {fast: \"true\"}":                                                                                                         `unknown CPU Manager Policy option: "fast"`,
+		"cpuManagerPolicy: static\ncpuManagerPolicyOptions: {prefer-align-cpus-by-uncorecache: \"true\", distribute-cpus-across-numa: \"true\"}":                                      "prefer-align-cpus-by-uncorecache and distribute-cpus-across-numa can not be used at the same time",
+		"cpuManagerPolicy: static\nfeatureGates: {CPUManagerPolicyAlphaOptions: true}\ncpuManagerPolicyOptions: {full-pcpus-only: \"true\", distribute-cpus-across-cores: \"true\"}":  "full-pcpus-only and distribute-cpus-across-cores can not be used at the same time",
+		"cpuManagerPolicy: static\nfeatureGates: {CPUManagerPolicyAlphaOptions: true}\ntopologyManagerPolicy: single-numa-node\ncpuManagerPolicyOptions: {align-by-socket: \"true\"}": "single-numa-node is incompatible with the cpuManagerPolicyOptions align-by-socket",
+		"topologyManagerPolicyOptions: {prefer-far-numa-nodes: \"true\"}":                                                                                                             `unknown Topology Manager Policy option: "prefer-far-numa-nodes"`,
+		"topologyManagerPolicyOptions: {prefer-closest-numa-nodes: \"perhaps\"}":                                                                                                      "bad value for option",
+		"reservedMemory: [{numaNode: 0, limits: {cpu: 1}}]":                                                                                                                           `the limit type "cpu" for NUMA node 0 is not supported`,
+		"reservedMemory: [{numaNode: 0, limits: {memory: 0}}]":                                                                                                                        "reserved memory may not be zero for NUMA node 0",
+		"reservedMemory: [{numaNode: 0, limits: {memory: 1}}, {numaNode: 0, limits: {memory: 2}}]":                                                                                    "the reserved memory has a duplicate value for NUMA node 0",
+		"topologyManagerPolicyOptions: {max-allowable-numa-nodes: \"4\"}":                                                                                                             "should not be less than 8",
+		"userNamespaces: {idsPerPod: 65537}":                                                                                                                                          "userNamespaces.idsPerPod must be a multiple of 65536",
+		"userNamespaces: {idsPerPod: 65536000000}":                                                                                                                                    "userNamespaces.idsPerPod is too much",
+		"enforceNodeAllocatable: [pods, system-reserved]":                                                                                                                             `systemReservedCgroup must be specified when "system-reserved" or "system-reserved-compressible" included`,
+		"enforceNodeAllocatable: [kube-reserved-compressible]":                                                                                                                        `kubeReservedCgroup must be specified when "kube-reserved" or "kube-reserved-compressible" included`,
+		"enforceNodeAllocatable: [pods, none]":                                                                                                                                        `may not contain additional enforcements when "none" is specified`,
+		"enforceNodeAllocatable: [pods, pods]":                                                                                                                                        `duplicated enforcements "pods"`,
+		"enforceNodeAllocatable: [nodes]":                                                                                                                                             `option "nodes" specified for enforceNodeAllocatable`,
+		"kubeReservedCgroup: /kube\nenforceNodeAllocatable: [kube-reserved, kube-reserved-compressible]":                                                                              `both "kube-reserved" and "kube-reserved-compressible" cannot be specified together`,
+		"kubeReservedCgroup: /kube\nreservedSystemCPUs: \"0\"":                                                                                                                        "can't use reservedSystemCPUs with systemReservedCgroup or kubeReservedCgroup",
+		"eventRecordQPS: -1":                                "eventRecordQPS and eventBurst must not be negative",
+		"nodeLeaseDurationSeconds: -1":                      "nodeLeaseDurationSeconds must be greater than 0",
+		"nodeStatusUpdateFrequency: -1s":                    "must not be negative times",
+		"containerLogMonitorInterval: 2s":                   "containerLogMonitorInterval must be a positive time duration greater than or equal to 3s",
+		"httpCheckFrequency: -1s":                           "httpCheckFrequency must not be a negative time",
 		"podsPerCore: -1":                                   "must not be negative",
 		"nodeStatusMaxImages: -2":                           "nodeStatusMaxImages -2 must be -1 or greater",
 		"cpuCFSQuotaPeriod: 2s":                             "cpuCFSQuotaPeriod 2s must be between",
@@ -225,6 +273,58 @@ volumeStatsAggPeriod: 0s
 	}
 	if c.EvictionPressureTransitionPeriod.Duration != 5*time.Minute || c.CrashLoopBackOff.MaxContainerRestartPeriod.Duration != 5*time.Minute || c.SyncFrequency.Duration != time.Minute || *c.HealthzPort != 10248 {
 		t.Errorf("what was left empty: %+v", c)
+	}
+}
+
+// Static pods may come from a web server, and events are limited, or not.
+func TestSourcesAndEvents(t *testing.T) {
+	for text, want := range map[string]string{
+		"": " map[] 20s 50 100",
+		"staticPodURL: https://a/pods\nstaticPodURLHeader: {X-Key: [b, c]}\nhttpCheckFrequency: 1m": "https://a/pods map[X-Key:[b c]] 1m0s 50 100",
+		"eventRecordQPS: 0\neventBurst: 7": " map[] 20s 0 7",
+	} {
+		c, err := Load(write(t, text), api.KubeletConfiguration{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(c.StaticPodURL, " ", c.StaticPodURLHeader, " ", c.HTTPCheckFrequency.Duration, *c.EventRecordQPS, c.EventBurst); got != want {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
+	}
+}
+
+// The rhythm of a node: who says only how often it looks, says how often it reports, too.
+func TestRhythm(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                                   "10s 5m0s 40 10s",
+		"nodeStatusUpdateFrequency: 20s":     "20s 20s 40 10s",
+		"nodeStatusReportFrequency: 1m":      "10s 1m0s 40 10s",
+		"nodeLeaseDurationSeconds: 20":       "10s 5m0s 20 10s",
+		"containerLogMonitorInterval: 1m30s": "10s 5m0s 40 1m30s",
+	} {
+		c, err := Load(write(t, text), api.KubeletConfiguration{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(c.NodeStatusUpdateFrequency.Duration, c.NodeStatusReportFrequency.Duration, c.NodeLeaseDurationSeconds, c.ContainerLogMonitorInterval.Duration); got != want {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
+	}
+}
+
+// A machine that swaps is no node only if that was asked for.
+func TestCheckSwap(t *testing.T) {
+	for text, refuses := range map[string]bool{"": false, "failSwapOn: false": false, "failSwapOn: true": true} {
+		c, err := Load(write(t, text), api.KubeletConfiguration{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := CheckSwap(c, 0); err != nil {
+			t.Errorf("%s: without swap: %v", text, err)
+		}
+		if err := CheckSwap(c, 1<<30); (err != nil) != refuses {
+			t.Errorf("%s: with swap: %v", text, err)
+		}
 	}
 }
 

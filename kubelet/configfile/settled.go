@@ -18,11 +18,13 @@ import (
 
 // fields are those that have an effect.
 var fields = []string{
-	"apiVersion", "kind", "maxPods", "podsPerCore", "podPidsLimit", "cpuCFSQuota", "cpuCFSQuotaPeriod", "cpuManagerPolicy", "cpuManagerPolicyOptions", "reservedSystemCPUs", "topologyManagerPolicy", "topologyManagerPolicyOptions", "topologyManagerScope", "memoryManagerPolicy", "reservedMemory", "memorySwap", "singleProcessOOMKill", "memoryThrottlingFactor", "memoryReservationPolicy", "crashLoopBackOff", "kubeReserved", "systemReserved", "enforceNodeAllocatable",
+	"apiVersion", "kind", "maxPods", "podsPerCore", "podPidsLimit", "cpuCFSQuota", "cpuCFSQuotaPeriod", "cpuManagerPolicy", "cpuManagerPolicyOptions", "reservedSystemCPUs", "topologyManagerPolicy", "topologyManagerPolicyOptions", "topologyManagerScope", "memoryManagerPolicy", "reservedMemory", "memorySwap", "singleProcessOOMKill", "memoryThrottlingFactor", "memoryReservationPolicy", "crashLoopBackOff", "kubeReserved", "systemReserved", "kubeReservedCgroup", "systemReservedCgroup", "enforceNodeAllocatable", "featureGates",
 	"evictionHard", "evictionSoft", "evictionSoftGracePeriod", "evictionPressureTransitionPeriod", "evictionMaxPodGracePeriod", "evictionMinimumReclaim", "mergeDefaultEvictionSettings",
 	"imageMinimumGCAge", "imageMaximumGCAge", "imageGCHighThresholdPercent", "imageGCLowThresholdPercent", "containerLogMaxSize", "containerLogMaxFiles", "registryPullQPS", "registryBurst", "imagePullCredentialsVerificationPolicy", "preloadedImagesVerificationAllowlist",
 	"allowedUnsafeSysctls", "seccompDefault", "userNamespaces", "serializeImagePulls", "maxParallelImagePulls", "registerWithTaints", "providerID", "nodeStatusMaxImages", "shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority", "failSwapOn", "failCgroupV1",
 	"authentication", "authorization", "tlsMinVersion", "tlsCipherSuites", "healthzPort", "healthzBindAddress",
+	"nodeStatusUpdateFrequency", "nodeStatusReportFrequency", "nodeLeaseDurationSeconds", "containerLogMonitorInterval",
+	"staticPodURL", "staticPodURLHeader", "httpCheckFrequency", "eventRecordQPS", "eventBurst",
 	"enableDebuggingHandlers", "enableProfilingHandler", "enableDebugFlagsHandler", "enableSystemLogHandler", "enableSystemLogQuery",
 }
 
@@ -39,9 +41,8 @@ func settle(c *api.KubeletConfiguration) {
 	c.EnableServer, c.RegisterNode, c.CgroupsPerQOS, c.EnableControllerAttachDetach, c.MakeIPTablesUtilChains, c.LocalStorageCapacityIsolation = yes, yes, yes, yes, yes, yes
 	c.RotateCertificates, c.ServerTLSBootstrap = true, true
 	c.SyncFrequency, c.FileCheckFrequency, c.HTTPCheckFrequency, c.VolumeStatsAggPeriod = after(time.Minute), after(20*time.Second), after(20*time.Second), after(time.Minute)
-	c.NodeStatusUpdateFrequency, c.NodeStatusReportFrequency, c.NodeLeaseDurationSeconds = after(10*time.Second), after(5*time.Minute), 40
 	c.CPUManagerReconcilePeriod, c.RuntimeRequestTimeout, c.StreamingConnectionIdleTimeout = after(10*time.Second), after(2*time.Minute), after(4*time.Hour)
-	c.ContainerLogMaxWorkers, c.ContainerLogMonitorInterval = ptr.To[int32](1), ptr.To(after(10*time.Second))
+	c.ContainerLogMaxWorkers = ptr.To[int32](1)
 	c.ConfigMapAndSecretChangeDetectionStrategy, c.HairpinMode = api.WatchChangeDetectionStrategy, api.PromiscuousBridge
 }
 

@@ -7,7 +7,12 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
+	"time"
 
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
 	v1 "k8s.io/api/core/v1"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -40,13 +45,16 @@ func (p *Plan) resize(pod *v1.Pod, c *v1.Container, now *Container, grants Grant
 	p.ResizePod = true
 	memory := is.memoryLimit != wants.memoryLimit || is.memoryRequest != wants.memoryRequest
 	cpu := is.cpuLimit != wants.cpuLimit || is.cpuRequest != wants.cpuRequest
-	for _, policy := range c.ResizePolicy {
-		if policy.RestartPolicy == v1.RestartContainer && (policy.ResourceName == v1.ResourceMemory && memory || policy.ResourceName == v1.ResourceCPU && cpu) {
-			return true
-		}
+	if memory && RestartsFor(c, v1.ResourceMemory) || cpu && RestartsFor(c, v1.ResourceCPU) {
+		return true
 	}
 	p.Resize = append(p.Resize, Resize{now, c})
 	return false
+}
+
+// RestartsFor says whether a container has to be replaced to be given more or less of a resource.
+func RestartsFor(c *v1.Container, name v1.ResourceName) bool {
+	return slices.Contains(c.ResizePolicy, v1.ContainerResizePolicy{ResourceName: name, RestartPolicy: v1.RestartContainer})
 }
 
 // given compares what a container has with what its spec says; unknown for one that was never granted anything.
@@ -108,10 +116,14 @@ func Resizing(pod *v1.Pod, status *Status, grants Grants) bool {
 
 // resize gives running containers, and the pod around them, what the spec says. The pod's cgroup is never smaller than
 // those in it: it grows before them and shrinks after them; and those that shrink make room for those that grow.
-func (r *Runtime) resize(ctx context.Context, pod *v1.Pod, plan Plan) error {
+func (r *Runtime) resize(ctx context.Context, pod *v1.Pod, plan Plan) (err error) {
 	if !plan.ResizePod {
 		return nil
 	}
+	began := time.Now()
+	defer func() {
+		r.metrics.Resizes.Took.WithLabelValues(strconv.FormatBool(err == nil)).Observe(float64(time.Since(began).Milliseconds()))
+	}()
 	have, want, used, err := r.host.PodLimits(pod)
 	if err != nil {
 		return fmt.Errorf("unable to get pod cgroup config for pod %q: %w", podText(pod), err)
@@ -123,6 +135,9 @@ func (r *Runtime) resize(ctx context.Context, pod *v1.Pod, plan Plan) error {
 		want.CPUQuota = have.CPUQuota
 	}
 	if err := r.checkMemory(ctx, pod, plan, have, want, used); err != nil {
+		return err
+	}
+	if err := r.tellRuntime(ctx, pod, plan); err != nil {
 		return err
 	}
 	if err := r.host.SetPodLimits(pod, cgroups.Limits{
@@ -139,6 +154,20 @@ func (r *Runtime) resize(ctx context.Context, pod *v1.Pod, plan Plan) error {
 		return err
 	}
 	return r.grants.Actuate(pod, true)
+}
+
+// tellRuntime tells the runtime, and who hooks into it, what the pod as a whole is to have. It may object.
+func (r *Runtime) tellRuntime(ctx context.Context, pod *v1.Pod, plan Plan) error {
+	if plan.CreateSandbox {
+		return nil // the next one is made for what the pod has by then
+	}
+	_, err := r.cri.UpdatePodSandboxResources(ctx, &runtimeapi.UpdatePodSandboxResourcesRequest{
+		PodSandboxId: plan.SandboxID, Resources: r.podResources(pod), Overhead: r.overhead(pod),
+	})
+	if err != nil && grpcstatus.Code(err) != codes.Unimplemented && !strings.Contains(err.Error(), "not implemented") { // an older one cannot be told
+		return fmt.Errorf("tell the runtime of the resize of sandbox %s: %w", plan.SandboxID, err)
+	}
+	return nil
 }
 
 // larger treats 0 as no limit, which is the largest.

@@ -123,6 +123,18 @@ func (s *Status) RunningContainers() []*Container {
 	return running
 }
 
+// Initialized is for how long the pod's init containers have run that have ended, sidecars aside.
+func (s *Status) Initialized(pod *v1.Pod) (sum time.Duration) {
+	for i := range pod.Spec.InitContainers {
+		for _, c := range s.Containers {
+			if c.Name == pod.Spec.InitContainers[i].Name && c.Exited() && !IsSidecar(&pod.Spec.InitContainers[i]) {
+				sum += c.FinishedAt.Sub(c.StartedAt)
+			}
+		}
+	}
+	return sum
+}
+
 func (s *Status) activeSandbox() string {
 	if len(s.Sandboxes) > 0 && s.Sandboxes[0].State == runtimeapi.PodSandboxState_SANDBOX_READY {
 		return s.Sandboxes[0].Id

@@ -35,11 +35,18 @@ func (r *Runtime) limitSwap(pod *v1.Pod, c *v1.Container, out *runtimeapi.LinuxC
 	}
 }
 
+// Swaps says whether a container may swap.
+func (r *Runtime) Swaps(pod *v1.Pod, c *v1.Container) bool {
+	asks, most := c.Resources.Requests.Memory(), c.Resources.Limits.Memory()
+	swap := r.cfg.Swap // asks and most may be nothing
+	return swap.Limited && swap.Controlled && swap.Unified && !eviction.Critical(pod) && qos.GetPodQOS(pod) == v1.PodQOSBurstable && asks.Cmp(*most) != 0
+}
+
 // swapOf is a container's part of the swap: that of the node's memory which it asks for.
 func (r *Runtime) swapOf(pod *v1.Pod, c *v1.Container) int64 {
-	asks, most := c.Resources.Requests.Memory(), c.Resources.Limits.Memory()
-	if !r.cfg.Swap.Limited || eviction.Critical(pod) || qos.GetPodQOS(pod) != v1.PodQOSBurstable || asks.Cmp(*most) == 0 || asks.Value() > r.cfg.MemoryCapacity {
-		return 0 // both may be nothing
+	asks := c.Resources.Requests.Memory()
+	if !r.Swaps(pod, c) || asks.Value() > r.cfg.MemoryCapacity {
+		return 0
 	}
 	return int64(float64(asks.Value()) / float64(r.cfg.MemoryCapacity) * float64(r.cfg.Swap.Capacity))
 }

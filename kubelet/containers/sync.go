@@ -73,10 +73,16 @@ func (r *Runtime) Sync(ctx context.Context, pod *v1.Pod, status *Status) (out *O
 	}
 	r.pruneInitContainers(ctx, pod, status)
 	resized := len(plan.Resize) > 0 || podResized(pod, r.grants)
-	if out.ResizeErr = r.resize(ctx, pod, plan); out.ResizeErr != nil {
-		return out, out.ResizeErr
+	out.ResizeErr = r.resize(ctx, pod, plan) // what is to start starts nevertheless
+	out.Changed = out.Changed || resized && out.ResizeErr == nil
+	if err := r.begin(ctx, pod, status, plan, out); err != nil {
+		return out, errors.Join(out.ResizeErr, err)
 	}
-	out.Changed = out.Changed || resized
+	return out, out.ResizeErr
+}
+
+// begin makes the sandbox, if there has to be another, and starts what the plan wants started.
+func (r *Runtime) begin(ctx context.Context, pod *v1.Pod, status *Status, plan Plan, out *Outcome) (err error) {
 	s := session{pod: pod, status: status, sandboxID: plan.SandboxID, ips: status.IPs}
 	if plan.CreateSandbox {
 		if pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers {
@@ -88,19 +94,19 @@ func (r *Runtime) Sync(ctx context.Context, pod *v1.Pod, status *Status) (out *O
 			}()
 		}
 		if err := r.createSandbox(ctx, &s, plan.Attempt); err != nil {
-			return out, err
+			return err
 		}
 		out.Changed = true
 	}
 	if len(plan.StartEphemeral)+len(plan.StartInit)+len(plan.Start) == 0 {
-		return out, nil
+		return nil
 	}
 	config, err := r.sandboxConfig(pod, plan.Attempt)
 	if err != nil {
-		return out, fmt.Errorf("generate sandbox config of pod %q: %w", podText(pod), err)
+		return fmt.Errorf("generate sandbox config of pod %q: %w", podText(pod), err)
 	}
 	s.config = config
-	return out, r.startAll(ctx, &s, plan, out)
+	return r.startAll(ctx, &s, plan, out)
 }
 
 // session is what the steps of one Sync share.

@@ -4,131 +4,114 @@ package cpus
 
 import (
 	"cmp"
-	"fmt"
-	"os"
-	"path/filepath"
+	"maps"
 	"slices"
-	"strconv"
-	"strings"
 
 	"k8s.io/utils/cpuset"
 )
 
-// Topology says of each CPU on which core and socket it is.
-type Topology map[int]Place
-
-// Place is where a CPU is. Cores are numbered within their socket.
-type Place struct{ Socket, Core int }
-
-// ReadTopology reads that of the CPUs that are online; dir is /sys/devices/system/cpu.
-func ReadTopology(dir string) (Topology, error) {
-	data, err := os.ReadFile(filepath.Join(dir, "online"))
-	if err != nil {
-		return nil, fmt.Errorf("read which CPUs there are: %w", err)
-	}
-	online, err := cpuset.Parse(strings.TrimSpace(string(data)))
-	if err != nil {
-		return nil, fmt.Errorf("read which CPUs there are: %w", err)
-	}
-	t := Topology{}
-	for _, cpu := range online.List() {
-		place := func(file string, otherwise int) int { // a virtual machine may not tell
-			data, err := os.ReadFile(filepath.Join(dir, fmt.Sprintf("cpu%d", cpu), "topology", file))
-			if err != nil {
-				return otherwise
-			}
-			n, err := strconv.Atoi(strings.TrimSpace(string(data)))
-			if err != nil {
-				return otherwise
-			}
-			return n
-		}
-		t[cpu] = Place{place("physical_package_id", 0), place("core_id", cpu)}
-	}
-	return t, nil
-}
-
-func (t Topology) all() cpuset.CPUSet {
-	all := make([]int, 0, len(t))
-	for cpu := range t {
-		all = append(all, cpu)
-	}
-	return cpuset.New(all...)
-}
-
-// perCore is how many CPUs a core has.
-func (t Topology) perCore() int {
-	cores := map[Place]bool{}
-	for _, place := range t {
-		cores[place] = true
-	}
-	return max(len(t)/max(len(cores), 1), 1)
-}
-
-// wholeCores are those of some CPUs whose core has no other.
-func (t Topology) wholeCores(free cpuset.CPUSet) cpuset.CPUSet {
-	whole := cpuset.New()
-	byCore := func(cpu int) Place { return t[cpu] }
-	for _, group := range groups(free, byCore) {
-		if len(group) == t.size(group[0], byCore) {
-			whole = whole.Union(cpuset.New(group...))
+// choose picks CPUs as the operator wants them. It returns fewer than count only if there are not more.
+func (t Topology) choose(free cpuset.CPUSet, count int, o Options) cpuset.CPUSet {
+	if o.AcrossNodes {
+		if chosen, even := t.spread(free, count, o); even {
+			return chosen
 		}
 	}
-	return whole
+	return t.pack(free, count, o)
 }
 
-// choose picks CPUs: whole sockets first, then whole cores, then threads of cores that are in use already. So a container
-// shares as little as possible with others. It returns fewer than count only if there are not more.
-func (t Topology) choose(free cpuset.CPUSet, count int) cpuset.CPUSet {
-	chosen := cpuset.New()
-	take := func(groups [][]int, size func(cpu int) int) {
-		for _, group := range groups {
-			if len(group) == size(group[0]) && chosen.Size()+len(group) <= count {
-				chosen = chosen.Union(cpuset.New(group...))
-			}
-		}
+// pack picks whole sockets and NUMA nodes first, then whole cores, then threads of cores that are in use already. So a container
+// shares as little as possible with others.
+func (t Topology) pack(free cpuset.CPUSet, count int, o Options) cpuset.CPUSet {
+	p := &picking{t: t, free: free, chosen: cpuset.New(), count: count}
+	order := t.order()
+	p.whole(order[0])
+	p.whole(order[0], order[1])
+	if o.AlignCaches {
+		p.caches()
 	}
-	bySocket := func(cpu int) Place { return Place{Socket: t[cpu].Socket} }
-	byCore := func(cpu int) Place { return t[cpu] }
-	take(groups(free, bySocket), func(cpu int) int { return t.size(cpu, bySocket) })
-	take(groups(free.Difference(chosen), byCore), func(cpu int) int { return t.size(cpu, byCore) })
-	rest := groups(free.Difference(chosen), byCore)
-	slices.SortStableFunc(rest, func(a, b []int) int { return cmp.Compare(len(a), len(b)) })
-	for _, group := range rest {
-		for _, cpu := range group {
-			if chosen.Size() < count {
-				chosen = chosen.Union(cpuset.New(cpu))
-			}
-		}
+	last := order
+	if o.AcrossCores {
+		last = t.through(socket)
+	} else {
+		p.whole(order...)
 	}
-	return chosen
+	for _, group := range t.split(p.free.List(), last...) {
+		p.take(group[:min(len(group), p.count)])
+	}
+	return p.chosen
 }
 
-// size is how many CPUs of the machine are at the same place.
-func (t Topology) size(cpu int, of func(int) Place) int {
-	n := 0
-	for other := range t {
-		if of(other) == of(cpu) {
-			n++
-		}
+// order are the parts of the machine, those that hold others first: a socket may have several NUMA nodes, and the other way round.
+func (t Topology) order() []level {
+	if t.count(socket) >= t.count(node) {
+		return []level{node, socket, core}
 	}
-	return n
+	return []level{socket, node, core}
 }
 
-// groups gathers CPUs by place, in the order of their lowest numbers.
-func groups(set cpuset.CPUSet, of func(int) Place) [][]int {
-	var order []Place
-	at := map[Place][]int{}
-	for _, cpu := range set.List() {
-		place := of(cpu)
-		if at[place] == nil {
-			order = append(order, place)
-		}
+// through is the order as far as one of them.
+func (t Topology) through(l level) []level {
+	order := t.order()
+	return order[:slices.Index(order, l)+1]
+}
+
+// split divides CPUs by the places where they are, level within level. The place with the fewest of them comes first, and of as many
+// the lowest.
+func (t Topology) split(cpus []int, levels ...level) (groups [][]int) {
+	if len(levels) == 0 {
+		return [][]int{cpus}
+	}
+	at := map[int][]int{}
+	for _, cpu := range cpus {
+		place := t[cpu].at(levels[0])
 		at[place] = append(at[place], cpu)
 	}
-	all := make([][]int, 0, len(order))
-	for _, place := range order {
-		all = append(all, at[place])
+	places := slices.Sorted(maps.Keys(at))
+	slices.SortStableFunc(places, func(a, b int) int { return cmp.Compare(len(at[a]), len(at[b])) })
+	for _, place := range places {
+		groups = append(groups, t.split(at[place], levels[1:]...)...)
 	}
-	return all
+	return groups
+}
+
+// picking is a choice that is being made.
+type picking struct {
+	t            Topology
+	free, chosen cpuset.CPUSet
+	count        int // that are still wanted
+}
+
+func (p *picking) take(cpus []int) {
+	set := cpuset.New(cpus...)
+	p.free, p.chosen, p.count = p.free.Difference(set), p.chosen.Union(set), p.count-set.Size()
+}
+
+// whole takes the places of a level, within others, of which all CPUs are free and wanted.
+func (p *picking) whole(levels ...level) {
+	for _, group := range p.t.split(p.free.List(), levels...) {
+		if len(group) <= p.count && len(group) == p.t.size(group[0], levels[len(levels)-1]) {
+			p.take(group)
+		}
+	}
+}
+
+// caches takes CPUs that share caches with none but each other: all of a cache's, as long as so many are wanted, and the rest
+// from one cache, if its first cores suffice.
+func (p *picking) caches() {
+	levels := append(p.t.through(node), cache)
+	groups := p.t.split(p.free.List(), levels...)
+	if p.count >= p.t.per(cache) {
+		p.whole(levels...)
+	}
+	perCore := p.t.per(core)
+	for _, group := range groups {
+		cores := p.t.split(p.free.Intersection(cpuset.New(group...)).List(), core)
+		slices.SortFunc(cores, func(a, b []int) int { return cmp.Compare(p.t[a[0]].Core, p.t[b[0]].Core) })
+		first := slices.Concat(cores[:min((p.count+perCore-1)/perCore, len(cores))]...)
+		slices.Sort(first)
+		if len(first) >= p.count {
+			p.take(first[:p.count])
+		}
+	}
 }

@@ -3,7 +3,8 @@
 // Package cpus gives containers of Guaranteed pods that ask for whole CPUs some of their own: the policy "static".
 //
 // All other containers share what is left. Some CPUs are reserved: they are never given away, and stay in the shared
-// pool. Who has which lies in the file cpu_manager_state, so that a new process knows it. choose.go decides without I/O.
+// pool. Who has which lies in the file cpu_manager_state, so that a new process knows it. choose.go decides without I/O,
+// spread.go too if several NUMA nodes are to give as many; topology.go reads the machine.
 // Reference: https://kubernetes.io/docs/tasks/administer-cluster/cpu-management-policies/
 package cpus
 
@@ -15,6 +16,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	podresource "k8s.io/component-helpers/resource"
 	"k8s.io/kubectl/pkg/util/qos"
 	"k8s.io/utils/cpuset"
 
@@ -33,10 +35,14 @@ type Manager struct {
 	given map[types.UID]map[string]cpuset.CPUSet // guarded by mu: by pod and container
 }
 
-// Options are those of the policy that upstream calls full-pcpus-only and strict-cpu-reservation.
+// Options are those of the policy.
 type Options struct {
-	WholeCores     bool // who has CPUs of his own has whole cores
-	StrictReserved bool // containers without CPUs of their own do not run on the reserved ones either
+	WholeCores     bool // full-pcpus-only: who has CPUs of his own has whole cores
+	StrictReserved bool // strict-cpu-reservation: containers without CPUs of their own do not run on the reserved ones either
+	AcrossNodes    bool // distribute-cpus-across-numa: where one NUMA node is not enough, several give as many
+	AcrossCores    bool // distribute-cpus-across-cores: CPUs that share a core go to different containers, if that can be
+	AlignCaches    bool // prefer-align-cpus-by-uncorecache: CPUs behind one cache go to the same container, if that can be
+	AlignSockets   bool // align-by-socket: what is near is in the same socket, not only on the same NUMA node
 }
 
 // AlignmentError says why a container cannot have whole cores.
@@ -57,8 +63,14 @@ func (e *AlignmentError) Error() string {
 
 // New makes a Manager that keeps its state in the kubelet's root. count CPUs are reserved, unless it is said which.
 func New(root string, topology Topology, count int, reserved cpuset.CPUSet, options Options) (*Manager, error) {
+	if options.AlignSockets && topology.count(socket) > topology.count(node) {
+		return nil, errors.New("Align by socket is not compatible with hardware where number of sockets are more than number of NUMA") //nolint:staticcheck // upstream's words
+	}
 	if reserved.IsEmpty() {
-		reserved = topology.choose(topology.all(), count)
+		reserved = topology.choose(topology.all(), count, options)
+		if reserved.Size() != count {
+			return nil, fmt.Errorf("unable to reserve the required amount of CPUs (size of %s did not equal %d)", reserved, count)
+		}
 	}
 	if reserved.IsEmpty() {
 		return nil, errors.New("the static CPU manager policy requires systemReserved.cpu + kubeReserved.cpu to be greater than zero")
@@ -66,7 +78,7 @@ func New(root string, topology Topology, count int, reserved cpuset.CPUSet, opti
 	if !reserved.IsSubsetOf(topology.all()) {
 		return nil, fmt.Errorf("reserved CPUs %s are not all on this machine, which has %s", reserved, topology.all())
 	}
-	m := &Manager{file: filepath.Join(root, "cpu_manager_state"), topology: topology, reserved: reserved, options: options, given: map[types.UID]map[string]cpuset.CPUSet{}}
+	m := &Manager{file: filepath.Join(root, stateFile), topology: topology, reserved: reserved, options: options, given: map[types.UID]map[string]cpuset.CPUSet{}}
 	return m, m.load()
 }
 
@@ -80,9 +92,9 @@ type Giving struct {
 	reusable cpuset.CPUSet // of init containers that will have ended
 }
 
-// Begin begins to give. Of a nil Manager, and for a pod that is not Guaranteed, no container gets any.
+// Begin begins to give. Of a nil Manager, and for a pod that is not Guaranteed or has resources as a whole, no container gets any.
 func (m *Manager) Begin(pod *v1.Pod) *Giving {
-	if m == nil || qos.GetPodQOS(pod) != v1.PodQOSGuaranteed {
+	if m == nil || qos.GetPodQOS(pod) != v1.PodQOSGuaranteed || podresource.IsPodLevelResourcesSet(pod) {
 		return nil
 	}
 	m.mu.Lock()
@@ -102,15 +114,24 @@ func (g *Giving) Wants(c *v1.Container) int {
 	return whole(c)
 }
 
-// Hints says on which NUMA nodes so many CPUs can be given.
-func (g *Giving) Hints(count int, nodes numa.Nodes) numa.Hints {
+// Hints says on which NUMA nodes so many CPUs can be given. What can be used again is, so that its nodes have to be among them.
+func (g *Giving) Hints(count int) numa.Hints {
 	if g == nil || count == 0 {
 		return nil
 	}
-	in := func(set cpuset.CPUSet) func(numa.Mask) int {
-		return func(m numa.Mask) int { return nodes.CPUs(m).Intersection(set).Size() }
+	t := g.m.topology
+	total := func(m numa.Mask) int { return t.on(node, t.all(), m.List()...).Size() }
+	free := func(m numa.Mask) int {
+		if !g.reusable.IsSubsetOf(t.on(node, g.reusable, m.List()...)) {
+			return 0
+		}
+		return t.on(node, g.free.Union(g.reusable), m.List()...).Size()
 	}
-	return numa.Possible(nodes.All(), count, in(g.m.topology.all()), in(g.free.Union(g.reusable)))
+	hints := numa.Possible(t.nodes(), count, total, free)
+	if g.m.options.AlignSockets {
+		t.preferSockets(hints, numa.Least(t.nodes(), count, total))
+	}
+	return hints
 }
 
 // Give gives a container its CPUs, of those that are near as far as they go. Those of one that ends can go to later ones too.
@@ -119,8 +140,11 @@ func (g *Giving) Give(c *v1.Container, ends bool, near cpuset.CPUSet) error {
 	if count == 0 {
 		return nil
 	}
+	if g.m.options.AlignSockets {
+		near = g.m.topology.sockets(near)
+	}
 	from := g.free.Union(g.reusable)
-	if perCore := g.m.topology.perCore(); g.m.options.WholeCores && (count%perCore != 0 || from.Size() < count) {
+	if perCore := g.m.topology.per(core); g.m.options.WholeCores && (count%perCore != 0 || from.Size() < count) {
 		return &AlignmentError{Requested: count, PerCore: perCore, Available: from.Size(), Short: count%perCore == 0}
 	}
 	if from.Size() < count {
@@ -139,8 +163,14 @@ func (g *Giving) Give(c *v1.Container, ends bool, near cpuset.CPUSet) error {
 
 // take picks up to so many CPUs, the near ones first.
 func (g *Giving) take(from cpuset.CPUSet, count int, near cpuset.CPUSet) cpuset.CPUSet {
-	set := g.m.topology.choose(from.Intersection(near), min(count, from.Intersection(near).Size()))
-	return set.Union(g.m.topology.choose(from.Difference(set), min(count-set.Size(), from.Difference(set).Size())))
+	t, o := g.m.topology, g.m.options
+	set := t.choose(from.Intersection(near), min(count, from.Intersection(near).Size()), o)
+	return set.Union(t.choose(from.Difference(set), min(count-set.Size(), from.Difference(set).Size()), o))
+}
+
+// OneCache says whether the CPUs that were given to a container are behind one cache.
+func (g *Giving) OneCache(c *v1.Container) bool {
+	return len(g.m.topology.split(g.given[c.Name].List(), cache)) == 1
 }
 
 // Commit notes what was given.
@@ -193,6 +223,21 @@ func (m *Manager) Exclusive(pod types.UID, container string) cpuset.CPUSet {
 	return m.given[pod][container]
 }
 
+// Use counts the CPUs that can still be given, and those that containers have for themselves, by NUMA node; none is there, too.
+func (m *Manager) Use() (left int, own map[int]int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	own = map[int]int{}
+	for _, n := range m.topology.nodes().List() {
+		own[n] = 0
+	}
+	shared := m.sharedLocked()
+	for _, cpu := range m.topology.all().Difference(shared).Difference(m.reserved).UnsortedList() {
+		own[m.topology[cpu].Node]++
+	}
+	return shared.Difference(m.reserved).Size(), own
+}
+
 // Allocatable are all that containers can have for themselves.
 func (m *Manager) Allocatable() cpuset.CPUSet { return m.topology.all().Difference(m.reserved) }
 
@@ -217,6 +262,8 @@ func (m *Manager) Forget(pod types.UID) error {
 	return m.save()
 }
 
+const stateFile = "cpu_manager_state"
+
 // state is the file, in upstream's form.
 type state struct {
 	Policy  string                          `json:"policyName"`
@@ -240,19 +287,73 @@ func (m *Manager) save() error {
 }
 
 func (m *Manager) load() error {
-	var s state
-	if err := checkpoint.Load(m.file, &s); err != nil {
+	s, err := read(m.file)
+	if err != nil {
+		return err
+	}
+	shared, err := cpuset.Parse(s.Default)
+	if err != nil {
 		return fmt.Errorf("read assignments of CPUs in %s: %w", m.file, err)
 	}
 	for uid, containers := range s.Entries {
 		m.given[uid] = map[string]cpuset.CPUSet{}
 		for name, text := range containers {
-			set, err := cpuset.Parse(text)
-			if err != nil {
+			if m.given[uid][name], err = cpuset.Parse(text); err != nil {
 				return fmt.Errorf("read assignments of CPUs in %s: %w", m.file, err)
 			}
-			m.given[uid][name] = set
 		}
 	}
+	if len(m.given) == 0 { // nobody is hurt by what is different now
+		return nil
+	}
+	if err := m.check(shared); err != nil {
+		return fmt.Errorf("%w, please drain node and remove policy state file %s", err, m.file)
+	}
 	return nil
+}
+
+func read(file string) (s state, err error) {
+	if err := checkpoint.Load(file, &s); err != nil {
+		return s, fmt.Errorf("read assignments of CPUs in %s: %w", file, err)
+	}
+	return s, nil
+}
+
+// check finds out whether the machine and what is reserved of it are still those with which CPUs were given. shared are those that
+// were not.
+func (m *Manager) check(shared cpuset.CPUSet) error {
+	reserved, all := m.reserved.Intersection(shared), m.topology.all()
+	if m.options.StrictReserved {
+		all = all.Difference(m.reserved)
+	}
+	known := shared
+	for uid, containers := range m.given {
+		for name, set := range containers {
+			if !set.Intersection(shared).IsEmpty() {
+				return fmt.Errorf("pod: %s, container: %s cpuset: %q overlaps with default cpuset %q", uid, name, set, shared)
+			}
+			known = known.Union(set)
+		}
+	}
+	switch {
+	case shared.IsEmpty():
+		return errors.New("default cpuset cannot be empty")
+	case m.options.StrictReserved && !reserved.IsEmpty():
+		return fmt.Errorf("some of strictly reserved cpus: %q are present in defaultCpuSet: %q", reserved, shared)
+	case !m.options.StrictReserved && !reserved.Equals(m.reserved):
+		return fmt.Errorf("not all reserved cpus: %q are present in defaultCpuSet: %q", m.reserved, shared)
+	case !known.Equals(all):
+		return fmt.Errorf("current set of available CPUs %q doesn't match with CPUs in state %q", all, known)
+	}
+	return nil
+}
+
+// CheckUnused makes sure that no container has CPUs of its own from an earlier process, when the policy is "none".
+func CheckUnused(root string) error {
+	file := filepath.Join(root, stateFile)
+	s, err := read(file)
+	if err == nil && len(s.Entries) > 0 {
+		err = fmt.Errorf("configured policy %q differs from state checkpoint policy %q, please drain this node and delete the CPU manager checkpoint file %q before restarting", "none", s.Policy, file)
+	}
+	return err
 }

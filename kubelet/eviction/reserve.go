@@ -5,13 +5,12 @@ package eviction
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
+	"github.com/skiff-k8s/skiff/internal/diskroom"
 	"github.com/skiff-k8s/skiff/kubelet/diskusage"
 )
 
@@ -60,19 +59,15 @@ func wantedReserve(held bool, fs diskusage.FileSystem) (size int64, wanted bool)
 	return size, int64(fs.Available) > roomy*size
 }
 
-// takeDisk makes a file that has so many bytes of the disk for itself.
+// takeDisk makes a file that has so many bytes of the disk for itself. Where that cannot be had the empty file says that we tried.
 func takeDisk(path string, size int64) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	err = unix.Fallocate(int(f.Fd()), 0, 0, size)
-	switch {
-	case errors.Is(err, unix.EOPNOTSUPP): // a file system that cannot: there is no reserve, and the empty file says that we tried
-		return nil
-	case err != nil:
-		return errors.Join(fmt.Errorf("allocate %d bytes for %s: %w", size, path, err), os.Remove(path))
+	if err := diskroom.Take(f, size); err != nil {
+		return errors.Join(err, os.Remove(path))
 	}
 	return nil
 }

@@ -36,6 +36,8 @@ type Runtime struct {
 	OnExec func(container string, command []string) (stdout string, exitCode int32)
 	// NetworkReady is what Status says.
 	NetworkReady bool
+	// NoEvents ends the stream of events at once, as CRI-O does.
+	NoEvents bool
 
 	mu         sync.Mutex
 	next       int
@@ -189,6 +191,9 @@ func clone(s *runtimeapi.PodSandboxStatus) *runtimeapi.PodSandboxStatus {
 
 // GetContainerEvents implements the CRI.
 func (r *Runtime) GetContainerEvents(_ *runtimeapi.GetEventsRequest, stream runtimeapi.RuntimeService_GetContainerEventsServer) error {
+	if r.NoEvents {
+		return nil
+	}
 	events := make(chan *runtimeapi.ContainerEventResponse, 1000)
 	r.mu.Lock()
 	r.listeners[events] = true
@@ -451,6 +456,19 @@ func (r *Runtime) UpdateContainerResources(_ context.Context, req *runtimeapi.Up
 	c.config.Linux.Resources = req.GetLinux()
 	r.noteLocked("resize %s", r.nameLocked(c))
 	return &runtimeapi.UpdateContainerResourcesResponse{}, nil
+}
+
+// UpdatePodSandboxResources implements the CRI. The runtime objects to less than a tenth of a CPU.
+func (r *Runtime) UpdatePodSandboxResources(_ context.Context, req *runtimeapi.UpdatePodSandboxResourcesRequest) (*runtimeapi.UpdatePodSandboxResourcesResponse, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.sandboxes[req.GetPodSandboxId()]; s == nil {
+		return nil, grpcstatus.Errorf(codes.NotFound, "sandbox %s not found", req.GetPodSandboxId())
+	}
+	if req.GetResources().GetCpuShares() < 102 {
+		return nil, grpcstatus.Errorf(codes.InvalidArgument, "a sandbox needs a tenth of a CPU")
+	}
+	return &runtimeapi.UpdatePodSandboxResourcesResponse{}, nil
 }
 
 // ContainerStats implements the CRI: every container uses a little memory.

@@ -152,11 +152,13 @@ func (c *Collector) look(ctx context.Context, now time.Time) (unused []*runtimea
 	seen := map[string]time.Time{}
 	for _, image := range list.GetImages() {
 		last, known := c.used[image.GetId()]
-		if inUse[image.GetId()] || !known {
+		// A runtime that does not tell the IDs of containers' images may tell their digests.
+		used := inUse[image.GetId()] || slices.ContainsFunc(image.GetRepoDigests(), func(digest string) bool { return inUse[digest] })
+		if used || !known {
 			last = now
 		}
 		seen[image.GetId()] = last
-		if !inUse[image.GetId()] && !image.GetPinned() && now.Sub(last) >= c.cfg.MinAge && known {
+		if !used && !image.GetPinned() && now.Sub(last) >= c.cfg.MinAge && known {
 			unused = append(unused, image)
 		}
 	}

@@ -18,9 +18,10 @@ import (
 type shelf struct {
 	runtimeapi.ImageServiceClient
 	runtimeapi.RuntimeServiceClient
-	dir    string
-	images []*runtimeapi.Image
-	used   []string
+	dir         string
+	images      []*runtimeapi.Image
+	used        []string // by ID
+	usedDigests []string // by digest, by a runtime that does not tell the IDs
 }
 
 func (s *shelf) ListImages(context.Context, *runtimeapi.ListImagesRequest, ...grpc.CallOption) (*runtimeapi.ListImagesResponse, error) {
@@ -40,6 +41,9 @@ func (s *shelf) ListContainers(context.Context, *runtimeapi.ListContainersReques
 	resp := &runtimeapi.ListContainersResponse{}
 	for _, id := range s.used {
 		resp.Containers = append(resp.Containers, &runtimeapi.Container{ImageId: id})
+	}
+	for _, digest := range s.usedDigests {
+		resp.Containers = append(resp.Containers, &runtimeapi.Container{ImageRef: digest})
 	}
 	return resp, nil
 }
@@ -100,6 +104,25 @@ func TestCollectNothingWhileThereIsRoom(t *testing.T) {
 		}
 		if err := c.Free(t.Context()); err != nil || len(s.images) != 0 {
 			t.Errorf("Free left %v, %v", s.ids(), err)
+		}
+	})
+}
+
+// An image is in use also when the runtime tells only its digest.
+func TestFreeKeepsWhatIsUsedByDigest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &shelf{dir: t.TempDir(), usedDigests: []string{"registry.example/a@sha256:1"}, images: []*runtimeapi.Image{
+			{Id: "a", RepoDigests: []string{"registry.example/b@sha256:1", "registry.example/a@sha256:1"}}, {Id: "b", RepoDigests: []string{"registry.example/a@sha256:2"}},
+		}}
+		c := NewCollector(GCConfig{}, s, s, func() []string { return nil }, func(string) error { return nil })
+		for range 2 {
+			if err := c.Free(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Hour)
+		}
+		if left := s.ids(); !slices.Equal(left, []string{"a"}) {
+			t.Errorf("left are %v, want the one in use", left)
 		}
 	})
 }

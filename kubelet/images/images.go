@@ -16,10 +16,15 @@ import (
 	"time"
 
 	"github.com/distribution/reference"
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/flowcontrol"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	crierrors "k8s.io/cri-api/pkg/errors"
 	api "k8s.io/kubelet/config/v1beta1"
 )
 
@@ -55,7 +60,13 @@ type Puller struct {
 	rate    flowcontrol.RateLimiter // nil: as many as come
 
 	mu     sync.Mutex
-	failed map[string]time.Time // guarded by mu: by pod and image, when the pull failed last
+	failed map[string]failure // guarded by mu: by pod and image, how the pull failed last
+}
+
+// failure is why a pull failed, with the reason, and when.
+type failure struct {
+	at  time.Time
+	why string
 }
 
 // Secrets reads a pull secret of a namespace.
@@ -73,6 +84,8 @@ type Config struct {
 	// Verify says of which images that are present a pod has to prove that it may have them; empty: of those that were pulled.
 	Verify    api.ImagePullCredentialsVerificationPolicy
 	Allowlist Allowlist
+	// Began is told when an image is pulled for a pod, once more maybe, and Got when it has come. They may be nil.
+	Began, Got func(pod types.UID, image string)
 	// Pulled is told of each pull: how large the image is, and how long it took with waiting. It may be nil.
 	Pulled func(bytes uint64, took time.Duration)
 	// PullsPerSecond are tried, and PullsAtOnce; 0 for any number.
@@ -87,7 +100,7 @@ func NewPuller(cfg Config, cri runtimeapi.ImageServiceClient, secrets Secrets, e
 	p := &Puller{
 		cfg: cfg, cri: cri, secrets: secrets, events: events,
 		backoff: flowcontrol.NewBackOff(10*time.Second, 5*time.Minute),
-		failed:  map[string]time.Time{},
+		failed:  map[string]failure{},
 	}
 	if cfg.Parallel > 0 {
 		p.slots = make(chan struct{}, cfg.Parallel)
@@ -177,7 +190,13 @@ func (p *Puller) pull(ctx context.Context, pod *v1.Pod, c *v1.Container, spec *r
 	if p.backoff.IsInBackOffSinceUpdate(key, time.Now()) {
 		message := fmt.Sprintf("Back-off pulling image %q", c.Image)
 		p.event(pod, c, v1.EventTypeNormal, "BackOff", message)
-		return nil, &Error{Reason: ReasonImagePullBackOff, Message: message, RetryAt: failed.Add(p.backoff.Get(key))}
+		if failed.why != "" {
+			message += ": " + failed.why
+		}
+		return nil, &Error{Reason: ReasonImagePullBackOff, Message: message, RetryAt: failed.at.Add(p.backoff.Get(key))}
+	}
+	if p.cfg.Began != nil {
+		p.cfg.Began(pod.UID, c.Image)
 	}
 	p.event(pod, c, v1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", c.Image))
 	waiting := time.Now()
@@ -192,12 +211,12 @@ func (p *Puller) pull(ctx context.Context, pod *v1.Pod, c *v1.Container, spec *r
 	began := time.Now()
 	by, err := p.try(ctx, pod, spec, sandbox)
 	if err != nil {
+		reason, message := classify(c.Image, err)
 		p.mu.Lock()
-		p.failed[key] = time.Now()
+		p.failed[key] = failure{time.Now(), reason + ": " + message}
 		p.mu.Unlock()
 		p.backoff.Next(key, time.Now())
 		p.event(pod, c, v1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", c.Image, err))
-		reason, message := classify(c.Image, err)
 		return nil, &Error{Reason: reason, Message: message, RetryAt: time.Now().Add(p.backoff.Get(key))}
 	}
 	p.backoff.GC()
@@ -215,6 +234,9 @@ func (p *Puller) pull(ctx context.Context, pod *v1.Pod, c *v1.Container, spec *r
 		return nil, &Error{Reason: ReasonImageInspectError, Message: fmt.Sprintf("Failed to inspect image %q: %v", c.Image, err)}
 	}
 	took, whole := time.Since(began).Truncate(time.Millisecond), time.Since(waiting).Truncate(time.Millisecond)
+	if p.cfg.Got != nil {
+		p.cfg.Got(pod.UID, c.Image)
+	}
 	if p.cfg.Pulled != nil {
 		p.cfg.Pulled(image.GetSize(), time.Since(waiting))
 	}
@@ -247,7 +269,7 @@ func (p *Puller) try(ctx context.Context, pod *v1.Pod, spec *runtimeapi.ImageSpe
 	if len(missing) > 0 {
 		p.events.Eventf(pod, v1.EventTypeWarning, "FailedToRetrieveImagePullSecret", "Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", strings.Join(missing, ", "))
 	}
-	return nil, errors.Join(append(errs, p.pulled.failed(spec.GetImage()))...)
+	return nil, utilerrors.NewAggregate(append(errs, p.pulled.failed(spec.GetImage())))
 }
 
 // bring has the runtime pull, unless too many pulls were tried just now.
@@ -256,17 +278,20 @@ func (p *Puller) bring(ctx context.Context, r *runtimeapi.PullImageRequest) erro
 		return errors.New("pull QPS exceeded")
 	}
 	_, err := p.cri.PullImage(ctx, r)
+	if s, ok := grpcstatus.FromError(err); ok && s.Code() == codes.Unknown {
+		return errors.New(s.Message()) // the code would tell nothing, and hide what the text begins with
+	}
 	return err
 }
 
 // classify turns a runtime's error into the reason and text of the waiting state.
 func classify(image string, err error) (reason, message string) {
 	text := err.Error()
-	switch {
-	case strings.HasPrefix(text, "RegistryUnavailable") || strings.Contains(text, "RegistryUnavailable:"):
-		return ReasonRegistryDown, fmt.Sprintf("image pull failed for %s because the registry is unavailable", image)
-	case strings.Contains(text, "SignatureValidationFailed"):
-		return ReasonSignature, fmt.Sprintf("image pull failed for %s because the signature validation failed", image)
+	if detail, is := strings.CutPrefix(text, crierrors.ErrRegistryUnavailable.Error()); is {
+		return ReasonRegistryDown, fmt.Sprintf("image pull failed for %s because the registry is unavailable%s", image, detail)
+	}
+	if detail, is := strings.CutPrefix(text, crierrors.ErrSignatureValidationFailed.Error()); is {
+		return ReasonSignature, fmt.Sprintf("image pull failed for %s because the signature validation failed%s", image, detail)
 	}
 	return ReasonErrImagePull, text
 }

@@ -18,7 +18,9 @@ import (
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
+	podresource "k8s.io/component-helpers/resource"
 	"k8s.io/kubectl/pkg/util/qos"
 	"k8s.io/utils/cpuset"
 
@@ -52,9 +54,13 @@ type Block struct {
 	Size  int64           `json:"size"`
 }
 
-// New makes a Manager that keeps its state in the kubelet's root. What is reserved on a node is not given.
-func New(root string, machine, reserved map[int]Amounts) (*Manager, error) {
-	m := &Manager{file: filepath.Join(root, "memory_manager_state"), nodes: map[int]Amounts{}, given: map[types.UID][]Share{}}
+// New makes a Manager that keeps its state in the kubelet's root. What is reserved on a node is not given; together it has to be
+// what the node keeps from pods.
+func New(root string, machine, reserved map[int]Amounts, kept int64) (*Manager, error) {
+	if err := checkReserved(machine, reserved, kept); err != nil {
+		return nil, err
+	}
+	m := &Manager{file: filepath.Join(root, stateFile), nodes: map[int]Amounts{}, given: map[types.UID][]Share{}}
 	for node, has := range machine {
 		m.nodes[node] = maps.Clone(has)
 	}
@@ -69,6 +75,43 @@ func New(root string, machine, reserved map[int]Amounts) (*Manager, error) {
 	return m, m.load()
 }
 
+func checkReserved(machine, reserved map[int]Amounts, kept int64) error {
+	together, some := Amounts{v1.ResourceMemory: 0}, false
+	for node, amounts := range reserved {
+		if machine[node] == nil {
+			return fmt.Errorf("the reserved memory configuration references a NUMA node %d that does not exist on this machine", node)
+		}
+		for name, size := range amounts {
+			together[name] += size
+			some = some || size > 0
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(together)) {
+		want := map[v1.ResourceName]int64{v1.ResourceMemory: kept}[name] // no huge pages can be kept from pods
+		if together[name] != want {
+			text := func(n int64) string { return resource.NewQuantity(n, resource.BinarySI).String() }
+			return fmt.Errorf("the total amount %q of type %q is not equal to the value %q determined by Node Allocatable feature", text(together[name]), name, text(want))
+		}
+	}
+	if !some {
+		return errors.New("you should specify the system reserved memory")
+	}
+	return nil
+}
+
+// CheckUnused makes sure that no container has memory of its own from an earlier process, when the policy is "None".
+func CheckUnused(root string) error {
+	s := state{}
+	file := filepath.Join(root, stateFile)
+	if err := checkpoint.Load(file, &s); err != nil {
+		return fmt.Errorf("read assignments of memory in %s: %w", file, err)
+	}
+	if len(s.Given) > 0 {
+		return fmt.Errorf("configured policy %q differs from state checkpoint policy %q, please drain this node and delete the memory manager checkpoint file %q before restarting", "None", s.Policy, file)
+	}
+	return nil
+}
+
 // Giving gives memory to the containers of one pod that is being admitted, in their order. Nothing is given before Commit. There
 // can be one at a time.
 type Giving struct {
@@ -77,9 +120,9 @@ type Giving struct {
 	shares []Share
 }
 
-// Begin begins to give. Of a nil Manager, and for a pod that is not Guaranteed, no container gets any.
+// Begin begins to give. Of a nil Manager, and for a pod that is not Guaranteed or has resources as a whole, no container gets any.
 func (m *Manager) Begin(pod *v1.Pod) *Giving {
-	if m == nil || qos.GetPodQOS(pod) != v1.PodQOSGuaranteed {
+	if m == nil || qos.GetPodQOS(pod) != v1.PodQOSGuaranteed || podresource.IsPodLevelResourcesSet(pod) {
 		return nil
 	}
 	return &Giving{m: m, pod: pod.UID}
@@ -278,6 +321,8 @@ func (m *Manager) Forget(pod types.UID) error {
 	delete(m.given, pod)
 	return m.save()
 }
+
+const stateFile = "memory_manager_state"
 
 // state is the file.
 type state struct {

@@ -26,7 +26,7 @@ const (
 // machine has two nodes with 8 GiB each, of which the first keeps one.
 func machine(t *testing.T, root string) *Manager {
 	t.Helper()
-	m, err := New(root, map[int]Amounts{0: {v1.ResourceMemory: 8 * giga}, 1: {v1.ResourceMemory: 8 * giga}}, map[int]Amounts{0: {v1.ResourceMemory: giga}})
+	m, err := New(root, map[int]Amounts{0: {v1.ResourceMemory: 8 * giga}, 1: {v1.ResourceMemory: 8 * giga}}, map[int]Amounts{0: {v1.ResourceMemory: giga}}, giga)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestOthersGetNone(t *testing.T) {
 	if err := give(m, burstable, 0); err != nil || m.Of("p1", "c0") != nil {
 		t.Errorf("a burstable pod: %v, %v", m.Of("p1", "c0"), err)
 	}
-	if _, err := New(t.TempDir(), map[int]Amounts{0: {v1.ResourceMemory: 1}}, map[int]Amounts{0: {v1.ResourceMemory: 2}}); err == nil {
+	if _, err := New(t.TempDir(), map[int]Amounts{0: {v1.ResourceMemory: 1}}, map[int]Amounts{0: {v1.ResourceMemory: 2}}, 2); err == nil {
 		t.Error("more is reserved than there is")
 	}
 }
@@ -145,5 +145,52 @@ func TestRead(t *testing.T) {
 	got, err := Read(dir, numa.Nodes{0: cpuset.New(0)})
 	if err != nil || got[0][v1.ResourceMemory] != 7*giga || got[0]["hugepages-2Mi"] != giga {
 		t.Errorf("Read = %v, %v", got, err)
+	}
+}
+
+// What is reserved on the nodes has to be what the whole node keeps from pods.
+func TestReserved(t *testing.T) {
+	two := map[int]Amounts{0: {v1.ResourceMemory: 8 * giga, "hugepages-2Mi": giga}, 1: {v1.ResourceMemory: 8 * giga}}
+	for want, reserved := range map[string]map[int]Amounts{
+		"": {0: {v1.ResourceMemory: giga}, 1: {v1.ResourceMemory: giga}},
+		`the total amount "1Gi" of type "memory" is not equal to the value "2Gi"`:      {0: {v1.ResourceMemory: giga}},
+		`the total amount "1Gi" of type "hugepages-2Mi" is not equal to the value "0"`: {0: {v1.ResourceMemory: 2 * giga, "hugepages-2Mi": giga}},
+		"references a NUMA node 2 that does not exist on this machine":                 {2: {v1.ResourceMemory: 2 * giga}},
+	} {
+		if _, err := New(t.TempDir(), two, reserved, 2*giga); want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%v: %v, want %q", reserved, err, want)
+		}
+	}
+	if _, err := New(t.TempDir(), two, nil, 0); err == nil || err.Error() != "you should specify the system reserved memory" {
+		t.Errorf("nothing is reserved: %v", err)
+	}
+}
+
+// Whoever has memory of his own keeps a process with another policy from starting.
+func TestCheckUnused(t *testing.T) {
+	root := t.TempDir()
+	if err := CheckUnused(root); err != nil {
+		t.Error(err)
+	}
+	m := machine(t, root)
+	if err := give(m, pod("p", "1"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := CheckUnused(root); err == nil || !strings.Contains(err.Error(), `configured policy "None" differs from state checkpoint policy "Static"`) {
+		t.Errorf("with memory that is given: %v", err)
+	}
+	if err := m.Forget("p"); err != nil {
+		t.Fatal(err)
+	}
+	if err := CheckUnused(root); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPodLevelResources(t *testing.T) {
+	m, p := machine(t, t.TempDir()), pod("p", "1")
+	p.Spec.Resources = &p.Spec.Containers[0].Resources
+	if err := give(m, p, 0); err != nil || m.Of("p", "c0") != nil {
+		t.Errorf("a pod with resources of its own: %v, %v", m.Of("p", "c0"), err)
 	}
 }

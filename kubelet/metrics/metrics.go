@@ -23,7 +23,8 @@ type Metrics struct {
 	Probes metrics.KubeRegistry // served at /metrics/probes
 
 	PodStart          *metrics.Histogram    // until all of its containers run, from when the kubelet heard of the pod
-	PodStartTotal     *metrics.HistogramVec // the same from when the pod was created
+	PodStartTotal     *metrics.HistogramVec // until all can see that all of them run, from when the pod was created
+	PodStartSLI       *metrics.HistogramVec // the same without pulls and init containers
 	PodWorkerStart    *metrics.Histogram    // until the kubelet began to work on it
 	PodWork           *metrics.HistogramVec // operation_type: create, update, sync, terminate
 	StartedPods       *metrics.Counter
@@ -53,6 +54,10 @@ type Metrics struct {
 	UserNamespacedPods, UserNamespacedPodsFailed          *metrics.Counter // started with users of their own, and what of them could not be
 	ImageVolumes, ImageVolumesMounted, ImageVolumesFailed *metrics.Counter // that containers asked for, got, and did not get
 
+	Resizes                 Resizes
+	Alignment               Alignment
+	FirstNetworkPodStartSLI *metrics.Gauge // PodStartSLI of the first pod with a network of its own
+
 	MemoryMin, MemoryLow *metrics.Gauge // bytes that the kernel does not take back from pods
 
 	PodsAPI        *metrics.CounterVec            // server_api_version, status_code
@@ -75,6 +80,49 @@ type Metrics struct {
 	name               *metrics.GaugeVec
 }
 
+// Resizes are changes of the resources of running pods. Buckets are those of PriorityBucket.
+type Resizes struct {
+	Asked       *metrics.CounterVec   // resource: cpu, memory; requirement: requests, limits; operation: add, remove, increase, decrease
+	Took        *metrics.HistogramVec // success
+	Pending     *metrics.GaugeVec     // reason: deferred, infeasible; priority_bucket
+	InProgress  *metrics.Gauge
+	Infeasible  *metrics.CounterVec   // reason_detail
+	Accepted    *metrics.CounterVec   // retry_trigger: that of those that had been deferred
+	DeferredFor *metrics.HistogramVec // resolution: accepted, reverted, terminated; priority_bucket
+}
+
+func newResizes() Resizes {
+	return Resizes{
+		Asked: counters("container_requested_resizes_total", "Changes of the resources of containers that were asked for; each resource counts.", "resource", "requirement", "operation"),
+		Took: histograms("pod_resize_duration_milliseconds", "Duration in milliseconds to actuate a pod resize",
+			[]float64{10, 50, 100, 500, 1000, 2000, 5000, 10000, 20000, 30000, 60000, 120000, 300000, 600000}, "success"),
+		Pending: metrics.NewGaugeVec(&metrics.GaugeOpts{Subsystem: "kubelet", Name: "pod_pending_resizes", StabilityLevel: metrics.ALPHA,
+			Help: "Pods that do not have the resources yet that they ask for, by why that is (deferred, infeasible) and how important they are."}, []string{"reason", "priority_bucket"}),
+		InProgress: gauge("pod_in_progress_resizes", "Number of in-progress resizes for pods."),
+		Infeasible: counters("pod_infeasible_resizes_total", "Number of infeasible resizes for pods.", "reason_detail"),
+		Accepted:   counters("pod_deferred_accepted_resizes_total", "Cumulative number of resizes that were accepted after being deferred.", "retry_trigger"),
+		DeferredFor: histograms("pod_deferred_resize_duration_seconds", "Duration in seconds for which the resize of a pod was deferred, by how that ended (accepted, reverted, terminated) and how important the pod is.",
+			[]float64{5, 10, 15, 20, 30, 45, 60, 90, 120, 150, 180, 300, 600, 1200, 1800, 3600}, "resolution", "priority_bucket"),
+	}
+}
+
+// PriorityBucket is the label for pods of that priority.
+func PriorityBucket(priority int32) string {
+	switch {
+	case priority >= 2000000000:
+		return "system-critical"
+	case priority >= 100000:
+		return "high"
+	case priority > 0:
+		return "medium"
+	case priority == 0:
+		return "normal"
+	case priority > -1000:
+		return "low"
+	}
+	return "very-low"
+}
+
 // Calls count those of one method: all, and those that failed. They are by server_api_version.
 type Calls struct{ Asked, Failed *metrics.CounterVec }
 
@@ -91,6 +139,7 @@ func New(node string) *Metrics {
 			"Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run", podBuckets)),
 		PodWork:           histograms("pod_worker_duration_seconds", "Duration in seconds to sync a single pod. Broken down by operation type: create, update, or sync", metrics.DefBuckets, "operation_type"),
 		PodStartTotal:     histograms("pod_start_total_duration_seconds", "Duration in seconds to start a pod since creation, including time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch", podBuckets),
+		PodStartSLI:       histograms("pod_start_sli_duration_seconds", "How many seconds pods take to start, from when they are created until the API shows that all containers run, without pulls of images and init containers.", podBuckets),
 		PodWorkerStart:    metrics.NewHistogram(histogram("pod_worker_start_duration_seconds", "Duration in seconds from kubelet seeing a pod to starting a worker.", metrics.DefBuckets)),
 		StartedPods:       metrics.NewCounter(counter("started_pods_total", "Cumulative number of pods started")),
 		FailedPods:        metrics.NewCounter(counter("started_pods_errors_total", "Cumulative number of errors when starting pods")),
@@ -142,6 +191,10 @@ func New(node string) *Metrics {
 		operationDurations: histograms("runtime_operations_duration_seconds", "Duration in seconds of runtime operations. Broken down by operation type.", metrics.ExponentialBuckets(.005, 2.5, 14), "operation_type"),
 	}
 	m.name = metrics.NewGaugeVec(&metrics.GaugeOpts{Subsystem: "kubelet", Name: "node_name", Help: "The node's name. The count is always 1.", StabilityLevel: metrics.ALPHA}, []string{"node"})
+	m.Resizes = newResizes()
+	m.Alignment = newAlignment()
+	m.FirstNetworkPodStartSLI = metrics.NewGauge(&metrics.GaugeOpts{Subsystem: "kubelet", Name: "first_network_pod_start_sli_duration_seconds", StabilityLevel: metrics.INTERNAL,
+		Help: "How many seconds the first pod with a network of its own took to start, counted as in pod_start_sli_duration_seconds."})
 	m.MemoryMin = gauge("memory_qos_node_memory_min_bytes", "Memory that Guaranteed pods request and that is never taken back from them (memory.min).")
 	m.MemoryLow = gauge("memory_qos_node_memory_low_bytes", "Memory that Burstable pods request and that is taken back from them as the last (memory.low).")
 	m.countLocalAPIs()
@@ -209,10 +262,12 @@ func (m *Metrics) countLocalAPIs() {
 
 // List lists what is in All and in Probes.
 func (m *Metrics) List() (all, probes []metrics.Registerable) {
-	all = []metrics.Registerable{m.PodStart, m.PodStartTotal, m.PodWorkerStart, m.PodWork, m.StartedPods, m.FailedPods,
+	all = []metrics.Registerable{m.PodStart, m.PodStartTotal, m.PodStartSLI, m.FirstNetworkPodStartSLI, m.PodWorkerStart, m.PodWork, m.StartedPods, m.FailedPods,
 		m.SandboxStart, m.SandboxErrors, m.StartedContainers, m.FailedContainers, m.EndedContainers, m.UserNamespacedPods, m.UserNamespacedPodsFailed, m.Cgroups, m.Evictions, m.Preemptions, m.Rejections, m.ContainersPerPod, m.ImagePull, m.ImagesRemoved, m.CgroupVersion, m.HookFallbacks, m.Restarted, m.DeviceAllocation,
 		m.DeviceRegistered, m.DRAOperations, m.DRACalls, m.ClaimsInUse, m.ImageVolumes, m.ImageVolumesMounted, m.ImageVolumesFailed, m.storage, m.Requests, m.RequestDuration, m.Inflight,
-		m.operations, m.operationErrors, m.operationDurations, m.name, m.MemoryMin, m.MemoryLow, m.PodsAPI, m.PodResources}
+		m.operations, m.operationErrors, m.operationDurations, m.name, m.MemoryMin, m.MemoryLow, m.PodsAPI, m.PodResources,
+		m.Resizes.Asked, m.Resizes.Took, m.Resizes.Pending, m.Resizes.InProgress, m.Resizes.Infeasible, m.Resizes.Accepted, m.Resizes.DeferredFor}
+	all = append(all, m.Alignment.list()...)
 	for _, of := range m.PodsAPIOf {
 		all = append(all, of)
 	}

@@ -8,6 +8,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -48,16 +49,20 @@ type Config struct {
 	RuntimeName    string
 	ProviderID     string // of the machine, at who provides it
 	MaxImages      *int32 // that the status names; nil: 50, -1: all
+
+	// The rhythm of the node; what is 0 is as every other component expects it.
+	CheckPeriod  time.Duration // between looks at its status; 10 s
+	ReportPeriod time.Duration // until a status is written that has not changed; 5 min
+	LeaseSeconds int32         // after which it is taken for dead; 40, and it is renewed four times as often
 }
 
-// The rhythm of a node, as every other component expects it.
 const (
 	checkPeriod   = 10 * time.Second
 	reportPeriod  = 5 * time.Minute
 	notReadyCheck = 50 * time.Millisecond // at first; a runtime that is still starting will soon be ready
 	notReadyMost  = 2 * time.Second
 	leaseSeconds  = 40
-	leaseRenew    = 10 * time.Second
+	leaseRenewals = 4 // while it lasts
 )
 
 // Agent keeps the Node.
@@ -96,6 +101,8 @@ func New(cfg Config, client kubernetes.Interface, cri runtimeapi.RuntimeServiceC
 	if err != nil {
 		return nil, err
 	}
+	cfg.CheckPeriod, cfg.ReportPeriod = cmp.Or(cfg.CheckPeriod, checkPeriod), cmp.Or(cfg.ReportPeriod, reportPeriod)
+	cfg.LeaseSeconds = cmp.Or(cfg.LeaseSeconds, leaseSeconds)
 	return &Agent{cfg: cfg, client: client, cri: cri, images: images, events: events, volumes: volumes, usable: usable, machine: machine, poke: make(chan struct{}, 1), registered: make(chan struct{})}, nil
 }
 
@@ -170,7 +177,8 @@ func (a *Agent) renewLease(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	}
-	lease.NewController(clock.RealClock{}, a.client, a.cfg.Name, leaseSeconds, nil, leaseRenew, a.cfg.Name, v1.NamespaceNodeLease, a.ownLease).Run(ctx)
+	renew := time.Duration(a.cfg.LeaseSeconds) * time.Second / leaseRenewals
+	lease.NewController(clock.RealClock{}, a.client, a.cfg.Name, a.cfg.LeaseSeconds, nil, renew, a.cfg.Name, v1.NamespaceNodeLease, a.ownLease).Run(ctx)
 }
 
 // ownLease makes the lease go with its Node.
@@ -199,7 +207,7 @@ func (a *Agent) keepStatus(ctx context.Context) {
 		case !ready:
 			pause = min(2*pause, notReadyMost)
 		default:
-			pause = checkPeriod
+			pause = a.cfg.CheckPeriod
 		}
 		if was && !ready {
 			pause = notReadyCheck
@@ -237,7 +245,7 @@ func (a *Agent) update(ctx context.Context) (ready bool, err error) {
 	now := time.Now()
 	want := a.cfg.status(have, a.machine, observed, now)
 	a.mu.Lock()
-	due := now.Sub(a.reported) >= reportPeriod
+	due := now.Sub(a.reported) >= a.cfg.ReportPeriod
 	a.mu.Unlock()
 	ready = observed.ready() == nil
 	if !due && !changed(&have.Status, &want) {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"k8s.io/utils/cpuset"
@@ -43,6 +44,29 @@ func Read(dir string) (Nodes, error) {
 		}
 	}
 	return nodes, nil
+}
+
+// ReadDistances reads how far the nodes are from each other; dir is /sys/devices/system/node. The file of a node has a number for each
+// that is online, in their order.
+func ReadDistances(dir string, nodes Nodes) (Distances, error) {
+	distances := Distances{}
+	for from := range nodes {
+		raw, err := os.ReadFile(filepath.Join(dir, fmt.Sprintf("node%d", from), "distance"))
+		if err != nil {
+			return nil, fmt.Errorf("read the distances of NUMA node %d: %w", from, err)
+		}
+		fields := strings.Fields(string(raw))
+		if len(fields) != len(nodes) {
+			return nil, fmt.Errorf("read the distances of NUMA node %d: %d are there for %d nodes", from, len(fields), len(nodes))
+		}
+		distances[from] = map[int]int{}
+		for i, to := range nodes.All().List() {
+			if distances[from][to], err = strconv.Atoi(fields[i]); err != nil {
+				return nil, fmt.Errorf("read the distances of NUMA node %d: %w", from, err)
+			}
+		}
+	}
+	return distances, nil
 }
 
 // All is the set of all nodes.

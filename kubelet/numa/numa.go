@@ -34,8 +34,14 @@ const (
 	Message = "Resources cannot be allocated with Topology locality"
 )
 
-// MaxNodes is how many nodes a machine may have: the sets of them grow with its power.
+// MaxNodes is how many nodes a machine may have, if nothing else is said: there are twice as many sets of them with each node more.
 const MaxNodes = 8
+
+// Options are the operator's.
+type Options struct {
+	MaxNodes int  // max-allowable-numa-nodes; 0: MaxNodes
+	Closest  bool // prefer-closest-numa-nodes: of as many nodes those that are closest to each other are better
+}
 
 // Mask is a set of nodes. The empty one stands for "any".
 type Mask uint64
@@ -74,10 +80,8 @@ func (m Mask) narrower(than Mask) bool {
 
 // Subsets are all sets of some of the nodes, but the empty one.
 func (m Mask) Subsets() (all []Mask) {
-	for s := Mask(1); s <= m; s++ {
-		if s&^m == 0 {
-			all = append(all, s)
-		}
+	for s := m & -m; s != 0; s = (s - m) & m { // the next larger number that has no other bits
+		all = append(all, s)
 	}
 	return all
 }
@@ -94,23 +98,29 @@ type Hints []Hint
 // Possible makes the hints for a number of things: total and free say how many of them there are, and can be had now, on a set of
 // nodes. The smallest sets on which there are enough at all are preferred.
 func Possible(nodes Mask, count int, total, free func(Mask) int) Hints {
-	least, hints := nodes.Count(), Hints{}
+	least, hints := Least(nodes, count, total), Hints{}
 	for _, m := range nodes.Subsets() {
-		if total(m) >= count {
-			least = min(least, m.Count())
-		}
 		if free(m) >= count {
-			hints = append(hints, Hint{Nodes: m})
+			hints = append(hints, Hint{Nodes: m, Preferred: m.Count() == least})
 		}
-	}
-	for i := range hints {
-		hints[i].Preferred = hints[i].Nodes.Count() == least
 	}
 	return hints
 }
 
-// Choose finds the nodes that suit all resources best; admit says whether the policy lets it be so. No nodes means any.
-func Choose(policy Policy, nodes Mask, resources []Hints) (best Mask, admit bool) {
+// Least is how many nodes are needed for so many things; all, if even they have less.
+func Least(nodes Mask, count int, total func(Mask) int) int {
+	least := nodes.Count()
+	for _, m := range nodes.Subsets() {
+		if total(m) >= count {
+			least = min(least, m.Count())
+		}
+	}
+	return least
+}
+
+// Choose finds the nodes that suit all resources best; admit says whether the policy lets it be so. No nodes means any. With
+// distances, of as many nodes those that are closest to each other are better.
+func Choose(policy Policy, nodes Mask, distances Distances, resources []Hints) (best Mask, admit bool) {
 	if policy == None {
 		return 0, true
 	}
@@ -127,7 +137,7 @@ func Choose(policy Policy, nodes Mask, resources []Hints) (best Mask, admit bool
 		}
 		lists = append(lists, hints)
 	}
-	found := merge(nodes, lists)
+	found := merger{nodes, distances, widest(lists)}.merge(lists)
 	if policy == SingleNode && found.Nodes == nodes {
 		found.Nodes = 0
 	}
@@ -144,14 +154,20 @@ func single(hints Hints) (kept Hints) {
 	return kept
 }
 
+// merger compares combinations.
+type merger struct {
+	nodes     Mask
+	distances Distances
+	wide      int // as many nodes as the most demanding resource needs
+}
+
 // merge tries all combinations of one hint for each resource.
-func merge(nodes Mask, lists []Hints) Hint {
-	wide := widest(lists)
+func (m merger) merge(lists []Hints) Hint {
 	var best Hint // without nodes there is none yet
 	var try func(rest []Hints, so Hint, first Mask)
 	try = func(rest []Hints, so Hint, first Mask) {
 		if len(rest) == 0 {
-			if so.Nodes != 0 && (best.Nodes == 0 || so.betterThan(best, wide)) {
+			if so.Nodes != 0 && (best.Nodes == 0 || m.better(so, best)) {
 				best = so
 			}
 			return
@@ -169,9 +185,9 @@ func merge(nodes Mask, lists []Hints) Hint {
 			try(rest[1:], next, now)
 		}
 	}
-	try(lists, Hint{Nodes: nodes, Preferred: true}, 0)
+	try(lists, Hint{Nodes: m.nodes, Preferred: true}, 0)
 	if best.Nodes == 0 {
-		return Hint{Nodes: nodes}
+		return Hint{Nodes: m.nodes}
 	}
 	return best
 }
@@ -190,21 +206,44 @@ func widest(lists []Hints) (wide int) {
 	return wide
 }
 
-// betterThan compares combinations. Of those that nobody prefers, the one that comes closest to what the most demanding resource
+// better compares combinations. Of those that nobody prefers, the one that comes closest to what the most demanding resource
 // needs is the best, and fewer nodes than that are better than more.
-func (h Hint) betterThan(other Hint, wide int) bool {
+func (m merger) better(h, other Hint) bool {
 	if h.Preferred != other.Preferred {
 		return h.Preferred
 	}
-	if h.Preferred || other.Nodes.Count() > wide {
-		return h.Nodes.narrower(other.Nodes)
+	if h.Preferred || other.Nodes.Count() > m.wide {
+		return m.distances.fitter(h.Nodes, other.Nodes)
 	}
 	mine, theirs := h.Nodes.Count(), other.Nodes.Count()
 	switch {
-	case mine > wide:
+	case mine > m.wide:
 		return false
 	case mine != theirs:
 		return mine > theirs
 	}
-	return h.Nodes.narrower(other.Nodes)
+	return m.distances.fitter(h.Nodes, other.Nodes)
+}
+
+// Distances say how far nodes are from each other and from themselves. Without any, nodes are as good as others.
+type Distances map[int]map[int]int
+
+// fitter says whether a set of nodes is smaller, or as large but with its nodes closer to each other, or as close but with lower nodes.
+func (d Distances) fitter(m, than Mask) bool {
+	if len(d) > 0 && m.Count() == than.Count() {
+		if mine, theirs := d.sum(m), d.sum(than); mine != theirs {
+			return mine < theirs
+		}
+	}
+	return m.narrower(than)
+}
+
+// sum is that of the distances from each node to each.
+func (d Distances) sum(m Mask) (sum int) {
+	for _, from := range m.List() {
+		for _, to := range m.List() {
+			sum += d[from][to]
+		}
+	}
+	return sum
 }

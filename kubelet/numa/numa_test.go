@@ -5,6 +5,7 @@ package numa
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 )
 
@@ -35,12 +36,12 @@ func TestChoose(t *testing.T) {
 			if policy == SingleNode {
 				want = c.single
 			}
-			best, admit := Choose(policy, both, c.hints)
+			best, admit := Choose(policy, both, nil, c.hints)
 			if admit != c.admit[policy] || admit && best != want {
 				t.Errorf("%s, %s: Choose = %b, %t; want %b, %t", c.name, policy, best, admit, want, c.admit[policy])
 			}
 		}
-		if best, admit := Choose(None, both, c.hints); best != 0 || !admit {
+		if best, admit := Choose(None, both, nil, c.hints); best != 0 || !admit {
 			t.Errorf("%s, none: Choose = %b, %t", c.name, best, admit)
 		}
 	}
@@ -82,7 +83,7 @@ func TestRead(t *testing.T) {
 	if nodes, err := Read(dir); err != nil || len(nodes) != 0 {
 		t.Errorf("without NUMA: %v, %v", nodes, err)
 	}
-	for file, text := range map[string]string{"online": "0-1\n", "node0/cpulist": "0-3\n", "node1/cpulist": "4-7\n"} {
+	for file, text := range map[string]string{"online": "0,3\n", "node0/cpulist": "0-3\n", "node3/cpulist": "4-7\n", "node0/distance": "10 21\n", "node3/distance": "22 10\n"} {
 		path := filepath.Join(dir, file)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
@@ -92,7 +93,49 @@ func TestRead(t *testing.T) {
 		}
 	}
 	nodes, err := Read(dir)
-	if err != nil || nodes.All() != 3 || nodes.CPUs(Of(1)).String() != "4-7" {
+	if err != nil || nodes.All() != Of(0, 3) || nodes.CPUs(Of(3)).String() != "4-7" {
 		t.Errorf("Read = %v, %v", nodes, err)
+	}
+	distances, err := ReadDistances(dir, nodes)
+	if err != nil || distances[0][3] != 21 || distances[3][0] != 22 || distances[3][3] != 10 {
+		t.Errorf("ReadDistances = %v, %v", distances, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "node3", "distance"), []byte("22\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadDistances(dir, nodes); err == nil {
+		t.Error("a distance is missing, and that is accepted")
+	}
+}
+
+// Of as many nodes, those that are closest to each other are taken if the operator wants that; few nodes come before close ones.
+func TestClosest(t *testing.T) {
+	all := Of(0, 1, 2, 3)
+	ring := Distances{ // 0 and 3 are near, and so are 1 and 2
+		0: {0: 10, 1: 30, 2: 20, 3: 11}, 1: {0: 30, 1: 10, 2: 12, 3: 20}, 2: {0: 20, 1: 12, 2: 10, 3: 30}, 3: {0: 11, 1: 20, 2: 30, 3: 10},
+	}
+	pairs := Hints{{Of(0, 1), true}, {Of(1, 2), true}, {Of(0, 3), true}, {all, false}}
+	for _, c := range []struct {
+		name      string
+		distances Distances
+		hints     Hints
+		want      Mask
+	}{
+		{"the lowest", nil, pairs, Of(0, 1)},
+		{"the closest", ring, pairs, Of(0, 3)},
+		{"as close, the lowest", ring, Hints{{Of(2), true}, {Of(1), true}}, Of(1)},
+		{"one", ring, append(Hints{{Of(2), true}}, pairs...), Of(2)},
+		{"preferred by nobody", ring, Hints{{Of(0, 1), false}, {Of(1, 2), false}}, Of(1, 2)},
+	} {
+		if got, _ := Choose(BestEffort, all, c.distances, []Hints{c.hints}); got != c.want {
+			t.Errorf("%s: %v, want %v", c.name, got.List(), c.want.List())
+		}
+	}
+}
+
+// A machine may have few nodes with high numbers.
+func TestSubsets(t *testing.T) {
+	if got, want := Of(0, 63).Subsets(), []Mask{Of(0), Of(63), Of(0, 63)}; !slices.Equal(got, want) {
+		t.Errorf("Subsets = %v, want %v", got, want)
 	}
 }

@@ -59,7 +59,8 @@ func (s *Server) usages(ctx context.Context, c *cadvisor) error {
 	for _, pod := range s.config.Pods.Pods() {
 		pods[string(pod.UID)] = owner{namespace: pod.Namespace, pod: pod.Name, created: pod.CreationTimestamp.Time}
 	}
-	for _, g := range s.config.Cgroups.Groups() {
+	groups := s.config.Cgroups.Groups()
+	for _, g := range groups {
 		o, known := pods[string(g.Pod)]
 		if g.Container != "" {
 			o, known = owners[g.Container]
@@ -84,12 +85,27 @@ func (s *Server) usages(ctx context.Context, c *cadvisor) error {
 		}
 		if pids := s.config.Cgroups.Members(g); len(pids) > 0 {
 			c.files(pids, labels)
-			if o.sandbox {
-				c.network(pids[0], labels)
+		}
+		if o.sandbox {
+			if pid, ok := inNetwork(s.config.Cgroups, groups, g); ok {
+				c.network(pid, labels)
 			}
 		}
 	}
 	return nil
+}
+
+// inNetwork finds a process in the network of a sandbox: one of its own or, as some runtimes keep none there, any of its pod's.
+func inNetwork(tree *cgroups.Tree, groups []cgroups.Group, sandbox cgroups.Group) (pid int, ok bool) {
+	for _, g := range append([]cgroups.Group{sandbox}, groups...) {
+		if g.Pod != sandbox.Pod || g.Container == "" {
+			continue
+		}
+		if pids := tree.Members(g); len(pids) > 0 {
+			return pids[0], true
+		}
+	}
+	return 0, false
 }
 
 // owners are the running containers and sandboxes by their IDs.

@@ -4,6 +4,7 @@ package server
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -102,5 +103,35 @@ func TestSeriesOfCadvisor(t *testing.T) {
 	}
 	if value["container_file_descriptors"] < 3 {
 		t.Errorf("this process has %v open files", value["container_file_descriptors"])
+	}
+}
+
+// A sandbox without processes, such as CRI-O's, has the network of its pod's containers, and of no other pod's.
+func TestNetworkOfEmptySandbox(t *testing.T) {
+	mount := t.TempDir()
+	for group, pid := range map[string]string{"poda/s1": "", "poda/c1": "11", "podb/s2": "21", "podb/c2": "22", "podc/s3": ""} {
+		dir := filepath.Join(mount, "kubepods", group)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(pid), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(mount, "cgroup.controllers"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	tree, err := cgroups.New(cgroups.Config{Mount: mount, Root: "/", Driver: cgroups.Cgroupfs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	groups, got := tree.Groups(), map[string]int{}
+	for _, g := range groups {
+		if pid, ok := inNetwork(tree, groups, g); ok && strings.HasPrefix(g.Container, "s") {
+			got[g.Container] = pid
+		}
+	}
+	if want := map[string]int{"s1": 11, "s2": 21}; !maps.Equal(got, want) {
+		t.Errorf("processes in the networks of sandboxes: %v, want %v", got, want)
 	}
 }

@@ -65,6 +65,8 @@ type Config struct {
 	Pods    Pods
 	Runtime runtimeapi.RuntimeServiceClient
 	Images  runtimeapi.ImageServiceClient
+	// RuntimeSocket is where a runtime listens that is another process; empty: it is in this one.
+	RuntimeSocket string
 
 	Metrics *metrics.Metrics // by default none are counted
 	Cgroups *cgroups.Tree    // where usage is read; nil: it is not

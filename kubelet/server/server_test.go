@@ -131,6 +131,7 @@ func groups(t *testing.T) *cgroups.Tree {
 	mount := t.TempDir()
 	for path, text := range map[string]string{
 		"cgroup.controllers": "", "kubepods/poduid/memory.current": "1000", "kubepods/poduid/memory.stat": "inactive_file 100\n", "kubepods/poduid/c1/cpu.stat": "usage_usec 3000000\n",
+		"system/skiff/memory.current": "10", "system/crio/memory.current": "20",
 	} {
 		path = filepath.Join(mount, path)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -40,6 +42,8 @@ type statsProvider struct {
 	booted, started   time.Time // the machine, and this process
 	machine           kubeletnode.Machine
 	cgroups           *cgroups.Tree // nil: none
+	groupOf           func(process string) (cgroups.Group, bool)
+	runtimeSocket     string // of a runtime that is another process; else empty
 
 	mu       sync.Mutex // guards what follows
 	lastCPU  time.Duration
@@ -65,7 +69,7 @@ func newStatsProvider(c Config) *statsProvider {
 	}
 	return &statsProvider{
 		booted: booted, nodeName: c.NodeName, rootDir: c.RootDir, runtime: c.Runtime, images: c.Images, started: time.Now(), machine: machine,
-		cgroups: c.Cgroups,
+		cgroups: c.Cgroups, groupOf: c.Cgroups.Of, runtimeSocket: c.RuntimeSocket,
 	}
 }
 
@@ -283,6 +287,9 @@ func networkStats(n *runtimeapi.NetworkUsage) *stats.NetworkStats {
 	network := &stats.NetworkStats{Time: metav1.NewTime(time.Unix(0, n.Timestamp)), InterfaceStats: interfaceStats(n.GetDefaultInterface())}
 	for _, i := range n.GetInterfaces() {
 		network.Interfaces = append(network.Interfaces, interfaceStats(i))
+		if i.GetName() == defaultInterface { // CRI-O takes the first one for it, which is the loopback
+			network.InterfaceStats = interfaceStats(i)
+		}
 	}
 	return network
 }
@@ -308,7 +315,7 @@ func (p *statsProvider) node(ctx context.Context) (*stats.NodeStats, error) {
 	memory.AvailableBytes = ptr.To(withoutHugePages(*memory.AvailableBytes, p.machine.HugePages))
 	node := &stats.NodeStats{
 		NodeName: p.nodeName, StartTime: metav1.NewTime(p.booted),
-		CPU: cpu, Memory: memory, Swap: swap, Fs: disk, Rlimit: limits, Network: nodeNetwork(), SystemContainers: p.allPods(),
+		CPU: cpu, Memory: memory, Swap: swap, Fs: disk, Rlimit: limits, Network: nodeNetwork(), SystemContainers: p.systemContainers(),
 	}
 	if pressure := nodePressure("io"); pressure != nil {
 		node.IO = &stats.IOStats{Time: metav1.Now(), PSI: pressure}
@@ -344,27 +351,66 @@ func firstFileSystem(all []*runtimeapi.FilesystemUsage) (*stats.FsStats, error) 
 	return fs, nil
 }
 
-// allPods is what all pods use together, under the name that it has in upstream's summary. Skiff and the runtime are not
-// told apart, so "kubelet" and "runtime" are not there.
-func (p *statsProvider) allPods() []stats.ContainerStats {
+// systemContainers are what all pods use together, and what this process and the runtime use, under the names that upstream's
+// summary has for them. A runtime in this process uses what this process does.
+func (p *statsProvider) systemContainers() (all []stats.ContainerStats) {
 	if p.cgroups == nil {
 		return nil
 	}
-	u, ok := p.cgroups.Usage(p.cgroups.AllPods())
-	if !ok {
-		return nil
+	own, known := p.groupOf("self")
+	runtime, runtimeKnown := own, known
+	if p.runtimeSocket != "" {
+		if pid, err := peerOf(p.runtimeSocket); err != nil {
+			runtimeKnown = false // it is away
+		} else {
+			runtime, runtimeKnown = p.groupOf(strconv.Itoa(pid))
+		}
 	}
+	for _, c := range []struct {
+		name  string
+		group cgroups.Group
+		known bool
+	}{{stats.SystemContainerKubelet, own, known}, {stats.SystemContainerRuntime, runtime, runtimeKnown}, {stats.SystemContainerPods, p.cgroups.AllPods(), true}} {
+		if u, ok := p.cgroups.Usage(c.group); ok && c.known {
+			all = append(all, p.systemContainer(c.name, u))
+		}
+	}
+	return all
+}
+
+// peerOf is the process that listens on a socket.
+func peerOf(socket string) (pid int, err error) {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var peer *unix.Ucred
+	if controlErr := raw.Control(func(fd uintptr) { peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); controlErr != nil {
+		return 0, controlErr
+	}
+	if err != nil {
+		return 0, err
+	}
+	return int(peer.Pid), nil
+}
+
+func (p *statsProvider) systemContainer(name string, u cgroups.Usage) stats.ContainerStats {
 	now, used := metav1.Now(), uint64(u.CPU)
-	all := stats.ContainerStats{
-		Name: "pods", StartTime: metav1.NewTime(p.started), CPU: &stats.CPUStats{Time: now, UsageCoreNanoSeconds: &used},
+	c := stats.ContainerStats{
+		Name: name, StartTime: metav1.NewTime(p.started), CPU: &stats.CPUStats{Time: now, UsageCoreNanoSeconds: &used},
 		Memory: &stats.MemoryStats{Time: now, UsageBytes: &u.Memory, WorkingSetBytes: &u.WorkingSet, RSSBytes: &u.RSS, PageFaults: &u.PageFaults, MajorPageFaults: &u.MajorPageFaults},
 		Swap:   &stats.SwapStats{Time: now, SwapUsageBytes: &u.Swap},
 	}
 	if total := uint64(p.machine.Memory); total > u.WorkingSet {
 		available := total - u.WorkingSet
-		all.Memory.AvailableBytes = &available
+		c.Memory.AvailableBytes = &available
 	}
-	return []stats.ContainerStats{all}
+	return c
 }
 
 // nodeLimits says how many processes there may be, and how many there are.

@@ -5,9 +5,14 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
+	"net"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +22,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+
+	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 )
 
 // talkative is a node whose runtime tells all that the CRI has.
@@ -33,7 +40,7 @@ func (n talkative) ListPodSandboxStats(context.Context, *runtimeapi.ListPodSandb
 		Attributes: &runtimeapi.PodSandboxAttributes{Id: "s1", Metadata: &runtimeapi.PodSandboxMetadata{Name: "web", Namespace: "default", Uid: "uid"}},
 		Linux: &runtimeapi.LinuxPodSandboxStats{
 			Cpu: cpu, Memory: memory, Io: &runtimeapi.IoUsage{Timestamp: at, Psi: psi}, Process: &runtimeapi.ProcessUsage{Timestamp: at, ProcessCount: one()},
-			Network: &runtimeapi.NetworkUsage{Timestamp: at, DefaultInterface: link, Interfaces: []*runtimeapi.NetworkInterfaceUsage{link}},
+			Network: &runtimeapi.NetworkUsage{Timestamp: at, DefaultInterface: &runtimeapi.NetworkInterfaceUsage{Name: "lo"}, Interfaces: []*runtimeapi.NetworkInterfaceUsage{link}},
 			Containers: []*runtimeapi.ContainerStats{{
 				Attributes: &runtimeapi.ContainerAttributes{Id: "c1", Metadata: &runtimeapi.ContainerMetadata{Name: "main"}}, Cpu: cpu, Memory: memory,
 				Io: &runtimeapi.IoUsage{Timestamp: at, Psi: psi}, Swap: &runtimeapi.SwapUsage{Timestamp: at, SwapAvailableBytes: one(), SwapUsageBytes: one()},
@@ -145,7 +152,7 @@ func TestOnlyCPUAndMemory(t *testing.T) {
 			t.Fatalf("%s: %d %s", method, res.Code, res.Body)
 		}
 		pod, c := have.Pods[0], have.Pods[0].Containers[0]
-		if have.Node.Swap == nil || have.Node.Memory == nil || len(have.Node.SystemContainers) != 1 || pod.Swap == nil || pod.CPU == nil || c.Swap == nil || c.Memory == nil {
+		if have.Node.Swap == nil || have.Node.Memory == nil || len(have.Node.SystemContainers) == 0 || pod.Swap == nil || pod.CPU == nil || c.Swap == nil || c.Memory == nil {
 			t.Errorf("%s: something is missing in %+v", method, have)
 		}
 		if have.Node.Fs != nil || pod.Network != nil || c.Rootfs != nil || c.Logs != nil {
@@ -170,5 +177,39 @@ func TestWithoutHugePages(t *testing.T) {
 		if got := withoutHugePages(c.available, c.pages); got != c.want {
 			t.Errorf("%d without %v = %d, want %d", c.available, c.pages, got, c.want)
 		}
+	}
+}
+
+// This process and the runtime are among the system containers, whether they are one process or two.
+func TestSystemContainers(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "runtime.sock")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := func(socket, own, other string) string {
+		p := &statsProvider{cgroups: groups(t), runtimeSocket: socket}
+		p.groupOf = func(process string) (cgroups.Group, bool) {
+			path := map[string]string{"self": own, strconv.Itoa(os.Getpid()): other}[process]
+			return cgroups.Group{Path: path}, path != ""
+		}
+		var all []string
+		for _, c := range p.systemContainers() {
+			all = append(all, fmt.Sprintf("%s %d", c.Name, *c.Memory.UsageBytes))
+		}
+		return strings.Join(all, ", ")
+	}
+	for _, c := range []struct{ socket, own, other, want string }{
+		{"", "/system/skiff", "", "kubelet 10, runtime 10, pods 0"}, // in one process
+		{socket, "/system/skiff", "/system/crio", "kubelet 10, runtime 20, pods 0"},
+		{socket + ".gone", "/system/skiff", "/system/crio", "kubelet 10, pods 0"},
+		{"", "", "", "pods 0"}, // processors and memory are not counted by one group
+	} {
+		if got := told(c.socket, c.own, c.other); got != c.want {
+			t.Errorf("with a runtime at %q: %s, want %s", c.socket, got, c.want)
+		}
+	}
+	if err := listener.Close(); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package static reads pods from files on the node: those that run without anybody having created them in the API.
+// Package static reads pods from files on the node, or from a web server: those that run without anybody having created them in
+// the API.
 //
 // A file holds one Pod, in YAML or JSON. The path is such a file, or a folder of them; names that begin with a dot are
-// passed over. A pod gets the node's name at the end of its own, and a UID that is a hash of all that it is, so that
-// an unchanged file means the same pod after a restart, and a changed one another pod. What cannot be a static pod is
-// logged, and the last good version of that file stays in force.
+// passed over. What a URL leads to is a Pod or a PodList. A pod gets the node's name at the end of its own, and a UID that is a hash
+// of all that it is, so that an unchanged file means the same pod after a restart, and a changed one another pod. What cannot be a
+// static pod is logged, and the last good version of that file stays in force.
 // Reference: https://kubernetes.io/docs/tasks/configure-pod-container/static-pod/
 package static
 
@@ -17,8 +18,10 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"io/fs"
 	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,8 +29,10 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sync/errgroup"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apimachinery/pkg/util/yaml"
@@ -37,22 +42,42 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/objects"
 )
 
-// Config says where the files are and what a Pod must be like.
+// Config says where the pods are and what a Pod must be like.
 type Config struct {
-	Path     string
+	Path   string        // a file or a folder of files; empty for none
+	URL    string        // empty for none
+	Header http.Header   // of requests to it
+	Period time.Duration // between them
+
 	NodeName string
 	Default  func(*v1.Pod)                 // sets what the file leaves open
 	Validate func(*v1.Pod) field.ErrorList // after that
 }
 
-// Source reads the files. It is not for concurrent use.
+// Source reads the pods. It is not for concurrent use.
 type Source struct {
 	cfg  Config
 	good map[string]*v1.Pod // by file: the last version that could be read
+	page *page              // nil without a URL
 }
 
 // New makes a Source.
-func New(cfg Config) *Source { return &Source{cfg: cfg, good: map[string]*v1.Pod{}} }
+func New(cfg Config) *Source {
+	s := &Source{cfg: cfg, good: map[string]*v1.Pod{}}
+	if cfg.URL != "" {
+		s.page = newPage(&s.cfg)
+	}
+	return s
+}
+
+// Seen says whether all pods are known: before the web server has answered, what runs may be its.
+func (s *Source) Seen() bool {
+	if s.page == nil {
+		return true
+	}
+	_, seen := s.page.pods()
+	return seen
+}
 
 // The annotations that say where a pod is from, as upstream's.
 const (
@@ -65,7 +90,7 @@ const (
 	maxFile = 10 << 20
 )
 
-// Read returns the pods of all files.
+// Read returns the pods of all files, and those that the web server had when Run asked it last.
 func (s *Source) Read(ctx context.Context) []*v1.Pod {
 	logger := klog.FromContext(ctx)
 	files, err := s.files()
@@ -95,25 +120,36 @@ func (s *Source) Read(ctx context.Context) []*v1.Pod {
 	return s.pods(ctx)
 }
 
-// pods are those of the files, one for each name.
+// pods are those that there are, one for each name.
 func (s *Source) pods(ctx context.Context) []*v1.Pod {
 	var pods []*v1.Pod
 	taken := map[types.NamespacedName]string{}
-	for _, file := range slices.Sorted(maps.Keys(s.good)) {
-		pod := s.good[file]
+	add := func(pod *v1.Pod, from string) {
 		name := types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}
 		if other, isTaken := taken[name]; isTaken {
-			klog.FromContext(ctx).Error(nil, "Two files with static pods of one name; the second is left aside", "pod", name, "file", other, "second", file)
-			continue
+			klog.FromContext(ctx).Error(nil, "Two static pods of one name; the second is left aside", "pod", name, "from", other, "second", from)
+			return
 		}
-		taken[name] = file
+		taken[name] = from
 		pods = append(pods, pod)
+	}
+	for _, file := range slices.Sorted(maps.Keys(s.good)) {
+		add(s.good[file], file)
+	}
+	if s.page != nil {
+		all, _ := s.page.pods()
+		for _, pod := range all {
+			add(pod, s.cfg.URL)
+		}
 	}
 	return pods
 }
 
 // files lists what may hold a pod.
 func (s *Source) files() ([]string, error) {
+	if s.cfg.Path == "" {
+		return nil, nil
+	}
 	info, err := os.Stat(s.cfg.Path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -151,11 +187,7 @@ func (s *Source) read(file string) (*v1.Pod, error) {
 	if err != nil {
 		return nil, err
 	}
-	raw, err = yaml.ToJSON(raw)
-	if err != nil {
-		return nil, err
-	}
-	obj, _, err := scheme.Codecs.UniversalDeserializer().Decode(raw, nil, nil)
+	obj, err := decode(raw)
 	if err != nil {
 		return nil, err
 	}
@@ -163,27 +195,37 @@ func (s *Source) read(file string) (*v1.Pod, error) {
 	if !ok {
 		return nil, fmt.Errorf("it holds a %s, not a Pod", obj.GetObjectKind().GroupVersionKind().Kind)
 	}
-	if pod.Name == "" {
-		return nil, errors.New("invalid pod: name is needed for the pod")
-	}
-	return pod, s.complete(pod, file)
+	return pod, s.cfg.complete(pod, fileSource, fmt.Sprintf("host:%sfile:%s", s.cfg.NodeName, file))
 }
 
-// complete makes what a file says a pod of this node.
-func (s *Source) complete(pod *v1.Pod, file string) error {
-	s.cfg.Default(pod)
-	if err := s.identify(pod, file); err != nil {
+// decode reads an object in YAML or JSON.
+func decode(raw []byte) (runtime.Object, error) {
+	raw, err := yaml.ToJSON(raw)
+	if err != nil {
+		return nil, err
+	}
+	obj, _, err := scheme.Codecs.UniversalDeserializer().Decode(raw, nil, nil)
+	return obj, err
+}
+
+// complete makes what a source says a pod of this node. The origin is where it is from exactly.
+func (c *Config) complete(pod *v1.Pod, source, origin string) error {
+	if pod.Name == "" {
+		return errors.New("invalid pod: name is needed for the pod")
+	}
+	c.Default(pod)
+	if err := identify(pod, origin); err != nil {
 		return err
 	}
-	pod.Name += "-" + strings.ToLower(s.cfg.NodeName)
+	pod.Name += "-" + strings.ToLower(c.NodeName)
 	pod.Namespace = cmp.Or(pod.Namespace, metav1.NamespaceDefault)
-	pod.Spec.NodeName = s.cfg.NodeName
+	pod.Spec.NodeName = c.NodeName
 	// It is not evicted when something is wrong with the node: nobody would make it anew elsewhere.
 	everything := v1.Toleration{Operator: v1.TolerationOpExists, Effect: v1.TaintEffectNoExecute}
 	if !slices.Contains(pod.Spec.Tolerations, everything) {
 		pod.Spec.Tolerations = append(pod.Spec.Tolerations, everything)
 	}
-	if errs := s.cfg.Validate(pod); len(errs) > 0 {
+	if errs := c.Validate(pod); len(errs) > 0 {
 		return fmt.Errorf("invalid pod: %w", errs.ToAggregate())
 	}
 	if what := reference(pod); what != "" {
@@ -193,14 +235,14 @@ func (s *Source) complete(pod *v1.Pod, file string) error {
 		pod.Annotations = map[string]string{}
 	}
 	pod.Annotations[hashAnnotation] = string(pod.UID)
-	pod.Annotations[sourceAnnotation] = fileSource
+	pod.Annotations[sourceAnnotation] = source
 	pod.Annotations[seenAnnotation] = time.Now().Format(time.RFC3339Nano)
 	pod.Status = v1.PodStatus{Phase: v1.PodPending}
 	return nil
 }
 
-// identify gives a pod a UID that stays as long as the file does.
-func (s *Source) identify(pod *v1.Pod, file string) error {
+// identify gives a pod a UID that stays as long as what it is and where it is from.
+func identify(pod *v1.Pod, origin string) error {
 	if pod.UID != "" {
 		return nil
 	}
@@ -210,7 +252,7 @@ func (s *Source) identify(pod *v1.Pod, file string) error {
 	}
 	hash := fnv.New128a()
 	_, _ = hash.Write(content)
-	_, _ = fmt.Fprintf(hash, "host:%sfile:%s", s.cfg.NodeName, file)
+	_, _ = io.WriteString(hash, origin)
 	pod.UID = types.UID(hex.EncodeToString(hash.Sum(nil)))
 	return nil
 }
@@ -243,6 +285,17 @@ const settle = 100 * time.Millisecond
 
 // Run calls changed whenever Read may have another answer, until ctx ends.
 func (s *Source) Run(ctx context.Context, changed func()) error {
+	group, ctx := errgroup.WithContext(ctx)
+	if s.cfg.Path != "" {
+		group.Go(func() error { return s.watchFiles(ctx, changed) })
+	}
+	if s.page != nil {
+		group.Go(func() error { s.page.run(ctx, changed); return nil })
+	}
+	return group.Wait()
+}
+
+func (s *Source) watchFiles(ctx context.Context, changed func()) error {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
 		return fmt.Errorf("watch static pods: %w", err)

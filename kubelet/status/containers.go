@@ -75,11 +75,21 @@ func (in *Input) containerStatus(c *v1.Container, old *v1.ContainerStatus, k kin
 	}
 	if len(instances) > 1 {
 		s.LastTerminationState = in.fromRuntime(c, instances[1]).State
-	} else if old != nil && s.State.Terminated == nil {
-		s.LastTerminationState = old.LastTerminationState
+	} else if old != nil {
+		s.LastTerminationState = endBefore(old, s.ContainerID)
 	}
 	in.waiting(c, &s, k)
 	return s
+}
+
+// endBefore is how the last container ended before that one, of which only the status is left.
+func endBefore(old *v1.ContainerStatus, id string) v1.ContainerState {
+	for _, state := range []v1.ContainerState{old.State, old.LastTerminationState} {
+		if end := state.Terminated; end != nil && end.ContainerID != id {
+			return state
+		}
+	}
+	return v1.ContainerState{}
 }
 
 // waiting replaces the end of a container by why it is not started again yet.

@@ -126,6 +126,31 @@ func TestVanishedContainer(t *testing.T) {
 	}
 }
 
+// How a container ended that was removed is still told when the one after it has ended, too; but nothing is told twice.
+func TestEndOfRemovedContainer(t *testing.T) {
+	ended := func(id string) v1.ContainerState {
+		return v1.ContainerState{Terminated: &v1.ContainerStateTerminated{Reason: "Completed", ContainerID: id}}
+	}
+	removed := v1.ContainerState{Terminated: &v1.ContainerStateTerminated{Reason: "RestartingAllContainers", ExitCode: 137}}
+	waits := v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: "RestartingAllContainers"}}
+	for what, c := range map[string]struct{ state, last, want v1.ContainerState }{
+		"all were started anew":     {waits, removed, removed},
+		"the one before was pruned": {ended("containerd://id-before"), v1.ContainerState{}, ended("containerd://id-before")},
+		"it is told already":        {ended("containerd://id-init"), removed, removed},
+		"it waited to be restarted": {waits, ended("containerd://id-init"), v1.ContainerState{}},
+	} {
+		pod := &v1.Pod{Spec: v1.PodSpec{InitContainers: []v1.Container{{Name: "init"}}, Containers: []v1.Container{{Name: "a"}}}}
+		old := &v1.PodStatus{InitContainerStatuses: []v1.ContainerStatus{{Name: "init", ContainerID: "containerd://id-before", State: c.state, LastTerminationState: c.last}}}
+		if c.state.Terminated != nil {
+			old.InitContainerStatuses[0].ContainerID = c.state.Terminated.ContainerID
+		}
+		s := Generate(Input{Pod: pod, Old: old, Runtime: status(container("init", exited, 0)), Probes: unready{}, RuntimeName: "containerd"}).InitContainerStatuses[0]
+		if s.State.Terminated == nil || !reflect.DeepEqual(s.LastTerminationState, c.want) {
+			t.Errorf("%s: last state %+v, want %+v", what, s.LastTerminationState, c.want)
+		}
+	}
+}
+
 // What others wrote into the status stays, and a final phase is final.
 func TestMerge(t *testing.T) {
 	pod := &v1.Pod{Status: v1.PodStatus{Phase: v1.PodFailed, QOSClass: v1.PodQOSBurstable, Conditions: []v1.PodCondition{{Type: "example.com/ok", Status: v1.ConditionTrue}}}}

@@ -367,7 +367,7 @@ func (p *csiCall) own(ctx context.Context, target string) error {
 	if does, err := p.driver.Has(ctx, csipb.NodeServiceCapability_RPC_VOLUME_MOUNT_GROUP); err != nil || does {
 		return err
 	}
-	if err := setOwnership(target, group, false, changePolicy(p.v.pod)); err != nil {
+	if err := p.m.giveVolume(p.v.pod, target, group, false); err != nil {
 		return fmt.Errorf("applyFSGroup failed for vol %s: %w", p.source.handle, err)
 	}
 	return nil

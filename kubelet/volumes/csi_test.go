@@ -4,6 +4,7 @@ package volumes
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -352,6 +353,16 @@ func TestCSIExpand(t *testing.T) {
 	n.setUp(t, pod)
 	check("2Gi", 0)
 	wantCalls(t, driver, "NodePublishVolume", "NodeExpandVolume")
+	for _, about := range []string{"Pod", "PersistentVolumeClaim"} {
+		got := "none"
+		select {
+		case got = <-n.events:
+		default:
+		}
+		if want := fmt.Sprintf("*v1.%s Normal FileSystemResizeSuccessful MountVolume.NodeExpandVolume succeeded for volume %q n1", about, pv.Name); got != want {
+			t.Errorf("event %q, want %q", got, want)
+		}
+	}
 
 	grow := func(to string) {
 		t.Helper()

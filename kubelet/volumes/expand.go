@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/skiff-k8s/skiff/internal/claimresize"
 )
@@ -21,7 +22,11 @@ import (
 func (m *Manager) grow(ctx context.Context, v *volume, fill func(ctx context.Context, size resource.Quantity) error) error {
 	size := v.pv.Spec.Capacity[corev1.ResourceStorage]
 	if grownElsewhere(v, size) {
-		return fill(ctx, size)
+		if err := fill(ctx, size); err != nil {
+			return err
+		}
+		m.tellGrown(v)
+		return nil
 	}
 	if !leftToNode(v.claim) {
 		return nil
@@ -34,7 +39,7 @@ func (m *Manager) grow(ctx context.Context, v *volume, fill func(ctx context.Con
 	if err := fill(ctx, size); err != nil {
 		return m.notGrown(ctx, v, err)
 	}
-	m.tell(v, corev1.EventTypeNormal, "FileSystemResizeSuccessful", fmt.Sprintf("MountVolume.NodeExpandVolume succeeded for volume %q %s", v.pv.Name, m.cfg.NodeName))
+	m.tellGrown(v)
 	return m.setClaim(ctx, v, func(s *corev1.PersistentVolumeClaimStatus) { claimresize.Finished(s, size) })
 }
 
@@ -70,7 +75,7 @@ func (m *Manager) notGrown(ctx context.Context, v *volume, failure error) error 
 	case codes.InvalidArgument, codes.OutOfRange, codes.NotFound:
 		infeasible = true
 	}
-	m.tell(v, corev1.EventTypeWarning, "VolumeResizeFailed", fmt.Sprintf("NodeExpandVolume.NodeExpandVolume failed for volume %q : %v", v.pv.Name, failure))
+	m.tell(v.pod, corev1.EventTypeWarning, "VolumeResizeFailed", fmt.Sprintf("NodeExpandVolume.NodeExpandVolume failed for volume %q : %v", v.pv.Name, failure))
 	err := m.setClaim(ctx, v, func(s *corev1.PersistentVolumeClaimStatus) {
 		if infeasible {
 			claimresize.SetState(s, corev1.PersistentVolumeClaimNodeResizeInfeasible)
@@ -94,9 +99,14 @@ func (m *Manager) setClaim(ctx context.Context, v *volume, change func(*corev1.P
 	return nil
 }
 
-// tell sends an event about the pod.
-func (m *Manager) tell(v *volume, kind, reason, message string) {
+func (m *Manager) tellGrown(v *volume) {
+	message := fmt.Sprintf("MountVolume.NodeExpandVolume succeeded for volume %q %s", v.pv.Name, m.cfg.NodeName)
+	m.tell(v.pod, corev1.EventTypeNormal, "FileSystemResizeSuccessful", message)
+	m.tell(v.claim, corev1.EventTypeNormal, "FileSystemResizeSuccessful", message)
+}
+
+func (m *Manager) tell(about runtime.Object, kind, reason, message string) {
 	if m.cfg.Event != nil {
-		m.cfg.Event(v.pod, kind, reason, message)
+		m.cfg.Event(about, kind, reason, message)
 	}
 }

@@ -52,7 +52,7 @@ func (l local) setUp(ctx context.Context, v *volume) (mounted, error) {
 		}
 	}
 	if !v.again {
-		if err := setOwnership(v.dir, v.fsGroup(), v.readOnly, changePolicy(v.pod)); err != nil {
+		if err := l.m.giveVolume(v.pod, v.dir, v.fsGroup(), v.readOnly); err != nil {
 			return mounted{}, err
 		}
 	}

@@ -3,9 +3,14 @@
 package volumes
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -18,9 +23,55 @@ func changePolicy(pod *corev1.Pod) *corev1.PodFSGroupChangePolicy {
 	return pod.Spec.SecurityContext.FSGroupChangePolicy
 }
 
+// The pauses before somebody hears that a volume has very many files, and before the next time.
+const (
+	slowOwnership      = 30 * time.Second
+	slowOwnershipAgain = 60 * time.Second
+)
+
+const onRootMismatchDocs = "https://kubernetes.io/docs/tasks/configure-pod-container/security-context/#configure-volume-permission-and-ownership-change-policy-for-pods"
+
+// giveVolume is setOwnership for a volume that outlives the pod, and may have so many files that the pod has to wait for long.
+func (m *Manager) giveVolume(pod *corev1.Pod, dir string, group *int64, readOnly bool) error {
+	var files atomic.Int64
+	done := make(chan struct{})
+	var telling sync.WaitGroup
+	telling.Go(func() { m.tellSlow(pod, dir, &files, done) })
+	err := setOwnershipCounted(dir, group, readOnly, changePolicy(pod), &files)
+	close(done)
+	telling.Wait()
+	return err
+}
+
+// tellSlow tells the pod now and then what takes so long, until it is done.
+func (m *Manager) tellSlow(pod *corev1.Pod, dir string, files *atomic.Int64, done <-chan struct{}) {
+	if i := strings.Index(dir, string(pod.UID)); i >= 0 {
+		dir = dir[i:]
+	}
+	timer := time.NewTimer(slowOwnership)
+	defer timer.Stop()
+	for told := false; ; told = true {
+		select {
+		case <-done:
+			return
+		case <-timer.C:
+		}
+		timer.Reset(slowOwnershipAgain)
+		message := fmt.Sprintf("Setting volume ownership for %s is taking longer than expected, consider using OnRootMismatch - %s", dir, onRootMismatchDocs)
+		if told {
+			message = fmt.Sprintf("Setting volume ownership for %s, processed %d files.", dir, files.Load())
+		}
+		m.tell(pod, corev1.EventTypeWarning, "VolumePermissionChangeInProgress", message)
+	}
+}
+
 // setOwnership gives dir and all in it to group, readable and, unless readOnly, writable for it.
 // A nil group changes nothing.
 func setOwnership(dir string, group *int64, readOnly bool, policy *corev1.PodFSGroupChangePolicy) error {
+	return setOwnershipCounted(dir, group, readOnly, policy, new(atomic.Int64))
+}
+
+func setOwnershipCounted(dir string, group *int64, readOnly bool, policy *corev1.PodFSGroupChangePolicy, files *atomic.Int64) error {
 	if group == nil {
 		return nil
 	}
@@ -41,9 +92,11 @@ func setOwnership(dir string, group *int64, readOnly bool, policy *corev1.PodFSG
 			dirs = append(dirs, path)
 			return nil
 		}
+		files.Add(1)
 		return setOwner(root, path, *group, readOnly)
 	})
 	for i := len(dirs) - 1; i >= 0 && err == nil; i-- {
+		files.Add(1)
 		err = setOwner(root, dirs[i], *group, readOnly)
 	}
 	return err

@@ -24,6 +24,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	certificatesinformers "k8s.io/client-go/informers/certificates/v1"
 	"k8s.io/client-go/kubernetes"
@@ -47,7 +48,7 @@ type podCertificates struct {
 	client  kubernetes.Interface
 	node    func() (*corev1.Node, error)
 	changed func(types.UID)
-	event   func(pod *corev1.Pod, kind, reason, message string)
+	event   func(about runtime.Object, kind, reason, message string)
 
 	watching sync.WaitGroup
 

@@ -206,7 +206,7 @@ func (s *signed) test(t *testing.T, run func()) {
 		s.podCertificates = newPodCertificates(Config{
 			Client:  s.client,
 			Changed: func(uid types.UID) { s.changed <- uid },
-			Event: func(_ *corev1.Pod, kind, reason, message string) {
+			Event: func(_ runtime.Object, kind, reason, message string) {
 				s.events = append(s.events, kind+" "+reason+" "+message)
 			},
 			Node: func() (*corev1.Node, error) {

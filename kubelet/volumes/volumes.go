@@ -28,6 +28,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/client-go/informers"
@@ -61,8 +62,8 @@ type Config struct {
 	// Stale hears that a volume that the pod has could not be brought up to date: worth a FailedMount
 	// event, but the pod goes on with what it has.
 	Stale func(pod *corev1.Pod, err error)
-	// Event sends one about a pod.
-	Event func(pod *corev1.Pod, kind, reason, message string)
+	// Event sends one about a pod or a claim.
+	Event func(about runtime.Object, kind, reason, message string)
 	// NodeName is the node's; CSI are its drivers, nil for none.
 	NodeName string
 	CSI      *csi.Drivers

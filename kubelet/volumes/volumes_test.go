@@ -14,6 +14,7 @@ import (
 	goruntime "runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -83,7 +84,9 @@ func newNodeAt(t *testing.T, root string, objs ...runtime.Object) *node {
 		Factory: informers.NewSharedInformerFactory(client, 0), Objects: cache, Changed: notify,
 		Env:   constantEnv{},
 		Stale: func(_ *corev1.Pod, err error) { n.stale <- err },
-		Event: func(_ *corev1.Pod, kind, reason, message string) { n.events <- kind + " " + reason + " " + message },
+		Event: func(about runtime.Object, kind, reason, message string) {
+			n.events <- fmt.Sprintf("%T %s %s %s", about, kind, reason, message)
+		},
 		Node: func() (*corev1.Node, error) {
 			return &corev1.Node{
 				ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "node-uid", Labels: map[string]string{"kubernetes.io/hostname": "n1"}},
@@ -773,4 +776,31 @@ func mountTable(t *testing.T, dir string) []string {
 		points = append(points, fmt.Sprint(m.ID, m.Mountpoint))
 	}
 	return points
+}
+
+// A pod hears what takes long when its volume has very many files.
+func TestSlowOwnership(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var events []string
+		m := &Manager{cfg: Config{Event: func(_ runtime.Object, _, reason, message string) { events = append(events, reason+" "+message) }}}
+		var files atomic.Int64
+		done, ended := make(chan struct{}), make(chan struct{})
+		go func() {
+			m.tellSlow(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "u1"}}, "/root/pods/u1/volumes/v", &files, done)
+			close(ended)
+		}()
+		time.Sleep(29 * time.Second)
+		if len(events) > 0 {
+			t.Errorf("too early: %q", events)
+		}
+		time.Sleep(2 * time.Second)
+		files.Store(7)
+		time.Sleep(time.Minute)
+		close(done)
+		<-ended
+		if len(events) != 2 || !strings.HasPrefix(events[0], "VolumePermissionChangeInProgress Setting volume ownership for u1/volumes/v is taking longer than expected, consider using OnRootMismatch") ||
+			events[1] != "VolumePermissionChangeInProgress Setting volume ownership for u1/volumes/v, processed 7 files." {
+			t.Errorf("events %q", events)
+		}
+	})
 }

@@ -20,9 +20,8 @@ import (
 const deviceClassPrefix = "deviceclass.resource.kubernetes.io/"
 
 func podEvaluator(lister quota.ListerForResourceFunc) *evaluator {
-	pods := corev1.SchemeGroupVersion.WithResource("pods")
 	return &evaluator{
-		resource: pods, list: generic.ListResourceUsingListerFunc(lister, pods),
+		resource: Pods, list: generic.ListResourceUsingListerFunc(lister, Pods),
 		handles: handlesPod, names: chargesPod, scope: podInScope, usage: podUsage, constraints: podConstraints,
 	}
 }

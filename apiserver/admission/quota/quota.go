@@ -20,8 +20,8 @@ import (
 	"k8s.io/apiserver/pkg/quota/v1/generic"
 )
 
-// Configuration is what the quota machinery of k8s.io/apiserver takes. lister may be nil where
-// nothing is added up, as in admission.
+// Configuration is what the quota machinery of k8s.io/apiserver takes. Where nothing is added up, as in admission, lister needs
+// to know only Pods, ResourceClaims and DeviceClasses, on which the charge of claims depends.
 func Configuration(lister quota.ListerForResourceFunc) quota.Configuration {
 	return generic.NewConfiguration(Evaluators(lister), Ignored())
 }

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/utils/ptr"
 
+	"github.com/skiff-k8s/skiff/internal/deviceclass"
 	"github.com/skiff-k8s/skiff/scheduler/framework"
 )
 
@@ -39,7 +40,7 @@ func Known(h *framework.Handle, pod *framework.PodInfo) Offers {
 	classes, _ := h.Informers.Resource().V1().DeviceClasses().Lister().List(labels.Everything()) // reads memory; does not fail
 	offers := make(Offers)
 	for _, class := range classes {
-		for _, name := range names(class) {
+		for _, name := range deviceclass.Resources(class) {
 			if pod.Request.Scalar[name] > 0 && newer(class, offers[name]) {
 				offers[name] = class
 			}
@@ -60,7 +61,7 @@ func Hint() framework.Hint {
 			if old, ok := event.Old.(*resourcev1.DeviceClass); ok && ptr.Equal(old.Spec.ExtendedResourceName, class.Spec.ExtendedResourceName) {
 				return false
 			}
-			for _, name := range names(class) {
+			for _, name := range deviceclass.Resources(class) {
 				if pod.Request.Scalar[name] > 0 {
 					return true
 				}
@@ -82,15 +83,6 @@ func requestsAny(pod *framework.PodInfo) bool {
 // MayOffer says whether a class could offer a resource of that name.
 func MayOffer(name v1.ResourceName) bool {
 	return framework.IsExtendedResource(name) || strings.HasPrefix(string(name), resourcev1.ResourceDeviceClassPrefix)
-}
-
-// names of the resources that a class offers: one that every class does, and what it says.
-func names(class *resourcev1.DeviceClass) []v1.ResourceName {
-	list := []v1.ResourceName{v1.ResourceName(resourcev1.ResourceDeviceClassPrefix + class.Name)}
-	if class.Spec.ExtendedResourceName != nil {
-		list = append(list, v1.ResourceName(*class.Spec.ExtendedResourceName))
-	}
-	return list
 }
 
 // newer says which of two classes with one resource counts: the later one, so that the resource can move from class to class.
