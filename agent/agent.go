@@ -392,6 +392,7 @@ func (a *Agent) buildKubelet(ctx context.Context) error {
 			Volumes:     func(pod types.UID) map[string]string { return a.volumes.Paths(pod) },
 		})
 	drivers := csi.New(a.deps.Node, a.cfg.NodeName)
+	drivers.Measured = a.metrics.CSICall
 	a.volumes = volumes.New(volumes.Config{
 		NodeName:     a.cfg.NodeName,
 		CSI:          drivers,
