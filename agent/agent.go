@@ -637,7 +637,7 @@ func (a *Agent) buildKubeletAPI() error {
 		LogQuery:      *s.EnableSystemLogQuery,
 		Metrics:       a.metrics,
 		Cgroups:       a.kubelet.Cgroups(),
-		Volumes:       a.volumes.Paths,
+		Volumes:       a.volumes.Places,
 		Measure:       a.volumes.Measure,
 		TotalVolumes:  a.volumes.Totals,
 		Configuration: s,
