@@ -65,17 +65,21 @@ var recipes = map[string]image{
 	// Of its tools the tests call conntrack.
 	"registry.k8s.io/build-image/distroless-iptables:v0.9.9": {layers: []string{"base", "conntrack"}},
 	testImages + "regression-issue-74839:1.5":                {layers: []string{"base", "regression-issue-74839"}, config: v1.Config{Entrypoint: []string{"/regression-issue-74839"}}},
-	storageImages + "csi-attacher:v4.12.0":                   single("csi-attacher"),
-	storageImages + "csi-node-driver-registrar:v2.17.0":      single("nodedriverregistrar"),
-	storageImages + "csi-provisioner:v6.3.0":                 single("csi-provisioner"),
-	storageImages + "csi-resizer:v2.2.0":                     single("csi-resizer"),
-	storageImages + "csi-snapshotter:v8.6.0":                 single("csi-snapshotter"),
 	storageImages + "hostpathplugin:v1.17.1":                 {layers: []string{"base", "hostpathplugin"}, config: v1.Config{Entrypoint: []string{"/hostpathplugin"}}},
-	storageImages + "livenessprobe:v2.19.0":                  single("livenessprobe"),
-	storageImages + "snapshot-controller:v8.5.0":             single("snapshot-controller"),
 	testImages + "resource-consumer:1.14":                    {layers: []string{"base", "resource-consumer"}, config: v1.Config{Entrypoint: []string{"/consumer"}}},
 	testImages + "sample-device-plugin:1.8.0":                {layers: []string{"base", "sample-device-plugin"}, config: v1.Config{Entrypoint: []string{"/sampledeviceplugin", "-alsologtostderr"}}},
 	testImages + "sample-apiserver:1.29.2":                   {layers: []string{"base", "sample-apiserver"}, config: v1.Config{Entrypoint: []string{"/sample-apiserver"}}},
+}
+
+// storageRecipes are what CSI drivers run with.
+var storageRecipes = map[string]image{
+	storageImages + "csi-attacher:v4.12.0":              single("csi-attacher"),
+	storageImages + "csi-node-driver-registrar:v2.17.0": single("nodedriverregistrar"),
+	storageImages + "csi-provisioner:v6.3.0":            single("csi-provisioner"),
+	storageImages + "csi-resizer:v2.2.0":                single("csi-resizer"),
+	storageImages + "csi-snapshotter:v8.6.0":            single("csi-snapshotter"),
+	storageImages + "livenessprobe:v2.19.0":             single("livenessprobe"),
+	storageImages + "snapshot-controller:v8.5.0":        single("snapshot-controller"),
 }
 
 // single is an image that holds one program and nothing else.

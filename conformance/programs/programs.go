@@ -56,20 +56,21 @@ var SampleAPIServer = []Program{{Name: "sample-apiserver", Package: "k8s.io/samp
 // SampleAPIServerModule is that module, seen from this one.
 const SampleAPIServerModule = "images/sampleapiserver"
 
-// CSI are the sidecars of CSI drivers, of a Kubernetes and a CSI of their own, a driver, and stand-ins for the sidecars that are not to be
-// had as Go modules.
-var CSI = []Program{
+// CSIDriver is the driver that stands in for upstream's, and the proxy that tests of dynamic resource allocation use, too.
+var CSIDriver = []Program{{Name: "hostpathplugin", Package: "github.com/skiff-k8s/skiff/conformance/images/csi/hostpathplugin"}}
+
+// CSISidecars are what CSI drivers run with, and stand-ins for those that are not to be had as Go modules.
+var CSISidecars = []Program{
 	{Name: "csi-attacher", Package: "github.com/kubernetes-csi/external-attacher/v4/cmd/csi-attacher"},
 	{Name: "csi-provisioner", Package: "github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner"},
 	{Name: "csi-resizer", Package: "github.com/kubernetes-csi/external-resizer/v2/cmd/csi-resizer"},
 	{Name: "csi-snapshotter", Package: "github.com/kubernetes-csi/external-snapshotter/v8/cmd/csi-snapshotter"},
 	{Name: "snapshot-controller", Package: "github.com/kubernetes-csi/external-snapshotter/v8/cmd/snapshot-controller"},
-	{Name: "hostpathplugin", Package: "github.com/skiff-k8s/skiff/conformance/images/csi/hostpathplugin"},
 	{Name: "livenessprobe", Package: "github.com/skiff-k8s/skiff/conformance/images/csi/livenessprobe"},
 	{Name: "nodedriverregistrar", Package: "github.com/skiff-k8s/skiff/conformance/images/csi/nodedriverregistrar"},
 }
 
-// CSIModule is the module with those.
+// CSIModule is the module with both: they were released with an older Kubernetes.
 const CSIModule = "images/csi"
 
 // NodeTools are what tests call on nodes, and the machine may not have.
