@@ -102,7 +102,7 @@ func New(cfg Config) *Manager {
 	m.tokens = newTokens(cfg.Client, cfg.Changed)
 	m.bundles = newTrustBundles(cfg.Factory, cfg.Changed)
 	m.certificates = newPodCertificates(cfg)
-	m.csi, m.inUse.left = newCSI(m), m.notes
+	m.csi, m.inUse.left = newCSI(m), m.usersOnDisk
 	m.plugins = m.allPlugins()
 	return m
 }
@@ -111,7 +111,7 @@ func New(cfg Config) *Manager {
 func (m *Manager) Run(ctx context.Context) error {
 	m.bundles.run(ctx)
 	m.certificates.run(ctx)
-	<-ctx.Done()
+	m.csi.unstageLeft(ctx) // until ctx ends
 	m.tokens.stop()
 	m.certificates.stop()
 	return nil
