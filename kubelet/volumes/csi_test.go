@@ -303,6 +303,26 @@ func TestCSIStageFails(t *testing.T) {
 	}
 }
 
+// A volume for one pod is refused to the next one on the node, also by another process, until the first one is gone.
+func TestOncePod(t *testing.T) {
+	root, driver := t.TempDir(), testDriver(t)
+	pvc, pv := csiClaim("one")
+	pv.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOncePod}
+	n := newCSINode(t, root, driver, pvc, pv, password(), driverObject(func(*storagev1.CSIDriverSpec) {}))
+	first, second := podWith("a", "one"), podWith("b", "one")
+	n.setUp(t, first)
+	n.setUp(t, first)
+	for _, node := range []*csiNode{n, newCSINode(t, root, driver, pvc, pv, password(), driverObject(func(*storagev1.CSIDriverSpec) {}))} {
+		err := node.SetUp(t.Context(), second)
+		if err == nil || err.Error() != `MountVolume.SetUp failed for volume "pv-one" : volume uses the ReadWriteOncePod access mode and is already in use by another pod` {
+			t.Errorf("the second pod: %v", err)
+		}
+	}
+	must(t, n.TearDown(t.Context(), first.UID))
+	n.setUp(t, second)
+	must(t, n.TearDown(t.Context(), second.UID))
+}
+
 // A volume that cannot be unstaged does not keep its pod, nor the next one, which has it staged anew. It stays in use, and another process
 // unstages it in the end.
 func TestCSIUnstageFails(t *testing.T) {

@@ -176,12 +176,15 @@ func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, source *core
 		}
 		v.dir = filepath.Join(m.PodDir(pod.UID), "volumes", escape(p.name()), v.specName())
 		began, kind := time.Now(), kindOf(p, v)
-		mnt, err := p.setUp(ctx, v)
+		var mnt mounted
+		if err = m.checkOnce(v); err == nil {
+			mnt, err = p.setUp(ctx, v)
+		}
 		m.measure(kind, v, began, err)
 		if err == nil {
 			mnt.name, mnt.kind = v.specName(), kind
 			if v.pv != nil {
-				mnt.size = v.pv.Spec.Capacity[corev1.ResourceStorage]
+				mnt.pv, mnt.size = v.pv.Name, v.pv.Spec.Capacity[corev1.ResourceStorage]
 			}
 			return mnt, nil
 		}
