@@ -19,7 +19,7 @@ import (
 
 // packages are what the images take files from.
 var packages = []string{
-	"busybox-static", "bash", "bind9-dnsutils", "curl", "netcat-openbsd", "iproute2", "iperf", "socat", "util-linux",
+	"busybox-static", "bash", "coreutils", "bind9-dnsutils", "curl", "netcat-openbsd", "iproute2", "iperf", "socat", "util-linux",
 	"conntrack", "libc-bin", "nginx", "perl-base", "stress", "wget",
 }
 
@@ -139,8 +139,8 @@ var layers = map[string]func(context.Context, ingredients) ([]entry, error){
 
 // baseLayer is a small system: busybox with a link for each applet, and bash as the shell.
 //
-// Debian's busybox shell prefers its own applets to programs and drops variables with a dash in their name, and
-// there are tests that notice. One test expects Alpine Linux by name.
+// Debian's busybox shell prefers its own applets to programs and drops variables with a dash in their name, and its dd
+// does not know nocache; there are tests that notice. One test expects Alpine Linux by name.
 func baseLayer(ctx context.Context, in ingredients) ([]entry, error) {
 	entries := []entry{dir("/tmp", 0o1777), dir("/root", 0o700), dir("/proc", 0o755), dir("/sys", 0o755), dir("/dev", 0o755), dir("/var/tmp", 0o1777), dir("/run", 0o755), dir("/home", 0o755), dir("/mnt", 0o755)}
 	out, err := exec.CommandContext(ctx, in.tree.Path("/bin/busybox"), "--list").Output()
@@ -150,7 +150,7 @@ func baseLayer(ctx context.Context, in ingredients) ([]entry, error) {
 	for applet := range strings.FieldsSeq(string(out)) {
 		entries = append(entries, link("/bin/"+applet, "busybox"))
 	}
-	system, err := packaged(in.tree, "/bin/busybox", "/bin/bash")
+	system, err := packaged(in.tree, "/bin/busybox", "/bin/bash", "/bin/dd")
 	if err != nil {
 		return nil, err
 	}
