@@ -392,6 +392,7 @@ func (a *Agent) buildKubelet(ctx context.Context) error {
 			Volumes:     func(pod types.UID) map[string]string { return a.volumes.Paths(pod) },
 		})
 	drivers := csi.New(a.deps.Node, a.cfg.NodeName)
+	drivers.Measured = a.metrics.CSICall
 	a.volumes = volumes.New(volumes.Config{
 		NodeName:     a.cfg.NodeName,
 		CSI:          drivers,
@@ -636,7 +637,7 @@ func (a *Agent) buildKubeletAPI() error {
 		LogQuery:      *s.EnableSystemLogQuery,
 		Metrics:       a.metrics,
 		Cgroups:       a.kubelet.Cgroups(),
-		Volumes:       a.volumes.Paths,
+		Volumes:       a.volumes.Places,
 		Measure:       a.volumes.Measure,
 		TotalVolumes:  a.volumes.Totals,
 		Configuration: s,

@@ -12,12 +12,13 @@
 #   AGENTS=5 ZONES=3      with so many nodes besides the server's, in so many zones
 #   PROXY=nftables        with another way of the nodes to get Services to pods; the verdicts stay in the cache
 #   SERVER_FLAGS=...      more flags for skiff server
+#   STORAGE=1             with what tests of storage need: CSI's sidecars, the controller of VolumeSnapshots, crictl on nodes
 #   FRESH=1               do not continue a run that was interrupted
 
 CONFORMANCE_FLAGS = $(if $(FOCUS),-focus '$(FOCUS)') $(if $(SKIP),-skip '$(SKIP)') $(if $(ALL),-all) $(if $(UNPASSED),-unpassed) $(if $(REPEAT),-repeat $(REPEAT)) \
 	$(if $(PARALLEL),-parallel $(PARALLEL)) $(if $(FRESH),-fresh) $(if $(DUAL),-dual-stack) \
 	$(if $(AGENTS),-agents $(AGENTS)) $(if $(ZONES),-zones $(ZONES)) \
-	$(if $(PROXY),-proxy-mode $(PROXY)) $(if $(SERVER_FLAGS),-server-flags '$(SERVER_FLAGS)')
+	$(if $(STORAGE),-storage) $(if $(PROXY),-proxy-mode $(PROXY)) $(if $(SERVER_FLAGS),-server-flags '$(SERVER_FLAGS)')
 
 # From the environment it is the user's everyday cluster, where the suite must not go by accident.
 ifeq ($(origin KUBECONFIG),command line)

@@ -259,6 +259,12 @@ func TestNodes(t *testing.T) {
 			f(p)
 		})
 	}
+	claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "data"}}
+	grown := claim.DeepCopy() // as an agent sends it
+	grown.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "PersistentVolumeClaim"}
+	grown.Status.Capacity = corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("2Gi")}
+	bound := claim.DeepCopy()
+	bound.Status.Phase = corev1.ClaimBound
 	token := func(pod, uid string, audiences ...string) *authenticationv1.TokenRequest {
 		return &authenticationv1.TokenRequest{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "default"}, Spec: authenticationv1.TokenRequestSpec{
 			Audiences: audiences, BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod, UID: types.UID(uid)}}}
@@ -327,6 +333,9 @@ func TestNodes(t *testing.T) {
 		{"lease", write{resource: "leases", obj: lease("n1", "kube-node-lease")}, `namespaces "kube-node-lease" not found`},
 		{"lease elsewhere", write{resource: "leases", obj: lease("n1", "ns")}, `can only access leases in the "kube-node-lease" system namespace`},
 		{"csinode", write{resource: "csinodes", obj: &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}}, ""},
+		{"claim grows", write{op: admission.Update, resource: "persistentvolumeclaims/status", obj: grown, old: claim}, ""},
+		{"claim is bound", write{op: admission.Update, resource: "persistentvolumeclaims/status", obj: bound, old: claim}, "is not allowed to update fields other than status.quantity and status.conditions"},
+		{"claim", write{op: admission.Update, resource: "persistentvolumeclaims", obj: grown, old: claim}, "may only update PVC status"},
 		{"another's csinode", write{resource: "csinodes", obj: &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: "n2"}}}, "can only access CSINode with the same name"},
 	} {
 		tc.r.user = "system:node:n1"

@@ -166,6 +166,7 @@ func (p *clusterTrustBundleAttest) Validate(ctx context.Context, a admission.Att
 // onlyOwnership tells whether just what the garbage collector needs has changed.
 func onlyOwnership(bundle, old *certificatesv1.ClusterTrustBundle) bool {
 	bundle = bundle.DeepCopy()
+	bundle.TypeMeta = old.TypeMeta
 	bundle.OwnerReferences, bundle.Finalizers, bundle.ManagedFields = old.OwnerReferences, old.Finalizers, old.ManagedFields
 	return equality.Semantic.DeepEqual(bundle, old)
 }

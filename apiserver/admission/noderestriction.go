@@ -328,6 +328,7 @@ func checkClaim(name string, a admission.Attributes) error {
 	// A copy of each without what may change must be the same.
 	without := func(c *corev1.PersistentVolumeClaim) *corev1.PersistentVolumeClaim {
 		c = c.DeepCopy()
+		c.TypeMeta = metav1.TypeMeta{} // what comes over the network has it, what comes from the store has not
 		c.ResourceVersion, c.ManagedFields = "", nil
 		c.Status.Capacity, c.Status.Conditions = nil, nil
 		c.Status.AllocatedResources, c.Status.AllocatedResourceStatuses = nil, nil

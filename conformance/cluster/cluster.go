@@ -66,6 +66,10 @@ type Config struct {
 	Zones int
 	// ProxyMode is how nodes get Services to pods, if not as by default.
 	ProxyMode string
+	// Tools is a directory with programs for the nodes; none if empty.
+	Tools string
+	// Manifests are files with objects that are there before the first test.
+	Manifests []string
 	Say       func(format string, args ...any)
 }
 
@@ -120,7 +124,10 @@ func Start(ctx context.Context, config Config) (own *Own, err error) {
 	if err := own.join(ctx); err != nil {
 		return own, err
 	}
-	return own, own.spread(ctx)
+	if err := own.spread(ctx); err != nil {
+		return own, err
+	}
+	return own, own.apply(ctx)
 }
 
 // Restart starts the server again after Stop or Kill, and waits until the node is Ready.
@@ -177,6 +184,11 @@ func (o *Own) prepare(ctx context.Context, host *testhost.Host) error {
 			return fmt.Errorf("hand over the test images: %w", err)
 		}
 	}
+	if o.config.Tools != "" {
+		if err := o.handOverTools(ctx, host); err != nil {
+			return fmt.Errorf("hand over tools: %w", err)
+		}
+	}
 	if o.config.Prepare != nil {
 		if err := o.config.Prepare(host); err != nil {
 			return fmt.Errorf("prepare the test host: %w", err)
@@ -186,6 +198,18 @@ func (o *Own) prepare(ctx context.Context, host *testhost.Host) error {
 		return o.serveImages(ctx, host)
 	}
 	return nil
+}
+
+// crictlConfig says where Skiff's container runtime is.
+const crictlConfig = "runtime-endpoint: unix:///run/skiff/containerd/containerd.sock\nimage-endpoint: unix:///run/skiff/containerd/containerd.sock\n"
+
+// handOverTools adds tools to the machine's programs, as the host sees them.
+func (o *Own) handOverTools(ctx context.Context, host *testhost.Host) error {
+	const programs = "/usr/local/bin"
+	if _, err := host.Output(ctx, "mount", "-t", "overlay", "-o", "ro,lowerdir="+o.config.Tools+":"+programs, "overlay", programs); err != nil {
+		return err
+	}
+	return os.WriteFile(host.Path("/etc/crictl.yaml"), []byte(crictlConfig), 0o644)
 }
 
 // serveImages runs a registry on a host's loopback, and tells the host that it is all registries there are.
@@ -295,6 +319,17 @@ func (o *Own) spread(ctx context.Context) error {
 	for i, name := range append([]string{nodeName}, agentNames[:len(o.agents)]...) {
 		if err := o.kubectl(ctx, "label", "node", name, fmt.Sprintf("topology.kubernetes.io/zone=zone-%d", i%o.config.Zones)); err != nil {
 			return fmt.Errorf("say in which zone node %s is: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (o *Own) apply(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	for _, file := range o.config.Manifests {
+		if err := o.kubectl(ctx, "apply", "--filename="+file); err != nil {
+			return fmt.Errorf("apply %s: %w", file, err)
 		}
 	}
 	return nil

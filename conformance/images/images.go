@@ -36,9 +36,14 @@ var (
 )
 
 // Archive makes an archive of all images, for a runtime to import, and returns where it is. One that was
-// made from the same ingredients before is used again. dir is where this module lies.
-func Archive(ctx context.Context, dir, cache string, say func(format string, args ...any)) (string, error) {
-	in, key, err := gather(ctx, dir, cache, say)
+// made from the same ingredients before is used again. dir is where this module lies. With storage, what CSI drivers
+// run with is among them.
+func Archive(ctx context.Context, dir, cache string, storage bool, say func(format string, args ...any)) (string, error) {
+	chosen := maps.Clone(recipes)
+	if storage {
+		maps.Copy(chosen, storageRecipes)
+	}
+	in, key, err := gather(ctx, dir, cache, storage, say)
 	if err != nil {
 		return "", err
 	}
@@ -46,8 +51,8 @@ func Archive(ctx context.Context, dir, cache string, say func(format string, arg
 	if _, err := os.Stat(archive); err == nil {
 		return archive, nil
 	}
-	say("making %d test images", len(recipes))
-	all, err := cook(ctx, in)
+	say("making %d test images", len(chosen))
+	all, err := cook(ctx, chosen, in)
 	if err != nil {
 		return "", err
 	}
@@ -61,15 +66,24 @@ func Archive(ctx context.Context, dir, cache string, say func(format string, arg
 }
 
 // gather collects what the images are made from, and a digest of it.
-func gather(ctx context.Context, dir, cache string, say func(format string, args ...any)) (in ingredients, key string, err error) {
+func gather(ctx context.Context, dir, cache string, storage bool, say func(format string, args ...any)) (in ingredients, key string, err error) {
 	if in.programs, err = programs.Build(ctx, dir, cache, programs.Images, say); err != nil {
 		return in, "", err
 	}
-	sample, err := programs.Build(ctx, filepath.Join(dir, programs.SampleAPIServerModule), cache, programs.SampleAPIServer, say)
-	if err != nil {
-		return in, "", err
+	others := []struct {
+		module string
+		set    []programs.Program
+	}{{programs.SampleAPIServerModule, programs.SampleAPIServer}, {programs.CSIModule, programs.CSIDriver}}
+	if storage {
+		others[1].set = slices.Concat(programs.CSIDriver, programs.CSISidecars)
 	}
-	maps.Copy(in.programs, sample)
+	for _, other := range others {
+		built, err := programs.Build(ctx, filepath.Join(dir, other.module), cache, other.set, say)
+		if err != nil {
+			return in, "", err
+		}
+		maps.Copy(in.programs, built)
+	}
 	if in.upstream, err = programs.ModuleDir(ctx, dir, "k8s.io/kubernetes"); err != nil {
 		return in, "", err
 	}
@@ -88,18 +102,8 @@ func gather(ctx context.Context, dir, cache string, say func(format string, args
 	return in, hex.EncodeToString(digest.Sum(nil))[:16], nil
 }
 
-func cook(ctx context.Context, in ingredients) (map[name.Reference]v1.Image, error) {
-	made := map[string]v1.Layer{}
-	for l, how := range layers {
-		entries, err := how(ctx, in)
-		if err != nil {
-			return nil, fmt.Errorf("make layer %s: %w", l, err)
-		}
-		if made[l], err = layer(entries); err != nil {
-			return nil, fmt.Errorf("make layer %s: %w", l, err)
-		}
-	}
-	all := map[name.Reference]v1.Image{}
+func cook(ctx context.Context, recipes map[string]image, in ingredients) (map[name.Reference]v1.Image, error) {
+	made, all := map[string]v1.Layer{}, map[name.Reference]v1.Image{}
 	for ref, recipe := range recipes {
 		tag, err := name.NewTag(ref)
 		if err != nil {
@@ -107,6 +111,15 @@ func cook(ctx context.Context, in ingredients) (map[name.Reference]v1.Image, err
 		}
 		var parts []v1.Layer
 		for _, l := range recipe.layers {
+			if made[l] == nil {
+				entries, err := layers[l](ctx, in)
+				if err == nil {
+					made[l], err = layer(entries)
+				}
+				if err != nil {
+					return nil, fmt.Errorf("make layer %s: %w", l, err)
+				}
+			}
 			parts = append(parts, made[l])
 		}
 		if all[tag], err = assemble(recipe.config, parts...); err != nil {

@@ -19,7 +19,7 @@ import (
 
 // packages are what the images take files from.
 var packages = []string{
-	"busybox-static", "bash", "bind9-dnsutils", "curl", "netcat-openbsd", "iproute2", "iperf", "socat", "util-linux",
+	"busybox-static", "bash", "coreutils", "bind9-dnsutils", "curl", "netcat-openbsd", "iproute2", "iperf", "socat", "util-linux",
 	"conntrack", "libc-bin", "nginx", "perl-base", "stress", "wget",
 }
 
@@ -30,7 +30,10 @@ type image struct {
 }
 
 // The names that the suite has for its images: test/utils/image/manifest.go upstream.
-const testImages = "registry.k8s.io/e2e-test-images/"
+const (
+	testImages    = "registry.k8s.io/e2e-test-images/"
+	storageImages = "registry.k8s.io/sig-storage/"
+)
 
 var agnhost = image{
 	layers: []string{"base", "tools", "agnhost"},
@@ -49,6 +52,7 @@ var recipes = map[string]image{
 	testImages + "agnhost:2.66.1":          agnhost,
 	testImages + "agnhost:2.55":            agnhost,
 	testImages + "busybox:1.37.0-2":        {layers: []string{"base", "busybox-shell"}, config: v1.Config{Cmd: []string{"sh"}}},
+	testImages + "busybox:1.36.1-1":        {layers: []string{"base", "busybox-shell"}, config: v1.Config{Cmd: []string{"sh"}}},
 	testImages + "glibc-dns-testing:2.1.1": {layers: []string{"base", "tools"}, config: v1.Config{Cmd: []string{"sh"}}},
 	testImages + "ipc-utils:1.4":           {layers: []string{"base", "tools"}, config: v1.Config{Cmd: []string{"sh"}}},
 	testImages + "kitten:1.8":              website(agnhost, "kitten"),
@@ -61,10 +65,26 @@ var recipes = map[string]image{
 	// Of its tools the tests call conntrack.
 	"registry.k8s.io/build-image/distroless-iptables:v0.9.9": {layers: []string{"base", "conntrack"}},
 	testImages + "regression-issue-74839:1.5":                {layers: []string{"base", "regression-issue-74839"}, config: v1.Config{Entrypoint: []string{"/regression-issue-74839"}}},
-	"registry.k8s.io/sig-storage/hostpathplugin:v1.17.1":     {layers: []string{"base", "hostpathplugin"}, config: v1.Config{Entrypoint: []string{"/hostpathplugin"}}}, // only its proxy
+	storageImages + "hostpathplugin:v1.17.1":                 {layers: []string{"base", "hostpathplugin"}, config: v1.Config{Entrypoint: []string{"/hostpathplugin"}}},
 	testImages + "resource-consumer:1.14":                    {layers: []string{"base", "resource-consumer"}, config: v1.Config{Entrypoint: []string{"/consumer"}}},
 	testImages + "sample-device-plugin:1.8.0":                {layers: []string{"base", "sample-device-plugin"}, config: v1.Config{Entrypoint: []string{"/sampledeviceplugin", "-alsologtostderr"}}},
 	testImages + "sample-apiserver:1.29.2":                   {layers: []string{"base", "sample-apiserver"}, config: v1.Config{Entrypoint: []string{"/sample-apiserver"}}},
+}
+
+// storageRecipes are what CSI drivers run with.
+var storageRecipes = map[string]image{
+	storageImages + "csi-attacher:v4.12.0":              single("csi-attacher"),
+	storageImages + "csi-node-driver-registrar:v2.17.0": single("nodedriverregistrar"),
+	storageImages + "csi-provisioner:v6.3.0":            single("csi-provisioner"),
+	storageImages + "csi-resizer:v2.2.0":                single("csi-resizer"),
+	storageImages + "csi-snapshotter:v8.6.0":            single("csi-snapshotter"),
+	storageImages + "livenessprobe:v2.19.0":             single("livenessprobe"),
+	storageImages + "snapshot-controller:v8.5.0":        single("snapshot-controller"),
+}
+
+// single is an image that holds one program and nothing else.
+func single(program string) image {
+	return image{layers: []string{program}, config: v1.Config{Entrypoint: []string{"/" + program}}}
 }
 
 func website(base image, layer string) image {
@@ -101,7 +121,14 @@ var layers = map[string]func(context.Context, ingredients) ([]entry, error){
 	"conntrack": func(_ context.Context, in ingredients) ([]entry, error) {
 		return packaged(in.tree, "/usr/sbin/conntrack")
 	},
+	"csi-attacher":           programLayer("/csi-attacher", "csi-attacher"),
+	"csi-provisioner":        programLayer("/csi-provisioner", "csi-provisioner"),
+	"csi-resizer":            programLayer("/csi-resizer", "csi-resizer"),
+	"csi-snapshotter":        programLayer("/csi-snapshotter", "csi-snapshotter"),
+	"snapshot-controller":    programLayer("/snapshot-controller", "snapshot-controller"),
 	"hostpathplugin":         programLayer("/hostpathplugin", "hostpathplugin"),
+	"livenessprobe":          programLayer("/livenessprobe", "livenessprobe"),
+	"nodedriverregistrar":    programLayer("/nodedriverregistrar", "nodedriverregistrar"),
 	"sample-device-plugin":   programLayer("/sampledeviceplugin", "sampledeviceplugin"),
 	"regression-issue-74839": programLayer("/regression-issue-74839", "regression-issue-74839"),
 	"resource-consumer": func(_ context.Context, in ingredients) ([]entry, error) {
@@ -112,8 +139,8 @@ var layers = map[string]func(context.Context, ingredients) ([]entry, error){
 
 // baseLayer is a small system: busybox with a link for each applet, and bash as the shell.
 //
-// Debian's busybox shell prefers its own applets to programs and drops variables with a dash in their name, and
-// there are tests that notice. One test expects Alpine Linux by name.
+// Debian's busybox shell prefers its own applets to programs and drops variables with a dash in their name, and its dd
+// does not know nocache; there are tests that notice. One test expects Alpine Linux by name.
 func baseLayer(ctx context.Context, in ingredients) ([]entry, error) {
 	entries := []entry{dir("/tmp", 0o1777), dir("/root", 0o700), dir("/proc", 0o755), dir("/sys", 0o755), dir("/dev", 0o755), dir("/var/tmp", 0o1777), dir("/run", 0o755), dir("/home", 0o755), dir("/mnt", 0o755)}
 	out, err := exec.CommandContext(ctx, in.tree.Path("/bin/busybox"), "--list").Output()
@@ -123,7 +150,7 @@ func baseLayer(ctx context.Context, in ingredients) ([]entry, error) {
 	for applet := range strings.FieldsSeq(string(out)) {
 		entries = append(entries, link("/bin/"+applet, "busybox"))
 	}
-	system, err := packaged(in.tree, "/bin/busybox", "/bin/bash")
+	system, err := packaged(in.tree, "/bin/busybox", "/bin/bash", "/bin/dd")
 	if err != nil {
 		return nil, err
 	}

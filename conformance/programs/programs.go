@@ -45,7 +45,6 @@ var Images = []Program{
 	{Name: "consume-cpu", Package: "k8s.io/kubernetes/test/images/resource-consumer/consume-cpu"},
 	{Name: "sampledeviceplugin", Package: "k8s.io/kubernetes/test/images/sample-device-plugin"},
 	{Name: "etcd", Package: "go.etcd.io/etcd/server/v3"},
-	{Name: "hostpathplugin", Package: "github.com/skiff-k8s/skiff/conformance/images/hostpathplugin"},
 	{Name: "coredns", Package: "github.com/skiff-k8s/skiff/conformance/images/coredns"},
 	{Name: "pause", Package: "github.com/skiff-k8s/skiff/conformance/images/pause"},
 	{Name: "sh", Package: "github.com/skiff-k8s/skiff/conformance/images/sh"},
@@ -56,6 +55,29 @@ var SampleAPIServer = []Program{{Name: "sample-apiserver", Package: "k8s.io/samp
 
 // SampleAPIServerModule is that module, seen from this one.
 const SampleAPIServerModule = "images/sampleapiserver"
+
+// CSIDriver is the driver that stands in for upstream's, and the proxy that tests of dynamic resource allocation use, too.
+var CSIDriver = []Program{{Name: "hostpathplugin", Package: "github.com/skiff-k8s/skiff/conformance/images/csi/hostpathplugin"}}
+
+// CSISidecars are what CSI drivers run with, and stand-ins for those that are not to be had as Go modules.
+var CSISidecars = []Program{
+	{Name: "csi-attacher", Package: "github.com/kubernetes-csi/external-attacher/v4/cmd/csi-attacher"},
+	{Name: "csi-provisioner", Package: "github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner"},
+	{Name: "csi-resizer", Package: "github.com/kubernetes-csi/external-resizer/v2/cmd/csi-resizer"},
+	{Name: "csi-snapshotter", Package: "github.com/kubernetes-csi/external-snapshotter/v8/cmd/csi-snapshotter"},
+	{Name: "snapshot-controller", Package: "github.com/kubernetes-csi/external-snapshotter/v8/cmd/snapshot-controller"},
+	{Name: "livenessprobe", Package: "github.com/skiff-k8s/skiff/conformance/images/csi/livenessprobe"},
+	{Name: "nodedriverregistrar", Package: "github.com/skiff-k8s/skiff/conformance/images/csi/nodedriverregistrar"},
+}
+
+// CSIModule is the module with both: they were released with an older Kubernetes.
+const CSIModule = "images/csi"
+
+// NodeTools are what tests call on nodes, and the machine may not have.
+var NodeTools = []Program{{Name: "crictl", Package: "sigs.k8s.io/cri-tools/cmd/crictl"}}
+
+// NodeToolsModule is the module with those.
+const NodeToolsModule = "nodetools"
 
 // Build builds what the cache does not have yet, in the module whose go.mod lies in dir, and returns where
 // each program is. say is told about work that takes long.

@@ -48,6 +48,7 @@ type options struct {
 	dualStack   bool
 	zones       int
 	proxyMode   string
+	storage     bool
 }
 
 func main() {
@@ -81,6 +82,7 @@ func parse() options {
 	flag.BoolVar(&o.dualStack, "dual-stack", false, "give all things addresses of both families")
 	flag.IntVar(&o.zones, "zones", 0, "in how many zones the nodes are; 0 for none")
 	flag.StringVar(&o.proxyMode, "proxy-mode", "", "another way of the nodes to get Services to pods; the verdicts are not kept with those of the default")
+	flag.BoolVar(&o.storage, "storage", false, "have what tests of storage need: CSI's sidecars, the controller of VolumeSnapshots, and crictl on the nodes")
 	flag.Parse()
 	kind, verdicts := "run", "results.json"
 	if o.all {
@@ -112,7 +114,7 @@ func run(ctx context.Context, o options) error {
 	}
 	archive := ""
 	if o.kubeconfig == "" || o.prepareOnly {
-		if archive, err = images.Archive(ctx, dir, o.cache, say); err != nil {
+		if archive, err = images.Archive(ctx, dir, o.cache, o.storage, say); err != nil {
 			return err
 		}
 	}
@@ -151,10 +153,46 @@ func start(ctx context.Context, o options, archive string) (cluster.Cluster, err
 	if err != nil {
 		return nil, err
 	}
-	say("starting Skiff on %d test hosts; their logs are in %s", 1+o.agents, o.output)
-	return cluster.Start(ctx, cluster.Config{
+	config := cluster.Config{
 		Binary: binary, Archive: archive, Agents: o.agents, Registry: true, LogDir: o.output, Flags: strings.Fields(o.serverFlags), DualStack: o.dualStack, Zones: o.zones, ProxyMode: o.proxyMode, Say: say,
-	})
+	}
+	if o.storage {
+		if err := addStorage(ctx, o, &config); err != nil {
+			return nil, err
+		}
+	}
+	say("starting Skiff on %d test hosts; their logs are in %s", 1+o.agents, o.output)
+	return cluster.Start(ctx, config)
+}
+
+func addStorage(ctx context.Context, o options, to *cluster.Config) error {
+	tools, err := programs.Build(ctx, programs.NodeToolsModule, o.cache, programs.NodeTools, say)
+	if err != nil {
+		return err
+	}
+	to.Tools = filepath.Dir(tools["crictl"])
+	to.Manifests, err = snapshotManifests(ctx)
+	return err
+}
+
+// snapshotManifests are what upstream's release of the controller is installed from.
+func snapshotManifests(ctx context.Context) ([]string, error) {
+	var manifests []string
+	for _, from := range []struct{ module, files string }{
+		{"github.com/kubernetes-csi/external-snapshotter/client/v8", "config/crd/snapshot.storage.k8s.io_*.yaml"},
+		{"github.com/kubernetes-csi/external-snapshotter/v8", "deploy/kubernetes/snapshot-controller/*-snapshot-controller.yaml"},
+	} {
+		dir, err := programs.ModuleDir(ctx, programs.CSIModule, from.module)
+		if err != nil {
+			return nil, err
+		}
+		files, err := filepath.Glob(filepath.Join(dir, from.files))
+		if err != nil {
+			return nil, err
+		}
+		manifests = append(manifests, files...)
+	}
+	return manifests, nil
 }
 
 // ask asks the cluster what it is.

@@ -32,6 +32,9 @@ const Timeout = 2 * time.Minute
 
 // Drivers are the registered drivers. It is a handler for package plugins.
 type Drivers struct {
+	// Measured hears of each call of a driver, with gRPC's code of how it ended. It may be nil.
+	Measured func(driver, method, code string, took time.Duration)
+
 	client   kubernetes.Interface
 	nodeName string
 
@@ -81,7 +84,7 @@ func (d *Drivers) Register(ctx context.Context, name, endpoint string, versions 
 	if err != nil {
 		return fmt.Errorf("validation failed for CSI Driver %s at endpoint %s: none of the versions %q is supported: %w", name, endpoint, versions, err)
 	}
-	driver, err := dial(name, endpoint)
+	driver, err := d.dial(name, endpoint)
 	if err != nil {
 		return err
 	}
@@ -155,12 +158,23 @@ func (d *Driver) close() {
 	_ = d.conn.Close()
 }
 
-func dial(name, endpoint string) (*Driver, error) {
-	conn, err := localgrpc.Client(endpoint, 0)
+func (d *Drivers) dial(name, endpoint string) (*Driver, error) {
+	conn, err := localgrpc.Client(endpoint, 0, grpc.WithUnaryInterceptor(d.measure(name)))
 	if err != nil {
 		return nil, fmt.Errorf("connect to CSI driver %s: %w", name, err)
 	}
 	return &Driver{NodeClient: csi.NewNodeClient(conn), Name: name, endpoint: endpoint, conn: conn}, nil
+}
+
+func (d *Drivers) measure(driver string) grpc.UnaryClientInterceptor {
+	return func(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
+		began := time.Now()
+		err := invoke(ctx, method, req, reply, conn, options...)
+		if d.Measured != nil {
+			d.Measured(driver, method, status.Code(err).String(), time.Since(began))
+		}
+		return err
+	}
 }
 
 // Has tells whether the driver is capable of something. It is asked once.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -74,8 +75,10 @@ func TestRegistration(t *testing.T) {
 	}
 	registry := filepath.Join(t.TempDir(), "plugins_registry")
 	var known *csi.Drivers
+	var calls sync.Map // by driver, method and how they ended
 	run := func() (stop func()) {
 		known = csi.New(env.Client, "node")
+		known.Measured = func(driver, method, code string, _ time.Duration) { calls.Store(driver+method+" "+code, true) }
 		ctx, cancel := context.WithCancel(ctx)
 		done := make(chan error, 1)
 		go func() {
@@ -113,6 +116,11 @@ func TestRegistration(t *testing.T) {
 	node, err := env.Client.CoreV1().Nodes().Get(ctx, "node", metav1.GetOptions{})
 	if err != nil || node.Labels["x.io/zone"] != "z" {
 		t.Errorf("labels are %v, %v", node.Labels, err)
+	}
+	for _, code := range []string{"Unknown", "OK"} {
+		if _, measured := calls.Load("x.io/csi.v1.Node/NodeGetInfo " + code); !measured {
+			t.Errorf("no call was measured that ended with %s", code)
+		}
 	}
 	driver.Limit(4)
 	if err := known.Refresh(ctx, "x.io"); err != nil {

@@ -77,7 +77,8 @@ type Metrics struct {
 	RequestDuration *metrics.HistogramVec
 	Inflight        *metrics.GaugeVec
 
-	storage *metrics.HistogramVec // volume_plugin, operation_name, status, migrated
+	storage  *metrics.HistogramVec // volume_plugin, operation_name, status, migrated
+	csiCalls *metrics.HistogramVec // driver_name, method_name, grpc_status_code, migrated
 
 	operations         *metrics.CounterVec // operation_type
 	operationErrors    *metrics.CounterVec
@@ -137,6 +138,9 @@ var statusBuckets = []float64{.01, .05, .1, .5, 1, 5, 10, 20, 30, 45, 60}
 
 var pullBuckets = []float64{1, 5, 10, 20, 30, 60, 120, 180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600}
 
+// storageBuckets are of what is done to volumes.
+var storageBuckets = []float64{.1, .25, .5, 1, 2.5, 5, 10, 15, 25, 50, 120, 300, 600}
+
 // New makes the metrics of a node's kubelet.
 func New(node string) *Metrics {
 	m := &Metrics{
@@ -193,7 +197,9 @@ func New(node string) *Metrics {
 		Inflight:        gauges("http_inflight_requests", "Number of the inflight http requests", requestLabels...),
 
 		storage: instruments.Of("").Histograms(instruments.Beta, "storage_operation_duration_seconds",
-			"Storage operation duration", []float64{.1, .25, .5, 1, 2.5, 5, 10, 15, 25, 50, 120, 300, 600}, "volume_plugin", "operation_name", "status", "migrated"),
+			"Storage operation duration", storageBuckets, "volume_plugin", "operation_name", "status", "migrated"),
+		csiCalls: instruments.Of("csi").Histograms(instruments.Alpha, "operations_seconds",
+			"How many seconds calls of CSI drivers take, by gRPC's code of how they ended.", storageBuckets, "driver_name", "method_name", "grpc_status_code", "migrated"),
 
 		operations:         counters("runtime_operations_total", "Cumulative number of runtime operations by operation type.", "operation_type"),
 		operationErrors:    counters("runtime_operations_errors_total", "Cumulative number of runtime operation errors by operation type.", "operation_type"),
@@ -286,7 +292,7 @@ func (m *Metrics) countLocalAPIs() {
 func (m *Metrics) List() (all, probes []metrics.Registerable) {
 	all = []metrics.Registerable{m.PodStart, m.PodStartTotal, m.PodStartSLI, m.FirstNetworkPodStartSLI, m.PodWorkerStart, m.PodWork, m.StartedPods, m.FailedPods,
 		m.SandboxStart, m.SandboxErrors, m.StartedContainers, m.FailedContainers, m.EndedContainers, m.UserNamespacedPods, m.UserNamespacedPodsFailed, m.Cgroups, m.Evictions, m.Preemptions, m.Rejections, m.ContainersPerPod, m.ImagePull, m.ImagesRemoved, m.CgroupVersion, m.StatusWritten, m.Admitted, m.SleepsCut, m.HookFallbacks, m.Restarted, m.DeviceAllocation,
-		m.DeviceRegistered, m.DRAOperations, m.DRACalls, m.ClaimsInUse, m.ImageVolumes, m.ImageVolumesMounted, m.ImageVolumesFailed, m.storage, m.Requests, m.RequestDuration, m.Inflight,
+		m.DeviceRegistered, m.DRAOperations, m.DRACalls, m.ClaimsInUse, m.ImageVolumes, m.ImageVolumesMounted, m.ImageVolumesFailed, m.storage, m.csiCalls, m.Requests, m.RequestDuration, m.Inflight,
 		m.operations, m.operationErrors, m.operationDurations, m.name, m.MemoryMin, m.MemoryLow, m.PodsAPI, m.PodResources,
 		m.Resizes.Asked, m.Resizes.Took, m.Resizes.Pending, m.Resizes.InProgress, m.Resizes.Infeasible, m.Resizes.Accepted, m.Resizes.DeferredFor}
 	all = append(all, m.Alignment.list()...)
@@ -337,6 +343,11 @@ func histograms(name, help string, buckets []float64, labels ...string) *metrics
 
 func ofDRA(name, help string, labels ...string) *metrics.HistogramVec {
 	return dras.Histograms(instruments.Alpha, name, help, metrics.ExponentialBucketsRange(.1, 40, 15), labels...)
+}
+
+// CSICall notes how long a call of a CSI driver took, and how it ended. No volume is another's in disguise here (migrated).
+func (m *Metrics) CSICall(driver, method, code string, took time.Duration) {
+	m.csiCalls.WithLabelValues(driver, method, code, "false").Observe(took.Seconds())
 }
 
 // StorageOperation notes how long something was done to a volume, which began then.

@@ -70,7 +70,7 @@ type Config struct {
 
 	Metrics *metrics.Metrics // by default none are counted
 	Cgroups *cgroups.Tree    // where usage is read; nil: it is not
-	// Volumes are the folders of a pod's volumes by name. It may be nil.
+	// Volumes are the folders or devices of a pod's volumes by name. It may be nil.
 	Volumes func(pod types.UID) map[string]string
 	// Measure tells how full one of them is; nil: as full as its file system.
 	Measure func(ctx context.Context, pod types.UID, volume string) (diskusage.FileSystem, error)

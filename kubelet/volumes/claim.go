@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -102,6 +103,39 @@ func fitsUse(v *volume) error {
 		}
 	}
 	return nil
+}
+
+// checkOnce refuses a volume that is for one pod, and for nothing else, and that another pod of this node has. What earlier processes have
+// set up shows by its directory.
+func (m *Manager) checkOnce(v *volume) error {
+	if v.pv == nil || v.again || !slices.Equal(v.pv.Spec.AccessModes, []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOncePod}) {
+		return nil
+	}
+	dirs, err := filepath.Glob(filepath.Join(m.PodDir("*"), "volumes", filepath.Base(filepath.Dir(v.dir)), v.specName()))
+	if err != nil {
+		return err
+	}
+	if !m.othersHave(v) && !slices.ContainsFunc(dirs, func(dir string) bool { return dir != v.dir }) {
+		return nil
+	}
+	err = errors.New("volume uses the ReadWriteOncePod access mode and is already in use by another pod")
+	if isBlock(v.pv) {
+		return deviceError{err}
+	}
+	return err
+}
+
+func (m *Manager) othersHave(v *volume) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for pod, volumes := range m.pods {
+		for _, other := range volumes {
+			if pod != v.pod.UID && other.pv == v.pv.Name {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func isBlock(pv *corev1.PersistentVolume) bool {

@@ -35,9 +35,12 @@ type csiVolume struct {
 	m      *Manager
 	locks  keymutex.KeyMutex // by volume: nobody stages what another unstages
 	staged sync.Map          // by volume: those that this process has staged
+	left   leftStaged
 }
 
-func newCSI(m *Manager) *csiVolume { return &csiVolume{m: m, locks: keymutex.NewHashed(0)} }
+func newCSI(m *Manager) *csiVolume {
+	return &csiVolume{m: m, locks: keymutex.NewHashed(0), left: leftStaged{wake: make(chan struct{}, 1)}}
+}
 
 const csiPlugin = "kubernetes.io/csi"
 
@@ -198,7 +201,7 @@ func (p *csiCall) stage(ctx context.Context) error {
 	if isNew {
 		err = p.noteVolume("")
 	}
-	if err := errors.Join(err, writeNote(filepath.Dir(p.staging), p.source.note())); err != nil {
+	if err := errors.Join(err, writeNote(filepath.Dir(p.staging), p.stagingNote())); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, csi.Timeout)
@@ -273,15 +276,21 @@ func (p *csiCall) callPublish(ctx context.Context, target string, capability *cs
 
 // noteVolume notes what the pod is about to have, for who undoes it. Without a target it is not published yet.
 func (p *csiCall) noteVolume(target string) error {
-	n := p.source.note()
+	n := p.stagingNote()
 	n["specVolID"], n["nodeName"], n["volumeLifecycleMode"] = p.v.specName(), p.m.cfg.NodeName, string(p.source.lifecycle)
 	if target != "" {
 		n[noteTarget] = target
 	}
+	return writeNote(p.v.dir, n)
+}
+
+// stagingNote is what is noted where a volume is staged, and more where it is published.
+func (p *csiCall) stagingNote() note {
+	n := p.source.note()
 	if needsAttachment(p.source, p.object) {
 		n[noteAttachment] = attachmentName(p.source.handle, p.source.driver, p.m.cfg.NodeName)
 	}
-	return writeNote(p.v.dir, n)
+	return n
 }
 
 func (p *csiCall) secrets(ctx context.Context, ref *corev1.SecretReference, field string) (map[string]string, error) {
@@ -429,7 +438,7 @@ func (c *csiVolume) tearDownVolume(ctx context.Context, dir string) error {
 		return err
 	}
 	if err := c.unstage(ctx, driver, n, dir); err != nil {
-		return err
+		c.leave(ctx, n, err) // no longer the pod's concern
 	}
 	return os.Remove(filepath.Join(dir, noteFile))
 }

@@ -120,7 +120,7 @@ func (m *Manager) saysInUse(name corev1.UniqueVolumeName) bool {
 // inUse knows which attached volumes the node's pods use. What earlier processes left is on disk, and is read when
 // it is first asked for.
 type inUse struct {
-	left func() (map[string]note, error)
+	left func() (map[corev1.UniqueVolumeName]sets.Set[types.UID], error)
 
 	mu    sync.Mutex
 	users map[corev1.UniqueVolumeName]sets.Set[types.UID] // guarded by mu; nil before the disk was read
@@ -131,18 +131,30 @@ func (u *inUse) usersLocked() map[corev1.UniqueVolumeName]sets.Set[types.UID] {
 	if u.users != nil {
 		return u.users
 	}
-	u.users = map[corev1.UniqueVolumeName]sets.Set[types.UID]{}
-	left, err := u.left()
-	if err != nil {
+	var err error
+	if u.users, err = u.left(); err != nil {
 		klog.Background().Error(err, "Reading which volumes are in use")
 	}
-	for dir, n := range left {
+	return u.users
+}
+
+// usersOnDisk are those that notes tell of.
+func (m *Manager) usersOnDisk() (map[corev1.UniqueVolumeName]sets.Set[types.UID], error) {
+	users := map[corev1.UniqueVolumeName]sets.Set[types.UID]{}
+	of, err := m.notes()
+	for dir, n := range of {
 		if n[noteAttachment] != "" {
 			pod := filepath.Base(filepath.Dir(filepath.Dir(filepath.Dir(dir)))) // pods/<uid>/volumes/<plugin>/<name>
-			insert(u.users, n.unique(), types.UID(pod))
+			insert(users, n.unique(), types.UID(pod))
 		}
 	}
-	return u.users
+	left, leftErr := m.stagedForNobody()
+	for _, n := range left {
+		if n[noteAttachment] != "" {
+			insert(users, n.unique(), nobody)
+		}
+	}
+	return users, errors.Join(err, leftErr)
 }
 
 func insert(users map[corev1.UniqueVolumeName]sets.Set[types.UID], name corev1.UniqueVolumeName, pod types.UID) {
@@ -174,6 +186,18 @@ func (u *inUse) forget(pod types.UID) (changed bool) {
 		}
 	}
 	return changed
+}
+
+// remove notes that somebody does not use a volume any more, and tells whether that matters to the Node.
+func (u *inUse) remove(name corev1.UniqueVolumeName, pod types.UID) (changed bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	users := u.usersLocked()
+	pods, known := users[name]
+	if pods.Delete(pod); len(pods) == 0 {
+		delete(users, name)
+	}
+	return known && len(pods) == 0
 }
 
 // VolumesInUse lists the attached volumes that this node's pods use, for the Node's status.

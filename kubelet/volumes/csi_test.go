@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	csipb "github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
@@ -209,11 +210,6 @@ func TestCSIPersistentVolume(t *testing.T) {
 		t.Errorf("TearDown without the driver: %v", err)
 	}
 	after.cfg.CSI = drivers
-	driver.Fail("NodeUnstageVolume", errors.New("busy"))
-	if err := after.TearDown(t.Context(), b.UID); err == nil || !strings.Contains(err.Error(), "busy") {
-		t.Errorf("TearDown with a busy volume: %v", err)
-	}
-	driver.Fail("NodeUnstageVolume", nil)
 	must(t, after.TearDown(t.Context(), b.UID))
 	if calls := driver.Calls(); !slices.Equal(calls[len(calls)-2:], []string{"NodeUnpublishVolume", "NodeUnstageVolume"}) {
 		t.Errorf("driver was asked for %q", calls)
@@ -304,6 +300,62 @@ func TestCSIStageFails(t *testing.T) {
 				t.Errorf("left are %v, %v", left, err)
 			}
 		})
+	}
+}
+
+// A volume for one pod is refused to the next one on the node, also by another process, until the first one is gone.
+func TestOncePod(t *testing.T) {
+	root, driver := t.TempDir(), testDriver(t)
+	pvc, pv := csiClaim("one")
+	pv.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOncePod}
+	n := newCSINode(t, root, driver, pvc, pv, password(), driverObject(func(*storagev1.CSIDriverSpec) {}))
+	first, second := podWith("a", "one"), podWith("b", "one")
+	n.setUp(t, first)
+	n.setUp(t, first)
+	for _, node := range []*csiNode{n, newCSINode(t, root, driver, pvc, pv, password(), driverObject(func(*storagev1.CSIDriverSpec) {}))} {
+		err := node.SetUp(t.Context(), second)
+		if err == nil || err.Error() != `MountVolume.SetUp failed for volume "pv-one" : volume uses the ReadWriteOncePod access mode and is already in use by another pod` {
+			t.Errorf("the second pod: %v", err)
+		}
+	}
+	must(t, n.TearDown(t.Context(), first.UID))
+	n.setUp(t, second)
+	must(t, n.TearDown(t.Context(), second.UID))
+}
+
+// A volume that cannot be unstaged does not keep its pod, nor the next one, which has it staged anew. It stays in use, and another process
+// unstages it in the end.
+func TestCSIUnstageFails(t *testing.T) {
+	root, driver := t.TempDir(), testDriver(t, csipb.NodeServiceCapability_RPC_STAGE_UNSTAGE_VOLUME)
+	pvc, pv := csiClaim("one")
+	objects := []runtime.Object{pvc, pv, password(), driverObject(func(s *storagev1.CSIDriverSpec) { s.AttachRequired = ptr(true) }), &storagev1.VolumeAttachment{
+		ObjectMeta: metav1.ObjectMeta{Name: attachmentName("vol-one", "x.io", "n1")}, Status: storagev1.VolumeAttachmentStatus{Attached: true}}}
+	n := newCSINode(t, root, driver, objects...)
+	inUse := []corev1.UniqueVolumeName{"kubernetes.io/csi/x.io^vol-one"}
+	driver.Fail("NodeUnstageVolume", errors.New("busy"))
+	for _, uid := range []string{"a", "b"} {
+		n.setUp(t, podWith(uid, "one"))
+		must(t, n.TearDown(t.Context(), types.UID("uid-"+uid)))
+		if got := n.VolumesInUse(); !slices.Equal(got, inUse) {
+			t.Errorf("in use are %q, want %q", got, inUse)
+		}
+	}
+	if calls := driver.Calls(); len(slices.DeleteFunc(slices.Clone(calls), func(c string) bool { return c != "NodeStageVolume" })) != 2 {
+		t.Errorf("driver was asked for %q, want it to stage for both pods", calls)
+	}
+
+	after := newCSINode(t, root, driver, objects...)
+	if got := after.VolumesInUse(); !slices.Equal(got, inUse) {
+		t.Errorf("in use after a restart are %q, want %q", got, inUse)
+	}
+	driver.Fail("NodeUnstageVolume", nil)
+	for deadline := time.Now().Add(time.Minute); len(after.VolumesInUse()) > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the volume is still in use; the driver was asked for %q", driver.Calls())
+		}
+	}
+	if left, err := os.ReadDir(filepath.Join(root, "plugins/kubernetes.io/csi/x.io")); err != nil || len(left) > 0 {
+		t.Errorf("left are %v, %v", left, err)
 	}
 }
 

@@ -58,6 +58,12 @@ func TestLocalDevice(t *testing.T) {
 	if err != nil || len(devices) != 1 || devices[0].HostPath != device || devices[0].Permissions != "mrw" {
 		t.Errorf("devices are %v, %v", devices, err)
 	}
+	if size, err := n.Measure(t.Context(), pod.UID, "data"); err != nil || size.Capacity != 8<<20 || size.Used != 0 {
+		t.Errorf("the device has %+v, %v, want 8 MiB", size, err)
+	}
+	if places, folders := n.Places(pod.UID), n.Paths(pod.UID); places["data"] != device || len(folders) != 0 {
+		t.Errorf("it is at %q, and the folders are %q", places, folders)
+	}
 	must(t, n.TearDown(t.Context(), pod.UID))
 }
 

@@ -5,6 +5,8 @@ package volumes
 import (
 	"context"
 	"fmt"
+	"io"
+	"os"
 	"time"
 
 	csipb "github.com/container-storage-interface/spec/lib/go/csi"
@@ -14,7 +16,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/diskusage"
 )
 
-// Measure tells how full a pod's volume is: what its CSI driver says, or else its file system.
+// Measure tells how full a pod's volume is: what its CSI driver says, or else its file system. Of a block device it is known how large it is.
 func (m *Manager) Measure(ctx context.Context, pod types.UID, name string) (diskusage.FileSystem, error) {
 	m.mu.Lock()
 	v, there := m.pods[pod][name]
@@ -22,7 +24,10 @@ func (m *Manager) Measure(ctx context.Context, pod types.UID, name string) (disk
 	if !there {
 		return diskusage.FileSystem{}, fmt.Errorf("pod %s has no volume %q", pod, name)
 	}
-	if v.csi == nil {
+	switch {
+	case v.csi == nil && v.device:
+		return ofDevice(v.path)
+	case v.csi == nil:
 		return m.disks.OfFileSystem(ctx, v.path)
 	}
 	driver, err := m.csi.driver(v.csi.driver)
@@ -53,6 +58,16 @@ func (m *Manager) Measure(ctx context.Context, pod types.UID, name string) (disk
 		}
 	}
 	return f, nil
+}
+
+func ofDevice(path string) (diskusage.FileSystem, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return diskusage.FileSystem{}, err
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	return diskusage.FileSystem{Capacity: uint64(size)}, err
 }
 
 // measure tells of a volume that was made, or could not be; bringing one up to date is none of that.

@@ -33,11 +33,20 @@ func (m *Manager) Mounts(ctx context.Context, pod *corev1.Pod, container *corev1
 
 // Paths are the folders on this node of a pod's volumes, as of the last SetUp, by the pod's names for them.
 func (m *Manager) Paths(pod types.UID) map[string]string {
+	return m.paths(pod, func(v mounted) bool { return !v.device })
+}
+
+// Places are those folders and the block devices, all of which Measure knows something about.
+func (m *Manager) Places(pod types.UID) map[string]string {
+	return m.paths(pod, func(mounted) bool { return true })
+}
+
+func (m *Manager) paths(pod types.UID, include func(mounted) bool) map[string]string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	paths := map[string]string{}
 	for name, v := range m.pods[pod] {
-		if v.path != "" && !v.device {
+		if v.path != "" && include(v) {
 			paths[name] = v.path
 		}
 	}

@@ -70,6 +70,7 @@ func (v *volume) fsGroup() *int64 {
 // mounted is a volume that containers can have.
 type mounted struct {
 	kind     string                // see kindOf
+	pv       string                // the PersistentVolume's name, if it is one
 	name     string                // specName, for its subPath mounts
 	path     string                // on this node
 	device   bool                  // path is a block device

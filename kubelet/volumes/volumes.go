@@ -102,7 +102,7 @@ func New(cfg Config) *Manager {
 	m.tokens = newTokens(cfg.Client, cfg.Changed)
 	m.bundles = newTrustBundles(cfg.Factory, cfg.Changed)
 	m.certificates = newPodCertificates(cfg)
-	m.csi, m.inUse.left = newCSI(m), m.notes
+	m.csi, m.inUse.left = newCSI(m), m.usersOnDisk
 	m.plugins = m.allPlugins()
 	return m
 }
@@ -111,7 +111,7 @@ func New(cfg Config) *Manager {
 func (m *Manager) Run(ctx context.Context) error {
 	m.bundles.run(ctx)
 	m.certificates.run(ctx)
-	<-ctx.Done()
+	m.csi.unstageLeft(ctx) // until ctx ends
 	m.tokens.stop()
 	m.certificates.stop()
 	return nil
@@ -176,12 +176,15 @@ func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, source *core
 		}
 		v.dir = filepath.Join(m.PodDir(pod.UID), "volumes", escape(p.name()), v.specName())
 		began, kind := time.Now(), kindOf(p, v)
-		mnt, err := p.setUp(ctx, v)
+		var mnt mounted
+		if err = m.checkOnce(v); err == nil {
+			mnt, err = p.setUp(ctx, v)
+		}
 		m.measure(kind, v, began, err)
 		if err == nil {
 			mnt.name, mnt.kind = v.specName(), kind
 			if v.pv != nil {
-				mnt.size = v.pv.Spec.Capacity[corev1.ResourceStorage]
+				mnt.pv, mnt.size = v.pv.Name, v.pv.Spec.Capacity[corev1.ResourceStorage]
 			}
 			return mnt, nil
 		}

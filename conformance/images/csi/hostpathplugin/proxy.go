@@ -1,40 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command hostpathplugin is the part of the CSI hostpath driver that upstream's tests of dynamic resource allocation use: it
-// joins connections to a socket of the node (--endpoint) with connections to a port of its pod (--proxy-endpoint), by which
-// the driver inside e2e.test is reached. It is no CSI driver.
 package main
 
 import (
 	"bytes"
 	"cmp"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"io/fs"
 	"net"
 	"os"
-	"strings"
 	"time"
 )
 
-func main() {
-	var endpoint, proxy string
-	flag.StringVar(&endpoint, "endpoint", "", "path of the socket")
-	flag.StringVar(&proxy, "proxy-endpoint", "", "tcp://ADDRESS:PORT")
-	flag.Int("v", 0, "accepted, without effect")
-	flag.Parse()
-	if err := run(strings.TrimPrefix(endpoint, "unix://"), strings.TrimPrefix(proxy, "tcp://")); err != nil {
-		fmt.Fprintln(os.Stderr, "hostpathplugin:", err)
-		os.Exit(1)
-	}
-}
-
-func run(socket, address string) error {
-	if socket == "" || address == "" {
-		return errors.New("it is a proxy only: --endpoint and --proxy-endpoint are needed")
-	}
+// runProxy joins connections to a socket of the node with connections to a port of the pod, by which a driver inside e2e.test is
+// reached.
+func runProxy(socket, address string) error {
 	if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
