@@ -8,9 +8,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
-	"slices"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -76,23 +74,15 @@ func TestCRIO(t *testing.T) {
 	t.Run("CRI-O wipes its containers after a restart of the machine", func(t *testing.T) {
 		n := n.with(t)
 		n.killServer()
-		wiped, err := crio.wipe(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		crio.wipe(t)
 		n.start()
 		n.eventually(90*time.Second, "the pod runs again", func() error {
 			if now, err := n.try("get", "pod", "-n", "demo", "steady", "-o", "jsonpath={.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].ready}"); err != nil || now != "1 true" {
-				return fmt.Errorf("its restarts and readiness: %q, %w", now, err)
+				return fmt.Errorf("its restarts and readiness: %q, %v", now, err)
 			}
 			return nil
 		})
 		n.reachesSteady()
-		for _, id := range wiped { // what CRI-O has no more runs still, as the machine was not really started anew
-			if _, err := crio.runtime.RemovePodSandbox(t.Context(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id}); err != nil {
-				t.Error(err)
-			}
-		}
 	})
 	n.kubectl("delete", "namespace", "demo", "--timeout=120s")
 	n.nothingOf("demo")
@@ -181,26 +171,23 @@ const crioVersion = "1.34.2"
 type standIn struct {
 	runtime runtimeapi.RuntimeServiceClient
 	images  runtimeapi.ImageServiceClient
-	wiped   atomic.Pointer[[]string] // sandboxes that CRI-O has no more
 }
 
-// wipe forgets all sandboxes and their containers, and returns them.
-func (c *standIn) wipe(ctx context.Context) ([]string, error) {
-	all, err := c.runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+// wipe removes all sandboxes and their containers.
+func (c *standIn) wipe(t *testing.T) {
+	t.Helper()
+	all, err := c.runtime.ListPodSandbox(t.Context(), &runtimeapi.ListPodSandboxRequest{})
 	if err != nil {
-		return nil, err
+		t.Fatal(err)
 	}
-	var ids []string
 	for _, s := range all.Items {
-		ids = append(ids, s.Id)
+		if _, err := c.runtime.StopPodSandbox(t.Context(), &runtimeapi.StopPodSandboxRequest{PodSandboxId: s.Id}); err != nil {
+			t.Error(err)
+		}
+		if _, err := c.runtime.RemovePodSandbox(t.Context(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: s.Id}); err != nil {
+			t.Error(err)
+		}
 	}
-	c.wiped.Store(&ids)
-	return ids, nil
-}
-
-func (c *standIn) isWiped(sandbox string) bool {
-	wiped := c.wiped.Load()
-	return wiped != nil && slices.Contains(*wiped, sandbox)
 }
 
 func (c *standIn) dialect() map[string]translation {
@@ -210,7 +197,7 @@ func (c *standIn) dialect() map[string]translation {
 		"GetContainerEvents": {silent: true}, // unless enable_pod_events is set
 
 		"RunPodSandbox":       {request: answers(crioCgroup)},
-		"ListPodSandbox":      {answer: answers(c.sandboxes)},
+		"ListPodSandbox":      {answer: answers(crioSandboxes)},
 		"PodSandboxStatus":    {answer: answers(crioSandbox)},
 		"ListPodSandboxStats": {answer: answers(crioStats)},
 
@@ -302,8 +289,7 @@ const (
 	infraContainer     = "POD"
 )
 
-func (c *standIn) sandboxes(_ context.Context, r *runtimeapi.ListPodSandboxResponse) error {
-	r.Items = slices.DeleteFunc(r.Items, func(s *runtimeapi.PodSandbox) bool { return c.isWiped(s.Id) })
+func crioSandboxes(_ context.Context, r *runtimeapi.ListPodSandboxResponse) error {
 	for _, s := range r.Items {
 		s.Labels[containerNameLabel] = infraContainer
 	}
@@ -365,7 +351,6 @@ func (c *standIn) mustExist(ctx context.Context, r *runtimeapi.RemoveContainerRe
 
 func (c *standIn) containers(ctx context.Context, r *runtimeapi.ListContainersResponse) error {
 	digests, err := c.digests(ctx)
-	r.Containers = slices.DeleteFunc(r.Containers, func(container *runtimeapi.Container) bool { return c.isWiped(container.PodSandboxId) })
 	for _, container := range r.Containers {
 		container.ImageRef, container.ImageId = digests[container.ImageId], ours(container.ImageId)
 		container.Image = &runtimeapi.ImageSpec{Image: container.ImageId} // what was asked for

@@ -74,6 +74,7 @@ func TestStaticPod(t *testing.T) {
 func TestStaticPodByURL(t *testing.T) {
 	n := newHost(t)
 	var page atomic.Value
+	var given atomic.Int32
 	page.Store(staticPod)
 	listener, err := n.Listen(t.Context(), "tcp", "127.0.0.1:8123")
 	if err != nil {
@@ -85,6 +86,7 @@ func TestStaticPodByURL(t *testing.T) {
 			return
 		}
 		fmt.Fprint(w, page.Load())
+		given.Add(1)
 	})}
 	go func() { _ = web.Serve(listener) }() // until Close
 	defer web.Close()
@@ -105,9 +107,15 @@ func TestStaticPodByURL(t *testing.T) {
 	if after := n.containers("default"); len(before) != 2 || !slices.Equal(after, before) {
 		t.Errorf("with the server away there is %q of %q", after, before)
 	}
+	past := given.Load()
 	page.Store(staticPod)
+	n.eventually(time.Minute, "the page has been read again, and heeded", func() error {
+		if now := given.Load(); now < past+2 {
+			return fmt.Errorf("it was read %d times more", now-past)
+		}
+		return nil
+	})
 	n.kubectl("wait", "--for=condition=Ready", "pod/own-alpha", "--timeout=60s")
-	n.said("Static pods can be read again")
 	if after := n.containers("default"); !slices.Equal(after, before) {
 		t.Errorf("when the server was back there is %q of %q", after, before)
 	}

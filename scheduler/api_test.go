@@ -24,6 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
 	restclient "k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
@@ -33,6 +34,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 	"github.com/skiff-k8s/skiff/controllers/resourceclaim"
+	"github.com/skiff-k8s/skiff/controllers/resourcequota"
 	"github.com/skiff-k8s/skiff/internal/parttest"
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
 	"github.com/skiff-k8s/skiff/scheduler"
@@ -244,6 +246,81 @@ func TestExtendedResources(t *testing.T) {
 	if status := a.pod("b").Status.ExtendedResourceClaimStatus; status != nil {
 		t.Errorf("a pod with a device plugin's device has the claim %v", status)
 	}
+}
+
+// A quota counts the devices of pods and of claims once each, whether they are asked for as claims, as an extended resource, or by the
+// name that every class has.
+func TestExtendedResourcesInQuota(t *testing.T) {
+	// No controller runs that would make the namespace of Leases, and take the taint from the node.
+	a := api{t, testenv.Start(t, testenv.Admission("ServiceAccount", "NamespaceLifecycle", "TaintNodesByCondition"), testenv.SimulatedNodes(simulated.Config{Nodes: 1}))}
+	start(t, a.Config)
+	a.runClaimControllers()
+	parttest.Run(t, a.Client, func(factory informers.SharedInformerFactory) (func(context.Context) error, error) {
+		quotas, err := resourcequota.New(a.Client, metadata.NewForConfigOrDie(a.Config), a.Client.Discovery(), factory)
+		if err != nil {
+			return nil, err
+		}
+		runner := reconcile.Runner{Controllers: []reconcile.Controller{quotas}}
+		return runner.Run, nil
+	})
+	const explicit, implicit = "example.com/gpu", "deviceclass.resource.kubernetes.io/gpu"
+	resources, quotas, ctx := a.Client.ResourceV1(), a.Client.CoreV1().ResourceQuotas("default"), t.Context()
+	hard := v1.ResourceList{}
+	for _, name := range []v1.ResourceName{"count/resourceclaims.resource.k8s.io", "requests." + explicit, "requests." + implicit, "gpu.deviceclass.resource.k8s.io/devices"} {
+		hard[name] = resource.MustParse("5")
+	}
+	a.must(quotas.Create(ctx, &v1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "q"}, Spec: v1.ResourceQuotaSpec{Hard: hard}}, metav1.CreateOptions{}))
+	used := func(claims, devices int64) {
+		t.Helper()
+		parttest.Eventually(t, fmt.Sprintf("%d claims and %d devices are used", claims, devices), func() bool {
+			q, err := quotas.Get(ctx, "q", metav1.GetOptions{})
+			if err != nil || len(q.Status.Used) != len(hard) {
+				return false
+			}
+			for name, amount := range q.Status.Used {
+				if want := map[bool]int64{true: claims, false: devices}[strings.HasPrefix(string(name), "count/")]; amount.Value() != want {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	used(0, 0)
+	a.must(resources.ResourceSlices().Create(ctx, gpus("simulated-0", resourcev1.Device{Name: "1"}, resourcev1.Device{Name: "2"}, resourcev1.Device{Name: "3"}, resourcev1.Device{Name: "4"}, resourcev1.Device{Name: "5"}), metav1.CreateOptions{}))
+	a.must(resources.DeviceClasses().Create(ctx, &resourcev1.DeviceClass{
+		ObjectMeta: metav1.ObjectMeta{Name: "gpu"}, Spec: resourcev1.DeviceClassSpec{ExtendedResourceName: ptr.To(explicit)},
+	}, metav1.CreateOptions{}))
+
+	a.create(newPod("a", func(p *v1.Pod) { // the container and the sidecar have two devices each, which the others use before
+		c := p.Spec.Containers[0]
+		c.Resources.Requests = v1.ResourceList{explicit: resource.MustParse("1"), implicit: resource.MustParse("1")}
+		c.Resources.Limits = c.Resources.Requests
+		p.Spec.Containers[0] = c
+		for _, name := range []string{"first", "sidecar", "second"} {
+			c.Name = name
+			p.Spec.InitContainers = append(p.Spec.InitContainers, c)
+		}
+		p.Spec.InitContainers[1].RestartPolicy = ptr.To(v1.ContainerRestartPolicyAlways)
+	}))
+	parttest.Eventually(t, "the pod has its devices", func() bool { return a.pod("a").Spec.NodeName != "" })
+	used(1, 4)
+	claim := func(devices int64) error {
+		_, err := resources.ResourceClaims("default").Create(ctx, &resourcev1.ResourceClaim{
+			ObjectMeta: metav1.ObjectMeta{GenerateName: "gpu-", Namespace: "default"},
+			Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{
+				Requests: []resourcev1.DeviceRequest{{Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gpu", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: devices}}},
+			}},
+		}, metav1.CreateOptions{})
+		return err
+	}
+	if err := claim(2); err == nil || !strings.Contains(err.Error(), "exceeded quota: q") {
+		t.Errorf("a claim of more than is left: %v", err)
+	}
+	a.must(nil, claim(1))
+	used(2, 5)
+	a.must(nil, a.Client.CoreV1().Pods("default").Delete(ctx, "a", metav1.DeleteOptions{}))
+	a.must(nil, resources.ResourceClaims("default").DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}))
+	used(0, 0)
 }
 
 // gpus is what the driver of GPUs publishes about a node.

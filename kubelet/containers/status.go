@@ -49,7 +49,6 @@ type Container struct {
 	SandboxID    string
 	Image        string
 	ImageRef     string
-	ImageID      string
 	Hash         string
 	RestartCount int
 	State        runtimeapi.ContainerState
@@ -216,7 +215,6 @@ func (r *Runtime) newContainer(sandboxID string, s *runtimeapi.ContainerStatus) 
 		SandboxID:   sandboxID,
 		Image:       s.GetImage().GetImage(),
 		ImageRef:    s.GetImageRef(),
-		ImageID:     cmp.Or(s.GetImageId(), s.GetImageRef()),
 		Hash:        s.GetAnnotations()[annotationHash],
 		State:       s.GetState(),
 		CreatedAt:   time.Unix(0, s.GetCreatedAt()),

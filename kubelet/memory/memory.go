@@ -72,7 +72,39 @@ func New(root string, machine, reserved map[int]Amounts, kept int64) (*Manager, 
 			m.nodes[node][name] -= size
 		}
 	}
-	return m, m.load()
+	if err := m.load(); err != nil {
+		return nil, err
+	}
+	if err := m.check(); err != nil {
+		return nil, fmt.Errorf("%w, please drain this node and delete the memory manager checkpoint file %s", err, m.file)
+	}
+	return m, nil
+}
+
+// check finds out whether what containers have is still on this machine, and not reserved by now.
+func (m *Manager) check() error {
+	used := map[Block]int64{} // by nodes and type, without a size
+	for uid, shares := range m.given {
+		mine := map[Block]bool{}
+		for _, share := range shares {
+			for _, b := range share.Blocks {
+				switch {
+				case b.Nodes&^m.all() != 0:
+					return fmt.Errorf("(pod: %s, container: %s) the memory assignment uses the NUMA that does not exist", uid, share.Container)
+				case m.total(b.Nodes, b.Type) == 0:
+					return fmt.Errorf("(pod: %s, container: %s) the memory assignment uses memory resource that does not exist", uid, share.Container)
+				}
+				mine[Block{Nodes: b.Nodes, Type: b.Type}] = true
+			}
+		}
+		for of := range mine {
+			most, _ := usedOf(shares, of.Nodes, of.Type)
+			if used[of] += most; used[of] > m.total(of.Nodes, of.Type) {
+				return errors.New("the expected machine state is different from the real one")
+			}
+		}
+	}
+	return nil
 }
 
 func checkReserved(machine, reserved map[int]Amounts, kept int64) error {

@@ -194,3 +194,26 @@ func TestPodLevelResources(t *testing.T) {
 		t.Errorf("a pod with resources of its own: %v, %v", m.Of("p", "c0"), err)
 	}
 }
+
+// A start ends when what containers have is gone from the machine, or reserved by now.
+func TestOtherMachine(t *testing.T) {
+	root := t.TempDir()
+	m := machine(t, root)
+	if err := give(m, pod("p", "6"), second); err != nil {
+		t.Fatal(err)
+	}
+	all := func(first, second int64) map[int]Amounts {
+		return map[int]Amounts{0: {v1.ResourceMemory: first * giga}, 1: {v1.ResourceMemory: second * giga}}
+	}
+	onFirst, onSecond := map[int]Amounts{0: {v1.ResourceMemory: giga}}, map[int]Amounts{1: {v1.ResourceMemory: giga}}
+	for want, c := range map[string]struct{ machine, reserved map[int]Amounts }{
+		"": {all(8, 8), onFirst},
+		"(pod: p, container: c0) the memory assignment uses the NUMA that does not exist":              {map[int]Amounts{0: {v1.ResourceMemory: 8 * giga}}, onFirst},
+		"(pod: p, container: c0) the memory assignment uses memory resource that does not exist":       {all(8, 1), onSecond},
+		"the expected machine state is different from the real one, please drain this node and delete": {all(8, 6), onSecond},
+	} {
+		if _, err := New(root, c.machine, c.reserved, giga); want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%v: %v, want %q", c.machine, err, want)
+		}
+	}
+}

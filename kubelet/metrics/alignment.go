@@ -18,19 +18,18 @@ type Alignment struct {
 }
 
 func newAlignment() Alignment {
-	number := func(name, help string) *metrics.Counter { return metrics.NewCounter(counter(name, help)) }
 	return Alignment{
-		CPURequests: number("cpu_manager_pinning_requests_total", "Containers for which CPUs of their own were asked."),
-		CPUErrors:   number("cpu_manager_pinning_errors_total", "Containers for which CPUs of their own were asked, but not given."),
+		CPURequests: counter("cpu_manager_pinning_requests_total", "Containers for which CPUs of their own were asked."),
+		CPUErrors:   counter("cpu_manager_pinning_errors_total", "Containers for which CPUs of their own were asked, but not given."),
 		SharedCPUs:  gauge("cpu_manager_shared_pool_size_millicores", "CPUs that no container has for itself and that are not reserved, in millicores."),
 		OwnCPUs:     gauge("cpu_manager_exclusive_cpu_allocation_count", "CPUs that containers have for themselves."),
-		OwnCPUsOn: metrics.NewGaugeVec(&metrics.GaugeOpts{Subsystem: "kubelet", Name: "cpu_manager_allocation_per_numa", StabilityLevel: metrics.ALPHA,
-			Help: "CPUs that containers have for themselves, by NUMA node."}, []string{"numa_node"}),
-		MemoryRequests: number("memory_manager_pinning_requests_total", "Containers for which memory on NUMA nodes was asked."),
-		MemoryErrors:   number("memory_manager_pinning_errors_total", "Containers for which memory on NUMA nodes was asked, but not given."),
-		Asked:          number("topology_manager_admission_requests_total", "Pods whose resources have to be aligned."),
-		Refused:        number("topology_manager_admission_errors_total", "Pods whose resources could not be aligned."),
-		Took:           metrics.NewHistogram(histogram("topology_manager_admission_duration_ms", "Duration in milliseconds to align the resources of a pod.", metrics.ExponentialBuckets(.05, 2, 15))),
+		OwnCPUsOn: gauges("cpu_manager_allocation_per_numa",
+			"CPUs that containers have for themselves, by NUMA node.", "numa_node"),
+		MemoryRequests: counter("memory_manager_pinning_requests_total", "Containers for which memory on NUMA nodes was asked."),
+		MemoryErrors:   counter("memory_manager_pinning_errors_total", "Containers for which memory on NUMA nodes was asked, but not given."),
+		Asked:          counter("topology_manager_admission_requests_total", "Pods whose resources have to be aligned."),
+		Refused:        counter("topology_manager_admission_errors_total", "Pods whose resources could not be aligned."),
+		Took:           histogram("topology_manager_admission_duration_ms", "Duration in milliseconds to align the resources of a pod.", metrics.ExponentialBuckets(.05, 2, 15)),
 		Aligned:        counters("container_aligned_compute_resources_count", "Containers and pods with resources that are aligned, by what at.", "scope", "boundary"),
 		NotAligned:     counters("container_aligned_compute_resources_failure_count", "Containers and pods whose resources could not be aligned, by what at.", "scope", "boundary"),
 	}

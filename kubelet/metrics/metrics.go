@@ -15,6 +15,8 @@ import (
 
 	"google.golang.org/grpc"
 	"k8s.io/component-base/metrics"
+
+	"github.com/skiff-k8s/skiff/internal/instruments"
 )
 
 // Metrics are those of one kubelet.
@@ -97,8 +99,8 @@ func newResizes() Resizes {
 		Asked: counters("container_requested_resizes_total", "Changes of the resources of containers that were asked for; each resource counts.", "resource", "requirement", "operation"),
 		Took: histograms("pod_resize_duration_milliseconds", "Duration in milliseconds to actuate a pod resize",
 			[]float64{10, 50, 100, 500, 1000, 2000, 5000, 10000, 20000, 30000, 60000, 120000, 300000, 600000}, "success"),
-		Pending: metrics.NewGaugeVec(&metrics.GaugeOpts{Subsystem: "kubelet", Name: "pod_pending_resizes", StabilityLevel: metrics.ALPHA,
-			Help: "Pods that do not have the resources yet that they ask for, by why that is (deferred, infeasible) and how important they are."}, []string{"reason", "priority_bucket"}),
+		Pending: gauges("pod_pending_resizes",
+			"Pods that do not have the resources yet that they ask for, by why that is (deferred, infeasible) and how important they are.", "reason", "priority_bucket"),
 		InProgress: gauge("pod_in_progress_resizes", "Number of in-progress resizes for pods."),
 		Infeasible: counters("pod_infeasible_resizes_total", "Number of infeasible resizes for pods.", "reason_detail"),
 		Accepted:   counters("pod_deferred_accepted_resizes_total", "Cumulative number of resizes that were accepted after being deferred.", "retry_trigger"),
@@ -139,14 +141,14 @@ func New(node string) *Metrics {
 	m := &Metrics{
 		All: metrics.NewKubeRegistry(), Probes: metrics.NewKubeRegistry(),
 
-		PodStart: metrics.NewHistogram(histogram("pod_start_duration_seconds",
-			"Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run", podBuckets)),
+		PodStart: histogram("pod_start_duration_seconds",
+			"Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run", podBuckets),
 		PodWork:           histograms("pod_worker_duration_seconds", "Duration in seconds to sync a single pod. Broken down by operation type: create, update, or sync", metrics.DefBuckets, "operation_type"),
 		PodStartTotal:     histograms("pod_start_total_duration_seconds", "Duration in seconds to start a pod since creation, including time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch", podBuckets),
 		PodStartSLI:       histograms("pod_start_sli_duration_seconds", "How many seconds pods take to start, from when they are created until the API shows that all containers run, without pulls of images and init containers.", podBuckets),
-		PodWorkerStart:    metrics.NewHistogram(histogram("pod_worker_start_duration_seconds", "Duration in seconds from kubelet seeing a pod to starting a worker.", metrics.DefBuckets)),
-		StartedPods:       metrics.NewCounter(counter("started_pods_total", "Cumulative number of pods started")),
-		FailedPods:        metrics.NewCounter(counter("started_pods_errors_total", "Cumulative number of errors when starting pods")),
+		PodWorkerStart:    histogram("pod_worker_start_duration_seconds", "Duration in seconds from kubelet seeing a pod to starting a worker.", metrics.DefBuckets),
+		StartedPods:       counter("started_pods_total", "Cumulative number of pods started"),
+		FailedPods:        counter("started_pods_errors_total", "Cumulative number of errors when starting pods"),
 		SandboxStart:      histograms("run_podsandbox_duration_seconds", "Duration in seconds of the run_podsandbox operations. Broken down by RuntimeClass.Handler.", metrics.DefBuckets, "runtime_handler"),
 		SandboxErrors:     counters("run_podsandbox_errors_total", "Cumulative number of the run_podsandbox operation errors by RuntimeClass.Handler.", "runtime_handler"),
 		StartedContainers: counters("started_containers_total", "Cumulative number of containers started", "container_type"),
@@ -156,10 +158,10 @@ func New(node string) *Metrics {
 		Evictions:         counters("evictions", "Cumulative number of pod evictions by eviction signal", "eviction_signal"),
 		Preemptions:       counters("preemptions", "Pods that were ended to make room for a critical one, by what it was short of.", "preemption_signal"),
 		Rejections:        counters("admission_rejections_total", "Pods that were not let in, by reason.", "reason"),
-		ContainersPerPod:  metrics.NewHistogram(histogram("containers_per_pod_count", "The number of containers per pod.", metrics.ExponentialBuckets(1, 2, 5))),
+		ContainersPerPod:  histogram("containers_per_pod_count", "The number of containers per pod.", metrics.ExponentialBuckets(1, 2, 5)),
 		ImagePull:         histograms("image_pull_duration_seconds", "Duration in seconds to pull an image, with the time that it waited for others, by its size.", pullBuckets, "image_size_in_bytes"),
 		ImagesRemoved:     counters("image_garbage_collected_total", "Images that were removed because nobody used them, by why that was.", "reason"),
-		HookFallbacks:     metrics.NewCounter(counter("lifecycle_handler_http_fallbacks_total", "Lifecycle hooks that were called without TLS because who was called had none.")),
+		HookFallbacks:     counter("lifecycle_handler_http_fallbacks_total", "Lifecycle hooks that were called without TLS because who was called had none."),
 		CgroupVersion:     gauge("cgroup_version", "The version of cgroups on this machine."),
 		Restarted:         counters("restarted_pods_total", "Number of pods that have been restarted because they were deleted and recreated with the same UID while the kubelet was watching them (common for static pods, extremely uncommon for API pods)", "static"),
 		DeviceAllocation:  histograms("device_plugin_alloc_duration_seconds", "Duration in seconds to serve a device plugin Allocation request. Broken down by resource name.", metrics.DefBuckets, "resource_name"),
@@ -167,40 +169,39 @@ func New(node string) *Metrics {
 
 		DRAOperations: ofDRA("operations_duration_seconds", "Duration in seconds of preparing, or unpreparing, all ResourceClaims of a pod. Broken down by operation (PrepareResources, UnprepareResources) and by whether it failed.", "operation_name", "is_error"),
 		DRACalls:      ofDRA("grpc_operations_duration_seconds", "Duration in seconds of the calls of DRA drivers", "driver_name", "method_name", "grpc_status_code"),
-		ClaimsInUse: metrics.NewGaugeVec(&metrics.GaugeOpts{Subsystem: "dra", Name: "resource_claims_in_use", StabilityLevel: metrics.ALPHA,
-			Help: "Number of ResourceClaims that are in use on the node, by driver, and of all drivers as <any>: a claim may have devices of several."}, []string{"driver_name"}),
+		ClaimsInUse: dras.Gauges(instruments.Alpha, "resource_claims_in_use",
+			"Number of ResourceClaims that are in use on the node, by driver, and of all drivers as <any>: a claim may have devices of several.", "driver_name"),
 
-		UserNamespacedPods:       metrics.NewCounter(counter("started_user_namespaced_pods_total", "Cumulative number of pods with user namespaces started. This metric will only be collected on Linux.")),
-		UserNamespacedPodsFailed: metrics.NewCounter(counter("started_user_namespaced_pods_errors_total", "Cumulative number of errors when starting pods with user namespaces. This metric will only be collected on Linux.")),
+		UserNamespacedPods:       counter("started_user_namespaced_pods_total", "Cumulative number of pods with user namespaces started. This metric will only be collected on Linux."),
+		UserNamespacedPodsFailed: counter("started_user_namespaced_pods_errors_total", "Cumulative number of errors when starting pods with user namespaces. This metric will only be collected on Linux."),
 
-		ImageVolumes:        metrics.NewCounter(betaCounter("image_volume_requested_total", "Number of requested image volumes.")),
-		ImageVolumesMounted: metrics.NewCounter(betaCounter("image_volume_mounted_succeed_total", "Number of successful image volume mounts.")),
-		ImageVolumesFailed:  metrics.NewCounter(betaCounter("image_volume_mounted_errors_total", "Number of failed image volume mounts.")),
+		ImageVolumes:        betaCounter("image_volume_requested_total", "Number of requested image volumes."),
+		ImageVolumesMounted: betaCounter("image_volume_mounted_succeed_total", "Number of successful image volume mounts."),
+		ImageVolumesFailed:  betaCounter("image_volume_mounted_errors_total", "Number of failed image volume mounts."),
 
-		ProbeTotal: metrics.NewCounterVec(&metrics.CounterOpts{Subsystem: "prober", Name: "probe_total", StabilityLevel: metrics.BETA,
-			Help: "Cumulative number of a liveness, readiness or startup probe for a container by result."}, []string{"probe_type", "result", "container", "pod", "namespace", "pod_uid"}),
-		ProbeDuration: metrics.NewHistogramVec(&metrics.HistogramOpts{Subsystem: "prober", Name: "probe_duration_seconds", StabilityLevel: metrics.ALPHA,
-			Help: "Duration in seconds for a probe response."}, []string{"probe_type", "container", "pod", "namespace"}),
+		ProbeTotal: probers.Counters(instruments.Beta, "probe_total",
+			"Cumulative number of a liveness, readiness or startup probe for a container by result.", "probe_type", "result", "container", "pod", "namespace", "pod_uid"),
+		ProbeDuration: probers.Histograms(instruments.Alpha, "probe_duration_seconds",
+			"Duration in seconds for a probe response.", nil, "probe_type", "container", "pod", "namespace"),
 
 		Requests:        counters("http_requests_total", "Number of the http requests received since the server started", requestLabels...),
 		RequestDuration: histograms("http_requests_duration_seconds", "Duration in seconds to serve http requests", metrics.DefBuckets, requestLabels...),
-		Inflight: metrics.NewGaugeVec(&metrics.GaugeOpts{Subsystem: "kubelet", Name: "http_inflight_requests", StabilityLevel: metrics.ALPHA,
-			Help: "Number of the inflight http requests"}, requestLabels),
+		Inflight:        gauges("http_inflight_requests", "Number of the inflight http requests", requestLabels...),
 
-		storage: metrics.NewHistogramVec(&metrics.HistogramOpts{Name: "storage_operation_duration_seconds", StabilityLevel: metrics.BETA,
-			Help: "Storage operation duration", Buckets: storageBuckets}, []string{"volume_plugin", "operation_name", "status", "migrated"}),
-		csiCalls: metrics.NewHistogramVec(&metrics.HistogramOpts{Subsystem: "csi", Name: "operations_seconds", StabilityLevel: metrics.ALPHA,
-			Help: "How many seconds calls of CSI drivers take, by gRPC's code of how they ended.", Buckets: storageBuckets}, []string{"driver_name", "method_name", "grpc_status_code", "migrated"}),
+		storage: instruments.Of("").Histograms(instruments.Beta, "storage_operation_duration_seconds",
+			"Storage operation duration", storageBuckets, "volume_plugin", "operation_name", "status", "migrated"),
+		csiCalls: instruments.Of("csi").Histograms(instruments.Alpha, "operations_seconds",
+			"How many seconds calls of CSI drivers take, by gRPC's code of how they ended.", storageBuckets, "driver_name", "method_name", "grpc_status_code", "migrated"),
 
 		operations:         counters("runtime_operations_total", "Cumulative number of runtime operations by operation type.", "operation_type"),
 		operationErrors:    counters("runtime_operations_errors_total", "Cumulative number of runtime operation errors by operation type.", "operation_type"),
 		operationDurations: histograms("runtime_operations_duration_seconds", "Duration in seconds of runtime operations. Broken down by operation type.", metrics.ExponentialBuckets(.005, 2.5, 14), "operation_type"),
 	}
-	m.name = metrics.NewGaugeVec(&metrics.GaugeOpts{Subsystem: "kubelet", Name: "node_name", Help: "The node's name. The count is always 1.", StabilityLevel: metrics.ALPHA}, []string{"node"})
+	m.name = gauges("node_name", "The node's name. The count is always 1.", "node")
 	m.Resizes = newResizes()
 	m.Alignment = newAlignment()
-	m.FirstNetworkPodStartSLI = metrics.NewGauge(&metrics.GaugeOpts{Subsystem: "kubelet", Name: "first_network_pod_start_sli_duration_seconds", StabilityLevel: metrics.INTERNAL,
-		Help: "How many seconds the first pod with a network of its own took to start, counted as in pod_start_sli_duration_seconds."})
+	m.FirstNetworkPodStartSLI = ours.Gauge(metrics.INTERNAL, "first_network_pod_start_sli_duration_seconds",
+		"How many seconds the first pod with a network of its own took to start, counted as in pod_start_sli_duration_seconds.")
 	m.MemoryMin = gauge("memory_qos_node_memory_min_bytes", "Memory that Guaranteed pods request and that is never taken back from them (memory.min).")
 	m.MemoryLow = gauge("memory_qos_node_memory_low_bytes", "Memory that Burstable pods request and that is taken back from them as the last (memory.low).")
 	m.countLocalAPIs()
@@ -285,36 +286,42 @@ func (m *Metrics) List() (all, probes []metrics.Registerable) {
 
 var requestLabels = []string{"method", "path", "server_type", "long_running"}
 
-func counter(name, help string) *metrics.CounterOpts {
-	return &metrics.CounterOpts{Subsystem: "kubelet", Name: name, Help: help, StabilityLevel: metrics.ALPHA}
+const (
+	ours    = instruments.Of("kubelet")
+	dras    = instruments.Of("dra")
+	probers = instruments.Of("prober")
+)
+
+func counter(name, help string) *metrics.Counter {
+	return ours.Counter(instruments.Alpha, name, help)
 }
 
-func betaCounter(name, help string) *metrics.CounterOpts {
-	opts := counter(name, help)
-	opts.StabilityLevel = metrics.BETA
-	return opts
-}
-
-func gauge(name, help string) *metrics.Gauge {
-	return metrics.NewGauge(&metrics.GaugeOpts{Subsystem: "kubelet", Name: name, Help: help, StabilityLevel: metrics.ALPHA})
+func betaCounter(name, help string) *metrics.Counter {
+	return ours.Counter(instruments.Beta, name, help)
 }
 
 func counters(name, help string, labels ...string) *metrics.CounterVec {
-	return metrics.NewCounterVec(counter(name, help), labels)
+	return ours.Counters(instruments.Alpha, name, help, labels...)
 }
 
-func histogram(name, help string, buckets []float64) *metrics.HistogramOpts {
-	return &metrics.HistogramOpts{Subsystem: "kubelet", Name: name, Help: help, Buckets: buckets, StabilityLevel: metrics.ALPHA}
+func gauge(name, help string) *metrics.Gauge {
+	return ours.Gauge(instruments.Alpha, name, help)
+}
+
+func gauges(name, help string, labels ...string) *metrics.GaugeVec {
+	return ours.Gauges(instruments.Alpha, name, help, labels...)
+}
+
+func histogram(name, help string, buckets []float64) *metrics.Histogram {
+	return ours.Histogram(instruments.Alpha, name, help, buckets)
 }
 
 func histograms(name, help string, buckets []float64, labels ...string) *metrics.HistogramVec {
-	return metrics.NewHistogramVec(histogram(name, help, buckets), labels)
+	return ours.Histograms(instruments.Alpha, name, help, buckets, labels...)
 }
 
 func ofDRA(name, help string, labels ...string) *metrics.HistogramVec {
-	opts := histogram(name, help, metrics.ExponentialBucketsRange(.1, 40, 15))
-	opts.Subsystem = "dra"
-	return metrics.NewHistogramVec(opts, labels)
+	return dras.Histograms(instruments.Alpha, name, help, metrics.ExponentialBucketsRange(.1, 40, 15), labels...)
 }
 
 // CSICall notes how long a call of a CSI driver took, and how it ended. No volume is another's in disguise here (migrated).

@@ -185,9 +185,6 @@ func (in *Input) fromRuntime(c *v1.Container, have *containers.Container) v1.Con
 		User:         userOf(have),
 		StopSignal:   containers.SignalName(have.StopSignal),
 	}
-	if have.ImageID != "" {
-		s.ImageID = have.ImageID
-	}
 	if strings.HasPrefix(c.Image, "sha256:") || !strings.HasPrefix(have.Image, "sha256:") {
 		s.Image = cmp.Or(have.Image, c.Image)
 	} else {

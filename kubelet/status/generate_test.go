@@ -92,6 +92,17 @@ func TestReadiness(t *testing.T) {
 	}
 }
 
+// A container's image is named as the runtime resolved it.
+func TestImageOfContainer(t *testing.T) {
+	have := container("a", running, 0)
+	have.Image, have.ImageRef = "example.org/a:1", "example.org/a@sha256:12"
+	pod := &v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{{Name: "a", Image: "example.org/a:1"}}}}
+	s := Generate(Input{Pod: pod, Old: &v1.PodStatus{}, Runtime: status(have), Probes: unready{}})
+	if got := s.ContainerStatuses[0]; got.Image != have.Image || got.ImageID != have.ImageRef {
+		t.Errorf("image = %q, ID %q", got.Image, got.ImageID)
+	}
+}
+
 // What is known of a container's devices stays when it has given them back.
 func TestDevicesOfContainers(t *testing.T) {
 	pod := &v1.Pod{Spec: v1.PodSpec{InitContainers: []v1.Container{{Name: "i"}}, Containers: []v1.Container{{Name: "a"}, {Name: "b"}}}}

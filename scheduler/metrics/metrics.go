@@ -8,9 +8,11 @@ import (
 	"time"
 
 	"k8s.io/component-base/metrics"
+
+	"github.com/skiff-k8s/skiff/internal/instruments"
 )
 
-const subsystem = "scheduler"
+const of = instruments.Of("scheduler")
 
 // Set is the metrics of one scheduler. Until they are registered they cost next to nothing.
 type Set struct {
@@ -60,91 +62,28 @@ const (
 // New makes the metrics. state counts what is pending.
 func New(state func() State) *Set {
 	return &Set{
-		Attempts: metrics.NewCounterVec(&metrics.CounterOpts{
-			Subsystem: subsystem, Name: "schedule_attempts_total", StabilityLevel: metrics.STABLE,
-			Help: "How often it was tried to place a pod, by how that ended.",
-		}, []string{"result", "profile"}),
-		AttemptDuration: metrics.NewHistogramVec(&metrics.HistogramOpts{
-			Subsystem: subsystem, Name: "scheduling_attempt_duration_seconds", StabilityLevel: metrics.STABLE,
-			Help: "How long an attempt to place a pod took, binding included.", Buckets: metrics.ExponentialBuckets(0.001, 2, 15),
-		}, []string{"result", "profile"}),
-		AlgorithmDuration: metrics.NewHistogram(&metrics.HistogramOpts{
-			Subsystem: subsystem, Name: "scheduling_algorithm_duration_seconds", StabilityLevel: metrics.BETA,
-			Help: "How long it took to find a node.", Buckets: metrics.ExponentialBuckets(0.001, 2, 15),
-		}),
-		PodDuration: metrics.NewHistogramVec(&metrics.HistogramOpts{
-			Subsystem: subsystem, Name: "pod_scheduling_sli_duration_seconds", StabilityLevel: metrics.BETA,
-			Help: "How long a pod took from the queue to its node, by the number of attempts.", Buckets: metrics.ExponentialBuckets(0.01, 2, 20),
-		}, []string{"attempts"}),
-		PodAttempts: metrics.NewHistogram(&metrics.HistogramOpts{
-			Subsystem: subsystem, Name: "pod_scheduling_attempts", StabilityLevel: metrics.STABLE,
-			Help: "How many attempts it took to place a pod.", Buckets: metrics.ExponentialBuckets(1, 2, 5),
-		}),
-		PointDuration: metrics.NewHistogramVec(&metrics.HistogramOpts{
-			Subsystem: subsystem, Name: "framework_extension_point_duration_seconds", StabilityLevel: metrics.STABLE,
-			Help: "How long all plugins together took at an extension point.", Buckets: metrics.ExponentialBuckets(0.0001, 2, 12),
-		}, []string{"extension_point", "status", "profile"}),
-		PluginDuration: metrics.NewHistogramVec(&metrics.HistogramOpts{
-			Subsystem: subsystem, Name: "plugin_execution_duration_seconds", StabilityLevel: metrics.BETA,
-			Help: "How long a plugin took, by extension point; of one in a hundred attempts.", Buckets: metrics.ExponentialBuckets(0.00001, 1.5, 20),
-		}, []string{"plugin", "extension_point", "status"}),
-		Evaluations: metrics.NewCounterVec(&metrics.CounterOpts{
-			Subsystem: subsystem, Name: "plugin_evaluation_total", StabilityLevel: metrics.BETA,
-			Help: "How often a plugin was asked, at PreFilter, Filter, PreScore and Score.",
-		}, []string{"plugin", "extension_point", "profile"}),
-		Incoming: metrics.NewCounterVec(&metrics.CounterOpts{
-			Subsystem: subsystem, Name: "queue_incoming_pods_total", StabilityLevel: metrics.STABLE,
-			Help: "How many pods came into each of the queues, by what had them do so.",
-		}, []string{"queue", "event"}),
-		PermitWait: metrics.NewHistogramVec(&metrics.HistogramOpts{
-			Subsystem: subsystem, Name: "permit_wait_duration_seconds", StabilityLevel: metrics.BETA,
-			Help: "How long pods waited for leave to be bound.", Buckets: metrics.ExponentialBuckets(0.001, 2, 15),
-		}, []string{"result"}),
-		Goroutines: metrics.NewGaugeVec(&metrics.GaugeOpts{
-			Subsystem: subsystem, Name: "goroutines", StabilityLevel: metrics.BETA,
-			Help: "How many goroutines run, by what they do.",
-		}, []string{"operation"}),
-		Victims: metrics.NewHistogram(&metrics.HistogramOpts{
-			Subsystem: subsystem, Name: "preemption_victims", StabilityLevel: metrics.STABLE,
-			Help: "How many pods had to go to make room for one.", Buckets: metrics.ExponentialBuckets(1, 2, 7),
-		}),
-		Preemptions: metrics.NewCounter(&metrics.CounterOpts{
-			Subsystem: subsystem, Name: "preemption_attempts_total", StabilityLevel: metrics.STABLE,
-			Help: "How often it was tried to make room for a pod.",
-		}),
-		Evictions: metrics.NewCounterVec(&metrics.CounterOpts{
-			Subsystem: subsystem, Name: "preemption_goroutines_execution_total", StabilityLevel: metrics.ALPHA,
-			Help: "How often the victims of a pod were deleted, by how that ended.",
-		}, []string{"result"}),
-		EvictionDuration: metrics.NewHistogramVec(&metrics.HistogramOpts{
-			Subsystem: subsystem, Name: "preemption_goroutines_duration_seconds", StabilityLevel: metrics.ALPHA,
-			Help: "How long it took to delete the victims of a pod.", Buckets: metrics.ExponentialBuckets(0.01, 2, 20),
-		}, []string{"result"}),
-		Handling: metrics.NewHistogramVec(&metrics.HistogramOpts{
-			Subsystem: subsystem, Name: "event_handling_duration_seconds", StabilityLevel: metrics.ALPHA,
-			Help: "How long it took to take over a change of the cluster.", Buckets: metrics.ExponentialBuckets(0.0001, 2, 12),
-		}, []string{"event"}),
-		AfterFlush: metrics.NewCounter(&metrics.CounterOpts{
-			Subsystem: subsystem, Name: "pod_scheduled_after_flush_total", StabilityLevel: metrics.ALPHA,
-			Help: "How many pods were placed when they were tried only because they had waited too long: an event should have had them tried.",
-		}),
-		VolumeErrors: metrics.NewCounterVec(&metrics.CounterOpts{
-			Subsystem: "scheduler_volume", Name: "scheduling_stage_error_total", StabilityLevel: metrics.ALPHA,
-			Help: "How many errors there were with the volumes of pods.",
-		}, []string{"operation"}),
-		DeviceWait: metrics.NewHistogramVec(&metrics.HistogramOpts{
-			Subsystem: subsystem, Name: "dra_bindingconditions_wait_duration_seconds", StabilityLevel: metrics.ALPHA,
-			Help: "How long pods waited for their devices to be ready.", Buckets: metrics.ExponentialBuckets(0.1, 2, 14),
-		}, []string{"profile", "driver", "status"}),
-		DeviceBindings: metrics.NewCounterVec(&metrics.CounterOpts{
-			Subsystem: subsystem, Name: "dra_bindingconditions_allocations_total", StabilityLevel: metrics.ALPHA,
-			Help: "How many devices had to be made ready for a pod, by how that ended.",
-		}, []string{"profile", "driver", "status"}),
-		entities: metrics.NewCounterVec(&metrics.CounterOpts{
-			Subsystem: subsystem, Name: "queue_incoming_entities_total", StabilityLevel: metrics.ALPHA,
-			Help: "How many pods came into each of the queues, by what had them do so.",
-		}, []string{"queue", "event", "type"}),
-		state: &collector{state: state},
+		Attempts:          of.Counters(instruments.Stable, "schedule_attempts_total", "How often it was tried to place a pod, by how that ended.", "result", "profile"),
+		AttemptDuration:   of.Histograms(instruments.Stable, "scheduling_attempt_duration_seconds", "How long an attempt to place a pod took, binding included.", metrics.ExponentialBuckets(0.001, 2, 15), "result", "profile"),
+		AlgorithmDuration: of.Histogram(instruments.Beta, "scheduling_algorithm_duration_seconds", "How long it took to find a node.", metrics.ExponentialBuckets(0.001, 2, 15)),
+		PodDuration:       of.Histograms(instruments.Beta, "pod_scheduling_sli_duration_seconds", "How long a pod took from the queue to its node, by the number of attempts.", metrics.ExponentialBuckets(0.01, 2, 20), "attempts"),
+		PodAttempts:       of.Histogram(instruments.Stable, "pod_scheduling_attempts", "How many attempts it took to place a pod.", metrics.ExponentialBuckets(1, 2, 5)),
+		PointDuration:     of.Histograms(instruments.Stable, "framework_extension_point_duration_seconds", "How long all plugins together took at an extension point.", metrics.ExponentialBuckets(0.0001, 2, 12), "extension_point", "status", "profile"),
+		PluginDuration:    of.Histograms(instruments.Beta, "plugin_execution_duration_seconds", "How long a plugin took, by extension point; of one in a hundred attempts.", metrics.ExponentialBuckets(0.00001, 1.5, 20), "plugin", "extension_point", "status"),
+		Evaluations:       of.Counters(instruments.Beta, "plugin_evaluation_total", "How often a plugin was asked, at PreFilter, Filter, PreScore and Score.", "plugin", "extension_point", "profile"),
+		Incoming:          of.Counters(instruments.Stable, "queue_incoming_pods_total", "How many pods came into each of the queues, by what had them do so.", "queue", "event"),
+		PermitWait:        of.Histograms(instruments.Beta, "permit_wait_duration_seconds", "How long pods waited for leave to be bound.", metrics.ExponentialBuckets(0.001, 2, 15), "result"),
+		Goroutines:        of.Gauges(instruments.Beta, "goroutines", "How many goroutines run, by what they do.", "operation"),
+		Victims:           of.Histogram(instruments.Stable, "preemption_victims", "How many pods had to go to make room for one.", metrics.ExponentialBuckets(1, 2, 7)),
+		Preemptions:       of.Counter(instruments.Stable, "preemption_attempts_total", "How often it was tried to make room for a pod."),
+		Evictions:         of.Counters(instruments.Alpha, "preemption_goroutines_execution_total", "How often the victims of a pod were deleted, by how that ended.", "result"),
+		EvictionDuration:  of.Histograms(instruments.Alpha, "preemption_goroutines_duration_seconds", "How long it took to delete the victims of a pod.", metrics.ExponentialBuckets(0.01, 2, 20), "result"),
+		Handling:          of.Histograms(instruments.Alpha, "event_handling_duration_seconds", "How long it took to take over a change of the cluster.", metrics.ExponentialBuckets(0.0001, 2, 12), "event"),
+		AfterFlush:        of.Counter(instruments.Alpha, "pod_scheduled_after_flush_total", "How many pods were placed when they were tried only because they had waited too long: an event should have had them tried."),
+		VolumeErrors:      instruments.Of("scheduler_volume").Counters(instruments.Alpha, "scheduling_stage_error_total", "How many errors there were with the volumes of pods.", "operation"),
+		DeviceWait:        of.Histograms(instruments.Alpha, "dra_bindingconditions_wait_duration_seconds", "How long pods waited for their devices to be ready.", metrics.ExponentialBuckets(0.1, 2, 14), "profile", "driver", "status"),
+		DeviceBindings:    of.Counters(instruments.Alpha, "dra_bindingconditions_allocations_total", "How many devices had to be made ready for a pod, by how that ended.", "profile", "driver", "status"),
+		entities:          of.Counters(instruments.Alpha, "queue_incoming_entities_total", "How many pods came into each of the queues, by what had them do so.", "queue", "event", "type"),
+		state:             &collector{state: state},
 	}
 }
 
