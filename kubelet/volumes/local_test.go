@@ -46,6 +46,11 @@ func TestLocalDevice(t *testing.T) {
 		t.Errorf("file has %q", got)
 	}
 	must(t, n.TearDown(t.Context(), b.UID))
+	reader := podWith("reader", "disk") // its group is given nothing that cannot be written
+	reader.Spec.Volumes[0].PersistentVolumeClaim.ReadOnly = true
+	reader.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: ptr(int64(1234))}
+	n.setUp(t, reader)
+	must(t, n.TearDown(t.Context(), reader.UID))
 
 	pvc, pv = claim("raw", corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: device}})
 	pv.Spec.VolumeMode = ptr(corev1.PersistentVolumeBlock)
