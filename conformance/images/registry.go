@@ -11,6 +11,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -22,6 +24,9 @@ import (
 
 // pulled are the images that tests pull although the node has them.
 var pulled = []string{testImages + "agnhost:2.66.1", testImages + "kitten:1.8"}
+
+// pulledWithStorage is one more, which not every archive has.
+const pulledWithStorage = storageImages + "csi-snapshotter:v8.6.0"
 
 // Registry is a registry for some images of an archive, by the paths that they have at registry.k8s.io. It remembers
 // what it was asked for.
@@ -39,7 +44,17 @@ func NewRegistry(ctx context.Context, archive string) (*Registry, error) {
 		handler: registry.New(registry.Logger(log.New(io.Discard, "", 0))),
 		served:  map[string]int{}, refused: map[string]int{},
 	}
-	for _, ref := range pulled {
+	all, err := tarball.LoadManifest(func() (io.ReadCloser, error) { return os.Open(archive) })
+	if err != nil {
+		return nil, fmt.Errorf("read what images there are: %w", err)
+	}
+	refs := slices.Clone(pulled)
+	for _, image := range all {
+		if slices.Contains(image.RepoTags, pulledWithStorage) {
+			refs = append(refs, pulledWithStorage)
+		}
+	}
+	for _, ref := range refs {
 		tag, err := name.NewTag(ref)
 		if err != nil {
 			return nil, err

@@ -51,8 +51,8 @@ func (l local) setUp(ctx context.Context, v *volume) (mounted, error) {
 			return mounted{}, err
 		}
 	}
-	if !v.again {
-		if err := l.m.giveVolume(v.pod, v.dir, v.fsGroup(), v.readOnly); err != nil {
+	if !v.again && !v.readOnly {
+		if err := l.m.giveVolume(v.pod, v.dir, v.fsGroup(), false); err != nil {
 			return mounted{}, err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -41,11 +42,20 @@ func TestLocalDevice(t *testing.T) {
 	}
 	write(t, filepath.Join(path, "file"), "data")
 	must(t, n.TearDown(t.Context(), a.UID))
+	b.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: ptr(int64(5678))}
 	n.setUp(t, b)
-	if got := read(t, filepath.Join(n.mounts(t, b)["/mnt/data"].HostPath, "file")); got != "data" {
-		t.Errorf("file has %q", got)
+	file := filepath.Join(n.mounts(t, b)["/mnt/data"].HostPath, "file")
+	info, err := os.Stat(file)
+	must(t, err)
+	if got := read(t, file); got != "data" || info.Sys().(*syscall.Stat_t).Gid != 5678 {
+		t.Errorf("file has %q and %+v", got, info.Sys())
 	}
 	must(t, n.TearDown(t.Context(), b.UID))
+	reader := podWith("reader", "disk") // its group is given nothing that cannot be written
+	reader.Spec.Volumes[0].PersistentVolumeClaim.ReadOnly = true
+	reader.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: ptr(int64(1234))}
+	n.setUp(t, reader)
+	must(t, n.TearDown(t.Context(), reader.UID))
 
 	pvc, pv = claim("raw", corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: device}})
 	pv.Spec.VolumeMode = ptr(corev1.PersistentVolumeBlock)

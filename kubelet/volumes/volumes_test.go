@@ -475,8 +475,8 @@ func TestClaims(t *testing.T) {
 	}
 	info, err := os.Stat(host + "/f")
 	must(t, err)
-	if st := info.Sys().(*syscall.Stat_t); st.Gid != 4321 {
-		t.Errorf("fsGroup of a local volume: %d", st.Gid)
+	if st := info.Sys().(*syscall.Stat_t); st.Gid == 4321 {
+		t.Error("a local volume that is read-only was given to the pod's group")
 	}
 	must(t, n.TearDown(t.Context(), pod.UID))
 	if read(t, host+"/f") != "data" {
