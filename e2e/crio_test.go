@@ -52,6 +52,13 @@ func TestCRIO(t *testing.T) {
 		n.herdIs(4)
 		n.endHerd()
 	})
+	log, err := os.ReadFile(n.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(log), "Container events ended") {
+		t.Error("the log tells of events, of which CRI-O has none")
+	}
 	t.Run("CRI-O is killed", func(t *testing.T) {
 		n := n.with(t)
 		n.kill(runtime)
@@ -71,28 +78,8 @@ func TestCRIO(t *testing.T) {
 	if now := n.instance("steady"); now != before {
 		t.Errorf("the pod that nobody touched is %s, was %s", now, before)
 	}
-	t.Run("CRI-O wipes its containers after a restart of the machine", func(t *testing.T) {
-		n := n.with(t)
-		n.killServer()
-		crio.wipe(t)
-		n.start()
-		n.eventually(90*time.Second, "the pod runs again", func() error {
-			if now, err := n.try("get", "pod", "-n", "demo", "steady", "-o", "jsonpath={.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].ready}"); err != nil || now != "1 true" {
-				return fmt.Errorf("its restarts and readiness: %q, %v", now, err)
-			}
-			return nil
-		})
-		n.reachesSteady()
-	})
 	n.kubectl("delete", "namespace", "demo", "--timeout=120s")
 	n.nothingOf("demo")
-	log, err := os.ReadFile(n.log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if strings.Contains(string(log), "Container events ended") {
-		t.Error("the log tells of events, of which CRI-O has none")
-	}
 }
 
 func (n *node) killServer() {
@@ -171,23 +158,6 @@ const crioVersion = "1.34.2"
 type standIn struct {
 	runtime runtimeapi.RuntimeServiceClient
 	images  runtimeapi.ImageServiceClient
-}
-
-// wipe removes all sandboxes and their containers.
-func (c *standIn) wipe(t *testing.T) {
-	t.Helper()
-	all, err := c.runtime.ListPodSandbox(t.Context(), &runtimeapi.ListPodSandboxRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range all.Items {
-		if _, err := c.runtime.StopPodSandbox(t.Context(), &runtimeapi.StopPodSandboxRequest{PodSandboxId: s.Id}); err != nil {
-			t.Error(err)
-		}
-		if _, err := c.runtime.RemovePodSandbox(t.Context(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: s.Id}); err != nil {
-			t.Error(err)
-		}
-	}
 }
 
 func (c *standIn) dialect() map[string]translation {
