@@ -279,6 +279,7 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	k.status = status.NewManager(deps.Client, deps.Informers.Core().V1().Pods().Lister())
 	k.pods = podsapi.New(cfg.Root, podsapi.Node{Pods: k.Pods, Pod: k.PodByUID, Decided: k.decidedStatus, Synced: k.hasSynced}, k.metrics)
 	k.status.Ended, k.status.Changed = k.metrics.EndedContainers, k.pods.Changed
+	k.status.Written = func(took time.Duration) { k.metrics.StatusWritten.Observe(took.Seconds()) }
 	k.devices = devices.New(cfg.Root, k.metrics, k.agent.Poke, k.wake)
 	k.agent.Devices = k.devices.Resources
 	k.shutdown = shutdown.New(cfg.Shutdown, shutdown.Systemd{}, ending{k})

@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/component-base/metrics/testutil"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
@@ -320,6 +321,28 @@ func TestPodRunsAndGoes(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(filepath.Join(b.dir, "kubelet", "pods")); len(left) > 0 {
 		t.Errorf("folders left: %v", left)
+	}
+}
+
+// What pods are let in with, how long their statuses take to be written, and hooks that are cut short are counted.
+func TestPodsAreCounted(t *testing.T) {
+	b := newBench(t, "app:1")
+	b.create(testPod("web", v1.Container{
+		Name: "app", Resources: amount("100m", "1Mi"), Lifecycle: &v1.Lifecycle{PreStop: &v1.LifecycleHandler{Sleep: &v1.SleepAction{Seconds: 20}}},
+	}))
+	b.eventually("pod is ready", func() bool { return b.ready("web") })
+	b.delete("web", 1)
+	b.gone("web")
+	m := b.kubelet.metrics
+	admitted, err := testutil.GetCounterMetricValue(m.Admitted.WithLabelValues("container_level", "burstable"))
+	if err != nil || admitted != 1 {
+		t.Errorf("let in: %v, %v", admitted, err)
+	}
+	if cut, err := testutil.GetCounterMetricValue(m.SleepsCut); err != nil || cut != 1 {
+		t.Errorf("cut short: %v, %v", cut, err)
+	}
+	if written, err := testutil.GetHistogramMetricCount(m.StatusWritten.ObserverMetric); err != nil || written == 0 {
+		t.Errorf("statuses written: %v, %v", written, err)
 	}
 }
 

@@ -96,6 +96,9 @@ func (k *Kubelet) setProgress(w *worker, to *v1.PodCondition) {
 
 // countResize counts what a new version of a pod asks for.
 func (k *Kubelet) countResize(was, is *v1.Pod) {
+	if was.Generation == is.Generation {
+		return
+	}
 	now := allocation.Of(is).Containers
 	for name, before := range allocation.Of(was).Containers {
 		after, ok := now[name]
@@ -170,8 +173,9 @@ func (k *Kubelet) tryToGrant(w *worker, pod, granted *v1.Pod) (granting bool, er
 		return false, fmt.Errorf("node %q is not registered yet", k.cfg.Node.Name)
 	}
 	if why, detail := k.neverFits(pod, granted); why != "" {
-		k.metrics.Resizes.Infeasible.WithLabelValues(detail).Inc()
-		k.putOff(w, pod, v1.PodReasonInfeasible, why)
+		if k.putOff(w, pod, v1.PodReasonInfeasible, why) {
+			k.metrics.Resizes.Infeasible.WithLabelValues(detail).Inc()
+		}
 		return false, nil
 	}
 	if r := k.noTurn(w, pod, granted, node); r != nil {
@@ -203,16 +207,18 @@ func (k *Kubelet) tryToGrant(w *worker, pod, granted *v1.Pod) (granting bool, er
 	return true, nil
 }
 
-// putOff notes why a pod cannot have what it asks for: at the moment, or at all.
-func (k *Kubelet) putOff(w *worker, pod *v1.Pod, reason, message string) {
+// putOff notes why a pod cannot have what it asks for, at the moment or at all, and says whether that is news.
+func (k *Kubelet) putOff(w *worker, pod *v1.Pod, reason, message string) (news bool) {
 	was, now := w.resize.pending, resizeCondition(v1.PodResizePending, reason, message, pod.Generation)
 	if was != nil && was.Reason == reason {
 		now.LastTransitionTime = was.LastTransitionTime
 	}
 	k.setPending(w, pod, now, "")
-	if was == nil || was.Reason != reason || was.ObservedGeneration != pod.Generation {
-		k.resizeEvent(pod, v1.EventTypeWarning, "Resize"+reason, "Pod resize "+reason, pod.Generation, message)
+	if was != nil && was.Reason == reason && was.ObservedGeneration == pod.Generation {
+		return false
 	}
+	k.resizeEvent(pod, v1.EventTypeWarning, "Resize"+reason, "Pod resize "+reason, pod.Generation, message)
+	return true
 }
 
 // neverFits says why this node cannot resize the pod, whatever room there is; detail is that for the metric.

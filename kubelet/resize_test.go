@@ -232,6 +232,47 @@ func TestResizeFails(t *testing.T) {
 	b.eventually("another change is made", func() bool { return resizeConditions(b.get("web")) == "" })
 }
 
+// The resources of a pod as a whole follow its spec, and so do the limits of containers that leave them open: in place, or by a
+// restart of those that ask for it.
+func TestResizeWholePod(t *testing.T) {
+	b := newBench(t, "app:1")
+	whole := func(cpu, memory string) *v1.ResourceRequirements { return ptr.To(guaranteed(cpu, memory)) }
+	pod := testPod("web",
+		v1.Container{Name: "open", ResizePolicy: []v1.ContainerResizePolicy{{ResourceName: v1.ResourceMemory, RestartPolicy: v1.RestartContainer}}},
+		v1.Container{Name: "own", Resources: guaranteed("50m", "16Mi")})
+	pod.Spec.Resources = whole("200m", "64Mi")
+	b.create(pod)
+	b.eventually("pod is ready", func() bool { return b.ready("web") })
+	resize := func(to *v1.ResourceRequirements) {
+		t.Helper()
+		pod := b.get("web")
+		pod.Spec.Resources = to
+		if _, err := b.client.CoreV1().Pods("default").UpdateResize(t.Context(), "web", pod, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	has := func(cpu, memory string, restarts int32) func() bool {
+		return func() bool {
+			pod := b.get("web")
+			s := pod.Status
+			return s.ObservedGeneration == pod.Generation && resizeConditions(pod) == "" && b.ready("web") && s.Resources != nil &&
+				s.AllocatedResources.Cpu().Equal(resource.MustParse(cpu)) && s.Resources.Limits.Memory().Equal(resource.MustParse(memory)) &&
+				s.ContainerStatuses[0].RestartCount == restarts && s.ContainerStatuses[1].RestartCount == 0
+		}
+	}
+	resize(whole("300m", "64Mi"))
+	b.eventually("it has more CPU", has("300m", "64Mi", 0))
+	if log := b.cri.Dump(); !slices.Contains(log, "resize web/open") || slices.Contains(log, "resize web/own") {
+		t.Errorf("resized: %v; want the container that leaves its limits open", log)
+	}
+	resize(whole("300m", "128Mi"))
+	b.eventually("it has more memory", has("300m", "128Mi", 1))
+	resize(whole("200m", "64Mi"))
+	b.eventually("it has less", has("200m", "64Mi", 2))
+	resize(whole("900", "64Mi"))
+	b.eventually("there is no room", func() bool { return resizeConditions(b.get("web")) == "PodResizePending=Deferred " })
+}
+
 // A critical pod grows at the cost of others.
 func TestCriticalPodGrows(t *testing.T) {
 	b := newBench(t, "app:1")

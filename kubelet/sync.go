@@ -24,6 +24,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/cgroups"
 	"github.com/skiff-k8s/skiff/kubelet/containers"
 	"github.com/skiff-k8s/skiff/kubelet/eviction"
+	"github.com/skiff-k8s/skiff/kubelet/metrics"
 	"github.com/skiff-k8s/skiff/kubelet/probe"
 	"github.com/skiff-k8s/skiff/kubelet/shutdown"
 	"github.com/skiff-k8s/skiff/kubelet/status"
@@ -188,10 +189,17 @@ func (k *Kubelet) admit(ctx context.Context, w *worker, pod *v1.Pod, have *conta
 	w.mu.Lock()
 	w.ready = true
 	w.mu.Unlock()
+	k.countAdmitted(pod)
 	if k.cpus.Has(pod.UID) {
 		k.shareCPUs(ctx)
 	}
 	return false, nil
+}
+
+func (k *Kubelet) countAdmitted(pod *v1.Pod) {
+	has := func(c v1.Container) bool { return len(c.Resources.Requests)+len(c.Resources.Limits) > 0 }
+	mode := metrics.ConfigMode(resource.IsPodLevelResourcesSet(pod), slices.ContainsFunc(pod.Spec.Containers, has) || slices.ContainsFunc(pod.Spec.InitContainers, has))
+	k.metrics.Admitted.WithLabelValues(mode, strings.ToLower(string(qos.GetPodQOS(pod)))).Inc()
 }
 
 func (k *Kubelet) reject(pod *v1.Pod, r *admit.Rejection) {

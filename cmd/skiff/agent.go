@@ -83,7 +83,7 @@ func runAgent(cmd *cobra.Command, s *settings) error {
 	cfg.Progress = func(step join.Step, after time.Duration) {
 		tellAgent(out, &cfg, step, after)
 		if step == join.StepNode {
-			time.AfterFunc(settling, forgetStart)
+			started(ctx)
 		}
 	}
 	node, err := join.New(ctx, cfg)

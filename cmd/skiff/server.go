@@ -17,12 +17,15 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	cliflag "k8s.io/component-base/cli/flag"
+	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/agent"
 	"github.com/skiff-k8s/skiff/apiserver/authn"
 	"github.com/skiff-k8s/skiff/apiserver/authz"
+	"github.com/skiff-k8s/skiff/internal/systemd"
 	"github.com/skiff-k8s/skiff/kubelet/simulated"
 	schedulerconfig "github.com/skiff-k8s/skiff/scheduler/config"
 	"github.com/skiff-k8s/skiff/server"
@@ -77,7 +80,7 @@ func runServer(cmd *cobra.Command, s *settings) error {
 		tell(out, &cfg, step, after)
 		if step == lastStep(&cfg) {
 			profile.started()
-			time.AfterFunc(settling, forgetStart)
+			started(ctx)
 		}
 	}
 	srv, err := server.New(ctx, cfg)
@@ -112,11 +115,26 @@ func runUntilTold(ctx context.Context, out io.Writer, run func(context.Context) 
 		defer close(said)
 		fmt.Fprintln(out, "Stopping. Pods go on running; skiff stop ends them too.")
 	})
-	err := run(ctx)
+	group, ctx := errgroup.WithContext(ctx)
+	ctx, ended := context.WithCancel(ctx)
+	group.Go(func() error { return systemd.Watch(ctx) })
+	group.Go(func() error {
+		defer ended()
+		return run(ctx)
+	})
+	err := group.Wait()
 	if !unsay() {
 		<-said
 	}
 	return err
+}
+
+// started is for when all that was to start is there.
+func started(ctx context.Context) {
+	if err := systemd.Ready(); err != nil {
+		klog.FromContext(ctx).Error(err, "Telling systemd that this process is ready")
+	}
+	time.AfterFunc(settling, forgetStart)
 }
 
 // settling is how long controllers and informers are busy with their first look at everything.

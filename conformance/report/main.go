@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 
 	"sigs.k8s.io/yaml"
 
@@ -28,6 +29,11 @@ func report() error {
 	var impossible []results.Impossible
 	if err := yaml.UnmarshalStrict(content, &impossible); err != nil {
 		return fmt.Errorf("read impossible.yaml: %w", err)
+	}
+	for _, i := range impossible {
+		if _, err := regexp.Compile(i.Matching); err != nil {
+			return fmt.Errorf("read impossible.yaml: %w", err)
+		}
 	}
 	return errors.Join(
 		render("results.json", "REPORT.md", "# Conformance", "conformance tests", impossible),

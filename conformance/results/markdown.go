@@ -6,13 +6,16 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 )
 
-// Impossible is a test that cannot pass on test hosts. It still counts as not passed.
+// Impossible is a test that cannot pass on test hosts, or are those whose names match and that have not passed. They still count
+// as not passed.
 type Impossible struct {
-	Name string `json:"name"`
+	Name     string `json:"name,omitempty"`
+	Matching string `json:"matching,omitempty"` // a regular expression
 	// Reason says why, and Established how that was found out.
 	Reason      string `json:"reason"`
 	Established string `json:"established"`
@@ -43,18 +46,23 @@ func (r *Results) Markdown(title, tests, file string, impossible []Impossible) s
 		}
 		return orNothing(t.Failure)
 	})
-	cannot := map[string]Impossible{}
-	for _, i := range impossible {
-		cannot[i.Name] = i
-	}
 	r.list(&b, "Cannot pass on test hosts", "They count as not passed.", func(t *Test) string {
-		i, ok := cannot[t.Name]
-		if !ok {
-			return ""
+		for _, i := range impossible {
+			if i.is(t) {
+				return i.Reason + " Established: " + i.Established
+			}
 		}
-		return i.Reason + " Established: " + i.Established
+		return ""
 	})
 	return b.String()
+}
+
+func (i *Impossible) is(t *Test) bool {
+	if i.Matching == "" {
+		return i.Name == t.Name
+	}
+	matches, err := regexp.MatchString(i.Matching, t.Name)
+	return err == nil && matches && t.State != Passed
 }
 
 // sources says how old the verdicts are: what runs in parts has some of each day.

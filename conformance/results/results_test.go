@@ -34,3 +34,16 @@ func TestWholeRuns(t *testing.T) {
 		t.Errorf("the report does not name what failed:\n%s", got)
 	}
 }
+
+// Of tests that are told by an expression, those that cannot pass are those that have not.
+func TestImpossible(t *testing.T) {
+	r := &Results{Tests: []*Test{
+		{Name: "[sig-node] resize a", State: Passed}, {Name: "[sig-node] resize b", State: Failed}, {Name: "[sig-node] c", State: Failed}, {Name: "[sig-node] d", State: NotRun},
+	}}
+	_, got, _ := strings.Cut(r.Markdown("# Beyond", "tests", "beyond.json", []Impossible{{Matching: "resize [ab]$", Reason: "No way."}, {Name: "[sig-node] d", Reason: "Neither."}}), "## Cannot pass")
+	for name, want := range map[string]bool{"resize a": false, "resize b": true, "sig-node] c": false, "sig-node] d": true} {
+		if strings.Contains(got, name) != want {
+			t.Errorf("%s among those that cannot pass: %t, want %t:\n%s", name, !want, want, got)
+		}
+	}
+}

@@ -27,7 +27,11 @@ func (r *Runtime) runHook(ctx context.Context, pod *v1.Pod, c *v1.Container, id,
 	case h.HTTPGet != nil:
 		return r.httpHook(ctx, pod, c, podIP, h.HTTPGet)
 	case h.Sleep != nil:
-		return sleep(ctx, time.Duration(h.Sleep.Seconds)*time.Second)
+		err := sleep(ctx, time.Duration(h.Sleep.Seconds)*time.Second)
+		if err != nil {
+			r.metrics.SleepsCut.Inc()
+		}
+		return err
 	}
 	return fmt.Errorf("invalid handler: %v", h)
 }

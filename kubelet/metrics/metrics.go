@@ -44,6 +44,9 @@ type Metrics struct {
 	ImagePull         *metrics.HistogramVec // image_size_in_bytes: see ImageSize
 	ImagesRemoved     *metrics.CounterVec   // reason: age, space
 	CgroupVersion     *metrics.Gauge
+	StatusWritten     *metrics.Histogram  // until the API has a pod's status, from when it was decided
+	Admitted          *metrics.CounterVec // config_mode: who has resources, see ConfigMode; qos_class
+	SleepsCut         *metrics.Counter    // lifecycle hooks that slept when their container ended
 	HookFallbacks     *metrics.Counter    // lifecycle hooks that were called by HTTP instead of HTTPS
 	Restarted         *metrics.CounterVec // static: not counted for other pods
 	DeviceAllocation  *metrics.HistogramVec
@@ -131,6 +134,8 @@ type Calls struct{ Asked, Failed *metrics.CounterVec }
 
 var podBuckets = []float64{0.5, 1, 2, 3, 4, 5, 6, 8, 10, 20, 30, 45, 60, 120, 180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600}
 
+var statusBuckets = []float64{.01, .05, .1, .5, 1, 5, 10, 20, 30, 45, 60}
+
 var pullBuckets = []float64{1, 5, 10, 20, 30, 60, 120, 180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600}
 
 // storageBuckets are of what is done to volumes.
@@ -161,6 +166,9 @@ func New(node string) *Metrics {
 		ContainersPerPod:  histogram("containers_per_pod_count", "The number of containers per pod.", metrics.ExponentialBuckets(1, 2, 5)),
 		ImagePull:         histograms("image_pull_duration_seconds", "Duration in seconds to pull an image, with the time that it waited for others, by its size.", pullBuckets, "image_size_in_bytes"),
 		ImagesRemoved:     counters("image_garbage_collected_total", "Images that were removed because nobody used them, by why that was.", "reason"),
+		StatusWritten:     histogram("pod_status_sync_duration_seconds", "Duration in seconds until the API has the status of a pod, from when it was decided.", statusBuckets),
+		Admitted:          counters("pod_level_resources_admission_total", "Pods that were let in, by whether they, their containers, both or none have resources, and by QoS class.", "config_mode", "qos_class"),
+		SleepsCut:         counter("sleep_action_terminated_early_total", "Lifecycle hooks that slept when their container ended."),
 		HookFallbacks:     counter("lifecycle_handler_http_fallbacks_total", "Lifecycle hooks that were called without TLS because who was called had none."),
 		CgroupVersion:     gauge("cgroup_version", "The version of cgroups on this machine."),
 		Restarted:         counters("restarted_pods_total", "Number of pods that have been restarted because they were deleted and recreated with the same UID while the kubelet was watching them (common for static pods, extremely uncommon for API pods)", "static"),
@@ -210,6 +218,19 @@ func New(node string) *Metrics {
 	m.Probes.MustRegister(probes...)
 	m.name.WithLabelValues(node).Set(1)
 	return m
+}
+
+// ConfigMode is the label for a pod that has resources as a whole, or in its containers.
+func ConfigMode(whole, containers bool) string {
+	switch {
+	case whole && containers:
+		return "pod_and_container_level"
+	case whole:
+		return "pod_level"
+	case containers:
+		return "container_level"
+	}
+	return ""
 }
 
 // imageSizes are the bounds that images are told apart by.
@@ -270,7 +291,7 @@ func (m *Metrics) countLocalAPIs() {
 // List lists what is in All and in Probes.
 func (m *Metrics) List() (all, probes []metrics.Registerable) {
 	all = []metrics.Registerable{m.PodStart, m.PodStartTotal, m.PodStartSLI, m.FirstNetworkPodStartSLI, m.PodWorkerStart, m.PodWork, m.StartedPods, m.FailedPods,
-		m.SandboxStart, m.SandboxErrors, m.StartedContainers, m.FailedContainers, m.EndedContainers, m.UserNamespacedPods, m.UserNamespacedPodsFailed, m.Cgroups, m.Evictions, m.Preemptions, m.Rejections, m.ContainersPerPod, m.ImagePull, m.ImagesRemoved, m.CgroupVersion, m.HookFallbacks, m.Restarted, m.DeviceAllocation,
+		m.SandboxStart, m.SandboxErrors, m.StartedContainers, m.FailedContainers, m.EndedContainers, m.UserNamespacedPods, m.UserNamespacedPodsFailed, m.Cgroups, m.Evictions, m.Preemptions, m.Rejections, m.ContainersPerPod, m.ImagePull, m.ImagesRemoved, m.CgroupVersion, m.StatusWritten, m.Admitted, m.SleepsCut, m.HookFallbacks, m.Restarted, m.DeviceAllocation,
 		m.DeviceRegistered, m.DRAOperations, m.DRACalls, m.ClaimsInUse, m.ImageVolumes, m.ImageVolumesMounted, m.ImageVolumesFailed, m.storage, m.csiCalls, m.Requests, m.RequestDuration, m.Inflight,
 		m.operations, m.operationErrors, m.operationDurations, m.name, m.MemoryMin, m.MemoryLow, m.PodsAPI, m.PodResources,
 		m.Resizes.Asked, m.Resizes.Took, m.Resizes.Pending, m.Resizes.InProgress, m.Resizes.Infeasible, m.Resizes.Accepted, m.Resizes.DeferredFor}

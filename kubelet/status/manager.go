@@ -33,6 +33,8 @@ type Manager struct {
 	Writers int
 	// Ended counts the containers that have ended, by the labels container_type, exit_code and reason; set before Run. Nil: nobody does.
 	Ended *metrics.CounterVec
+	// Written is told how long a status took to get to the API, from when it was decided; set before Run. Nil: nobody is.
+	Written func(time.Duration)
 	// Changed is told of pods with another status; set before Run. It must not block. Nil: nobody is.
 	Changed func(types.UID)
 
@@ -48,8 +50,9 @@ type Manager struct {
 type desired struct {
 	namespace, name string
 	status          v1.PodStatus
-	remove          bool    // nothing of the pod is left on this node
-	written         *v1.Pod // the object as our last write returned it; newer than the lister's for a while
+	since           time.Time // when the first change was decided that is not written; zero: all are
+	remove          bool      // nothing of the pod is left on this node
+	written         *v1.Pod   // the object as our last write returned it; newer than the lister's for a while
 }
 
 // NewManager makes a Manager. The lister must be that of the informer whose events reach Reconcile.
@@ -109,6 +112,9 @@ func (m *Manager) Set(pod *v1.Pod, s v1.PodStatus) {
 		m.countEnded("ephemeral_container", d.status.EphemeralContainerStatuses, s.EphemeralContainerStatuses)
 	}
 	d.namespace, d.name, d.status = pod.Namespace, pod.Name, s
+	if d.since.IsZero() {
+		d.since = time.Now()
+	}
 	if s.StartTime == nil {
 		now := metav1.Now().Rfc3339Copy()
 		d.status.StartTime = &now
@@ -174,18 +180,26 @@ func (m *Manager) write(ctx context.Context, uid types.UID) error {
 	d := m.want[uid]
 	var now desired
 	if d != nil {
-		now = *d
+		now, d.since = *d, time.Time{}
 	}
 	m.mu.Unlock()
 	if d == nil {
 		return nil
 	}
 	pod, err := m.current(ctx, uid, &now)
+	if pod != nil && err == nil {
+		pod, err = m.patch(ctx, pod, &now.status)
+	}
 	if pod == nil || err != nil {
+		m.mu.Lock()
+		if !now.since.IsZero() {
+			d.since = now.since
+		}
+		m.mu.Unlock()
 		return err
 	}
-	if pod, err = m.patch(ctx, pod, &now.status); pod == nil || err != nil {
-		return err
+	if m.Written != nil && !now.since.IsZero() {
+		m.Written(time.Since(now.since))
 	}
 	m.mu.Lock()
 	if d := m.want[uid]; d != nil {
