@@ -260,8 +260,10 @@ func (s *servers) kill(t *testing.T, victim *node) {
 	t.Logf("it is %s", victim.Name())
 	s.write(victim, 2)
 	end(victim, syscall.SIGKILL)
+	killed := time.Now()
 	for _, n := range others {
 		s.write(n, 3)
+		t.Logf("%v after that %s has written", time.Since(killed).Round(100*time.Millisecond), n.Name())
 	}
 	for _, n := range others {
 		s.hasAll(n)

@@ -35,6 +35,8 @@ const (
 	leaseDuration = 15 * time.Second
 	renewDeadline = 10 * time.Second
 	retryPeriod   = 2 * time.Second
+
+	lockTimeout = renewDeadline / 2 // of one request, as upstream's
 )
 
 // ErrLostLease ends the server: what acts cannot be stopped and started again in one process, and another one acts by
@@ -49,20 +51,42 @@ type candidate struct {
 	close func()
 }
 
+// impatient gives up a request while there is time for another one. A write that was under way when etcd lost its leader is
+// never answered; the next one is, as soon as there is a leader again.
+type impatient struct{ resourcelock.Interface }
+
+func (l impatient) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	return l.Interface.Get(ctx)
+}
+
+func (l impatient) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	return l.Interface.Create(ctx, record)
+}
+
+func (l impatient) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	return l.Interface.Update(ctx, record)
+}
+
 func newCandidate(ctx context.Context, client kubernetes.Interface, name string) (*candidate, error) {
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
 	c := &candidate{name: name, terms: make(chan context.Context, 1), close: broadcaster.Shutdown}
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Name: name,
-		Lock: &resourcelock.LeaseLock{
+		Lock: impatient{&resourcelock.LeaseLock{
 			LeaseMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: name},
 			Client:    client.CoordinationV1(),
 			LockConfig: resourcelock.ResourceLockConfig{
 				Identity:      identity(),
 				EventRecorder: broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: name}),
 			},
-		},
+		}},
 		LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod,
 		ReleaseOnCancel: true,
 		Callbacks: leaderelection.LeaderCallbacks{

@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/kubernetes/scheme"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/utils/ptr"
 )
@@ -70,6 +71,46 @@ func TestLeadershipIsHandedOver(t *testing.T) {
 			t.Errorf("second = %v", err)
 		}
 	})
+}
+
+// mute never answers.
+type mute struct{ resourcelock.Interface }
+
+func (mute) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+	<-ctx.Done()
+	return nil, nil, ctx.Err()
+}
+
+func (mute) Create(ctx context.Context, _ resourcelock.LeaderElectionRecord) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (mute) Update(ctx context.Context, _ resourcelock.LeaderElectionRecord) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// A request that is not answered leaves time to renew the Lease by another one.
+func TestUnansweredRenewalLeavesTime(t *testing.T) {
+	lock := impatient{mute{}}
+	for name, ask := range map[string]func(context.Context) error{
+		"get":    func(ctx context.Context) error { _, _, err := lock.Get(ctx); return err },
+		"create": func(ctx context.Context) error { return lock.Create(ctx, resourcelock.LeaderElectionRecord{}) },
+		"update": func(ctx context.Context) error { return lock.Update(ctx, resourcelock.LeaderElectionRecord{}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				began := time.Now()
+				if err := ask(t.Context()); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("err = %v", err)
+				}
+				if took := time.Since(began); took > renewDeadline/2 {
+					t.Errorf("gave up after %v of %v", took, renewDeadline)
+				}
+			})
+		})
+	}
 }
 
 // masterStatus returns what the metrics say of the controllers' Lease, -1 if nothing.
