@@ -20,6 +20,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/skiff-k8s/skiff/internal/simulatednode"
 )
 
 const (
@@ -140,7 +142,7 @@ func deployment(name string) *appsv1.Deployment {
 		Spec: appsv1.DeploymentSpec{
 			Replicas: &n, Selector: &metav1.LabelSelector{MatchLabels: labels},
 			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{
-				NodeSelector: map[string]string{"simulated.skiff.io/node": "true"},
+				NodeSelector: map[string]string{simulatednode.Label: "true"},
 				Containers:   []corev1.Container{{Name: "main", Image: image}},
 			}},
 		},

@@ -223,13 +223,13 @@ func (k *Kubelet) putOff(w *worker, pod *v1.Pod, reason, message string) (news b
 
 // neverFits says why this node cannot resize the pod, whatever room there is; detail is that for the metric.
 func (k *Kubelet) neverFits(pod, granted *v1.Pod) (why, detail string) {
+	guaranteed := qos.GetPodQOS(pod) == v1.PodQOSGuaranteed
 	for i, list := range [][]v1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		had := [][]v1.Container{granted.Spec.InitContainers, granted.Spec.Containers}[i]
 		for j := range list {
 			c, was := &list[j], &had[j]
 			cpu := c.Resources.Requests.Cpu().Cmp(*was.Resources.Requests.Cpu()) != 0
 			memory := c.Resources.Requests.Memory().Cmp(*was.Resources.Requests.Memory()) != 0
-			guaranteed := qos.GetPodQOS(pod) == v1.PodQOSGuaranteed
 			switch {
 			case memory && !containers.RestartsFor(was, v1.ResourceMemory) && (k.runtime.Swaps(pod, c) || k.runtime.Swaps(granted, was)):
 				return "In-place resize of containers with swap is not supported.", "swap_limitation"

@@ -9,20 +9,20 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/skiff-k8s/skiff/internal/simulatednode"
 )
 
-// simulated is a label of nodes that exist in the API only (kubelet/simulated). So do their directories.
-const simulated = "simulated.skiff.io/node"
-
+// makeDirectory makes a volume's. On a node that exists in the API only, it does so, too.
 func (p *provisioner) makeDirectory(ctx context.Context, node *corev1.Node, volume string) (path string, err error) {
-	if node.Labels[simulated] != "" {
+	if node.Labels[simulatednode.Label] != "" {
 		return "/simulated/" + volume, nil
 	}
 	return p.nodes.Make(ctx, node.Name, volume)
 }
 
 func (p *provisioner) removeDirectory(ctx context.Context, node *corev1.Node, volume string) error {
-	if node.Labels[simulated] != "" {
+	if node.Labels[simulatednode.Label] != "" {
 		return nil
 	}
 	return p.nodes.Remove(ctx, node.Name, volume)

@@ -8,7 +8,8 @@
 //	<root>/kubepods/besteffort/pod<uid>
 //
 // It writes the files of cgroup v1 (every controller that is mounted) or v2, and never touches anything outside
-// its own root, but for the groups that the operator wants limited to what is reserved for them (reserved.go). With the systemd driver the same tree is made of slices, named as systemd wants them.
+// its own root, but for the groups that the operator wants limited to what is reserved for them (reserved.go). With the
+// systemd driver the same tree is made of slices, named as systemd wants them.
 package cgroups
 
 import (

@@ -97,7 +97,10 @@ func (s *Server) usages(ctx context.Context, c *cadvisor) error {
 
 // inNetwork finds a process in the network of a sandbox: one of its own or, as some runtimes keep none there, any of its pod's.
 func inNetwork(tree *cgroups.Tree, groups []cgroups.Group, sandbox cgroups.Group) (pid int, ok bool) {
-	for _, g := range append([]cgroups.Group{sandbox}, groups...) {
+	if pids := tree.Members(sandbox); len(pids) > 0 {
+		return pids[0], true
+	}
+	for _, g := range groups {
 		if g.Pod != sandbox.Pod || g.Container == "" {
 			continue
 		}

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/yaml"
 
+	"github.com/skiff-k8s/skiff/internal/simulatednode"
 	"github.com/skiff-k8s/skiff/kubelet/node"
 	"github.com/skiff-k8s/skiff/version"
 )
@@ -24,7 +25,7 @@ import (
 type Template func(i int) (*v1.Node, error)
 
 // NodeLabel is on all simulated nodes.
-const NodeLabel = "simulated.skiff.io/node"
+const NodeLabel = simulatednode.Label
 
 const defaultTemplate = `
 metadata:
